@@ -1,26 +1,26 @@
 """Every error deepsup raises on purpose. Each message says what was asked, what was found, what to do.
 
-    DeepsupError
-    ├── LayerError(ValueError)            a layer cannot be used the way it was asked
-    │   ├── UnknownLayerError             no layer has that name, pattern, type or depth
-    │   ├── LayerNotCalledError           the layer never ran in the dry run
-    │   └── LayerReusedError              the layer ran more than once in one forward
-    ├── HeadError(ValueError)             a head does not fit its activation or its target
-    ├── ClassCountError(ValueError)       the target has labels that the outputs have no class for
-    ├── OutputError(TypeError)            no prediction or activation found in what the model returned
-    ├── BranchNameError(KeyError)         a weight, loss or output names a branch that is not there
-    ├── PlanError(ValueError)             the plan does not belong to this model, or cannot be stored
-    ├── AttachError(RuntimeError)         this model cannot be supervised in its present state
-    │   ├── AlreadyAttachedError          it is supervised already
-    │   ├── CompiledModelError            it was compiled before the taps were there
-    │   ├── DataParallelError             nn.DataParallel copies the model per device on every call
-    │   └── TapError                      a tap did not fire, fired twice, or lost its gradient
-    ├── NonFiniteError(ArithmeticError)   a loss became infinite or NaN
-    ├── ConfigError(ValueError)           a configuration, schedule text or option is wrong
-    ├── DatasetError(ValueError)          a dataset is empty, missing or corrupt
-    ├── CheckpointError(RuntimeError)     a checkpoint is truncated, foreign or from another version
-    ├── CertificateError(RuntimeError)    a strip certificate does not hold
-    └── MissingPackageError(ImportError)  an optional package is not installed
+DeepsupError
+├── LayerError(ValueError)            a layer cannot be used the way it was asked
+│   ├── UnknownLayerError             no layer has that name, pattern, type or depth
+│   ├── LayerNotCalledError           the layer never ran in the dry run
+│   └── LayerReusedError              the layer ran more than once in one forward
+├── HeadError(ValueError)             a head does not fit its activation or its target
+├── ClassCountError(ValueError)       the target has labels that the outputs have no class for
+├── OutputError(TypeError)            no prediction or activation found in what the model returned
+├── BranchNameError(KeyError)         a weight, loss or output names a branch that is not there
+├── PlanError(ValueError)             the plan does not belong to this model, or cannot be stored
+├── AttachError(RuntimeError)         this model cannot be supervised in its present state
+│   ├── AlreadyAttachedError          it is supervised already
+│   ├── CompiledModelError            it was compiled before the taps were there
+│   ├── DataParallelError             nn.DataParallel copies the model per device on every call
+│   └── TapError                      a tap did not fire, fired twice, or lost its gradient
+├── NonFiniteError(ArithmeticError)   a loss became infinite or NaN
+├── ConfigError(ValueError)           a configuration, schedule text or option is wrong
+├── DatasetError(ValueError)          a dataset is empty, missing or corrupt
+├── CheckpointError(RuntimeError)     a checkpoint is truncated, foreign or from another version
+├── CertificateError(RuntimeError)    a strip certificate does not hold
+└── MissingPackageError(ImportError)  an optional package is not installed
 """
 
 from __future__ import annotations

@@ -1,0 +1,73 @@
+"""Train the middle of a network, not only its end.
+
+Attach auxiliary supervision to any PyTorch layer by name, train, then remove everything without a trace:
+
+    plan = deepsup.plan(model, sample, at=["layer1", "layer2"], method="cnds")
+    net = deepsup.attach(model, plan)
+    terms = deepsup.Objective(plan)(net(x), y, progress=step / total)
+    terms.total.backward()
+    model = deepsup.strip(net)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from . import errors, features, heads, losses, methods, schedules
+from .features import Feature, main_prediction
+from .objectives import Objective, Terms
+from .planning import plan
+from .plans import Branch, Plan
+from .probes import Probe, probe
+from .stripping import strip, verify
+from .supervised import Outputs, Supervised, attach, is_supervised, parameter_groups, supervising
+from .traces import trace
+from .weights import load_weights, save_weights
+
+if TYPE_CHECKING:
+    from .training.fit import fit
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Branch",
+    "Feature",
+    "Objective",
+    "Outputs",
+    "Plan",
+    "Probe",
+    "Supervised",
+    "Terms",
+    "attach",
+    "errors",
+    "features",
+    "fit",
+    "heads",
+    "is_supervised",
+    "load_weights",
+    "losses",
+    "main_prediction",
+    "methods",
+    "parameter_groups",
+    "plan",
+    "probe",
+    "save_weights",
+    "schedules",
+    "strip",
+    "supervising",
+    "trace",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # The trainer needs more than torch, so it is only imported when it is asked for.
+    if name == "fit":
+        try:
+            from .training.fit import fit
+        except ModuleNotFoundError as error:
+            raise errors.MissingPackageError(
+                f'deepsup.fit needs the package {error.name!r}, which is not installed: pip install "deepsup[train]".'
+            ) from error
+        return fit
+    raise AttributeError(f"module 'deepsup' has no attribute {name!r}")

@@ -1,0 +1,173 @@
+"""What a layer gave out: which tensor of its output, in which layout, at which size.
+
+Layers return tensors, tuples, dicts or dataclasses. A *pick* is the path to one tensor in there, a tuple of
+keys and positions: `()` is the output itself, `(0,)` its first element, `("logits",)` its field or key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from .errors import OutputError
+
+Pick = tuple[str | int, ...]
+
+LAYOUTS = {
+    "NC": "one vector a sample",
+    "NCL": "a sequence, channels first",
+    "NLC": "tokens: a sequence, channels last",
+    "NCHW": "a map, channels first",
+    "NHWC": "a map, channels last",
+    "NCDHW": "a volume, channels first",
+}
+
+# The usual names of "the" tensor in outputs with several: transformers', torchvision's and timm's conventions.
+USUAL_NAMES = ("logits", "out", "last_hidden_state", "hidden_states", "prediction", "output")
+
+
+@dataclass(frozen=True)
+class Feature:
+    """Shape (without the batch) and layout of one activation, e.g. `Feature((64, 8, 8), "NCHW")`."""
+
+    shape: tuple[int, ...]
+    layout: str
+
+    def __post_init__(self) -> None:
+        if self.layout not in LAYOUTS or len(self.shape) != len(self.layout) - 1:
+            raise OutputError(
+                f"layout {self.layout!r} does not fit a {len(self.shape)}-dimensional activation {self.shape} (batch "
+                f"not counted). Layouts: {', '.join(f'{k} ({v})' for k, v in LAYOUTS.items())}."
+            )
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return self.shape[self.layout.index("C") - 1]
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Spatial size: () for vectors, (L,) for sequences, (H, W) for maps."""
+        return tuple(n for n, letter in zip(self.shape, self.layout[1:], strict=True) if letter != "C")
+
+    def __str__(self) -> str:
+        return "x".join(map(str, self.shape))
+
+
+def infer_layout(shape: tuple[int, ...], input_shape: tuple[int, ...]) -> str:
+    """Guess the layout of an activation of `shape` (batch included) from the shape of the model's input.
+
+    Maps keep the aspect ratio of the image, so the two axes that shrank by one factor are height and width. Where
+    both readings fit (8x8x8), channels come first, as PyTorch has it; pass `layout=` to `plan` to say otherwise.
+    """
+    if len(shape) == 5:
+        return "NCDHW"
+    if len(shape) == 4:
+        return "NCHW" if _is_map(shape[2:], input_shape) or not _is_map(shape[1:3], input_shape) else "NHWC"
+    if len(shape) == 3:
+        return "NCL" if len(input_shape) == 3 else "NLC"
+    return "NC"
+
+
+def _is_map(size: tuple[int, ...], input_shape: tuple[int, ...]) -> bool:
+    """Whether `size` is the image's height and width, both divided by one factor (give or take rounding)."""
+    if len(input_shape) != 4:
+        return size[0] == size[1]
+    height, width = input_shape[2:]
+    return abs(height * size[1] - width * size[0]) <= max(height, width)
+
+
+def tensors_in(output: object) -> dict[Pick, Tensor]:
+    """Every tensor in a layer's output with the pick that reaches it, outermost first."""
+    return dict(_walk(output, ()))
+
+
+def _walk(value: object, pick: Pick) -> Iterator[tuple[Pick, Tensor]]:
+    if isinstance(value, Tensor):
+        yield pick, value
+        return
+    for key, item in _items(value):
+        yield from _walk(item, (*pick, key))
+
+
+def _items(value: object) -> list[tuple[str | int, Any]]:
+    if isinstance(value, Mapping):
+        return [(k, v) for k, v in value.items() if isinstance(k, (str, int))]
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return list(zip(value._fields, value, strict=True))
+    if isinstance(value, (tuple, list)):
+        return list(enumerate(value))
+    if dataclasses.is_dataclass(value):
+        return [(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]
+    return []
+
+
+def default_pick(output: object, what: str) -> Pick:
+    """The pick of the tensor that is meant when nobody says: the only one, the first of a tuple, or a usual name.
+
+    Raises `OutputError` that lists the candidates; `what` names the layer or model in that message.
+    """
+    found = {p: t for p, t in tensors_in(output).items() if t.is_floating_point() and t.ndim >= 2}
+    if not found:
+        raise OutputError(
+            f"{what} returned {type(output).__name__} with no floating-point tensor of 2 or more dimensions in it: "
+            "there is nothing to supervise. Choose another layer; list all with: deepsup layers MODEL."
+        )
+    if len(found) == 1:
+        return next(iter(found))
+    for name in USUAL_NAMES:
+        if (name,) in found:
+            return (name,)
+    if isinstance(output, (tuple, list)) and not hasattr(output, "_fields") and (0,) in found:
+        return (0,)
+    choices = ", ".join(f"{show_pick(p)} {tuple(t.shape)}" for p, t in found.items())
+    raise OutputError(
+        f"{what} returned {type(output).__name__} with {len(found)} tensors: {choices}. Say which one is meant, "
+        f"for a layer as 'LAYER@{show_pick(next(iter(found)))}', for the model as main='...'."
+    )
+
+
+def picked(output: Any, pick: Pick) -> Any:
+    """The tensor that `pick` reaches in `output`."""
+    for key in pick:
+        if isinstance(key, str) and not isinstance(output, Mapping):
+            output = getattr(output, key)
+        else:
+            output = output[key]
+    return output
+
+
+def show_pick(pick: Pick) -> str:
+    """A pick as users write it: '0', 'hidden' or 'states.0'."""
+    return ".".join(map(str, pick))
+
+
+def read_pick(text: str) -> Pick:
+    """The inverse of `show_pick`."""
+    return tuple(int(part) if part.isdigit() else part for part in text.split(".")) if text else ()
+
+
+def main_prediction(output: Any, pick: Pick | str = ()) -> Tensor:
+    """The prediction inside what a model returned: the tensor itself, or the one that `pick` reaches.
+
+    Models that return more in training than in evaluation (torchvision's GoogLeNet, Inception) are covered: a bare
+    tensor is always the prediction. Raises `OutputError` when `pick` reaches no tensor.
+    """
+    if isinstance(output, Tensor):
+        return output
+    pick = read_pick(pick) if isinstance(pick, str) else pick
+    try:
+        found = picked(output, pick or default_pick(output, "the model"))
+    except (AttributeError, KeyError, IndexError):
+        found = None
+    if not isinstance(found, Tensor):
+        there = ", ".join(show_pick(p) for p in tensors_in(output)) or "no tensor at all"
+        raise OutputError(
+            f"the model's output ({type(output).__name__}) has no tensor at {show_pick(pick)!r}; found: {there}. "
+            "Pass main=... to plan to say where the prediction is."
+        )
+    return found

@@ -1,0 +1,208 @@
+"""Decide where branches go and what they cost: `plan`, from selectors, a method's presets and a dry run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from . import heads, losses, methods, probes, schedules
+from .errors import BranchNameError, ClassCountError, ConfigError, HeadError
+from .features import Feature, read_pick, show_pick
+from .layers import check_readable, select, split_pick
+from .plans import Branch, Plan, fingerprint
+from .traces import Layer, Trace, trace, untouched
+
+
+def plan(
+    model: nn.Module,
+    sample: Any,
+    at: str | Iterable[str] | Mapping[str, str] | None = None,
+    *,
+    method: str = "aux",
+    head: heads.HeadLike | Mapping[str, heads.HeadLike] | None = None,
+    loss: str | losses.Loss | Mapping[str, str | losses.Loss] | None = None,
+    weight: schedules.Weight | Mapping[str, schedules.Weight] | None = None,
+    classes: int | None = None,
+    main: str | None = None,
+    layout: Mapping[str, str] | None = None,
+    batches: Iterable[tuple[Any, Tensor]] | None = None,
+) -> Plan:
+    """Decide which branches to attach, and price them; the model is left exactly as it was.
+
+        >>> ds.plan(model, torch.randn(2, 3, 32, 32), at=["layer1", "50%"], method="aux", weight=0.3)
+        >>> ds.plan(model, x, at={"early": "layer1"}, weight={"early": "linear(0.3, 0)"})
+
+    `sample` is a model input: a tensor, or a tuple or dict of arguments. `at` takes layer selectors (module `layers`),
+    a mapping branch name -> selector, or `"auto"`, which probes on `batches` of (input, target). `head`, `loss` and
+    `weight` override the method's, for all branches or by branch name. `main` says where the prediction is in an output
+    with several tensors, `layout` ({layer: "NHWC"}) corrects a wrong guess, `classes` checks the class count.
+
+    Raises `LayerError`, `HeadError`, `BranchNameError`, `ClassCountError`, `OutputError` or `ConfigError`.
+    """
+    preset = methods.get(method)
+    selectors = _selectors(model, at, preset, batches)
+    picks = {s: p for s, p in map(split_pick, selectors.values()) if p is not None}
+    seen = trace(model, sample, layouts=layout, picks=picks, main=read_pick(main) if main is not None else None)
+    if classes is not None and classes != seen.classes:
+        raise ClassCountError(
+            f"{seen.model} predicts {seen.classes} classes, but classes={classes} was asked. "
+            f"Build the model with {classes} classes."
+        )
+    layers = _layers(seen, selectors)
+    per_branch = {
+        "head": _by_branch("head", head, preset.head, layers),
+        "loss": _by_branch("loss", loss, preset.loss, layers),
+        "weight": _by_branch("weight", weight, preset.weight, layers),
+    }
+    branches = [
+        _branch(seen, name, layer, **{part: values[name] for part, values in per_branch.items()})
+        for name, layer in layers.items()
+    ]
+    return Plan(
+        model=seen.model,
+        method=preset.name,
+        branches=tuple(branches),
+        classes=seen.classes,
+        main=seen.main,
+        input_shape=seen.input_shape,
+        fingerprint=fingerprint(model),
+        params=seen.params,
+        flops=seen.flops,
+        notes=tuple(_notes(seen, branches)),
+    )
+
+
+def _selectors(
+    model: nn.Module, at: Any, preset: methods.Method, batches: Iterable[tuple[Any, Tensor]] | None
+) -> dict[str, str]:
+    if preset.name == "none":
+        if at is not None:
+            raise ConfigError(f"method 'none' attaches no branches, but at={at!r} was asked. Choose another method.")
+        return {}
+    if at is None:
+        raise ConfigError(
+            f"method '{preset.name}' needs at=: layer names, or 'auto' with batches= to let the probe decide."
+        )
+    if at == "auto":
+        if batches is None:
+            raise ConfigError("at='auto' probes gradients on your data: pass batches=, an iterable of (input, target).")
+        found = probes.probe(model, batches).recommend(preset.rule)
+        if not found:
+            raise ConfigError(
+                f"no gradient vanishes by the rule '{preset.rule}', so at='auto' found no layer to supervise. "
+                "Choose layers by name or depth, for example at=['50%']."
+            )
+        return {f: f for f in found}
+    if isinstance(at, Mapping):
+        return {str(k): str(v) for k, v in at.items()}
+    return {s: s for s in ([at] if isinstance(at, str) else at)}
+
+
+def _layers(seen: Trace, selectors: Mapping[str, str]) -> dict[str, Layer]:
+    """Branch name -> layer, in order of running. A branch is named after its layer unless `at` names it."""
+    found: dict[str, Layer] = {}
+    for name, selector in selectors.items():
+        names = select(seen, selector)
+        for layer in names:
+            branch = layer if name == selector else name if len(names) == 1 else f"{name}.{layer}"
+            found[branch] = check_readable(seen, layer)
+    if "main" in found:
+        raise BranchNameError(
+            "no branch may be called 'main': that is the model's own output. Name it: at={'NAME': 'main'}."
+        )
+    return dict(sorted(found.items(), key=lambda item: item[1].order))
+
+
+def _by_branch(part: str, given: Any, default: Any, layers: Mapping[str, Layer]) -> dict[str, Any]:
+    """One value a branch, from one for all or from a mapping by branch name."""
+    if not isinstance(given, Mapping):
+        return dict.fromkeys(layers, default if given is None else given)
+    unknown = [name for name in given if name not in layers]
+    if unknown:
+        raise BranchNameError(
+            f"{part}= names branch {unknown[0]!r}, which is not there. Branches: {', '.join(layers) or 'none'}."
+        )
+    return {name: given.get(name, default) for name in layers}
+
+
+def _branch(seen: Trace, name: str, layer: Layer, *, head: Any, loss: Any, weight: Any) -> Branch:
+    assert layer.feature is not None  # check_readable has seen to it
+    losses.get(loss)
+    if isinstance(head, str):
+        head = heads.resolve(head, layer.feature)
+    built, params, flops, activation_bytes = _price(name, head, layer.feature, seen)
+    _check_output(name, loss, built, seen)
+    return Branch(
+        name=name,
+        layer=layer.name,
+        feature=layer.feature,
+        head=head,
+        loss=loss,
+        weight=schedules.as_schedule(weight),
+        depth=round(layer.depth, 4),
+        pick=layer.pick,
+        clone=layer.overwritten,
+        params=params,
+        flops=flops,
+        activation_bytes=activation_bytes + 4 * layer.overwritten * int(torch.Size(layer.feature.shape).numel()),
+    )
+
+
+def _price(name: str, head: heads.HeadLike, feature: Feature, seen: Trace) -> tuple[tuple[int, ...], int, int, int]:
+    """Run the head once on an empty activation: its output shape, parameters, FLOPs and activation bytes a sample."""
+    device = "meta" if isinstance(head, str) else "cpu"
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        module = heads.build(head, feature, seen.classes)
+    p = next(module.parameters(), None)
+    x = torch.zeros(
+        2, *feature.shape, dtype=p.dtype if p is not None else None, device=p.device if p is not None else device
+    )
+    sizes: list[int] = []
+    leaves = [m for m in module.modules() if not any(m.children())]
+    with untouched(module), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        handles = [m.register_forward_hook(lambda m, a, out: sizes.append(_bytes(out))) for m in leaves]
+        try:
+            out = module(x)
+        except Exception as error:
+            raise HeadError(
+                f"the head of branch '{name}' ({heads.show(head)}) cannot read an activation of {feature} a sample "
+                f"in layout {feature.layout}: {type(error).__name__}: {error}"
+            ) from error
+        finally:
+            for handle in handles:
+                handle.remove()
+    if not isinstance(out, Tensor):
+        raise HeadError(f"the head of branch '{name}' returned {type(out).__name__}; it must return one tensor.")
+    params = sum(q.numel() for q in module.parameters())
+    return tuple(out.shape), params, counter.get_total_flops() // 2, sum(sizes) // 2
+
+
+def _bytes(out: object) -> int:
+    return out.numel() * out.element_size() if isinstance(out, Tensor) else 0
+
+
+def _check_output(name: str, loss: Any, shape: tuple[int, ...], seen: Trace) -> None:
+    main = seen.output[seen.main]
+    if isinstance(loss, str) and (len(shape) != len(main) or shape[1] != main[1]):
+        raise HeadError(
+            f"the head of branch '{name}' predicts {shape[1:]} a sample, the model itself {main[1:]}, and both meet one "
+            f"target. Give the branch a head with output {main[1:]}, or a loss= of its own."
+        )
+
+
+def _notes(seen: Trace, branches: Iterable[Branch]) -> Iterable[str]:
+    for b in branches:
+        if b.clone:
+            yield f"'{b.layer}' is overwritten in place by what follows, so its tap keeps a copy"
+        if not seen.layers[b.layer].leads_to_output:
+            yield f"'{b.layer}' does not lead to the prediction: branch '{b.name}' trains a side path"
+        if show_pick(b.pick):
+            yield f"'{b.layer}' returns several tensors; branch '{b.name}' reads '{show_pick(b.pick)}'"
+    main = seen.output[seen.main]
+    own = [show_pick(p) for p, shape in seen.output.items() if p != seen.main and shape == main]
+    if own:
+        yield f"the model returns further predictions of its own in training ({', '.join(own)}); no loss is put on them"

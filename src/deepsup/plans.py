@@ -1,0 +1,233 @@
+"""A plan: which branches will be attached where, and what they cost, before anything is attached.
+
+    >>> plan = ds.plan(model, sample, at=["layer1", "layer2"], method="cnds")
+    >>> print(plan)
+
+A plan is frozen, prints as a table, and is stored as JSON. Making one leaves no trace on the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from . import heads, losses, schedules
+from .errors import PlanError
+from .features import Feature, Pick, read_pick, show_pick
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One branch: the layer it reads, its head, its loss, its weight over training, and what it costs per sample."""
+
+    name: str
+    layer: str
+    feature: Feature
+    head: heads.HeadLike
+    loss: str | losses.Loss
+    weight: Callable[[float], float]
+    depth: float = 0.0
+    pick: Pick = ()
+    clone: bool = False
+    params: int = 0
+    flops: int = 0
+    activation_bytes: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON stores it; a user's own head or loss becomes the text `custom:NAME`."""
+        return {
+            "name": self.name,
+            "layer": self.layer,
+            "pick": show_pick(self.pick),
+            "shape": list(self.feature.shape),
+            "layout": self.feature.layout,
+            "depth": self.depth,
+            "head": heads.show(self.head),
+            "loss": losses.show(self.loss),
+            "weight": repr(self.weight) if isinstance(self.weight, schedules.Schedule) else "custom:schedule",
+            "clone": self.clone,
+            "params": self.params,
+            "flops": self.flops,
+            "activation_bytes": self.activation_bytes,
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The branches of one model and what the dry run saw of it. Costs are per sample and forward pass."""
+
+    model: str
+    method: str
+    branches: tuple[Branch, ...]
+    classes: int
+    main: Pick
+    input_shape: tuple[int, ...]
+    fingerprint: str
+    params: int
+    flops: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the branches, in the order in which their layers run."""
+        return tuple(b.name for b in self.branches)
+
+    @property
+    def cost(self) -> dict[str, int]:
+        """Parameters and FLOPs of the trunk and of all heads together."""
+        return {
+            "trunk_params": self.params,
+            "head_params": sum(b.params for b in self.branches),
+            "trunk_flops": self.flops,
+            "head_flops": sum(b.flops for b in self.branches),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything JSON can hold; `custom:` texts stand for the user's own heads, losses and schedules."""
+        return {
+            "format": FORMAT,
+            "model": self.model,
+            "method": self.method,
+            "classes": self.classes,
+            "main": show_pick(self.main),
+            "input_shape": list(self.input_shape),
+            "fingerprint": self.fingerprint,
+            "trunk": {"params": self.params, "flops": self.flops},
+            "notes": list(self.notes),
+            "branches": [b.to_dict() for b in self.branches],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Plan:
+        """The plan that `to_dict` wrote. Raises `PlanError` for another format or a part that cannot be stored."""
+        if data.get("format") != FORMAT:
+            raise PlanError(f"this is not a plan of format {FORMAT}: found format {data.get('format')!r}. Plan again.")
+        try:
+            return cls(
+                model=data["model"],
+                method=data["method"],
+                branches=tuple(_read_branch(b) for b in data["branches"]),
+                classes=data["classes"],
+                main=read_pick(data["main"]),
+                input_shape=tuple(data["input_shape"]),
+                fingerprint=data["fingerprint"],
+                params=data["trunk"]["params"],
+                flops=data["trunk"]["flops"],
+                notes=tuple(data["notes"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise PlanError(f"the plan is damaged: {error} is missing or of the wrong kind. Plan again.") from None
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON. Raises `PlanError` for heads, losses or schedules that only exist in Python."""
+        _refuse_custom(self.to_dict())
+        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Read a plan that `save` wrote. Raises `PlanError` when the file is not one."""
+        try:
+            data = json.loads(Path(path).read_text())
+        except json.JSONDecodeError as error:
+            raise PlanError(f"{path} is not a plan: it is no valid JSON ({error}). Plan again and save it.") from None
+        if not isinstance(data, dict):
+            raise PlanError(f"{path} is not a plan: it holds {type(data).__name__}, not an object.")
+        return cls.from_dict(data)
+
+    def __str__(self) -> str:
+        from_trunk = f"{self.model}: {_millions(self.params)} parameters, {_millions(self.flops)} FLOPs a sample"
+        title = f"{len(self.branches)} branch{'es' * (len(self.branches) != 1)} by method '{self.method}'"
+        lines = [f"{from_trunk}; {title}"]
+        if self.branches:
+            lines += _table(self.branches)
+            cost = self.cost
+            lines.append(
+                f"  training adds {_share(cost['head_params'], self.params)} parameters, "
+                f"{_share(cost['head_flops'], self.flops)} FLOPs; inference adds nothing"
+            )
+        return "\n".join([*lines, *(f"  note: {n}" for n in self.notes)])
+
+
+def _table(branches: Sequence[Branch]) -> list[str]:
+    head = ["branch", "shape", "depth", "head", "loss", "weight", "params", "FLOPs"]
+    rows = [
+        [
+            b.name,
+            str(b.feature) + ("" if b.feature.layout in ("NCHW", "NC") else f" {b.feature.layout}"),
+            f"{b.depth:.0%}",
+            heads.show(b.head),
+            losses.show(b.loss),
+            f"{b.weight.value:g}" if isinstance(b.weight, schedules.constant) else b.to_dict()["weight"],
+            _millions(b.params),
+            _millions(b.flops),
+        ]
+        for b in branches
+    ]
+    widths = [max(len(r[i]) for r in [head, *rows]) for i in range(len(head))]
+    right = {2, 6, 7}
+    return [
+        "  "
+        + "  ".join(
+            c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))
+        ).rstrip()
+        for r in [head, *rows]
+    ]
+
+
+def _millions(count: int) -> str:
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g}{letter}" if count < 1000 * size else f"{count / size:.0f}{letter}"
+    return str(count)
+
+
+def _share(part: int, whole: int) -> str:
+    if not whole:
+        return _millions(part)
+    return "under 0.1%" if 0 < part / whole < 5e-4 else f"{part / whole:.1%}"
+
+
+def _read_branch(data: Mapping[str, Any]) -> Branch:
+    _refuse_custom({"branches": [data]})
+    return Branch(
+        name=data["name"],
+        layer=data["layer"],
+        feature=Feature(tuple(data["shape"]), data["layout"]),
+        head=data["head"],
+        loss=data["loss"],
+        weight=schedules.parse(data["weight"]),
+        depth=data["depth"],
+        pick=read_pick(data["pick"]),
+        clone=data["clone"],
+        params=data["params"],
+        flops=data["flops"],
+        activation_bytes=data["activation_bytes"],
+    )
+
+
+def _refuse_custom(data: Mapping[str, Any]) -> None:
+    for branch in data["branches"]:
+        for part in ("head", "loss", "weight"):
+            if str(branch[part]).startswith("custom:"):
+                raise PlanError(
+                    f"branch '{branch['name']}' has a {part} of your own ({branch[part]}), which JSON cannot hold. "
+                    "Make this plan in Python, or use a head, loss or schedule that has a name."
+                )
+
+
+def fingerprint(model: nn.Module) -> str:
+    """12 hex digits over the names and types of all layers and the names and shapes of all parameters."""
+    digest = hashlib.sha256()
+    for name, module in model.named_modules():
+        digest.update(f"{name}:{type(module).__name__};".encode())
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name}:{tuple(parameter.shape)};".encode())
+    return digest.hexdigest()[:12]

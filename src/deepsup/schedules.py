@@ -1,0 +1,176 @@
+"""How a branch's weight changes over training: plain callables from progress to weight.
+
+Progress is the share of training that is done, a float in [0, 1]. A schedule prints as the constructor
+that rebuilds it, which is also how a plan stores it and how the command line names it:
+
+    >>> linear(0.3, 0)
+    linear(0.3, 0)
+    >>> linear(0.3, 0)(0.5)
+    0.15
+    >>> parse("until(constant(0.4), 0.5)")(0.6)
+    0.0
+
+Any other callable works as a schedule too; only storing it in a plan file is refused.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import TypeAlias
+
+from .errors import ConfigError
+
+Weight: TypeAlias = "str | float | Callable[[float], float]"
+
+# The classes below are lower case because users read and write them as functions: `cosine(1, 0)`.
+
+
+class Schedule:
+    """Base of the schedules below: a frozen dataclass whose `repr` is its constructor call."""
+
+    def __call__(self, progress: float) -> float:
+        """The weight when a share `progress` in [0, 1] of training is done."""
+        raise TypeError(f"{type(self).__name__} does not say what its weight is: define __call__")
+
+    def __repr__(self) -> str:
+        values = [getattr(self, f.name) for f in fields(self)]  # type: ignore[arg-type]
+        return f"{type(self).__name__}({', '.join(map(repr, values))})"
+
+
+@dataclass(frozen=True, repr=False)
+class constant(Schedule):
+    """The same weight throughout; PSPNet, GoogLeNet and most segmenters use 0.3 to 0.4."""
+
+    value: float
+
+    def __call__(self, progress: float) -> float:
+        return float(self.value)
+
+
+@dataclass(frozen=True, repr=False)
+class linear(Schedule):
+    """A straight line from `start` at progress 0 to `end` at progress 1."""
+
+    start: float
+    end: float
+
+    def __call__(self, progress: float) -> float:
+        return self.start + (self.end - self.start) * progress
+
+
+@dataclass(frozen=True, repr=False)
+class cosine(Schedule):
+    """Half a cosine from `start` at progress 0 to `end` at progress 1."""
+
+    start: float
+    end: float
+
+    def __call__(self, progress: float) -> float:
+        return self.end + (self.start - self.end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+@dataclass(frozen=True, repr=False)
+class cnds(Schedule):
+    """The decay of CNDS (Wang et al. 2015): after each epoch t of N, alpha <- alpha * (1 - t/N).
+
+    The paper's assignment can be read in two ways, and they differ a lot (N=100, alpha 0.3, epoch 20: 0.031 or 0.240):
+    `reading="iterated"` multiplies the factors up, alpha_t = alpha * prod_{s<=t} (1 - s/N), as the paper writes it;
+    `reading="linear"` takes alpha_t = alpha * (1 - t/N). `epochs` is N; the weight is constant within an epoch.
+    """
+
+    start: float
+    epochs: int = 100
+    reading: str = "iterated"
+
+    def __post_init__(self) -> None:
+        if self.reading not in ("iterated", "linear"):
+            raise ConfigError(f"cnds has no reading {self.reading!r}. Choose 'iterated' or 'linear'.")
+        if self.epochs < 1:
+            raise ConfigError(f"cnds needs epochs >= 1, the N of the paper; found {self.epochs!r}.")
+
+    def __call__(self, progress: float) -> float:
+        # The small addend keeps epoch boundaries where they are: 3/10*10 is 2.9999999999999996.
+        epoch = min(self.epochs, int(progress * self.epochs + 1e-9))
+        if self.reading == "linear":
+            return self.start * (1 - epoch / self.epochs)
+        return self.start * math.prod(1 - s / self.epochs for s in range(1, epoch + 1))
+
+
+@dataclass(frozen=True, repr=False)
+class step(Schedule):
+    """`start`, then from each progress in `drops` on the weight given there: `step(0.3, {0.5: 0.1, 0.8: 0})`."""
+
+    start: float
+    drops: Mapping[float, float]
+
+    def __call__(self, progress: float) -> float:
+        reached = [at for at in self.drops if progress >= at]
+        return float(self.drops[max(reached)] if reached else self.start)
+
+    def __hash__(self) -> int:
+        return hash((self.start, tuple(sorted(self.drops.items()))))
+
+
+@dataclass(frozen=True, repr=False)
+class warmup(Schedule):
+    """Another schedule, scaled up from 0 until progress `until` is reached."""
+
+    schedule: Callable[[float], float]
+    until: float
+
+    def __call__(self, progress: float) -> float:
+        return self.schedule(progress) * min(1.0, progress / self.until if self.until > 0 else 1.0)
+
+
+@dataclass(frozen=True, repr=False)
+class until(Schedule):
+    """Another schedule, cut off to exactly 0 from progress `end` on."""
+
+    schedule: Callable[[float], float]
+    end: float
+
+    def __call__(self, progress: float) -> float:
+        return self.schedule(progress) if progress < self.end else 0.0
+
+
+SCHEDULES: dict[str, type[Schedule]] = {c.__name__: c for c in (constant, linear, cosine, cnds, step, warmup, until)}
+
+
+def parse(text: str | float) -> Schedule:
+    """Build a schedule from its printed form or from a plain number; nothing is evaluated as code.
+
+    Raises `ConfigError` with the known constructors when the text is not one of them.
+    """
+    if isinstance(text, (int, float)):
+        return constant(text)
+    try:
+        return _build(ast.parse(text.strip(), mode="eval").body)
+    except ConfigError:
+        raise
+    except (SyntaxError, ValueError, TypeError) as error:
+        known = ", ".join(f"{name}({', '.join(inspect.signature(cls).parameters)})" for name, cls in SCHEDULES.items())
+        raise ConfigError(f"cannot read the schedule {text!r}: {error}. Write a number or one of: {known}.") from None
+
+
+def _build(node: ast.expr) -> Schedule:
+    if not isinstance(node, ast.Call):
+        return constant(float(ast.literal_eval(node)))
+    name = node.func.id if isinstance(node.func, ast.Name) else ast.unparse(node.func)
+    if name not in SCHEDULES:
+        raise ValueError(f"no schedule is called {name!r}")
+    args = [_value(a) for a in node.args]
+    kwargs = {k.arg: _value(k.value) for k in node.keywords if k.arg}
+    return SCHEDULES[name](*args, **kwargs)
+
+
+def _value(node: ast.expr) -> object:
+    return _build(node) if isinstance(node, ast.Call) else ast.literal_eval(node)
+
+
+def as_schedule(value: Weight) -> Callable[[float], float]:
+    """A number, a text or a callable, as a callable of progress."""
+    return value if callable(value) else parse(value)

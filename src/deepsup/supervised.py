@@ -1,0 +1,256 @@
+"""Attach branches to a model, run both as one module, and take them off again.
+
+>>> net = ds.attach(model, plan)
+>>> net(x)                       # training: Outputs(main=..., aux={"layer1": ...}); eval: what the model returns
+>>> model = ds.strip(net)        # the very object that came in
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from . import heads as head_builders
+from .errors import AlreadyAttachedError, AttachError, CompiledModelError, DataParallelError, PlanError, TapError
+from .plans import Branch, Plan, fingerprint
+from .taps import Recorder, Tap, taps_on
+
+
+class Outputs(NamedTuple):
+    """What a supervised model returns in training: the model's own output, and every branch's by name."""
+
+    main: Any
+    aux: dict[str, Tensor]
+
+
+class Heads(nn.Module):
+    """The heads by branch name. Dots cannot stand in module names, so `layer1.0` is registered as `layer1/0`."""
+
+    def __init__(self, modules: dict[str, nn.Module]) -> None:
+        super().__init__()
+        for name, module in modules.items():
+            self.add_module(name.replace(".", "/"), module)
+
+    def __getitem__(self, name: str) -> nn.Module:
+        return self._modules[name.replace(".", "/")]  # type: ignore[return-value]
+
+    def forward(self, *args: Any) -> Any:
+        raise TypeError("heads are run one by one: heads[name](activation)")
+
+
+class Supervised(nn.Module):
+    """The user's model with branches. Made by `attach`; `model` is the user's object, `heads` ours, `plan` the plan.
+
+    In training mode (or inside `supervising(net)`) a call returns `Outputs`. Otherwise it returns exactly what the
+    model returns, and no head runs. Heads draw from a random stream of their own, seeded from `torch.initial_seed()`
+    and counted in the state dict, so a branch's dropout does not move the user's random numbers; under
+    `torch.compile` they draw from the common stream.
+    """
+
+    def __init__(self, model: nn.Module, heads: dict[str, nn.Module], plan: Plan) -> None:
+        super().__init__()
+        self.model = model
+        self.heads = Heads(heads)
+        self.plan = plan
+        self.supervise: bool | None = None  # None: as the train flag says
+        self.recorder = Recorder()
+        self.calls = 0
+        self.training = model.training
+        self.heads.train(model.training)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if not (self.training if self.supervise is None else self.supervise):
+            return self.model(*args, **kwargs)
+        recorder = self.recorder
+        recorder.armed = True
+        try:
+            main = self.model(*args, **kwargs)
+            seen = dict(recorder.seen)
+        finally:
+            recorder.armed = False
+            recorder.seen.clear()
+        if torch.compiler.is_compiling():
+            return Outputs(main, {b.name: self._predict(b, seen) for b in self.plan.branches})
+        with self._own_random_stream():
+            return Outputs(main, {b.name: self._predict(b, seen) for b in self.plan.branches})
+
+    def _predict(self, branch: Branch, seen: dict[str, Tensor]) -> Tensor:
+        if branch.name not in seen:
+            raise TapError(
+                f"the tap of branch '{branch.name}' on layer '{branch.layer}' did not fire: the forward skipped the layer, "
+                "the layer was replaced, or the model was stripped or compiled before attach. Plan and attach again."
+            )
+        feature = seen[branch.name]
+        if torch.is_grad_enabled() and not feature.requires_grad:
+            self._check_cut_off(branch)
+        head = self.heads[branch.name]
+        dtype = next((p.dtype for p in head.parameters()), feature.dtype)
+        if dtype != feature.dtype and not torch.is_autocast_enabled(feature.device.type):
+            feature = feature.to(dtype)  # the model's own autocast region ends before the head's
+        output: Tensor = head(feature)
+        return output
+
+    def _check_cut_off(self, branch: Branch) -> None:
+        if any(p.requires_grad for p in self.model.get_submodule(branch.layer).parameters()):
+            raise TapError(
+                f"no gradient can flow from branch '{branch.name}' into layer '{branch.layer}': its output was computed "
+                "without a graph, as reentrant checkpointing does. Checkpoint with use_reentrant=False, or freeze the layer."
+            )
+
+    @contextmanager
+    def _own_random_stream(self) -> Iterator[None]:
+        generators = [torch.default_generator, *_cuda_generators(self.heads)]
+        states = [g.get_state() for g in generators]
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        seed = (torch.initial_seed() * 1_000_003 + self.calls * 1009 + rank) % 2**63
+        self.calls += 1
+        try:
+            for g in generators:
+                g.manual_seed(seed)
+            yield
+        finally:
+            for g, state in zip(generators, states, strict=True):
+                g.set_state(state)
+
+    def get_extra_state(self) -> Tensor:
+        """The position in the heads' random stream, so that a resumed run draws what the undisturbed one draws."""
+        return torch.tensor(self.calls)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.calls = int(state)
+
+    def _replicate_for_data_parallel(self) -> Any:
+        raise DataParallelError(
+            "nn.DataParallel copies the model for every device on every call, and all copies would share one tap. "
+            "Use torch.nn.parallel.DistributedDataParallel, also for several GPUs in one machine."
+        )
+
+
+def _cuda_generators(module: nn.Module) -> list[torch.Generator]:
+    indices = {p.device.index for p in module.parameters() if p.is_cuda}
+    return [torch.cuda.default_generators[i] for i in sorted(i for i in indices if i is not None)]
+
+
+def attach(model: nn.Module, plan: Plan) -> Supervised:
+    """Supervise `model` as planned; its class, parameters and code stay as they are.
+
+    Attach before `torch.compile`, DistributedDataParallel and `fully_shard`, and before making the optimiser. Heads
+    are initialised under a forked random state, on the model's device. A failed attach changes nothing.
+    Raises `AttachError` (already attached, compiled, wrapped) or `PlanError` (a plan of another model).
+    """
+    _check_attachable(model, plan)
+    anchor = next((p for p in model.parameters() if p.is_floating_point()), None)
+    built: dict[str, nn.Module] = {}
+    cuda = [anchor.device.index] if anchor is not None and anchor.is_cuda else []
+    with torch.random.fork_rng(devices=cuda):
+        for branch in plan.branches:
+            head = head_builders.build(branch.head, branch.feature, plan.classes)
+            built[branch.name] = head.to(anchor.device, anchor.dtype) if anchor is not None else head
+    net = Supervised(model, built, plan)
+    for branch in plan.branches:
+        tap = Tap(branch.name, net.recorder, pick=branch.pick, clone=branch.clone)
+        model.get_submodule(branch.layer).register_forward_hook(tap)
+    return net
+
+
+def _check_attachable(model: nn.Module, plan: Plan) -> None:
+    kind = type(model).__name__
+    if isinstance(model, Supervised) or taps_on(model):
+        raise AlreadyAttachedError(f"this {kind} is supervised already. Strip it first: model = deepsup.strip(net).")
+    if isinstance(model, nn.DataParallel):
+        raise DataParallelError(
+            "nn.DataParallel cannot be supervised. Attach to the model inside, use DistributedDataParallel."
+        )
+    if isinstance(model, DistributedDataParallel) or _is_sharded(model):
+        raise AttachError(
+            f"this model is wrapped for several processes already ({kind}), so heads added now would not be kept in step. "
+            "Attach first, then wrap: DistributedDataParallel(deepsup.attach(model, plan))."
+        )
+    found = fingerprint(getattr(model, "_orig_mod", model))
+    if found != plan.fingerprint:
+        raise PlanError(
+            f"this plan was made for another model: {plan.model} with fingerprint {plan.fingerprint}; this is "
+            f"{kind} with fingerprint {found} (layer names and types, parameter shapes). Plan again for this model."
+        )
+    for layer in ["", *(b.layer for b in plan.branches)]:
+        _refuse_compiled(model, layer)
+
+
+def _refuse_compiled(model: nn.Module, layer: str) -> None:
+    parts = layer.split(".") if layer else []
+    for depth in range(len(parts) + 1):
+        path = ".".join(parts[:depth])
+        module = model if hasattr(model, "_orig_mod") else model.get_submodule(path)
+        if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
+            raise CompiledModelError(
+                f"{f'layer {path!r}' if path else 'this model'} was compiled before attach, so its taps would never fire. "
+                "Attach to the plain model first, then compile: torch.compile(deepsup.attach(model, plan))."
+            )
+
+
+def _is_sharded(model: nn.Module) -> bool:
+    return any(
+        type(m).__name__.startswith("FSDP") or type(m).__name__ == "FullyShardedDataParallel" for m in model.modules()
+    )
+
+
+def unwrap(net: nn.Module) -> Supervised:
+    """The `Supervised` inside compile, DistributedDataParallel and Fabric wrappers. Raises `AttachError` if there is none."""
+    found: Any = net
+    for _ in range(8):
+        if isinstance(found, Supervised):
+            return found
+        inner = [getattr(found, name, None) for name in ("_orig_mod", "module", "_original_module", "_forward_module")]
+        found = next((m for m in inner if isinstance(m, nn.Module)), None)
+    raise AttachError(
+        f"this {type(net).__name__} is not supervised: it was never attached or is stripped already. "
+        "Pass what deepsup.attach returned."
+    )
+
+
+def is_supervised(net: nn.Module) -> bool:
+    """Whether `net` is, or wraps, what `attach` returned and `strip` has not taken apart."""
+    try:
+        return bool(taps_on(unwrap(net).model)) or not unwrap(net).plan.branches
+    except AttachError:
+        return False
+
+
+@contextmanager
+def supervising(net: nn.Module, on: bool = True) -> Iterator[None]:
+    """Inside, `net(x)` returns `Outputs` whatever the train flag says (or, with `on=False`, never does)."""
+    target = unwrap(net)
+    before = target.supervise
+    target.supervise = on
+    try:
+        yield
+    finally:
+        target.supervise = before
+
+
+def parameter_groups(
+    net: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float = 0.0,
+    head_lr: float = 1.0,
+    head_weight_decay: float | None = None,
+) -> list[dict[str, Any]]:
+    """Two optimiser groups, `"model"` and `"heads"`; `head_lr` multiplies `lr` for the heads (torchvision uses 10).
+
+    For a model without branches there is only the first. Frozen parameters are left out.
+    """
+    supervised = is_supervised(net)
+    decay = weight_decay if head_weight_decay is None else head_weight_decay
+    parts = [("model", unwrap(net).model if supervised else net, lr, weight_decay)]
+    parts += [("heads", unwrap(net).heads, lr * head_lr, decay)] if supervised else []
+    groups = [
+        {"name": name, "params": [p for p in module.parameters() if p.requires_grad], "lr": rate, "weight_decay": wd}
+        for name, module, rate, wd in parts
+    ]
+    return [g for g in groups if g["params"]]

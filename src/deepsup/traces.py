@@ -1,0 +1,322 @@
+"""A dry run of a model that sees what every layer gives out and leaves no trace.
+
+One forward in training mode with gradients on, because taps read layers in training: a layer that only runs then,
+a tensor that is cut off from the graph, or a successor that works in place shows itself. Flags, buffers, attributes,
+hooks and random state are afterwards what they were, also when the forward fails.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils.flop_counter import FlopCounterMode
+
+from .errors import DeepsupError, LayerError, OutputError
+from .features import Feature, Pick, default_pick, infer_layout, picked, tensors_in
+
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What the dry run saw of one layer (one entry of `named_modules()`)."""
+
+    name: str
+    type: str
+    calls: int = 0
+    order: int = -1  # position of its first exit among all exits
+    depth: float = 0.0  # share of the model's weight-bearing layers that have run when it is done, in [0, 1]
+    params: int = 0  # of the layer and everything inside it
+    feature: Feature | None = None
+    pick: Pick = ()
+    stride: int | None = None  # input height / map height
+    overwritten: bool = False  # a later operation wrote into its output in place
+    leads_to_output: bool = True  # the prediction depends on it
+    trains: bool = True  # a gradient can flow into its output
+    problem: str = ""  # why its output cannot be read, if so
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The dry run of one model: its layers by name, the points where its trunk can be tapped, its output."""
+
+    model: str
+    layers: dict[str, Layer]
+    trunk: tuple[str, ...]
+    input_shape: tuple[int, ...]
+    output: dict[Pick, tuple[int, ...]]
+    main: Pick
+    params: int
+    flops: int  # forward, per sample; multiplications and additions counted separately
+
+    @property
+    def classes(self) -> int:
+        """Channels of the main prediction."""
+        return self.output[self.main][1]
+
+
+@contextmanager
+def untouched(model: nn.Module, *, parameters: bool = False) -> Iterator[None]:
+    """Whatever happens inside, leave `model` and the random state as they were, also after an exception.
+
+    Restores attributes and train flags of every module, buffers (bit for bit) and the CPU and CUDA random states;
+    with `parameters` also parameter values, their gradients and `requires_grad`.
+    """
+    modules = list(model.modules())
+    attributes = [dict(m.__dict__) for m in modules]
+    tables = [(dict(m._buffers), dict(m._parameters), dict(m._modules)) for m in modules]
+    tensors = {b: b.detach().clone() for b in model.buffers()}
+    grads = {p: (p.grad, p.requires_grad) for p in model.parameters()}
+    if parameters:
+        tensors.update({p: p.detach().clone() for p in model.parameters()})
+    devices = {t.device.index for t in (*model.parameters(), *model.buffers()) if t.device.type == "cuda"}
+    with torch.random.fork_rng(devices=[d for d in devices if d is not None]):
+        try:
+            yield
+        finally:
+            for module, saved, table in zip(modules, attributes, tables, strict=True):
+                _restore(module, saved, table)
+            with torch.no_grad():
+                for tensor, value in tensors.items():
+                    tensor.copy_(value)
+            for p, (grad, requires_grad) in grads.items():
+                p.grad, p.requires_grad = grad, requires_grad
+
+
+def _restore(
+    module: nn.Module, attributes: dict[str, Any], tables: tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
+) -> None:
+    for key in [k for k in module.__dict__ if k not in attributes]:
+        del module.__dict__[key]
+    module.__dict__.update(attributes)
+    live: tuple[dict[str, Any], ...] = (module._buffers, module._parameters, module._modules)
+    for there, saved in zip(live, tables, strict=True):
+        if there != saved or list(there) != list(saved):
+            there.clear()
+            there.update(saved)
+
+
+@dataclass
+class _Recorder:
+    """Forward hooks for one dry run. Holds every output until the end, to see who was overwritten."""
+
+    input_shape: tuple[int, ...]
+    layouts: Mapping[str, str]
+    picks: Mapping[str, Pick]
+    calls: dict[str, int] = field(default_factory=dict)
+    exits: list[str] = field(default_factory=list)
+    held: dict[str, tuple[Tensor, int, Pick]] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+
+    def record(self, name: str, output: object) -> None:
+        self.calls[name] = self.calls.get(name, 0) + 1
+        self.exits.append(name)
+        if self.calls[name] > 1:
+            return
+        try:
+            pick = self.picks[name] if name in self.picks else default_pick(output, f"layer '{name}'")
+            tensor = picked(output, pick)
+        except (OutputError, AttributeError, KeyError, IndexError) as error:
+            self.problems[name] = str(error) if isinstance(error, OutputError) else _no_pick(name, pick, output)
+            return
+        self.held[name] = (tensor, tensor._version, pick)
+
+    def feature(self, name: str) -> Feature | None:
+        if name not in self.held:
+            return None
+        shape = tuple(self.held[name][0].shape)
+        if not 2 <= len(shape) <= 5:
+            return None
+        return Feature(shape[1:], self.layouts.get(name) or infer_layout(shape, self.input_shape))
+
+
+def _no_pick(name: str, pick: Pick, output: object) -> str:
+    found = ", ".join(".".join(map(str, p)) for p in tensors_in(output)) or "no tensor"
+    return (
+        f"layer '{name}' has no output '{'.'.join(map(str, pick))}'; it returned {type(output).__name__} with {found}."
+    )
+
+
+def trace(
+    model: nn.Module,
+    sample: Any,
+    *,
+    layouts: Mapping[str, str] | None = None,
+    picks: Mapping[str, Pick] | None = None,
+    main: Pick | None = None,
+) -> Trace:
+    """Run `model` once on `sample` and say what every layer gave out; the model is left untouched.
+
+    `sample` is a tensor (N, ...), a tuple of positional or a dict of keyword arguments, on the model's device. Of a
+    lone tensor two samples are used (one is doubled, because batch normalisation needs two). `layouts`, `picks` and
+    `main` say by layer name what inference would otherwise guess. Raises `LayerError` when the forward fails.
+    """
+    names = {m: n for n, m in model.named_modules() if n}
+    args, kwargs = as_call(sample, batch=2)
+    recorder = _Recorder(_shape_of(args, kwargs), layouts or {}, picks or {})
+    flops = FlopCounterMode(display=False)
+    with untouched(model):
+        handles = [m.register_forward_hook(_hook(recorder, n)) for m, n in names.items()]
+        try:
+            _check_materialised(model)
+            if not model.training:
+                model.train()
+            with torch.enable_grad(), flops, warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                output = model(*args, **kwargs)
+        except DeepsupError:
+            raise
+        except Exception as error:
+            raise LayerError(
+                f"the dry run of {type(model).__name__} on a sample of shape {recorder.input_shape} failed: "
+                f"{type(error).__name__}: {error}. The sample must be what the model takes in training, on its device."
+            ) from error
+        finally:
+            for handle in handles:
+                handle.remove()
+    return _summary(model, recorder, output, main, flops.get_total_flops())
+
+
+def _hook(recorder: _Recorder, name: str) -> Any:
+    def see(module: nn.Module, args: Any, output: Any) -> None:
+        recorder.record(name, output)
+
+    return see
+
+
+def as_call(sample: Any, *, batch: int | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A sample as positional and keyword arguments; a lone tensor is cut or repeated to `batch` samples."""
+    if isinstance(sample, Mapping):
+        return (), dict(sample)
+    if isinstance(sample, (tuple, list)):
+        return tuple(sample), {}
+    if batch and isinstance(sample, Tensor) and sample.ndim:
+        sample = sample[:batch] if len(sample) >= batch else sample.repeat(batch, *[1] * (sample.ndim - 1))
+    return (sample,), {}
+
+
+def _shape_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, ...]:
+    tensors = [t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)]
+    return tuple(max(tensors, key=lambda t: t.ndim).shape) if tensors else ()
+
+
+def _check_materialised(model: nn.Module) -> None:
+    lazy = [n for n, p in model.named_parameters() if is_lazy(p)]
+    if lazy:
+        raise LayerError(
+            f"{type(model).__name__} has {len(lazy)} lazy parameters without a shape ({lazy[0]}, ...). "
+            "Run the model once on a sample before planning."
+        )
+
+
+def _summary(model: nn.Module, rec: _Recorder, output: Any, main: Pick | None, flops: int) -> Trace:
+    if main is None:
+        main = default_pick(output, f"the model ({type(model).__name__})") if not isinstance(output, Tensor) else ()
+    outputs = tensors_in(output)
+    if main not in outputs:
+        there = ", ".join(".".join(map(str, p)) or "the output itself" for p in outputs)
+        raise OutputError(
+            f"{type(model).__name__} has no output '{'.'.join(map(str, main))}' for main=; found: {there or 'no tensor'}."
+        )
+    ancestors = _graph(outputs[main])
+    upstream = {n: not ancestors or t.grad_fn is None or t.grad_fn in ancestors for n, (t, _, _) in rec.held.items()}
+    modules = dict(model.named_modules())
+    weighted = {n for n, m in modules.items() if n in rec.calls and upstream.get(n) and _bears_weights(m)}
+    layers: dict[str, Layer] = {}
+    done = dict(_depths(rec.exits, weighted))
+    for name, module in modules.items():
+        if name:
+            layers[name] = _layer(name, module, rec, upstream.get(name, False), done.get(name, 0.0))
+    batch = rec.input_shape[0] if rec.input_shape else 1
+    return Trace(
+        model=type(model).__name__,
+        layers=layers,
+        trunk=_trunk(model, layers, weighted),
+        input_shape=rec.input_shape,
+        output={p: tuple(t.shape) for p, t in outputs.items()},
+        main=main,
+        params=sum(p.numel() for p in model.parameters()),
+        flops=flops // max(1, batch),
+    )
+
+
+def _layer(name: str, module: nn.Module, rec: _Recorder, upstream: bool, depth: float) -> Layer:
+    feature = rec.feature(name)
+    tensor, version, pick = rec.held.get(name, (None, 0, ()))
+    size = feature.size if feature else ()
+    stride = round(rec.input_shape[2] / size[0]) if len(size) >= 2 and len(rec.input_shape) >= 4 and size[0] else None
+    return Layer(
+        name=name,
+        type=type(module).__name__,
+        calls=rec.calls.get(name, 0),
+        order=rec.exits.index(name) if name in rec.calls else -1,
+        depth=depth,
+        params=sum(p.numel() for p in module.parameters()),
+        feature=feature,
+        pick=pick,
+        stride=stride,
+        overwritten=tensor is not None and tensor._version != version,
+        leads_to_output=upstream,
+        trains=tensor is None or tensor.requires_grad or not any(p.requires_grad for p in module.parameters()),
+        problem=rec.problems.get(name, ""),
+    )
+
+
+def _bears_weights(module: nn.Module) -> bool:
+    return any(p.ndim >= 2 for p in module._parameters.values() if p is not None)
+
+
+def _depths(exits: list[str], weighted: set[str]) -> Iterator[tuple[str, float]]:
+    """For every layer the share of weight-bearing layers that were done when it first was."""
+    done: set[str] = set()
+    seen: set[str] = set()
+    for name in exits:
+        done |= {name} & weighted
+        if name not in seen:
+            seen.add(name)
+            yield name, len(done) / max(1, len(weighted))
+
+
+def _graph(output: Tensor) -> set[Any]:
+    """Every node of the autograd graph above `output`; empty when nothing in it requires a gradient."""
+    found: set[Any] = set()
+    todo: list[Any] = [output.grad_fn] if output.grad_fn else []
+    while todo:
+        node = todo.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            todo += [parent for parent, _ in node.next_functions]
+    return found
+
+
+def _trunk(model: nn.Module, layers: dict[str, Layer], weighted: set[str]) -> tuple[str, ...]:
+    """Where the trunk can be tapped: outputs of stages and blocks, never the inside of a block, in order of running.
+
+    The root, plain containers and any module that holds half of the weights or more are looked into; everything else
+    is a block, whose inner tensors (one arm of a residual sum, say) are not what the next block reads.
+    """
+    points: list[str] = []
+
+    def look_into(prefix: str, module: nn.Module) -> None:
+        for name, child in module.named_children():
+            path = f"{prefix}{name}"
+            if path in layers and path not in points:
+                points.append(path)
+                inside = sum(w == path or w.startswith(f"{path}.") for w in weighted)
+                if type(child) in CONTAINERS or (2 * inside >= len(weighted) and any(child.children())):
+                    look_into(f"{path}.", child)
+
+    look_into("", model)
+    usable = [p for p in points if _is_trunk_point(layers[p])]
+    return tuple(sorted(usable, key=lambda p: layers[p].order))
+
+
+def _is_trunk_point(layer: Layer) -> bool:
+    return layer.calls == 1 and layer.leads_to_output and layer.feature is not None and layer.trains and layer.depth > 0

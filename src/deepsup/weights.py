@@ -1,0 +1,70 @@
+"""Plain weights on disk as safetensors: no pickle, atomic, strict in both directions."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+
+from .errors import CheckpointError
+
+
+def save_weights(model: nn.Module, path: str | Path) -> None:
+    """Write parameters and buffers of `model` as safetensors; `load_weights` reads them into an untouched model."""
+    write_atomically(Path(path), lambda temporary: save_model(model, str(temporary)))
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Read `path` into `model`, strictly: every key on both sides, or `CheckpointError` and nothing changed."""
+    before = {k: v.detach().clone() for k, v in model.state_dict().items() if isinstance(v, Tensor)}
+    try:
+        load_model(model, str(path), strict=True)
+    except (SafetensorError, RuntimeError, OSError) as error:
+        model.load_state_dict(before, strict=False)
+        raise CheckpointError(
+            f"{path} does not hold the weights of this {type(model).__name__}: {error}. "
+            "Build the model as it was when the file was written."
+        ) from None
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then put it in place at once: old or new, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    try:
+        write(Path(name))
+        with open(name, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def state_sha256(model: nn.Module) -> str:
+    """sha256 over every key, dtype, shape and byte of the state dict, in its order."""
+    digest = hashlib.sha256()
+    for key, value in model.state_dict().items():
+        digest.update(f"{key};".encode())
+        if isinstance(value, Tensor):
+            update_digest(digest, value)
+    return digest.hexdigest()
+
+
+def update_digest(digest: hashlib._Hash, tensor: Tensor) -> None:
+    """Feed dtype, shape and bytes of a tensor into a hash; needs no numpy."""
+    plain = tensor.detach().cpu().contiguous()
+    digest.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
+    digest.update(ctypes.string_at(plain.data_ptr(), plain.numel() * plain.element_size()) if plain.numel() else b"")
