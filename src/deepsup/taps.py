@@ -44,7 +44,10 @@ class Tap:
                 "Choose the block around it, or give each call a module of its own."
             )
         tensor = picked(output, self.pick)
-        self.recorder.seen[self.name] = tensor.clone() if self.clone else tensor
+        # A view made here, not later: autograd runs nodes youngest first, so the branch's gradient is added to the
+        # trunk's and not the other way round. The sum then keeps the trunk's memory layout, without which a branch
+        # of weight 0 would make the layers below pick other kernels and round differently (seen on ConvNeXt).
+        self.recorder.seen[self.name] = tensor.clone() if self.clone else tensor.view_as(tensor)
 
 
 def taps_on(model: nn.Module) -> list[tuple[nn.Module, int, Tap]]:

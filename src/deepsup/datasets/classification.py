@@ -1,0 +1,286 @@
+"""Classification datasets by name, each as a training and a validation split."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from deepsup.datasets.arrays import ArraySplit, channel_statistics
+from deepsup.datasets.files import read_cifar, read_idx, read_original
+from deepsup.datasets.folders import FolderSplit, class_folders, folder_samples
+from deepsup.datasets.splits import Split, checked_augment, generator
+from deepsup.errors import ConfigError, DatasetError, MissingPackageError
+
+SMALLEST = 8
+DEFAULT_ROOT = Path("data")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset's two splits; both have the same classes and the same image shape.
+
+    Example: `load("digits").train.batches(32, seed=0, epoch=0, shuffle=True)`.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are."""
+        return self.train.classes
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes' names, by label."""
+        return self.train.class_names
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image: 1 or 3."""
+        return self.train.channels
+
+    @property
+    def size(self) -> int:
+        """Height and width of an image in pixels, as it is served."""
+        return self.train.size
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name}: {len(self.train)} training and {len(self.validation)} validation images, "
+            f"{self.channels}x{self.size}x{self.size}, {self.classes} classes"
+        )
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What `load` was asked for, checked."""
+
+    name: str
+    root: Path | None
+    download: bool
+    size: int | None
+    augment: str
+    limit: int | None
+    seed: int
+    workers: int
+
+    def kept(self, values: Tensor) -> Tensor:
+        """Of all training samples' `values`, the first `limit` in an order that depends on the seed alone."""
+        if self.limit is None or self.limit >= len(values):
+            return values
+        return values[torch.randperm(len(values), generator=generator("limit", self.seed))[: self.limit]]
+
+
+def names() -> tuple[str, ...]:
+    """The names that `load` knows.
+
+    Example: `"digits" in names()`.
+    """
+    return tuple(_LOADERS)
+
+
+def load(
+    name: str,
+    *,
+    root: str | Path | None = None,
+    download: bool = False,
+    size: int | None = None,
+    augment: str = "none",
+    limit: int | None = None,
+    seed: int = 0,
+    workers: int = 0,
+) -> Dataset:
+    """Load a dataset's training and validation split.
+
+    Example: `load("digits", size=16)` or `load("cifar100", root="data", augment="standard")`.
+
+    `digits` (1,797 images, inside scikit-learn) has a fixed validation set of a fifth, the same for every seed.
+    `fashion-mnist`, `cifar10` and `cifar100` are read from `root` (default `data/`) in torchvision's layout, or
+    fetched there with `download`. `folder` reads `root/train/CLASS/*` and `root/val/CLASS/*`, with `workers`
+    processes. `size` is the side that images are resized to, at least 8; the default is the images' own (digits 16,
+    folder 224). `augment`: none, or standard (random crop and mirroring) for the training split; it is meant for
+    photographs, digits change their meaning in a mirror. `limit` keeps that many training images, picked by `seed`.
+    Images are standardised with the statistics of the whole training split (folder: ImageNet's). Raises DatasetError
+    for what is missing, empty or damaged, ConfigError for an option that does not exist, MissingPackageError.
+    """
+    if name not in _LOADERS:
+        near = difflib.get_close_matches(name.lower(), names(), n=2, cutoff=0.5)
+        closest = f" Closest: {', '.join(near)}." if near else ""
+        raise DatasetError(f"no dataset is called {name!r}.{closest} Known: {', '.join(names())}.")
+    if size is not None and size < SMALLEST:
+        raise DatasetError(f"size={size} is too small for {name}: images must be at least {SMALLEST} pixels wide.")
+    if limit is not None and limit < 1:
+        raise DatasetError(f"limit={limit} would leave no training image of {name}; use 1 or more, or None for all.")
+    if workers < 0:
+        raise ConfigError(f"workers={workers} must be 0 (read in this process) or more.")
+    place = None if root is None else Path(root).expanduser()
+    request = _Request(name, place, download, size, checked_augment(augment), limit, seed, workers)
+    return _LOADERS[name](request)
+
+
+def _digits(request: _Request) -> Dataset:
+    bunch = _require("sklearn.datasets", "scikit-learn").load_digits()
+    images = torch.as_tensor(bunch.images, dtype=torch.float32)[:, None] / 16
+    labels = torch.as_tensor(bunch.target)
+    side = request.size or 16
+    # Enlarged once and before augmentation: crops of the 8x8 originals would lose half of the digit.
+    images = functional.interpolate(images, (side, side), mode="bilinear", align_corners=False)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    held_out = -(-len(images) // 5)
+    train, validation = order[held_out:], order[:held_out]
+    return _in_memory(
+        request,
+        train=(images[train], labels[train]),
+        validation=(images[validation], labels[validation]),
+        class_names=[str(digit) for digit in range(10)],
+    )
+
+
+def _fashion(request: _Request) -> Dataset:
+    source = _require("torchvision.datasets", "torchvision").FashionMNIST
+    root = request.root or DEFAULT_ROOT
+    folders = [root / "FashionMNIST" / "raw", root]
+    stems = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"]
+    if request.download and _idx_files(folders, stems) is None:
+        _download(source, root, request.name)
+    paths = _idx_files(folders, stems)
+    if paths is None:
+        looked = ", ".join(f"{stem}[.gz]" for stem in stems)
+        raise DatasetError(_missing(request.name, looked, " or ".join(str(folder) for folder in folders)))
+    images, labels, test_images, test_labels = (
+        read_idx(path, dimensions=3 if "images" in path.name else 1) for path in paths
+    )
+    for at, pictures, targets in ((0, images, labels), (2, test_images, test_labels)):
+        if len(pictures) != len(targets):
+            raise DatasetError(f"{paths[at]} has {len(pictures)} images, {paths[at + 1]} has {len(targets)} labels.")
+    return _in_memory(
+        request,
+        train=(images[:, None], labels),
+        validation=(test_images[:, None], test_labels),
+        class_names=source.classes,
+    )
+
+
+def _idx_files(folders: list[Path], stems: list[str]) -> list[Path] | None:
+    """The four files in the first folder that has them all."""
+    for folder in folders:
+        found = [path for stem in stems for path in (folder / stem, folder / f"{stem}.gz") if path.is_file()]
+        by_stem = {path.name.removesuffix(".gz"): path for path in reversed(found)}
+        if len(by_stem) == len(stems):
+            return [by_stem[stem] for stem in stems]
+    return None
+
+
+def _cifar(request: _Request) -> Dataset:
+    datasets = _require("torchvision.datasets", "torchvision")
+    source = datasets.CIFAR10 if request.name == "cifar10" else datasets.CIFAR100
+    root = request.root or DEFAULT_ROOT
+    files = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
+    folder = root if (root / files[-1][0]).is_file() else root / source.base_folder
+    if request.download and folder != root:
+        _download(source, root, request.name)
+    absent = [name for name, _ in files if not (folder / name).is_file()]
+    if absent:
+        raise DatasetError(_missing(request.name, ", ".join(absent), str(folder)))
+    meta = read_original(folder / source.meta["filename"], md5=source.meta["md5"])
+    return _in_memory(
+        request,
+        train=read_cifar(folder, source.train_list),
+        validation=read_cifar(folder, source.test_list),
+        class_names=meta[source.meta["key"]],
+    )
+
+
+def _in_memory(
+    request: _Request, *, train: tuple[Tensor, Tensor], validation: tuple[Tensor, Tensor], class_names: list[str]
+) -> Dataset:
+    images, labels = train
+    mean, std = channel_statistics(images)  # before the limit: a quick run normalises as the full run does
+    shared: dict[str, Any] = {"class_names": class_names, "size": request.size, "mean": mean, "std": std}
+    return Dataset(
+        request.name,
+        ArraySplit(request.kept(images), request.kept(labels), augment=request.augment, **shared),
+        ArraySplit(*validation, **shared),
+    )
+
+
+def _folder(request: _Request) -> Dataset:
+    _require("torchvision.datasets", "torchvision")
+    if request.root is None:
+        raise DatasetError("the dataset 'folder' needs root=..., a folder with train/CLASS/* and val/CLASS/* images.")
+    folders = {part: request.root / part for part in ("train", "val")}
+    for part, folder in folders.items():
+        if not folder.is_dir():
+            there = ", ".join(class_folders(request.root)) if request.root.is_dir() else ""
+            raise DatasetError(
+                f"{folder} is not a folder. Looked in {request.root} for train/ and val/, found: {there or 'nothing'}."
+            )
+        if not class_folders(folder):
+            raise DatasetError(f"{folder} has no class folders. Put the images of each {part} class in its own folder.")
+    class_names = class_folders(folders["train"])
+    strange = sorted(set(class_folders(folders["val"])) - set(class_names))
+    if strange:
+        raise DatasetError(f"{folders['val']} has classes that {folders['train']} has not: {', '.join(strange)}.")
+    samples = {part: folder_samples(folder, class_names=class_names) for part, folder in folders.items()}
+    empty = sorted(set(class_names) - {class_names[label] for _, label in samples["train"]})
+    if empty:
+        raise DatasetError(f"{folders['train']} has no image file (png, jpg, webp, ...) of: {', '.join(empty)}.")
+    if not samples["val"]:
+        raise DatasetError(f"{folders['val']} has no image file (png, jpg, webp, ...) in any class folder.")
+    shared: dict[str, Any] = {"class_names": class_names, "size": request.size or 224, "workers": request.workers}
+    train = [samples["train"][row] for row in request.kept(torch.arange(len(samples["train"]))).tolist()]
+    return Dataset(
+        "folder",
+        FolderSplit(train, augment=request.augment, **shared),
+        FolderSplit(samples["val"], **shared),
+    )
+
+
+def _download(source: Any, root: Path, name: str) -> None:
+    """Let torchvision's own downloader fetch, check and unpack the files; it leaves good files alone."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torchvision also opens the files, see read_original
+            source(root=str(root), train=False, download=True)
+    except (RuntimeError, OSError, EOFError) as error:
+        raise DatasetError(f"{name} could not be downloaded to {root}: {error}") from error
+
+
+def _missing(name: str, files: str, place: str) -> str:
+    return (
+        f"{name} is not complete in {place}. Missing: {files}. Pass root=... (the folder that holds them), or "
+        f"download=True (--download) to fetch them."
+    )
+
+
+def _require(module: str, package: str) -> Any:
+    top = module.partition(".")[0]
+    try:
+        importlib.import_module(top)
+    except ModuleNotFoundError as error:
+        if error.name != top:
+            raise  # the package is there; something that it needs is not, and its own message says it best
+        raise MissingPackageError(
+            f'{package} is not installed, and this dataset needs it: pip install "deepsup[train]"'
+        ) from None
+    return importlib.import_module(module)
+
+
+_LOADERS: dict[str, Callable[[_Request], Dataset]] = {
+    "digits": _digits,
+    "fashion-mnist": _fashion,
+    "cifar10": _cifar,
+    "cifar100": _cifar,
+    "folder": _folder,
+}

@@ -1,0 +1,166 @@
+"""The batching contract: which samples are in which batch, as a pure function of (seed, epoch).
+
+A run that was interrupted after k batches of an epoch continues with `batches(..., start=k)` and sees what it would
+have seen; no sampler state has to be stored, and the global random state is never read or written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from deepsup.errors import ConfigError, DatasetError
+
+
+class Share(NamedTuple):
+    """What one process reads of one global batch: `rows` are its samples, at `first` of `total` in the batch."""
+
+    batch: int
+    rows: Tensor
+    first: int
+    total: int
+
+
+class Split(ABC):
+    """The training or the validation half of a dataset.
+
+    Example: `for x, y in split.batches(32, seed=0, epoch=0, shuffle=True): ...`
+
+    `x` is float32 `(N, channels, size, size)`, normalised; `y` is int64 `(N,)` with values from 0 to `classes` - 1.
+    """
+
+    def __init__(self, *, labels: Tensor, class_names: Sequence[str], channels: int, size: int, augment: str) -> None:
+        self.labels = labels.to(torch.int64)
+        self.class_names = tuple(class_names)
+        self.channels = channels
+        self.size = size
+        self.augment = checked_augment(augment)
+        if not len(self.labels):
+            raise DatasetError("a split needs at least one labelled image; this one is empty.")
+        low, high = int(self.labels.min()), int(self.labels.max())
+        if low < 0 or high >= self.classes:
+            raise DatasetError(f"labels go from {low} to {high}, but {self.classes} classes have names.")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        shape = f"{self.channels}x{self.size}x{self.size}"
+        return f"{type(self).__name__}({len(self)} images {shape}, {self.classes} classes, augment={self.augment!r})"
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are."""
+        return len(self.class_names)
+
+    def n_batches(self, batch_size: int, world: int = 1, *, drop_last: bool = False) -> int:
+        """How many batches each process gets; `batch_size` is per process.
+
+        Example: `split.n_batches(32)`. Without shuffling the last processes may get one batch less (see `batches`).
+        """
+        _check_counts(batch_size=batch_size, start=0, rank=0, world=world)
+        return count_batches(len(self), batch_size * world, drop_last=drop_last)
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        shuffle: bool,
+        start: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        drop_last: bool = False,
+        device: torch.device | str | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of one epoch for one process, from batch `start` on; skipped batches are never read.
+
+        Example: `next(split.batches(32, seed=0, epoch=3, shuffle=True, start=10))` is the 11th batch of epoch 3.
+
+        `batch_size` is per process: a global batch has `batch_size * world` samples and each rank reads its own
+        slice. With `shuffle` (training) the last global batch is filled up from the epoch's first samples until
+        `world` divides it, so that all ranks take the same number of steps with equally large batches. Without
+        (evaluation) every sample is read exactly once over all ranks, in order, so that the last ranks may get a
+        smaller last batch or none. `drop_last` leaves out an incomplete global batch. Augmentation, if the split has
+        one, is drawn from (seed, epoch, batch or sample). Raises ConfigError for impossible counts, DatasetError for
+        an image that cannot be read or when `drop_last` leaves nothing.
+        """
+        _check_counts(batch_size=batch_size, start=start, rank=rank, world=world)
+        if drop_last and not self.n_batches(batch_size, world, drop_last=True):
+            raise DatasetError(
+                f"drop_last leaves no batch: {len(self)} images are fewer than one global batch of "
+                f"{batch_size} x {world}. Use a smaller batch size, or keep the last batch."
+            )
+        order = epoch_order(len(self), seed=seed, epoch=epoch) if shuffle else torch.arange(len(self))
+        plan = shares(
+            order, batch_size=batch_size, rank=rank, world=world, start=start, pad=shuffle, drop_last=drop_last
+        )
+        return self._read(plan, seed=seed, epoch=epoch, device=device)
+
+    @abstractmethod
+    def _read(
+        self, plan: Iterator[Share], *, seed: int, epoch: int, device: torch.device | str | None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Turn shares into batches."""
+
+
+def epoch_order(length: int, *, seed: int, epoch: int) -> Tensor:
+    """The permutation of one epoch, from its own generator.
+
+    Example: `epoch_order(4, seed=0, epoch=0)` is a permutation of 0, 1, 2, 3 as an int64 tensor.
+    """
+    return torch.randperm(length, generator=generator("order", seed, epoch))
+
+
+def shares(
+    order: Tensor, *, batch_size: int, rank: int, world: int, start: int, pad: bool, drop_last: bool
+) -> Iterator[Share]:
+    """Cut `order` into global batches and each of those into one slice a rank; yields the slices of `rank`."""
+    width = batch_size * world
+    for batch in range(start, count_batches(len(order), width, drop_last=drop_last)):
+        rows = order[batch * width : (batch + 1) * width]
+        missing = -len(rows) % world if pad else 0
+        if missing:
+            rows = torch.cat([rows, order.repeat(-(-missing // len(order)))[:missing]])
+        each = -(-len(rows) // world)
+        mine = rows[rank * each : (rank + 1) * each]
+        if len(mine):
+            yield Share(batch=batch, rows=mine, first=rank * each, total=len(rows))
+
+
+def count_batches(length: int, width: int, *, drop_last: bool) -> int:
+    """How many batches of `width` samples `length` samples make."""
+    return length // width if drop_last else -(-length // width)
+
+
+def generator(*keys: str | int) -> torch.Generator:
+    """A CPU generator whose stream depends on the keys alone; nearby keys give unrelated streams."""
+    return torch.Generator().manual_seed(derived_seed(*keys))
+
+
+def derived_seed(*keys: str | int) -> int:
+    """A seed from 0 to 2**63 - 1 out of any words and numbers."""
+    digest = hashlib.sha256(repr(keys).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def checked_augment(augment: str) -> str:
+    """The augmentation's name, or a ConfigError when there is no such augmentation."""
+    if augment not in {"none", "standard"}:
+        raise ConfigError(f"no augmentation is called {augment!r}. There are: none, standard.")
+    return augment
+
+
+def _check_counts(*, batch_size: int, start: int, rank: int, world: int) -> None:
+    if batch_size < 1:
+        raise ConfigError(f"batch_size={batch_size} must be at least 1.")
+    if start < 0:
+        raise ConfigError(f"start={start} must be 0 or more: it is the number of batches to skip.")
+    if not 0 <= rank < world:
+        raise ConfigError(f"rank={rank} must be at least 0 and below world={world}, the number of processes.")
