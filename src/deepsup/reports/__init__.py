@@ -1,0 +1,28 @@
+"""Journals on disk -> a page, pictures and tables. Nothing here trains, imports torch or changes a run.
+
+>>> from deepsup import reports
+>>> reports.write_html("runs/demo", "report.html")      # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from deepsup.reports.page import render, write_html
+from deepsup.reports.pictures import accuracy_picture, gradient_picture
+from deepsup.reports.read import Run, run, runs
+from deepsup.reports.summary import Evidence, evidence
+from deepsup.reports.tables import comparison_table, run_table, verdict_lines
+
+__all__ = [
+    "Evidence",
+    "Run",
+    "accuracy_picture",
+    "comparison_table",
+    "evidence",
+    "gradient_picture",
+    "render",
+    "run",
+    "run_table",
+    "runs",
+    "verdict_lines",
+    "write_html",
+]

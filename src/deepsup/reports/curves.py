@@ -1,0 +1,147 @@
+"""Records of several runs -> the curves that figures draw: a mean over seeds, and the range between them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from deepsup.reports.formats import known, listing
+from deepsup.reports.read import Run
+
+THRESHOLD: Final = 1e-7
+"""Mean gradient under which the CNDS paper (arXiv 1505.02496, section 3.2) attaches a branch."""
+
+_DEPTH = ("#3f1d70", "#433e85", "#38588c", "#2d708e", "#25858e", "#1e9b8a", "#2ab07f", "#52c569", "#86d549")
+"""Dark to light along the depth: viridis without its palest end, which is hard to see on white."""
+
+_ARMS = ("#6b7480", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
+"""The baseline in grey, then Okabe and Ito's colours, which stay apart for colour-blind readers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One value per x (a number or a layer name): mean over the runs that have it, the smallest and the largest."""
+
+    x: tuple[Any, ...]
+    mean: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    @classmethod
+    def of(cls, samples: Mapping[Any, Sequence[float]]) -> Curve:
+        """Summarise the finite values found at each x; an x without any is left out."""
+        kept = {x: [v for v in values if known(v)] for x, values in samples.items()}
+        kept = {x: values for x, values in kept.items() if values}
+        return cls(
+            x=tuple(kept),
+            mean=tuple(statistics.fmean(v) for v in kept.values()),
+            low=tuple(min(v) for v in kept.values()),
+            high=tuple(max(v) for v in kept.values()),
+        )
+
+    def positive(self) -> Curve:
+        """Return the part that a logarithmic axis can show; a lower end of zero is drawn at the mean."""
+        rows = [
+            (x, mean, low if low > 0 else mean, high)
+            for x, mean, low, high in zip(self.x, self.mean, self.low, self.high, strict=True)
+            if mean > 0
+        ]
+        return Curve(*(tuple(column) for column in zip(*rows, strict=True))) if rows else Curve((), (), (), ())
+
+
+def layers(runs: Iterable[Run]) -> list[str]:
+    """Return the weight-bearing layers that gradients were recorded of, in model order."""
+    return list(dict.fromkeys(layer for run in runs for record in run.gradients for layer in record.layers))
+
+
+def gradients(runs: Iterable[Run]) -> dict[str, Curve]:
+    """Return, for each layer in model order, its mean |gradient| over the first iterations."""
+    samples: dict[str, dict[Any, list[float]]] = {}
+    for run in runs:
+        for record in run.gradients:
+            for layer, value in record.layers.items():
+                samples.setdefault(layer, {}).setdefault(record.step, []).append(value)
+    return {layer: Curve.of(dict(sorted(steps.items()))) for layer, steps in samples.items()}
+
+
+def profile(runs: Iterable[Run]) -> Curve:
+    """Return the mean |gradient| of each layer over the first iterations, one value a run, by layer in model order."""
+    samples: dict[str, list[float]] = {}
+    for run in runs:
+        layers: dict[str, list[float]] = {}
+        for record in run.gradients:
+            for layer, value in record.layers.items():
+                layers.setdefault(layer, []).extend([value] if known(value) else [])
+        for layer, values in layers.items():
+            samples.setdefault(layer, []).extend([statistics.fmean(values)] if values else [])
+    return Curve.of(samples)
+
+
+def branch_layers(runs: Sequence[Run]) -> list[str]:
+    """Return the weight-bearing layers after which a branch starts.
+
+    A plan gives the depth of a branch as the share of weight-bearing layers that have run; a branch whose depth is not a
+    whole number of them is left out rather than put in the wrong place.
+    """
+    found: dict[str, None] = {}
+    for run in runs:
+        layers = list(run.gradients[0].layers) if run.gradients else []
+        for branch in (run.plan or {}).get("branches") or ():
+            passed = (branch.get("depth") or 0) * len(layers)
+            if 1 <= round(passed) <= len(layers) and abs(passed - round(passed)) < 0.02:
+                found[layers[round(passed) - 1]] = None
+    return list(found)
+
+
+def accuracies(runs: Iterable[Run]) -> dict[str, Curve]:
+    """Return the validation accuracy (a fraction) over epochs of each head: "main" first, then the branches."""
+    samples: dict[str, dict[Any, list[float]]] = {"main": {}}
+    for run in runs:
+        for epoch in run.epochs:
+            for head, value in epoch.accuracy.items():
+                samples.setdefault(head, {}).setdefault(epoch.epoch, []).append(value)
+    return {head: Curve.of(dict(sorted(by.items()))) for head, by in samples.items() if by}
+
+
+def weights(runs: Iterable[Run]) -> dict[str, Curve]:
+    """Return the weight of each loss over progress (0 to 1). Losses with the very same weights share one curve."""
+    samples: dict[str, dict[Any, list[float]]] = {}
+    for run in runs:
+        for step in run.steps:
+            for head, value in step.weights.items():
+                samples.setdefault(head, {}).setdefault(step.progress, []).append(value)
+    together: dict[Curve, list[str]] = {}
+    for head, by in samples.items():
+        together.setdefault(Curve.of(dict(sorted(by.items()))), []).append(head)
+    return {listing(heads): curve for curve, heads in together.items()}
+
+
+def first_iterations(runs: Iterable[Run]) -> int:
+    """Return over how many iterations gradients were recorded (the longest of the runs)."""
+    return max((len(run.gradients) for run in runs), default=0)
+
+
+def depth_colours(n: int) -> list[str]:
+    """Return `n` colours from dark (first layer) to light (last layer)."""
+    return [_blend(_DEPTH, i / (n - 1) if n > 1 else 0.0) for i in range(n)]
+
+
+def arm_colours(arms: Sequence[str], *, baseline: str | None) -> dict[str, str]:
+    """Return a colour for each arm; the baseline is grey."""
+    others = [arm for arm in arms if arm != baseline]
+    colours = {arm: _ARMS[1 + i % (len(_ARMS) - 1)] for i, arm in enumerate(others)}
+    return {arm: colours.get(arm, _ARMS[0]) for arm in arms}
+
+
+def tint(colour: str, amount: float) -> str:
+    """Mix a colour with white: 0 leaves it, 1 is white."""
+    return _blend((colour, "#ffffff"), amount)
+
+
+def _blend(anchors: Sequence[str], where: float) -> str:
+    position = where * (len(anchors) - 1)
+    i = min(int(position), len(anchors) - 2)
+    pairs = [(int(anchors[i][k : k + 2], 16), int(anchors[i + 1][k : k + 2], 16)) for k in (1, 3, 5)]
+    return "#" + "".join(f"{round(a + (b - a) * (position - i)):02x}" for a, b in pairs)

@@ -1,0 +1,149 @@
+"""The four figures of the page, each one function from runs by group and arm to a plotly figure as a plain dict."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+from deepsup.reports import curves, panels
+from deepsup.reports.curves import THRESHOLD, Curve
+from deepsup.reports.formats import magnitude
+from deepsup.reports.panels import DASHES, Figure
+from deepsup.reports.read import Run
+
+Arms = Mapping[str, Sequence[Run]]
+Baselines = Mapping[str, str | None]
+
+
+def gradients(arms: Arms, *, limits: tuple[float, float]) -> Figure:
+    """Draw the mean |gradient| of each layer over the first iterations, the arms side by side on one log axis.
+
+    `limits` are the smallest and largest gradient the axis must hold, so that several figures can share it.
+    """
+    arms = {arm: runs for arm, runs in arms.items() if curves.first_iterations(runs)}
+    figure = panels.beside([_title(arm, runs) for arm, runs in arms.items()], height=430, right=150)
+    layers = curves.layers(run for runs in arms.values() for run in runs)
+    colours = dict(zip(layers, curves.depth_colours(len(layers)), strict=True))
+    for i, runs in enumerate(arms.values()):
+        for layer, curve in curves.gradients(runs).items():
+            figure["data"].append(
+                panels.line(curve.positive(), name=layer, colour=colours[layer], width=1.8, panel=i, value=".1e")
+            )
+        panels.axis(figure, "x", i)["title"] = {"text": "iteration", "standoff": 8}
+        panels.logarithmic(figure, i, limits)
+        _threshold(figure, panel=i, label=i == len(arms) - 1)
+    panels.axis(figure, "y", 0)["title"] = {"text": "mean |gradient|"}
+    figure["data"].append(panels.depth_bar(layers, list(colours.values())))
+    return figure
+
+
+def profile(groups: Mapping[str, Arms], *, baselines: Baselines, limits: tuple[float, float]) -> Figure:
+    """Draw the mean |gradient| over those iterations against the layer, arms over each other, one panel a group."""
+    figure = panels.beside(list(groups), height=400)
+    for i, (group, arms) in enumerate(groups.items()):
+        colours = curves.arm_colours(list(arms), baseline=baselines.get(group))
+        for arm, runs in arms.items():
+            curve, colour = curves.profile(runs).positive(), colours[arm]
+            line = panels.line(curve, name=arm, colour=colour, width=2.4, panel=i, value=".1e")
+            dots = {"mode": "lines+markers", "marker": {"size": 6, "color": colour}}
+            figure["data"] += [*panels.band(curve, colour=colour, panel=i), line | dots]
+            figure["data"] += _branch_marks(curve, arm, runs, colour=colour, panel=i)
+        panels.by_layer(figure, i, curves.layers(run for runs in arms.values() for run in runs))
+        panels.logarithmic(figure, i, limits)
+        _threshold(figure, panel=i, label=i == len(groups) - 1)
+    panels.axis(figure, "y", 0)["title"] = {"text": "mean |gradient|"}
+    return panels.with_legend(figure)
+
+
+def accuracy(groups: Mapping[str, Arms], *, baselines: Baselines) -> Figure:
+    """Draw the accuracy over epochs: the main output of each arm thick with its range, its branches thin."""
+    figure = panels.beside(list(groups), height=430)
+    for i, (group, arms) in enumerate(groups.items()):
+        colours = curves.arm_colours(list(arms), baseline=baselines.get(group))
+        for arm, runs in arms.items():
+            figure["data"] += _heads(arm, runs, colour=colours[arm], panel=i)
+        panels.axis(figure, "x", i)["title"] = {"text": "epoch", "standoff": 8}
+        panels.axis(figure, "y", i).update(range=[0, 1.02], tickformat=".0%", dtick=0.2)
+        panels.level(figure, 0.9, panel=i, text="90 %", left=True)
+    panels.axis(figure, "y", 0)["title"] = {"text": "accuracy on validation data"}
+    return panels.with_legend(figure)
+
+
+def weights(groups: Mapping[str, Arms], *, baselines: Baselines) -> Figure | None:
+    """Draw the weight of each loss over progress, one panel a group; None when no arm has a branch."""
+    groups = {group: arms for group, arms in groups.items() if any(map(_has_branches, arms.values()))}
+    if not groups:
+        return None
+    figure = panels.beside(list(groups), height=330)
+    for i, (group, arms) in enumerate(groups.items()):
+        colours = curves.arm_colours(list(arms), baseline=baselines.get(group))
+        for arm, runs in arms.items():
+            figure["data"] += _schedules(arm, runs, colour=colours[arm], panel=i) if _has_branches(runs) else []
+        title = {"text": "share of training done", "standoff": 8}
+        panels.axis(figure, "x", i).update(title=title, tickformat=".0%", range=[0, 1])
+        panels.axis(figure, "y", i)["rangemode"] = "tozero"
+    panels.axis(figure, "y", 0)["title"] = {"text": "weight of the loss"}
+    return panels.with_legend(figure)
+
+
+def limits(groups: Mapping[str, Arms]) -> tuple[float, float]:
+    """Return the range that holds every gradient of every group, and the threshold."""
+    found = [THRESHOLD]
+    for arms in groups.values():
+        for runs in arms.values():
+            for curve in (*curves.gradients(runs).values(), curves.profile(runs)):
+                found += [value for value in (*curve.mean, *curve.low, *curve.high) if value > 0]
+    return min(found), max(found)
+
+
+def _heads(arm: str, runs: Sequence[Run], *, colour: str, panel: int) -> list[Figure]:
+    """Return the lines of one arm; the main output is drawn over its branches and named before them."""
+    heads = curves.accuracies(runs)
+    main = heads.pop("main", None)
+    pale = curves.tint(colour, 0.25)
+    traces = []
+    for i, (head, curve) in enumerate(heads.items()):
+        dash = DASHES[i % len(DASHES)]
+        line = panels.line(curve, name=f"{arm}: {head}", colour=pale, width=1.4, panel=panel, value=".1%", dash=dash)
+        traces.append(line | {"legendrank": 1001})
+    if main:
+        line = panels.line(main, name=f"{arm}: main output", colour=colour, width=3, panel=panel, value=".1%")
+        traces = [*panels.band(main, colour=colour, panel=panel), *traces, line]
+    return traces
+
+
+def _schedules(arm: str, runs: Sequence[Run], *, colour: str, panel: int) -> list[Figure]:
+    dashes = itertools.cycle(("solid", *DASHES))
+    traces = []
+    for heads, curve in curves.weights(runs).items():
+        main = heads == "main"
+        name, tone = (f"{arm}: main output", "#9aa3ad") if main else (f"{arm}: {heads}", colour)
+        width, dash = (1.6, "solid") if main else (2.4, next(dashes))
+        traces.append(panels.line(curve, name=name, colour=tone, width=width, panel=panel, value=".3f", dash=dash))
+    return traces
+
+
+def _branch_marks(curve: Curve, arm: str, runs: Sequence[Run], *, colour: str, panel: int) -> list[Figure]:
+    """Return the diamonds that show after which layers the branches start."""
+    start = set(curves.branch_layers(runs))
+    height = {x: [y] for x, y in zip(curve.x, curve.mean, strict=True) if x in start}
+    if not height:
+        return []
+    at = Curve.of(height)
+    trace = panels.line(at, name=f"{arm}: a branch starts here", colour=colour, width=0, panel=panel, value=".1e")
+    marker = {"symbol": "diamond", "size": 12, "color": "#ffffff", "line": {"color": colour, "width": 2}}
+    return [trace | {"mode": "markers", "marker": marker}]
+
+
+def _threshold(figure: Figure, *, panel: int, label: bool) -> None:
+    text = f"{magnitude(THRESHOLD)}, the CNDS paper's threshold" if label else ""
+    panels.level(figure, THRESHOLD, panel=panel, text=text, log=True)
+
+
+def _has_branches(runs: Sequence[Run]) -> bool:
+    return any(len(step.weights) > 1 for run in runs for step in run.steps)
+
+
+def _title(arm: str, runs: Sequence[Run]) -> str:
+    n = sum(bool(run.gradients) for run in runs)
+    return f"{arm} (mean of {n} seeds)" if n > 1 else arm

@@ -1,0 +1,252 @@
+"""The page: one pure function from journals on disk to one HTML file that needs no network."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+from deepsup.reports import curves, figures, formats, read, tables
+from deepsup.reports.packages import need
+from deepsup.reports.panels import Figure
+from deepsup.reports.read import Run
+from deepsup.reports.summary import Evidence, baseline, evidence
+
+_CONFIG: Final = {"displayModeBar": False, "responsive": True}
+
+
+def write_html(path_in: str | Path, out: str | Path) -> Path:
+    """Write the report of the run or comparison at `path_in` to the file `out` (or report.html in the directory `out`).
+
+    >>> write_html("runs/demo", "runs/demo/report.html")      # doctest: +SKIP
+    PosixPath('runs/demo/report.html')
+
+    About 5 MB, most of it plotly.js. Needs the extra: `pip install "deepsup[report]"`.
+    """
+    target = Path(out)
+    target = target / "report.html" if target.is_dir() or not target.suffix else target
+    text = render(path_in, beside=target.parent)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(target.name + ".part")  # a reader never sees half a report
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(target)
+    return target
+
+
+def render(path_in: str | Path, *, beside: str | Path | None = None) -> str:
+    """Return the report of `path_in` as HTML: the same files on disk always give the same text.
+
+    `beside` is the directory that the file will lie in, so that links to certificates work; by default `path_in`.
+    """
+    jinja2 = need("jinja2", purpose="a report")
+    offline = need("plotly.offline", purpose="a report")
+    found = evidence(path_in)
+    template = resources.files(__package__).joinpath("page.html.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["count"] = formats.count
+    environment.filters["size"] = formats.size
+    environment.filters["percent"] = formats.percent
+    page = environment.from_string(template)
+    html: str = page.render(content(found, beside=Path(beside or found.path)), plotly_js=offline.get_plotlyjs())
+    return html
+
+
+def content(found: Evidence, *, beside: Path) -> dict[str, Any]:
+    """Return everything the template shows, as plain values."""
+    compare = found.compare
+    return {
+        "name": str(found.runs[0].name if found.single else compare.get("name")),
+        "single": found.single,
+        "created": formats.moment(compare.get("created")),
+        "outcome": _outcome(found),
+        "rule": compare.get("rule"),
+        "notes": found.notes,
+        "facts": tables.run_facts(found.runs[0]) if found.single else [],
+        "grouped": any(group["name"] for group in compare["groups"]),
+        "rows": [] if found.single else tables.rows(compare),
+        "baseline": next((baseline(group) for group in compare["groups"]), None),
+        "iterations": max((curves.first_iterations([run]) for run in found.runs), default=0),
+        "threshold": formats.magnitude(curves.THRESHOLD),
+        "figures": _figures(found),
+        "seen": {"gradients": _weakest_layers(found), "accuracy": _last_accuracies(found)},
+        "plans": _plans(found.runs),
+        "certificates": _certificates(found, beside=beside),
+        "environment": _environment(found),
+        "configs": _configs(found.runs),
+    }
+
+
+def _outcome(found: Evidence) -> list[tables.Verdict]:
+    """Return the verdict of each group, or the state of the one run."""
+    if found.single:
+        run = found.runs[0]
+        score = f" Accuracy {formats.percent(run.end.accuracy)} %." if run.end else ""
+        state = tables.state(run)
+        return [tables.Verdict("", "", f"{state[:1].upper()}{state[1:]}.{score}")]
+    return tables.verdicts(found.compare)
+
+
+def _figures(found: Evidence) -> dict[str, Any]:
+    """Return the scripts of the four figures; an empty list or None where no journal holds what a figure shows."""
+    groups = found.groups
+    baselines = {group["name"]: baseline(group) for group in found.compare["groups"]}
+    probed = {group: arms for group, arms in groups.items() if any(map(curves.first_iterations, arms.values()))}
+    trained = {group: arms for group, arms in groups.items() if any(run.epochs for r in arms.values() for run in r)}
+    span = figures.limits(probed)
+    weights = figures.weights(groups, baselines=baselines)
+    return {
+        "gradients": [
+            {"group": group, "html": _div(figures.gradients(arms, limits=span), f"gradients-{i}")}
+            for i, (group, arms) in enumerate(probed.items())
+        ],
+        "profile": _div(figures.profile(probed, baselines=baselines, limits=span), "profile") if probed else None,
+        "accuracy": _div(figures.accuracy(trained, baselines=baselines), "accuracy") if trained else None,
+        "weights": _div(weights, "weights") if weights else None,
+    }
+
+
+def _div(figure: Figure, name: str) -> str:
+    """Return the figure as a `<div>` and the script that draws it; the library itself is in the page once."""
+    io = need("plotly.io", purpose="a report")
+    html: str = io.to_html(
+        figure,
+        include_plotlyjs=False,
+        include_mathjax=False,
+        full_html=False,
+        validate=False,
+        div_id=name,
+        config=_CONFIG,
+    )
+    return html
+
+
+def _weakest_layers(found: Evidence) -> list[str]:
+    """Return one sentence for each arm: its weakest layer, and how many layers are under the threshold."""
+    limit = formats.magnitude(curves.THRESHOLD)
+    sentences = []
+    for group, arms in found.groups.items():
+        for arm, runs in arms.items():
+            profile = curves.profile(runs)
+            if profile.x:
+                smallest, layer = min(zip(profile.mean, profile.x, strict=True))
+                under = sum(value < curves.THRESHOLD for value in profile.mean)
+                sentences.append(
+                    f"{_path(group, arm)}: the smallest mean gradient is {formats.magnitude(smallest)}, in {layer}; "
+                    f"{under} of {len(profile.x)} layers are under {limit}."
+                )
+    return sentences
+
+
+def _path(group: str, arm: str) -> str:
+    return f"{group} / {arm}" if group else arm
+
+
+def _last_accuracies(found: Evidence) -> list[str]:
+    """Return the accuracy of every head after the last epoch, mean over seeds, arms with branches only."""
+    lines = []
+    for group, arms in found.groups.items():
+        for arm, runs in arms.items():
+            heads = {head: curve.mean[-1] for head, curve in curves.accuracies(runs).items() if curve.mean}
+            if len(heads) > 1:
+                values = ", ".join(f"{head} {formats.percent(value)} %" for head, value in heads.items())
+                lines.append(f"After the last epoch, {_path(group, arm)}: {values}.")
+    return lines
+
+
+def _plans(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return each different plan once, with the runs that used it."""
+    different: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        if run.plan:
+            key = json.dumps([run.plan.get(part) for part in ("model", "method", "branches", "trunk")], sort_keys=True)
+            entry = different.setdefault(key, {"plan": run.plan, "runs": []})
+            entry["runs"].append(run)
+    return [_plan(entry["plan"], entry["runs"], everyone=runs) for entry in different.values()]
+
+
+def _plan(plan: Mapping[str, Any], runs: Sequence[Run], *, everyone: Sequence[Run]) -> dict[str, Any]:
+    arms = list(dict.fromkeys((run.group, run.arm) for run in runs))
+    whole = all(run in runs for run in everyone if (run.group, run.arm) in arms)
+    names = [_path(*arm) for arm in arms] if whole else [run.name for run in runs]
+    branches = [dict(branch) for branch in plan.get("branches") or ()]
+    trunk = plan.get("trunk") or {}
+    heads = {key: sum(b.get(key) or 0 for b in branches) for key in ("params", "flops", "activation_bytes")}
+    ratio = {key: heads[key] / trunk[key] if trunk.get(key) else None for key in ("params", "flops")}
+    return {
+        "model": plan.get("model") or "the network",
+        "method": plan.get("method"),
+        "used_by": formats.listing(names),
+        "notes": list(plan.get("notes") or ()),
+        "branches": [
+            branch
+            | {
+                "shape": " x ".join(map(str, branch.get("shape") or ())) or formats.NONE,
+                "depth": f"{formats.percent(branch.get('depth'))} %"
+                if formats.known(branch.get("depth"))
+                else formats.NONE,
+            }
+            for branch in branches
+        ],
+        "trunk": trunk,
+        "heads": heads,
+        "extra": {key: formats.added(value) for key, value in ratio.items()},
+    }
+
+
+def _certificates(found: Evidence, *, beside: Path) -> list[dict[str, Any]]:
+    """Return the strip certificates that compare.json lists, or else those that lie beside the journals."""
+    listed = list(found.compare.get("certificates") or ())
+    if not listed:
+        files = [(run, run.path / read.CERTIFICATE) for run in found.runs if (run.path / read.CERTIFICATE).is_file()]
+        listed = [read.document(file) | {"run": run.name, "path": str(file.resolve())} for run, file in files]
+    result = []
+    for entry in listed:
+        path = Path(str(entry.get("path") or ""))
+        places = [found.path / path, found.path / str(entry.get("run", "")) / path.name, path]
+        file = next((place for place in places if place.is_file()), None)
+        link = Path(os.path.relpath(file.resolve(), beside.resolve())).as_posix() if file else None
+        identical = entry.get("identical", entry.get("result"))
+        result.append(
+            {
+                "run": entry.get("run"),
+                "identical": identical in (True, "identical"),
+                "link": link,
+                "sha256": str(entry.get("state_sha256") or formats.NONE),
+                "file": path.name,
+            }
+        )
+    return result
+
+
+def _environment(found: Evidence) -> list[tuple[str, str]]:
+    """Return where the runs were made; a value that differs between runs is given in full."""
+    stated = found.compare.get("environment") or {}
+    values: dict[str, list[str]] = {}
+    for source in [run.environment for run in found.runs] or [stated]:
+        for key, value in source.items():
+            if value not in (None, "") and str(value) not in values.setdefault(key, []):
+                values[key].append(str(value))
+    if stated.get("command"):
+        values["command"] = [str(stated["command"])]  # the runs themselves were started by that one command
+    commits = values.get("commit", [])
+    values["commit"] = [f"{c[:-1]}, and changes that were not committed" if c.endswith("+") else c for c in commits]
+    order = ["command", "commit", "deepsup", "torch", "python"]
+    return [
+        (key, "; ".join(values[key]))
+        for key in sorted(values, key=lambda k: order.index(k) if k in order else 99)
+        if values[key]
+    ]
+
+
+def _configs(runs: Sequence[Run]) -> list[dict[str, str]]:
+    """Return the configuration of the first run of each arm: its seeds differ in nothing else."""
+    first: dict[tuple[str, str], Run] = {}
+    for run in runs:
+        if run.config:
+            first.setdefault((run.group, run.arm), run)
+    return [{"name": run.name, "text": json.dumps(run.config, indent=2, ensure_ascii=False)} for run in first.values()]

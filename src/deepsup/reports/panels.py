@@ -1,0 +1,187 @@
+"""The parts that figures are put together from, as the plain dicts plotly takes: panels, lines, bands, levels, legends.
+
+Nothing here imports plotly: a figure is data until the page draws it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+from deepsup.reports.curves import Curve
+from deepsup.reports.formats import short
+
+Figure = dict[str, Any]
+
+INK: Final = "#1f2933"
+MUTED: Final = "#5f6b7a"
+GRID: Final = "#e6e9ed"
+EDGE: Final = "#b8c0c9"
+FONT: Final = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
+DASHES: Final = ("dot", "dash", "dashdot", "longdash", "longdashdot", "5px,2px")
+
+_GAP = 0.045  # between panels, as a share of the width
+_AXIS: Figure = {
+    "gridcolor": GRID,
+    "linecolor": EDGE,
+    "tickcolor": EDGE,
+    "tickfont": {"color": MUTED, "size": 12},
+    "ticks": "outside",
+    "ticklen": 4,
+    "zeroline": False,
+    "automargin": True,
+}
+
+
+def beside(titles: Sequence[str], *, height: int, right: int = 28) -> Figure:
+    """Return an empty figure with one panel for each title, side by side, with the scale of their y axes in common.
+
+    `height` and `right` (the right margin) are pixels.
+    """
+    n = len(titles)
+    width = (1 - _GAP * (n - 1)) / max(n, 1)
+    layout: Figure = {
+        "height": height,
+        "margin": {"l": 70, "r": right, "t": 42, "b": 60},
+        "font": {"family": FONT, "size": 13, "color": INK},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "hovermode": "closest",
+        "hoverlabel": {"font": {"family": FONT}, "namelength": -1},
+        "showlegend": False,
+        "annotations": [],
+        "shapes": [],
+    }
+    for i, title in enumerate(titles):
+        left = i * (width + _GAP)
+        layout[_key("x", i)] = _AXIS | {"domain": [left, left + width], "anchor": _ref("y", i), "showline": True}
+        layout[_key("y", i)] = _AXIS | {"anchor": _ref("x", i)}
+        layout[_key("y", i)] |= {"matches": "y", "showticklabels": False, "ticks": ""} if i else {}
+        place = {"xref": "paper", "yref": "paper", "x": left, "y": 1, "xanchor": "left", "yanchor": "bottom"}
+        text = f"<b>{plain(title)}</b>" if title else ""
+        layout["annotations"].append(place | {"text": text, "yshift": 8, "showarrow": False, "font": {"size": 14}})
+    return {"data": [], "layout": layout}
+
+
+def axis(figure: Figure, letter: str, panel: int) -> Figure:
+    """Return the axis of a panel, to be changed in place; `letter` is "x" or "y"."""
+    found: Figure = figure["layout"].setdefault(_key(letter, panel), {})
+    return found
+
+
+def line(curve: Curve, *, name: str, colour: str, width: float, panel: int, value: str, dash: str = "solid") -> Figure:
+    """Return the mean of a curve as a line; `value` is the d3 format of y in the label under the mouse."""
+    return {
+        "type": "scatter",
+        "mode": "lines" if len(curve.x) > 1 else "markers",
+        "name": plain(name),
+        "legendgroup": plain(name),
+        "x": list(curve.x),
+        "y": list(curve.mean),
+        "line": {"color": colour, "width": width, "dash": dash},
+        "marker": {"color": colour},
+        "hovertemplate": f"%{{fullData.name}}<br>%{{x}}: %{{y:{value}}}<extra></extra>",
+    } | on(panel)
+
+
+def band(curve: Curve, *, colour: str, panel: int) -> list[Figure]:
+    """Return the shade between the smallest and the largest run; nothing where there is only one."""
+    if curve.low == curve.high or len(curve.x) < 2:
+        return []
+    x, low, high = list(curve.x), list(curve.low), list(curve.high)
+    rgb = ",".join(str(int(colour[k : k + 2], 16)) for k in (1, 3, 5))
+    shade = {"type": "scatter", "mode": "lines", "fill": "toself", "fillcolor": f"rgba({rgb},0.16)"}
+    outline = {"x": x + x[::-1], "y": high + low[::-1], "line": {"width": 0}}
+    return [shade | outline | {"hoverinfo": "skip", "showlegend": False} | on(panel)]
+
+
+def on(panel: int) -> Figure:
+    """Return what puts a trace on a panel."""
+    return {"xaxis": _ref("x", panel), "yaxis": _ref("y", panel)}
+
+
+def depth_bar(layers: Sequence[str], colours: Sequence[str]) -> Figure:
+    """Return an invisible trace whose colour bar is the legend: one band a layer, the first at the bottom."""
+    n = len(layers)
+    scale = [[(i + edge) / n, colour] for i, colour in enumerate(colours) for edge in (0, 1)]
+    shown = some(n)
+    bar = {"title": {"text": "layer", "side": "top"}, "thickness": 14, "len": 1.0, "outlinewidth": 0, "ticks": ""}
+    bar |= {
+        "tickvals": shown,
+        "ticktext": [plain(short(layers[i])) for i in shown],
+        "tickfont": {"size": 11.5, "color": MUTED},
+    }
+    marker = {"color": [0], "cmin": -0.5, "cmax": n - 0.5, "colorscale": scale, "showscale": True, "colorbar": bar}
+    hidden = {"x": [None], "y": [None], "hoverinfo": "skip", "showlegend": False}
+    return {"type": "scatter", "mode": "markers", "marker": marker} | hidden
+
+
+def some(n: int, *, most: int = 16) -> list[int]:
+    """Return at most `most` evenly spaced indices below `n`, the first and the last among them."""
+    ticks = min(n, most)
+    return [round(i * (n - 1) / (ticks - 1)) for i in range(ticks)] if ticks > 1 else list(range(n))
+
+
+def logarithmic(figure: Figure, panel: int, limits: tuple[float, float]) -> None:
+    """Make the y axis of a panel logarithmic, from a little below the smaller limit to a little above the larger."""
+    low, high = math.log10(limits[0]) - 0.35, math.log10(limits[1]) + 0.35
+    step = max(1, math.ceil((high - low) / 10))  # in powers of ten
+    axis(figure, "y", panel).update(type="log", range=[low, high], exponentformat="power", dtick=step)
+
+
+def by_layer(figure: Figure, panel: int, layers: Sequence[str]) -> None:
+    """Put the layers on the x axis of a panel, in this order; long names are cut, and of many layers some are named."""
+    named = [layers[i] for i in some(len(layers), most=26)]
+    title = {"text": "layer, from the input to the output", "standoff": 10}
+    order = {"type": "category", "categoryorder": "array", "categoryarray": list(layers)}
+    ticks = {"tickvals": named, "ticktext": [plain(short(name)) for name in named], "tickangle": -45}
+    axis(figure, "x", panel).update(order | ticks | {"title": title})
+
+
+def level(figure: Figure, value: float, *, panel: int, text: str = "", log: bool = False, left: bool = False) -> None:
+    """Draw a dotted horizontal line over the whole width of a panel, its label under the right (or over the left) end."""
+    place = {"xref": f"{_ref('x', panel)} domain", "yref": _ref("y", panel)}
+    ends = {"type": "line", "x0": 0, "x1": 1, "y0": value, "y1": value}
+    figure["layout"]["shapes"].append(place | ends | {"line": {"color": MUTED, "width": 1.2, "dash": "dot"}})
+    if not text:
+        return
+    height = math.log10(value) if log else value  # plotly wants the exponent here, the value in a shape
+    where = {"x": 0 if left else 1, "y": height, "xanchor": "left" if left else "right"}
+    label = {
+        "text": text,
+        "showarrow": False,
+        "yanchor": "bottom" if left else "top",
+        "bgcolor": "rgba(255,255,255,0.8)",
+    }
+    figure["layout"]["annotations"].append(place | where | label | {"font": {"size": 11.5, "color": MUTED}})
+
+
+def with_legend(figure: Figure) -> Figure:
+    """Show each name once, above the panels, and make room for as many rows as the names will need."""
+    names: dict[str, None] = {}
+    for trace in figure["data"]:
+        if trace.get("showlegend", True):
+            trace["showlegend"] = trace["legendgroup"] not in names
+            names[trace["legendgroup"]] = None
+    rows = math.ceil(sum(55 + 7.2 * len(name) for name in names) / 900)
+    layout = figure["layout"]
+    layout["showlegend"] = True
+    layout["legend"] = {"orientation": "h", "x": 0, "xanchor": "left", "yref": "container", "y": 1, "yanchor": "top"}
+    layout["legend"] |= {"font": {"size": 12.5}, "bgcolor": "rgba(0,0,0,0)"}
+    layout["margin"]["t"] += 22 * rows
+    layout["height"] += 22 * rows
+    return figure
+
+
+def plain(text: str) -> str:
+    """Escape what plotly would take for markup in a name."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _key(letter: str, panel: int) -> str:
+    return f"{letter}axis{panel + 1 if panel else ''}"
+
+
+def _ref(letter: str, panel: int) -> str:
+    return f"{letter}{panel + 1 if panel else ''}"

@@ -1,0 +1,191 @@
+"""Still pictures for a README: the same curves as the page, drawn with matplotlib and saved as PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from deepsup.errors import ConfigError
+from deepsup.reports import curves, figures
+from deepsup.reports.curves import THRESHOLD
+from deepsup.reports.formats import magnitude, short
+from deepsup.reports.packages import need
+from deepsup.reports.panels import EDGE, GRID, INK, MUTED, some
+from deepsup.reports.read import Run
+from deepsup.reports.summary import Evidence, baseline, evidence
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH: Final = 9.0
+DPI: Final = 200
+"""9 inches at 200 dots: 1800 pixels, drawn for a place that is 900 pixels wide on a sharp screen."""
+
+_DASHES: Final[tuple[Any, ...]] = (":", "--", "-.", (0, (5, 1)), (0, (1, 1)))
+
+
+def gradient_picture(path_in: str | Path, out_png: str | Path, group: str | None = None) -> Path:
+    """Draw the mean |gradient| of each layer over the first iterations, the baseline left, the supervised arm right.
+
+    >>> gradient_picture("runs/demo", "docs/gradients.png", group="sgd")     # doctest: +SKIP
+
+    Without `group` the first group with recorded gradients is drawn. A single run is one panel.
+    """
+    found = evidence(path_in)
+    probed = {g: arms for g, arms in found.groups.items() if any(map(curves.first_iterations, arms.values()))}
+    if not probed:
+        raise ConfigError(f"no gradients were recorded in {path_in}. Train with log.gradients above 0.")
+    name = _chosen(group, probed)
+    arms = {arm: runs for arm, runs in _pair(found, name).items() if curves.first_iterations(runs)}
+    figure, panels = _canvas(len(arms), height=4.1)
+    layers = curves.layers(run for runs in arms.values() for run in runs)
+    colours = dict(zip(layers, curves.depth_colours(len(layers)), strict=True))
+    low, high = figures.limits({name: arms})
+    for panel, (arm, runs) in zip(panels, arms.items(), strict=True):
+        for layer, curve in curves.gradients(runs).items():
+            panel.plot(curve.positive().x, curve.positive().mean, color=colours[layer], linewidth=1.5)
+        panel.set(xlabel="iteration", yscale="log", ylim=(low / 2.5, high * 2.5))
+        panel.tick_params(axis="y", which="minor", length=0)
+        n = sum(bool(run.gradients) for run in runs)
+        _head(panel, f"{arm} (mean of {n} seeds)" if n > 1 else f"{arm} (1 seed)")
+        last = panel is panels[-1]
+        _level(panel, THRESHOLD, text=f"{magnitude(THRESHOLD)}, the CNDS paper's threshold" if last else "")
+    panels[0].set_ylabel("mean |gradient| of a layer")
+    _layer_bar(figure, panels, layers=layers, colours=list(colours.values()))
+    return _saved(figure, out_png)
+
+
+def accuracy_picture(path_in: str | Path, out_png: str | Path, group: str | None = None) -> Path:
+    """Draw the validation accuracy over epochs: one panel a group (or only `group`), all arms in it.
+
+    Thick: the networks' own outputs, mean over seeds and the range between them. Thin: the branches.
+    """
+    found = evidence(path_in)
+    trained = {g: arms for g, arms in found.groups.items() if any(run.epochs for r in arms.values() for run in r)}
+    if not trained:
+        raise ConfigError(f"no epoch has finished in {path_in}, so there is no accuracy to draw yet.")
+    names = list(trained) if group is None else [_chosen(group, trained)]
+    figure, panels = _canvas(len(names), height=4.3)
+    for panel, name in zip(panels, names, strict=True):
+        colours = curves.arm_colours(list(trained[name]), baseline=_baseline(found, name))
+        for arm, runs in trained[name].items():
+            _accuracy_lines(panel, arm, runs, colour=colours[arm])
+        panel.set(xlabel="epoch", ylim=(0, 1.02))
+        panel.xaxis.set_major_locator(_mpl("ticker").MaxNLocator(integer=True))
+        panel.yaxis.set_major_formatter(_mpl("ticker").PercentFormatter(1.0))
+        _head(panel, name)
+        _level(panel, 0.9, text="90 %", left=True)
+    panels[0].set_ylabel("accuracy on validation data")
+    _legend(figure, panels)
+    return _saved(figure, out_png)
+
+
+def _accuracy_lines(panel: Axes, arm: str, runs: Sequence[Run], *, colour: str) -> None:
+    heads = curves.accuracies(runs)
+    main = heads.pop("main", None)
+    pale = curves.tint(colour, 0.25)
+    if main:
+        panel.plot(main.x, main.mean, color=colour, linewidth=2.6, label=f"{arm}: main output", zorder=3)
+    if main and main.low != main.high:
+        panel.fill_between(main.x, main.low, main.high, color=colour, alpha=0.16, linewidth=0)
+    for i, (head, curve) in enumerate(heads.items()):
+        dash = _DASHES[i % len(_DASHES)]
+        panel.plot(curve.x, curve.mean, color=pale, linewidth=1.2, linestyle=dash, label=f"{arm}: {head}")
+
+
+def _canvas(panels: int, *, height: float) -> tuple[Figure, list[Axes]]:
+    """Return a figure that belongs to no window and no global state, and its panels with one shared y axis."""
+    figure: Figure = _mpl("figure").Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
+    _mpl("backends.backend_agg").FigureCanvasAgg(figure)
+    axes: list[Axes] = list(figure.subplots(1, panels, sharey=True, squeeze=False)[0])
+    for i, panel in enumerate(axes):
+        panel.grid(color=GRID, linewidth=0.8)
+        panel.set_axisbelow(True)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.spines[["left", "bottom"]].set_color(EDGE)
+        panel.tick_params(colors=MUTED, labelsize=9.5)
+        panel.tick_params(axis="y", length=0 if i else 3.5)
+        for label in (panel.xaxis.label, panel.yaxis.label):
+            label.set(fontsize=10.5, color=INK)
+    return figure, axes
+
+
+def _head(panel: Axes, title: str) -> None:
+    panel.set_title(title, loc="left", fontsize=11.5, fontweight="bold", color=INK)
+
+
+def _level(panel: Axes, value: float, *, text: str, left: bool = False) -> None:
+    """Draw a dotted line over the whole width, its label under the right (or over the left) end."""
+    panel.axhline(value, color=MUTED, linewidth=1.1, linestyle=":")
+    behind = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.0}
+    panel.annotate(
+        text,
+        (0 if left else 1, value),
+        xycoords=("axes fraction", "data"),
+        xytext=(3, 3) if left else (-3, -4),
+        textcoords="offset points",
+        ha="left" if left else "right",
+        va="bottom" if left else "top",
+        fontsize=8.5,
+        color=MUTED,
+        bbox=behind if text else None,
+    )
+
+
+def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
+    """Name every line once, the networks' own outputs first."""
+    found: dict[str, Any] = {}
+    for panel in panels:
+        handles, names = panel.get_legend_handles_labels()
+        found = dict(zip(names, handles, strict=True)) | found
+    names = sorted(found, key=lambda name: not name.endswith(": main output"))
+    look: dict[str, Any] = {"ncols": min(5, len(names)), "frameon": False, "fontsize": 9, "labelcolor": INK}
+    figure.legend([found[name] for name in names], names, loc="outside lower center", **look)
+
+
+def _layer_bar(figure: Figure, panels: Sequence[Axes], *, layers: Sequence[str], colours: Sequence[str]) -> None:
+    """Draw the legend: one band of colour a layer, the first at the bottom."""
+    n = len(layers)
+    norm = _mpl("colors").BoundaryNorm([i - 0.5 for i in range(n + 1)], n)
+    scale = _mpl("cm").ScalarMappable(norm, _mpl("colors").ListedColormap(list(colours)))
+    shown = some(n)
+    bar = figure.colorbar(scale, ax=list(panels), ticks=shown, pad=0.015, aspect=28)
+    bar.set_ticklabels([short(layers[i]) for i in shown], fontsize=8.5, color=MUTED)
+    bar.ax.tick_params(length=0)
+    bar.ax.minorticks_off()
+    bar.ax.set_title("layer", fontsize=9.5, color=INK)
+    bar.outline.set_visible(False)
+
+
+def _pair(found: Evidence, group: str) -> Mapping[str, Sequence[Run]]:
+    """Return the baseline and the arm that is judged against it: a picture has room for two."""
+    arms = found.groups[group]
+    stated = next(g for g in found.compare["groups"] if g["name"] == group)
+    candidate = (stated.get("verdict") or {}).get("candidate")
+    order = [arm for arm in dict.fromkeys((_baseline(found, group), candidate, *arms)) if arm in arms]
+    return {arm: arms[arm] for arm in order[:2]}
+
+
+def _baseline(found: Evidence, group: str) -> str | None:
+    return next((baseline(stated) for stated in found.compare["groups"] if stated["name"] == group), None)
+
+
+def _chosen(group: str | None, groups: Mapping[str, Any]) -> str:
+    if group is None:
+        return next(iter(groups))
+    if group not in groups:
+        raise ConfigError(f"no group {group!r} with something to draw. There is: {', '.join(map(repr, groups))}.")
+    return group
+
+
+def _saved(figure: Figure, out_png: str | Path) -> Path:
+    out = Path(out_png)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, format="png", facecolor="white", metadata={"Software": None})
+    return out
+
+
+def _mpl(module: str) -> Any:
+    return need(f"matplotlib.{module}", purpose="a picture")

@@ -1,0 +1,161 @@
+"""What a comparison says, completed from the journals of its runs where it says nothing yet."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deepsup.errors import ConfigError
+from deepsup.reports import read
+from deepsup.reports.formats import known, listing, percent
+from deepsup.reports.read import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that lies on disk about one run or one comparison.
+
+    `compare` has the schema of compare.json. What the file lacks (a comparison under way, a single run) is computed
+    from the journals; what it states is left alone, and `notes` says so where the two disagree.
+    """
+
+    path: Path
+    compare: Mapping[str, Any]
+    runs: tuple[Run, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def single(self) -> bool:
+        """Whether this is one run, so that there is nothing to compare it with."""
+        return (self.path / read.JOURNAL).is_file()
+
+    @property
+    def groups(self) -> dict[str, dict[str, tuple[Run, ...]]]:
+        """The runs by group and arm, in the order of the comparison."""
+        result: dict[str, dict[str, tuple[Run, ...]]] = {
+            group["name"]: dict.fromkeys(group["arms"], ()) for group in self.compare["groups"]
+        }
+        for run in self.runs:
+            result[run.group][run.arm] += (run,)
+        return result
+
+
+def evidence(path: str | Path) -> Evidence:
+    """Read everything about the run or comparison at `path`.
+
+    >>> evidence("runs/demo").compare["groups"][0]["verdict"]      # doctest: +SKIP
+    """
+    folder = Path(path)
+    runs = read.runs(folder)
+    stated = None if (folder / read.JOURNAL).is_file() else read.comparison(folder)
+    if not runs and not (stated or {}).get("groups"):
+        raise ConfigError(f"nothing to report in {folder}: no run has written its first record yet.")
+    compare = complete(stated or {}, runs, folder=folder)
+    return Evidence(folder, compare, tuple(runs), tuple(notes(stated, compare, runs, folder=folder)))
+
+
+def complete(stated: Mapping[str, Any], runs: Sequence[Run], *, folder: Path) -> dict[str, Any]:
+    """Return the comparison `stated` with every field that it lacks computed from `runs`."""
+    groups: dict[str, dict[str, Any]] = {}
+    for group in stated.get("groups") or ():
+        name = str(group.get("name") or "")
+        groups[name] = {"verdict": None, **group, "name": name, "arms": dict(group.get("arms") or {})}
+    for run in runs:
+        group = groups.setdefault(run.group, {"name": run.group, "arms": {}, "verdict": None})
+        group["arms"].setdefault(run.arm, {})
+    for name, group in groups.items():
+        for arm, fields in group["arms"].items():
+            members = [run for run in runs if (run.group, run.arm) == (name, arm)]
+            group["arms"][arm] = _filled(fields or {}, members, folder=folder)
+    return {
+        "name": folder.resolve().name,
+        "rule": None,
+        "metric": "accuracy",
+        **stated,
+        "groups": list(groups.values()),
+    }
+
+
+def baseline(group: Mapping[str, Any]) -> str | None:
+    """Return the arm that the others are measured against: the verdict's, else "plain", else the first of several."""
+    arms = list(group["arms"])
+    if len(arms) < 2:
+        return None
+    named = (group.get("verdict") or {}).get("baseline")
+    return next((arm for arm in (named, "plain", *arms) if arm in arms), None)
+
+
+def finished(arm: Mapping[str, Any]) -> tuple[int, int]:
+    """Return how many runs of an arm have a final accuracy, and how many it should have."""
+    final = arm.get("final") or []
+    return sum(known(value) for value in final), max(len(arm.get("runs") or []), len(final))
+
+
+def notes(
+    stated: Mapping[str, Any] | None, compare: Mapping[str, Any], runs: Sequence[Run], *, folder: Path
+) -> list[str]:
+    """Return what a reader must know before believing the numbers: runs not finished, files that disagree."""
+    result = []
+    if stated is None and not (folder / read.JOURNAL).is_file():
+        result.append(
+            f"There is no {read.COMPARISON} here yet, so this is a comparison under way: the numbers below come from "
+            "the journals of the runs found so far, and there is no verdict."
+        )
+    found = {_name(run, folder) for run in runs}
+    if missing := [name for name in read.listed_runs(compare) if name not in found]:
+        result.append(f"Not started yet, or journal missing: {listing(missing)}.")
+    for run in runs:
+        where = f"after epoch {run.epochs[-1].epoch}" if run.epochs else "before the end of its first epoch"
+        if run.stop is not None:
+            result.append(f"{run.name} stopped {where}: {run.stop.rstrip('.')}.")
+        elif not run.finished:
+            result.append(f"{run.name} has not finished: its journal ends {where}.")
+    return result + _disagreements(stated or {}, runs, folder=folder)
+
+
+def _disagreements(stated: Mapping[str, Any], runs: Sequence[Run], *, folder: Path) -> list[str]:
+    journals = {_name(run, folder): run.end.accuracy for run in runs if run.end}
+    result = []
+    for group in stated.get("groups") or ():
+        for arm in (group.get("arms") or {}).values():
+            for name, value in zip(arm.get("runs") or (), arm.get("final") or (), strict=False):
+                if name in journals and known(value) and not math.isclose(value, journals[name], abs_tol=1e-6):
+                    result.append(
+                        f"{read.COMPARISON} gives {name} an accuracy of {percent(value)} %, its journal "
+                        f"{percent(journals[name])} %: the run changed after the comparison. Run the comparison again."
+                    )
+    return result
+
+
+def _filled(fields: Mapping[str, Any], runs: Sequence[Run], *, folder: Path) -> dict[str, Any]:
+    """Return an arm of a comparison with the fields that are missing or null taken from its journals."""
+    by_name = {_name(run, folder): run for run in runs}
+    names = list(fields.get("runs") or by_name)
+    members = [by_name.get(name) for name in names]
+    ends = [run.end if run else None for run in members]
+    values = [end.accuracy for end in ends if end and known(end.accuracy)]
+    cost = next((run.cost for run in runs if run.cost), {})
+    trunk = {key: cost.get(f"trunk_{key}") for key in ("params", "flops")}
+    computed: dict[str, Any] = {
+        "runs": names,
+        "final": [end.accuracy if end else None for end in ends],
+        "mean": statistics.fmean(values) if values else None,
+        "std": statistics.stdev(values) if len(values) > 1 else None,
+        "epochs_to_90": [run.epochs_to(0.9) if run else None for run in members],
+        "seconds": [end.seconds if end else None for end in ends],
+        "step_ms": [end.step_ms if end else None for end in ends],
+    }
+    for key, value in trunk.items():
+        computed[f"train_{key}"] = None if value is None else value + (cost.get(f"head_{key}") or 0)
+        computed[f"inference_{key}"] = value
+    return computed | {key: value for key, value in fields.items() if value is not None}
+
+
+def _name(run: Run, folder: Path) -> str:
+    """Return a run's name inside its comparison, the way compare.json lists it."""
+    relative = run.path.relative_to(folder).as_posix()
+    return run.name if relative == "." else relative
