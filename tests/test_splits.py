@@ -15,7 +15,8 @@ from deepsup import datasets
 from deepsup.datasets import ArraySplit, FolderSplit, Split
 from deepsup.datasets.arrays import channel_statistics, crop_and_flip
 from deepsup.errors import ConfigError, DatasetError
-from tiny_images import write_pets
+
+from .tiny_images import write_pets
 
 torch.set_num_threads(1)
 

@@ -143,7 +143,7 @@ class Plan:
         return cls.from_dict(data)
 
     def __str__(self) -> str:
-        from_trunk = f"{self.model}: {_millions(self.params)} parameters, {_millions(self.flops)} FLOPs a sample"
+        from_trunk = f"{self.model}: {millions(self.params)} parameters, {millions(self.flops)} FLOPs a sample"
         title = f"{len(self.branches)} branch{'es' * (len(self.branches) != 1)} by method '{self.method}'"
         lines = [f"{from_trunk}; {title}"]
         if self.branches:
@@ -166,8 +166,8 @@ def _table(branches: Sequence[Branch]) -> list[str]:
             heads.show(b.head),
             losses.show(b.loss),
             f"{b.weight.value:g}" if isinstance(b.weight, schedules.constant) else b.to_dict()["weight"],
-            _millions(b.params),
-            _millions(b.flops),
+            millions(b.params),
+            millions(b.flops),
         ]
         for b in branches
     ]
@@ -182,7 +182,8 @@ def _table(branches: Sequence[Branch]) -> list[str]:
     ]
 
 
-def _millions(count: int) -> str:
+def millions(count: int) -> str:
+    """A count of parameters or FLOPs to three digits: `11.2M`, `650`."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if count >= size:
             return f"{count / size:.3g}{letter}" if count < 1000 * size else f"{count / size:.0f}{letter}"
@@ -191,7 +192,7 @@ def _millions(count: int) -> str:
 
 def _share(part: int, whole: int) -> str:
     if not whole:
-        return _millions(part)
+        return millions(part)
     return "under 0.1%" if 0 < part / whole < 5e-4 else f"{part / whole:.1%}"
 
 

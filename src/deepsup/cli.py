@@ -1,0 +1,291 @@
+"""The command line: layers | plan | probe | train | compare | report | strip | methods. The one file that parses and prints."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import torch
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from . import methods as method_table
+from . import networks, reports
+from .errors import ConfigError, DeepsupError
+from .planning import plan as make_plan
+from .plans import Plan, millions
+from .probes import Probe
+from .stripping import verify as verify_certificate
+from .traces import Trace, trace
+from .training import comparisons, configs, runs
+from .training.displays import Display
+from .weights import load_weights
+
+app = typer.Typer(
+    name="deepsup",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="Train the middle of a network, not only its end: attach auxiliary supervision to any PyTorch layer by name, "
+    "train, prove whether it helped, and remove it without a trace.",
+    epilog="Try: `deepsup layers torchvision:resnet18`, then `deepsup plan torchvision:resnet18 --at layer2`.",
+)
+console = Console()
+
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        help="`deepsup:NAME` (ours), `timm:NAME`, `torchvision:NAME`, or `package.module:factory` for your own.",
+        show_default=False,
+    ),
+]
+Size = Annotated[int, typer.Option(help="Height and width of the input in pixels.")]
+Channels = Annotated[int, typer.Option(help="Channels of the input.")]
+Classes = Annotated[int, typer.Option(help="Classes the model predicts.")]
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[CONFIG.yaml] [KEY=VALUE]...",
+        help="A YAML file, and settings laid over it: `optimizer.lr=0.1 supervise.at=[relu5]`.",
+        show_default=False,
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost, and stop.")]
+
+
+@app.command()
+def layers(
+    model: ModelName,
+    size: Size = 224,
+    channels: Channels = 3,
+    classes: Classes = 1000,
+    every: Annotated[bool, typer.Option("--all", help="Every module, not only where the trunk can be tapped.")] = False,
+) -> None:
+    """List the layers of a model: name, type, output, depth. `50%` and `stride:16` choose from these rows."""
+    seen = trace(_build(model, size, channels, classes), torch.randn(2, channels, size, size))
+    table = Table(box=box.SIMPLE_HEAD, title=f"{seen.model}: {millions(seen.params)} parameters", title_justify="left")
+    for title, side in (("layer", "left"), ("type", "left"), ("output", "left"), ("layout", "left"), ("depth", "right")):
+        table.add_column(title, justify="right" if side == "right" else "left", overflow="fold")
+    table.add_column("stride", justify="right")
+    table.add_column("params", justify="right")
+    for name in seen.layers if every else seen.trunk:
+        table.add_row(*_layer_row(seen, name))
+    console.print(table)
+    if not every:
+        console.print(f"{len(seen.trunk)} of {len(seen.layers)} layers: where the trunk can be tapped. All: --all", style="dim")
+
+
+def _layer_row(seen: Trace, name: str) -> list[str]:
+    layer = seen.layers[name]
+    note = {0: "never called"}.get(layer.calls, f"called {layer.calls} times" if layer.calls > 1 else "")
+    shape = note or (str(layer.feature) if layer.feature else layer.problem and "no tensor")
+    layout = layer.feature.layout if layer.feature and not note else ""
+    depth = f"{layer.depth:.0%}" if layer.calls else ""
+    return [name, layer.type, shape, layout, depth, str(layer.stride or ""), millions(layer.params)]
+
+
+@app.command()
+def plan(
+    model: ModelName,
+    at: Annotated[
+        list[str],
+        typer.Option(help="Layer to supervise: a name, a glob `layer[1-3].*`, `type:Bottleneck`, `50%`, `stride:16`. Repeatable."),
+    ],
+    method: Annotated[str, typer.Option(help="A published method; `deepsup methods` lists them.")] = "aux",
+    head: Annotated[str | None, typer.Option(help="pool | linear | token | cnds, options as in `cnds(hidden=256)`.")] = None,
+    weight: Annotated[str | None, typer.Option(help="A number or a schedule: `linear(0.3, 0)`.")] = None,
+    size: Size = 224,
+    channels: Channels = 3,
+    classes: Classes = 1000,
+    save: Annotated[Path | None, typer.Option(help="Write the plan to this JSON file.")] = None,
+) -> None:
+    """Show what would be attached where, and what it costs, before anything is attached."""
+    built = _build(model, size, channels, classes)
+    made = make_plan(built, torch.randn(2, channels, size, size), at=at, method=method, head=head, weight=weight)
+    _print_plan(made)
+    if save:
+        made.save(save)
+        console.print(f"written to {save}")
+
+
+@app.command()
+def probe(
+    words: Words = None,
+) -> None:
+    """Measure where gradients vanish on your data, and recommend layers to supervise.
+
+    Takes the same settings as `train`: `deepsup probe model=torchvision:resnet18 data.name=cifar10 data.root=data`.
+    Nothing is trained or written.
+    """
+    config = _train_config(words)
+    _print_probe(runs.measure(config), config)
+
+
+def _print_probe(found: Probe, config: configs.TrainConfig) -> None:
+    table = Table(box=box.SIMPLE_HEAD, title=f"{found.model}: gradient of the top loss, {found.iterations} iterations")
+    for title in ("layer", "depth", "mean |gradient|", "", "tap after"):
+        table.add_column(title, justify="right" if title in ("depth", "mean |gradient|") else "left")
+    largest = max(row.mean for row in found.rows) or 1.0
+    smallest = min((row.mean for row in found.rows if row.mean > 0), default=largest)
+    for row in found.rows:
+        table.add_row(row.layer, f"{row.depth:.0%}", f"{row.mean:.1e}", _bar(row.mean, smallest, largest), row.tap or "")
+    console.print(table)
+    for rule, says in (("threshold", "mean gradient below 1e-7, the rule of CNDS"), ("drop", "a tenth of the branch above")):
+        layers_ = ", ".join(found.recommend(rule)) or "no layer"
+        console.print(f"supervise.at=[{layers_}]" if layers_ != "no layer" else "no layer", f"[dim]by rule '{rule}': {says}[/dim]")
+
+
+def _bar(value: float, smallest: float, largest: float) -> str:
+    """A bar on a logarithmic scale, 1 to 24 characters."""
+    if value <= 0 or largest <= smallest:
+        return ""
+    share = torch.log(torch.tensor(value / smallest)) / torch.log(torch.tensor(largest / smallest))
+    return "█" * (1 + round(23 * float(share)))
+
+
+@app.command()
+def train(words: Words = None, dry_run: DryRun = False) -> None:
+    """Train one run as configured; a stopped run goes on from its checkpoint, a finished one is left alone.
+
+    `deepsup train examples/digits.yaml optimizer.name=adam optimizer.lr=0.001`
+    """
+    config = _train_config(words)
+    if dry_run:
+        _dry_run(config)
+        return
+    with Display(console, name=config.name) as display:
+        result = runs.train(config, on_record=display.see)
+    if result.already_done:
+        console.print(f"{result.folder} is finished already; remove it or choose another output= to train again.")
+    if runs.is_main_process():
+        console.print(reports.run_table(reports.run(result.folder)))
+        console.print(f"plain weights: {result.folder / 'model.safetensors'}")
+
+
+@app.command()
+def compare(words: Words = None, dry_run: DryRun = False) -> None:
+    """Train with and without branches from the same seeds, and judge by a rule that is written down first.
+
+    Prints the table, the paired verdict and the strip certificates, and writes `report.html`.
+    """
+    config = _load(words)
+    if not isinstance(config, configs.ComparisonConfig):
+        raise ConfigError("this configuration describes one run: it has no arms. Use `deepsup train`, or add arms and seeds.")
+    if dry_run:
+        for group in config.groups:
+            cell = next(c for c in config.expand() if c.group == group and c.arm == config.candidate)
+            console.print(f"{group}/{config.candidate}", style="bold")
+            _dry_run(cell.config)
+        return
+    with Display(console, name=config.name) as display:
+        result = comparisons.compare(config, on_event=display.see)
+    _print_comparison(result, Path(config.output))
+
+
+def _print_comparison(result: dict[str, Any], folder: Path) -> None:
+    console.print(reports.comparison_table(result))
+    for line in reports.verdict_lines(result):
+        console.print(line, highlight=False)
+    for proof in result["certificates"]:
+        says = "identical to the plain model" if proof["identical"] else "NOT identical"
+        console.print(f"strip {proof['run']}: {says}, sha256 {proof['state_sha256'][:16]}", highlight=False)
+    console.print(f"report: {reports.write_html(folder, folder / 'report.html')}", highlight=False)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run's or a comparison's folder.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Where to write; FOLDER/report.html if not given.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Also draw the gradients of each layer as a PNG.")] = None,
+    group: Annotated[str | None, typer.Option(help="Which group of a comparison the picture shows.")] = None,
+) -> None:
+    """Make one HTML page from the journals of a run or a comparison; it opens without a network."""
+    console.print(f"report: {reports.write_html(folder, out or folder / 'report.html')}", highlight=False)
+    if picture:
+        console.print(f"picture: {reports.gradient_picture(folder, picture, group)}", highlight=False)
+
+
+@app.command()
+def strip(
+    folder: Annotated[Path, typer.Argument(help="A run's folder, finished or not.", show_default=False)],
+    verify: Annotated[bool, typer.Option("--verify", help="Check the certificate against the weights again.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Copy the plain weights to this file.")] = None,
+) -> None:
+    """Write the plain weights of a run (safetensors) and a certificate that nothing of deepsup is left in them.
+
+    `--verify` builds the untouched model anew, loads the weights strictly and runs it on the certified input.
+    """
+    weights, certificate = runs.strip_run(folder)
+    if out:
+        out.write_bytes(weights.read_bytes())
+        weights = out
+    console.print(f"plain weights: {weights}", highlight=False)
+    if certificate is None:
+        console.print("this run trained the plain model: there was nothing to strip, so there is no certificate")
+        return
+    console.print(f"certificate: {certificate}", highlight=False)
+    if verify:
+        model = runs.untouched_model(folder)
+        load_weights(model, weights)
+        proof = verify_certificate(certificate, model)
+        console.print(
+            f"verified: weights sha256 {proof['state_sha256'][:16]}, no hook left, outputs {proof['outputs']}", highlight=False
+        )
+
+
+@app.command()
+def methods() -> None:
+    """List the published methods with formula, source and deviations."""
+    for method in method_table.METHODS.values():
+        console.print(f"[bold]{method.name}[/bold]  {method.summary}", highlight=False)
+        for title in ("formula", "source", "head", "weight", "deviations"):
+            console.print(f"  [dim]{title:<10}[/dim]  {getattr(method, title)}", highlight=False)
+
+
+def _build(model: str, size: int, channels: int, classes: int) -> torch.nn.Module:
+    return networks.build(model, classes=classes, in_channels=channels, size=size)
+
+
+def _load(words: list[str] | None) -> configs.Config:
+    """Words without `=` are the file, the others overrides."""
+    files = [w for w in words or [] if "=" not in w]
+    if len(files) > 1:
+        raise ConfigError(f"one configuration file at a time; found {', '.join(files)}. Settings are written key=value.")
+    return configs.load(files[0] if files else None, [w for w in words or [] if "=" in w])
+
+
+def _train_config(words: list[str] | None) -> configs.TrainConfig:
+    config = _load(words)
+    if isinstance(config, configs.ComparisonConfig):
+        raise ConfigError("this configuration describes a comparison. Use `deepsup compare`, or a file without arms.")
+    return config
+
+
+def _dry_run(config: configs.TrainConfig) -> None:
+    prepared = runs.prepare(config)
+    _print_plan(prepared.plan)
+    batches = prepared.data.train.n_batches(config.data.batch_size)
+    console.print(f"{config.epochs} epochs of {batches} batches of {config.data.batch_size}, into {config.output}", highlight=False)
+
+
+def _print_plan(made: Plan) -> None:
+    for line in str(made).splitlines():
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def run() -> NoReturn:
+    """The `deepsup` command: named errors are printed without a traceback, with exit status 1."""
+    sys.path.insert(0, "")  # so that `package.module:factory` finds what lies in the current folder, as `python -m` does
+    try:
+        app()
+    except DeepsupError as error:
+        Console(stderr=True).print(f"[bold red]{type(error).__name__}[/bold red]: ", end="")
+        print(error, file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("stopped; start the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)

@@ -1,0 +1,150 @@
+"""Everything a run needs to go on as if nothing had happened, in one file that is whole or is not there.
+
+A checkpoint is written beside its place, flushed to the disk and renamed over the old one, so that a kill at any moment
+leaves the last good one. It begins with a header of its own:
+
+    8 bytes  b"DEEPSUP\\n"     4 bytes  format version     8 bytes  length of the payload     32 bytes  its SHA-256
+
+so that a file that is cut off, altered, foreign or from another version is told apart before anything is read from
+it. The payload is read with `weights_only=True`: it can hold tensors and plain values, never code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import random
+import struct
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deepsup import __version__
+from deepsup.errors import CheckpointError
+from deepsup.weights import write_atomically
+
+MAGIC = b"DEEPSUP\n"
+FORMAT = 1
+_HEADER = struct.Struct("<8sIQ32s")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a run between two steps.
+
+    `step` counts optimiser steps done, `epoch` finished epochs and `batch` the batches done of the epoch under way.
+    `rng` holds one state a process, `feed_rng` those at the beginning of the epoch, from which an epoch's own
+    shuffling can be repeated, `tallies` the sums of the epoch so far. `seconds` is the training time so far,
+    `epoch_began` that before the epoch under way.
+    """
+
+    net: dict[str, Any]
+    optimizer: dict[str, Any]
+    epoch: int
+    batch: int
+    step: int
+    rng: list[dict[str, Any]]
+    feed_rng: list[dict[str, Any]]
+    tallies: list[dict[str, Any]]
+    journal: int
+    accuracy: float | None = None
+    best_accuracy: float | None = None
+    seconds: float = 0.0
+    epoch_began: float = 0.0
+    step_ms: list[float] = field(default_factory=list)
+    plan: dict[str, Any] | None = None
+    config: dict[str, Any] | None = None
+    library: str = __version__
+
+
+def save(checkpoint: Checkpoint, path: str | Path) -> None:
+    """Write a checkpoint so that `path` holds either the old one or the new one, whatever happens meanwhile."""
+    buffer = io.BytesIO()
+    torch.save({f.name: getattr(checkpoint, f.name) for f in fields(checkpoint)}, buffer)
+    payload = buffer.getvalue()
+    data = _HEADER.pack(MAGIC, FORMAT, len(payload), hashlib.sha256(payload).digest()) + payload
+    write_atomically(Path(path), lambda temporary: temporary.write_bytes(data))
+
+
+def load(path: str | Path) -> Checkpoint:
+    """Read a checkpoint to the CPU.
+
+    Raises `CheckpointError` when the file is missing, truncated, altered, not a deepsup checkpoint or of another
+    format.
+    """
+    file = Path(path)
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot read the checkpoint {file}: {error.strerror or error}.") from None
+    payload = _verified(file, data)
+    try:
+        content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        return Checkpoint(**content)
+    except (TypeError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"the checkpoint {file} is intact, but does not hold what this version of deepsup ({__version__}) expects: "
+            f"{error}. Resume it with the version that wrote it, or remove it to start the run again."
+        ) from None
+
+
+def _verified(file: Path, data: bytes) -> bytes:
+    again = "Remove it to start the run again, or put an intact copy in its place."
+    if not data.startswith(MAGIC[: len(data)]):
+        raise CheckpointError(f"{file} is not a deepsup checkpoint: it does not begin with {MAGIC!r}. {again}")
+    if len(data) < _HEADER.size:
+        raise CheckpointError(f"the checkpoint {file} is truncated: {len(data)} bytes, less than its header. {again}")
+    _, number, length, digest = _HEADER.unpack_from(data)
+    if number != FORMAT:
+        raise CheckpointError(
+            f"the checkpoint {file} has format {number}; this deepsup ({__version__}) reads format {FORMAT}. "
+            "Resume it with the version that wrote it, or remove it to start the run again."
+        )
+    payload = data[_HEADER.size :]
+    if len(payload) < length:
+        raise CheckpointError(
+            f"the checkpoint {file} is truncated: {len(payload)} of {length} bytes of payload are there. {again}"
+        )
+    if len(payload) > length or hashlib.sha256(payload).digest() != digest:
+        raise CheckpointError(f"the checkpoint {file} was altered: its content does not match its checksum. {again}")
+    return payload
+
+
+def remove_leftovers(folder: Path, *names: str) -> None:
+    """Remove what a kill in the middle of writing one of these files left behind."""
+    for name in names:
+        for leftover in folder.glob(f".{name}.*"):
+            leftover.unlink(missing_ok=True)
+
+
+def rng_state() -> dict[str, Any]:
+    """The state of every random stream of this process: torch on CPU and GPU, `random`, and numpy if it is in use."""
+    state: dict[str, Any] = {"torch": torch.get_rng_state(), "random": random.getstate()}
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    if "numpy" in sys.modules:
+        import numpy as np
+
+        name, keys, *rest = np.random.get_state(legacy=True)
+        state["numpy"] = [str(name), torch.from_numpy(np.asarray(keys, dtype=np.int64)), *map(float, rest)]
+    return state
+
+
+def set_rng_state(state: Mapping[str, Any]) -> None:
+    """Continue every random stream from where `rng_state` saw it."""
+    torch.set_rng_state(state["torch"])
+    version_, internal, gauss = state["random"]
+    random.setstate((version_, tuple(internal), gauss))
+    if "cuda" in state and torch.cuda.is_available():
+        for device, cuda in enumerate(state["cuda"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(cuda, device)
+    if "numpy" in state:
+        import numpy as np
+
+        name, keys, position, has_gauss, gauss = state["numpy"]
+        np.random.set_state((name, keys.numpy().astype(np.uint32), int(position), int(has_gauss), gauss))

@@ -1,0 +1,212 @@
+"""Two arms, the same seeds, several processes: run a comparison and judge it by the rule that was written down before.
+
+    result = compare(load("demo.yaml"))
+    result["groups"][0]["verdict"]["verdict"]        # helps | no evidence | hurts
+
+Its folder holds `config.yaml`, `compare.json` and one folder a run: `GROUP/ARM/seedN/`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from deepsup.errors import ConfigError, DeepsupError
+from deepsup.weights import write_atomically
+
+from . import configs, runs, summaries
+from .configs import Cell, ComparisonConfig
+
+Event = dict[str, Any]
+
+LOG_LINES = 20
+
+
+def compare(config: ComparisonConfig, *, on_event: Callable[[Event], None] | None = None) -> dict[str, Any]:
+    """Run what has not finished yet and return the content of `compare.json`; safe to stop and start again.
+
+    `on_event` sees first `{"kind": "rule", "rule", "runs", "finished"}`, then every journal record with its `run`,
+    and `{"kind": "done" | "failed", "run", ...}` after each. Raises `ConfigError` for a folder that holds another
+    comparison, and `DeepsupError` when runs failed: the others are kept and judged, the failed ones start again next
+    time.
+    """
+    tell = on_event or (lambda event: None)
+    folder = Path(config.output)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ConfigError("a comparison starts its own processes; run it without torchrun, and set jobs= instead.")
+    runs.check_folder(folder, config)
+    with runs.locked(folder, enabled=True):
+        stated = _state(config, folder)
+        cells = config.expand()
+        pending = [cell for cell in cells if runs.finished(folder / cell.run) is None]
+        done = [cell.run for cell in cells if cell not in pending]
+        tell({"kind": "rule", "rule": stated["rule"], "runs": [c.run for c in cells], "finished": done})
+        if stated["complete"] and not pending:
+            return stated
+        failures = dict(_run_all(pending, jobs=min(config.jobs, len(pending)), folder=folder, tell=tell))
+        result = summaries.summarise(config, stated)
+        _write(result, folder)
+    if failures:
+        first, problem = next(iter(failures.items()))
+        raise DeepsupError(
+            f"{len(failures)} of {len(cells)} runs failed: {', '.join(failures)}. The others are kept.\n"
+            f"{first}: {problem}\n"
+            f"Repair the cause and start the comparison again: only these run again.{_tail(folder / first)}"
+        )
+    return result
+
+
+def _state(config: ComparisonConfig, folder: Path) -> dict[str, Any]:
+    """What `compare.json` says before anything runs; on a later start, what it said then."""
+    path = folder / "compare.json"
+    if path.exists():
+        before: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        return before
+    write_atomically(folder / "config.yaml", lambda file: configs.save(config, file))
+    stated = summaries.announce(config)
+    _write(stated, folder)
+    return stated
+
+
+def _write(result: dict[str, Any], folder: Path) -> None:
+    text = json.dumps(result, indent=1, allow_nan=False) + "\n"
+    write_atomically(folder / "compare.json", lambda file: file.write_text(text, "utf-8"))
+
+
+def _run_all(cells: list[Cell], *, jobs: int, folder: Path, tell: Callable[[Event], None]) -> Iterator[tuple[str, str]]:
+    """Run the cells in order in `jobs` processes; yields the name and the problem of each that failed."""
+    tasks: queue.SimpleQueue[Cell] = queue.SimpleQueue()
+    for cell in cells:
+        tasks.put(cell)
+    events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+    threads = 1 if jobs > 1 else None  # several runs at a time leave no core idle
+    workers = [_Worker(tasks, events, log=folder / f".worker{i}.log", threads=threads) for i in range(jobs)]
+    try:
+        for worker in workers:
+            worker.start()
+        open_ = jobs
+        while open_:
+            event = events.get()
+            if event is None:
+                open_ -= 1
+                continue
+            tell(event)
+            if event["kind"] == "failed":
+                yield event["run"], event["error"]
+    finally:
+        for worker in workers:
+            worker.stop()
+        for worker in workers:
+            worker.join(timeout=10)
+
+
+class _Worker(threading.Thread):
+    """One worker process and the thread that feeds it; a process that dies takes one run with it, not all of them."""
+
+    def __init__(
+        self,
+        tasks: queue.SimpleQueue[Cell],
+        events: queue.SimpleQueue[Event | None],
+        *,
+        log: Path,
+        threads: int | None,
+    ) -> None:
+        super().__init__(daemon=True)
+        self._tasks, self._events, self._log, self._threads = tasks, events, log, threads
+        self._process: subprocess.Popen[str] | None = None
+        self._stopped = False
+
+    def run(self) -> None:
+        try:
+            while not self._stopped:
+                try:
+                    cell = self._tasks.get_nowait()
+                except queue.Empty:
+                    break
+                self._events.put(self._train(cell))
+        finally:
+            self._end()
+            self._log.unlink(missing_ok=True)
+            self._events.put(None)
+
+    def _train(self, cell: Cell) -> Event:
+        process = self._process = self._process or self._launch()
+        if self._stopped:
+            process.kill()
+        task = {"run": cell.run, "group": cell.group, "arm": cell.arm, "config": cell.config.model_dump(mode="json")}
+        for message in _exchange(process, task):
+            if "record" in message:
+                self._events.put({**message["record"], "run": cell.run})
+            elif "error" in message:
+                return {"kind": "failed", "run": cell.run, "error": message["error"]}
+            else:
+                return {"kind": "done", "run": cell.run, "already_done": message["already_done"]}
+        code = self._end()
+        if self._stopped:
+            return {"kind": "failed", "run": cell.run, "error": "it was interrupted."}
+        last = self._log.read_text("utf-8", "replace").strip().splitlines()[-LOG_LINES:]
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        return {"kind": "failed", "run": cell.run, "error": "\n".join([f"its process {how}.", *last])}
+
+    def _launch(self) -> subprocess.Popen[str]:
+        here = str(Path(__file__).parents[2])  # so that the same deepsup is found that is running now
+        path = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
+        threads = [] if self._threads is None else [str(self._threads)]
+        with self._log.open("w") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "deepsup.training.workers", *threads],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                encoding="utf-8",
+                env={**os.environ, "PYTHONPATH": path},
+            )
+
+    def stop(self) -> None:
+        """End the process, whatever it is doing: an unfinished run goes on from its checkpoint next time."""
+        self._stopped = True
+        if self._process is not None:
+            self._process.kill()
+
+    def _end(self) -> int:
+        """See a process off and return its exit code; only the thread that reads its answers does that."""
+        process, self._process = self._process, None
+        if process is None:
+            return 0
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.close()
+        try:
+            process.stdin.close()
+        except BrokenPipeError:
+            pass
+        return process.wait()
+
+
+def _exchange(process: subprocess.Popen[str], task: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Send a task and yield the answers; they end early when the process dies."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.write(json.dumps(task) + "\n")
+        process.stdin.flush()
+        for line in process.stdout:
+            yield json.loads(line)
+    except (BrokenPipeError, ValueError):  # it died with half a line on its lips
+        return
+
+
+def _tail(folder: Path) -> str:
+    log = folder / "run.log"
+    if not log.exists():
+        return ""
+    lines = log.read_text("utf-8", "replace").strip().splitlines()[-LOG_LINES:]
+    return f"\nThe end of {log}:\n" + "\n".join(f"  {line}" for line in lines)

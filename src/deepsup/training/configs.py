@@ -1,0 +1,360 @@
+"""What a training run or a comparison is made of: checked settings, read from YAML and from dotted overrides.
+
+    config = load("digits.yaml", ["optimizer.lr=0.1", "supervise.at=[stage2]"])
+
+A file with `groups` or `arms` describes a comparison, any other file a single run. Settings are frozen; a key that
+does not exist is an error that names the closest one that does.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from deepsup import schedules
+from deepsup.errors import ConfigError
+
+Weight = float | str
+
+
+S = TypeVar("S", bound="Settings")
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, and a key that is not theirs is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class DataConfig(Settings):
+    """Which images, how many at a time; `root` is the folder of a dataset that is not built in."""
+
+    name: str = "digits"
+    root: str | None = None
+    download: bool = False
+    size: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    augment: str = "none"
+    limit: int | None = Field(default=None, ge=1)
+    workers: int = Field(default=0, ge=0)
+
+
+class ProbeConfig(Settings):
+    """How `at: auto` places branches: a gradient probe on training batches, and the rule that reads it.
+
+    `rule: drop` puts a branch wherever the gradient has fallen to 1/`factor` of that at the branch above,
+    `rule: threshold` one after the deepest layer whose gradient is below `threshold`; null is the rule of the method.
+    """
+
+    iterations: int = Field(default=20, ge=1)
+    rule: Literal["drop", "threshold"] | None = None
+    factor: float = Field(default=10.0, gt=1)
+    threshold: float = Field(default=1e-7, gt=0)
+
+
+class SuperviseConfig(Settings):
+    """Which branches train the middle of the network; `at: auto` lets the gradient probe decide."""
+
+    method: str = "aux"
+    at: Literal["auto"] | list[str] | dict[str, str] = "auto"
+    head: str | dict[str, str] | None = None
+    weight: Weight | dict[str, Weight] | None = None
+    loss: str | dict[str, str] | None = None
+    probe: ProbeConfig = ProbeConfig()
+
+    @field_validator("at", mode="before")
+    @classmethod
+    def _one_layer_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) and value != "auto" else value
+
+    @field_validator("weight")
+    @classmethod
+    def _weights_are_schedules(cls, value: Any) -> Any:
+        for weight in value.values() if isinstance(value, dict) else [value]:
+            if weight is not None:
+                schedules.parse(weight)
+        return value
+
+
+class OptimizerConfig(Settings):
+    """The optimiser; `schedule` multiplies the learning rate over progress, `head_lr` multiplies it for the heads."""
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: float = Field(default=0.02, gt=0)
+    momentum: float = Field(default=0.9, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    nesterov: bool = False
+    head_lr: float = Field(default=1.0, ge=0)
+    head_weight_decay: float | None = Field(default=None, ge=0)
+    schedule: Weight = "constant(1)"
+
+    @field_validator("schedule")
+    @classmethod
+    def _is_a_schedule(cls, value: Weight) -> Weight:
+        schedules.parse(value)
+        return value
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> OptimizerConfig:
+        if self.nesterov and not self.momentum:
+            raise ConfigError("nesterov: true needs a momentum above 0; set optimizer.momentum=0.9 or nesterov=false.")
+        return self
+
+
+class EngineConfig(Settings):
+    """Where and how the arithmetic runs; under `torchrun` the processes it started win over `devices`."""
+
+    accelerator: Literal["auto", "cpu", "cuda", "gpu", "mps"] = "auto"
+    devices: int = Field(default=1, ge=1)
+    precision: Literal["32-true", "64-true", "bf16-mixed", "bf16-true"] = "32-true"
+    compile: bool = False
+    threads: int | None = Field(default=None, ge=1)
+
+
+class LogConfig(Settings):
+    """What the journal holds: a step record every `every` steps, gradients for the first `gradients` steps."""
+
+    every: int = Field(default=10, ge=1)
+    gradients: int = Field(default=30, ge=0)
+    tensorboard: bool = False
+
+
+class CheckpointConfig(Settings):
+    """A checkpoint is written after each epoch, and after every `every_steps` steps if that is set."""
+
+    every_steps: int | None = Field(default=None, ge=1)
+
+
+class TrainConfig(Settings):
+    """One training run. `supervise: null` trains the plain model."""
+
+    name: str = "run"
+    model: str = "deepsup:plain-12"
+    model_options: dict[str, Any] = {}
+    data: DataConfig = DataConfig()
+    supervise: SuperviseConfig | None = None
+    optimizer: OptimizerConfig = OptimizerConfig()
+    epochs: int = Field(default=12, ge=1)
+    seed: int = Field(default=0, ge=0)
+    engine: EngineConfig = EngineConfig()
+    log: LogConfig = LogConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    output: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _output_follows_name(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and not data.get("output"):
+            return {**data, "output": f"runs/{data.get('name', 'run')}"}
+        return data
+
+
+class Cell(NamedTuple):
+    """One run of a comparison: its place in the table and its full configuration."""
+
+    group: str
+    arm: str
+    seed: int
+    config: TrainConfig
+
+    @property
+    def run(self) -> str:
+        """The run's name and its folder inside the comparison: `sgd/plain/seed0`."""
+        return f"{self.group}/{self.arm}/seed{self.seed}"
+
+
+class ComparisonConfig(Settings):
+    """Arms that differ in one thing, trained from the same seeds, in every group.
+
+    `base` is a run's settings; each group's and then each arm's settings are laid over it, key by key.
+    `baseline` is the arm the other one is measured against.
+    """
+
+    name: str = "comparison"
+    base: dict[str, Any] = {}
+    groups: dict[str, dict[str, Any]] = {"all": {}}
+    arms: dict[str, dict[str, Any]]
+    baseline: str = "plain"
+    seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
+    jobs: int = Field(default=1, ge=1)
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    output: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _output_follows_name(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and not data.get("output"):
+            return {**data, "output": f"runs/{data.get('name', 'comparison')}"}
+        return data
+
+    @model_validator(mode="after")
+    def _is_a_comparison(self) -> ComparisonConfig:
+        if len(self.arms) != 2 or self.baseline not in self.arms:
+            raise ConfigError(
+                f"a comparison has two arms, one of them the baseline {self.baseline!r}; found {', '.join(self.arms)}."
+            )
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ConfigError(f"each seed counts once; found {self.seeds}.")
+        for name in (*self.groups, *self.arms):
+            if not name or not all(c.isalnum() or c in "-_.+" for c in name) or name.startswith("."):
+                raise ConfigError(f"{name!r} names a folder: write a group or arm with letters, digits, - _ . + only.")
+        self.expand()  # so that a wrong key in a group or an arm is found before anything runs
+        return self
+
+    @property
+    def candidate(self) -> str:
+        """The arm that is measured against the baseline."""
+        return next(arm for arm in self.arms if arm != self.baseline)
+
+    def expand(self) -> list[Cell]:
+        """Every run, seed by seed, the arms of a pair side by side: wherever it is cut off, what is there is paired."""
+        return [
+            Cell(group, arm, seed, self._cell(group, arm, seed))
+            for seed in self.seeds
+            for group in self.groups
+            for arm in (self.baseline, self.candidate)
+        ]
+
+    def _cell(self, group: str, arm: str, seed: int) -> TrainConfig:
+        run = f"{group}/{arm}/seed{seed}"
+        data = merge(merge(self.base, self.groups[group]), self.arms[arm])
+        data = {**data, "name": run, "seed": seed, "output": str(Path(self.output) / run)}
+        return check(TrainConfig, data, where=f"base + groups.{group} + arms.{arm}")
+
+
+Config = TrainConfig | ComparisonConfig
+
+
+def load(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
+    """The settings of a YAML file (or the defaults) with dotted overrides such as `optimizer.lr=0.1` laid over them.
+
+    The value of an override is read as YAML: `supervise.at=[stage1, stage2]`, `supervise=null`.
+    Raises `ConfigError` that names the key, what was found and the closest key that exists.
+    """
+    data = {} if path is None else _read(Path(path))
+    for override in overrides:
+        data = _override(data, override)
+    return parse(data, where="the defaults" if path is None else str(path))
+
+
+def parse(data: Mapping[str, Any], *, where: str = "the configuration") -> Config:
+    """A plain mapping, checked: a comparison if it has `groups` or `arms`, else one run."""
+    if {"groups", "arms"} & data.keys():
+        return check(ComparisonConfig, dict(data), where=where)
+    return check(TrainConfig, dict(data), where=where)
+
+
+def save(config: Config, path: str | Path) -> None:
+    """Write the full settings, defaults included, as YAML that `load` reads back."""
+    Path(path).write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), "utf-8")
+
+
+def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay one mapping over another, key by key; anything that is not a mapping on both sides is replaced."""
+    merged = dict(under)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def differences(one: Config, other: Config, *, ignore: Iterable[str] = ("output",)) -> dict[str, tuple[Any, Any]]:
+    """The dotted keys in which two configurations differ, with both values."""
+    left, right = (dict(_flatten(c.model_dump(mode="json"))) for c in (one, other))
+    keys = [k for k in {**left, **right} if k.split(".")[0] not in set(ignore)]
+    return {k: (left.get(k), right.get(k)) for k in keys if left.get(k) != right.get(k)}
+
+
+def _flatten(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in data.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"no configuration file at {path}. Give the path of a YAML file.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error}. Give the path of a YAML file.") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(data, (dict, type(None))):
+        raise ConfigError(f"{path} must hold keys and values, such as `epochs: 3`; found a {type(data).__name__}.")
+    return data or {}
+
+
+def _override(data: dict[str, Any], text: str) -> dict[str, Any]:
+    key, equals, raw = text.partition("=")
+    if not equals or not all(key.split(".")):
+        raise ConfigError(f"cannot read the override {text!r}. Write key=value, for example optimizer.lr=0.1.")
+    try:
+        value = yaml.safe_load(raw)
+    except yaml.YAMLError:
+        raise ConfigError(f"cannot read the value in {text!r} as YAML. Quote it, or check its brackets.") from None
+    if isinstance(value, str):
+        value = _number(value)
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return merge(data, value)
+
+
+def _number(text: str) -> Any:
+    """YAML 1.1 reads `1e-3` as text because it has no dot; a person means a number."""
+    return float(text) if re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", text) else text
+
+
+def check(model: type[S], data: dict[str, Any], *, where: str) -> S:
+    """The data as that kind of settings, or a `ConfigError` that says what is wrong `where`."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(model, error, where))) from None
+
+
+def _explain(model: type[Settings], error: ValidationError, where: str) -> list[str]:
+    lines: dict[str, str] = {}
+    for problem in error.errors():
+        path, fields = _walk(model, problem["loc"])
+        key = ".".join(path)
+        cause = problem.get("ctx", {}).get("error")
+        message = problem["msg"][0].lower() + problem["msg"][1:]
+        if problem["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(path[-1], fields, n=3, cutoff=0.5)
+            section = ".".join(path[:-1]) or "the top level"
+            hint = f"Closest: {', '.join(close)}. " if close else ""
+            lines[key] = f"there is no key {key!r}. {hint}Keys of {section}: {', '.join(fields)}."
+        elif isinstance(cause, ConfigError):
+            lines[key] = f"{key + ': ' if key else ''}{cause}"
+        elif problem["type"] == "missing":
+            lines[key] = f"the key {key!r} is missing."
+        elif key in lines:  # a union reports once for each of its members
+            lines[key] += f" Or: {message}."
+        else:
+            lines[key] = f"{key} cannot be {problem['input']!r}: {message}."
+    return [f"{where}: {line}" for line in lines.values()]
+
+
+def _walk(model: type[Settings], loc: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
+    """The keys of an error's location, without pydantic's names for members of unions, and the keys valid there."""
+    path: list[str] = []
+    here: type[Settings] | None = model
+    fields = list(model.model_fields)
+    for part in loc:
+        if here is None:  # inside a list or a union of plain types: the key above says enough
+            break
+        path.append(str(part))
+        fields = list(here.model_fields)
+        field = here.model_fields.get(str(part))
+        kinds = (field.annotation, *get_args(field.annotation)) if field else ()
+        here = next((k for k in kinds if isinstance(k, type) and issubclass(k, Settings)), None)
+    return path, fields

@@ -1,0 +1,98 @@
+"""Devices, precision and processes: Lightning Fabric, set up from a few settings.
+
+Fabric is imported when an engine starts, not before: importing it replaces `torch.compile` by a wrapper of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from deepsup.errors import ConfigError, MissingPackageError
+
+from .configs import EngineConfig
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+def start(settings: EngineConfig) -> Fabric:
+    """A launched Fabric: one process, `devices` processes, or the processes that `torchrun` has started already."""
+    try:
+        from lightning_fabric import Fabric
+    except ImportError:
+        raise MissingPackageError(
+            'training needs Lightning Fabric, which is not installed: pip install "deepsup[train]".'
+        ) from None
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", settings.devices))
+    world = int(os.environ.get("WORLD_SIZE", local))
+    try:
+        fabric = Fabric(
+            accelerator=settings.accelerator,
+            devices=local,
+            num_nodes=max(1, world // local),
+            strategy="ddp" if world > 1 else "auto",
+            precision=settings.precision,
+        )
+        fabric.launch()
+    except (ValueError, RuntimeError) as error:  # Fabric's own words for "no such device here"
+        raise ConfigError(
+            f"cannot start the engine with accelerator={settings.accelerator}, devices={local}, "
+            f"precision={settings.precision}: {error}. This machine has {torch.cuda.device_count()} CUDA devices."
+        ) from error
+    return fabric
+
+
+def is_main_process() -> bool:
+    """Whether this process writes the files, also before an engine has started."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
+
+
+def seed_everything(seed: int, *, rank: int = 0) -> None:
+    """Start every random stream at `seed`; other ranks get streams of their own, so that their dropout differs."""
+    seed += rank * 1_000_003
+    random.seed(seed)
+    torch.manual_seed(seed)
+    if "numpy" in sys.modules:
+        import numpy as np
+
+        np.random.seed(seed % 2**32)
+
+
+def compiled(net: nn.Module) -> nn.Module:
+    """The compiled net, made after Fabric was imported, because Fabric takes it apart and puts it together again."""
+    return torch.compile(net)  # type: ignore[return-value]
+
+
+def summed(fabric: Fabric, values: Tensor) -> Tensor:
+    """The elementwise sum over all processes."""
+    if fabric.world_size == 1:
+        return values
+    total = fabric.all_reduce(values.clone(), reduce_op="sum")
+    assert isinstance(total, Tensor)
+    return total
+
+
+def least(fabric: Fabric, values: Tensor) -> Tensor:
+    """The elementwise minimum over all processes."""
+    if fabric.world_size == 1:
+        return values
+    total = values.clone()
+    torch.distributed.all_reduce(total, op=torch.distributed.ReduceOp.MIN)
+    return total
+
+
+def gathered(fabric: Fabric, value: Any) -> list[Any]:
+    """One plain value of each process, in the order of the ranks."""
+    if fabric.world_size == 1:
+        return [value]
+    values: list[Any] = [None] * fabric.world_size
+    torch.distributed.all_gather_object(values, value)
+    return values

@@ -1,0 +1,160 @@
+"""Train a supervised or plain net from a script of your own.
+
+    net = ds.attach(model, plan)
+    result = ds.fit(net, data.train, validation=data.validation, epochs=12, lr=0.02, folder="runs/mine")
+    print(result.accuracy)
+
+The loop is the one of `deepsup train`; what differs is only where the model, the data and the settings come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
+
+from deepsup import schedules
+from deepsup.datasets import Split
+from deepsup.errors import ConfigError, LayerError, OutputError
+from deepsup.objectives import Objective
+from deepsup.supervised import Supervised
+from deepsup.traces import trace
+
+from . import checkpoints, configs, engines, optimizers
+from .checkpoints import Checkpoint
+from .configs import S
+from .feeds import Batches, Feed, feed
+from .journals import Sink, environment
+from .loops import FitResult, Job, Loop
+
+
+def fit(
+    net: nn.Module,
+    train: Split | Batches,
+    *,
+    objective: Objective | None = None,
+    validation: Split | Batches | None = None,
+    epochs: int = 1,
+    optimizer: Optimizer | str = "sgd",
+    lr: float = 0.02,
+    schedule: str | float | Callable[[float], float] | None = None,
+    batch_size: int = 32,
+    seed: int | None = 0,
+    folder: str | Path | None = None,
+    checkpoint_every: int | None = None,
+    engine: Mapping[str, Any] | configs.EngineConfig | None = None,
+    log: Mapping[str, Any] | configs.LogConfig | None = None,
+    on_record: Sink | None = None,
+) -> FitResult:
+    """Train `net` (from `attach`, or a plain model) and score it, heads included, after every epoch.
+
+    `train` and `validation` are splits of `deepsup.datasets`, or anything that yields `(x, y)` once an epoch: a
+    `DataLoader`, a list, or a function of the epoch's number; in several processes each must be given its own share.
+    `optimizer` is one of yours or `"sgd"` (momentum 0.9), `"adam"`, `"adamw"` with `lr`; `schedule` multiplies the
+    learning rate over progress. `seed` starts the random streams and orders a split's batches; None leaves the streams
+    as they are.
+
+    With `folder` a journal and, after every epoch (and every `checkpoint_every` steps), a checkpoint are kept there, and
+    a call with the same settings goes on from the checkpoint. `engine` holds accelerator, devices, precision
+    (`"bf16-mixed"`), compile and threads.
+
+    Raises `NonFiniteError` when the loss is NaN or infinite (the last checkpoint stays), `CheckpointError` or
+    `ConfigError` for a folder that does not fit.
+    """
+    settings = _settings(configs.EngineConfig, engine)
+    fabric = engines.start(settings)
+    _check_shared(fabric.world_size, train, validation)
+    share: dict[str, Any] = {"seed": seed or 0, "rank": fabric.global_rank, "world": fabric.world_size}
+    training = feed(train, batch_size, **share)
+    if isinstance(optimizer, str):
+        optimizer = optimizers.build(net, _settings(configs.OptimizerConfig, {"name": optimizer, "lr": lr}))
+    place = None if folder is None else Path(folder)
+    config = {
+        "epochs": epochs,
+        "batches": training.length,
+        "optimizer": type(optimizer).__name__,
+        "schedule": repr(schedule),
+        "seed": seed,
+        "processes": fabric.world_size,
+    }
+    checkpoint = _resumable(place, config)
+    job = Job(
+        net=net,
+        objective=objective or Objective(net.plan if isinstance(net, Supervised) else None),
+        train=training,
+        optimizer=optimizer,
+        epochs=epochs,
+        validation=None if validation is None else feed(validation, batch_size, shuffle=False, **share),
+        schedule=None if schedule is None else schedules.as_schedule(schedule),
+        log=_settings(configs.LogConfig, log),
+        checkpoint_every=checkpoint_every,
+        compile=settings.compile,
+        folder=place,
+        config=config,
+        start=_start(net, training, name=place.name if place else type(net).__name__, seed=seed, config=config),
+        sinks=(on_record,) if on_record else (),
+    )
+    if seed is not None and checkpoint is None:
+        engines.seed_everything(seed, rank=fabric.global_rank)
+    return Loop(job, fabric, checkpoint).run()
+
+
+def _settings(kind: type[S], given: Any) -> S:
+    return given if isinstance(given, kind) else configs.check(kind, dict(given or {}), where="fit")
+
+
+def _check_shared(world: int, *sources: object) -> None:
+    """Every process must read its own share; a split sees to that itself."""
+    for source in sources:
+        if world > 1 and isinstance(source, DataLoader) and not isinstance(source.sampler, DistributedSampler):
+            raise ConfigError(
+                f"all {world} processes would read the same batches from this DataLoader. Give it a DistributedSampler, "
+                "or pass a Split."
+            )
+
+
+def _resumable(folder: Path | None, config: dict[str, Any]) -> Checkpoint | None:
+    if folder is None or not (folder / "checkpoint.ckpt").exists():
+        return None
+    checkpoint = checkpoints.load(folder / "checkpoint.ckpt")
+    before = checkpoint.config or {}
+    changed = [f"{k} was {before.get(k)!r}, now {v!r}" for k, v in config.items() if before.get(k) != v]
+    if changed:
+        raise ConfigError(
+            f"{folder} holds a run with other settings: {'; '.join(changed)}. Use them again, or another folder."
+        )
+    return checkpoint
+
+
+def _start(net: nn.Module, training: Feed, *, name: str, seed: int | None, config: dict[str, Any]) -> dict[str, Any]:
+    """The content of a journal's first record."""
+    plan = net.plan if isinstance(net, Supervised) else None
+    return {
+        "name": name,
+        "group": None,
+        "arm": None,
+        "seed": seed,
+        "config": config,
+        "plan": plan.to_dict() if plan else None,
+        "environment": environment(),
+        "cost": plan.cost if plan else _plain_cost(net, training),
+    }
+
+
+def _plain_cost(net: nn.Module, training: Feed) -> dict[str, int] | None:
+    """What the plain model costs; None for a model that cannot be traced, which may train all the same."""
+    before = checkpoints.rng_state()  # looking at a batch must not change which batches come
+    try:
+        sample = next(training.epoch(0))[0]
+        device = next((p.device for p in net.parameters()), None)
+        seen = trace(net, sample.to(device) if isinstance(sample, Tensor) else sample)
+    except (StopIteration, LayerError, OutputError):
+        return None
+    finally:
+        checkpoints.set_rng_state(before)
+    return {"trunk_params": seen.params, "head_params": 0, "trunk_flops": seen.flops, "head_flops": 0}

@@ -1,0 +1,165 @@
+"""The record of a run: one JSON object a line, appended and flushed as things happen.
+
+    with Journal("runs/digits/journal.jsonl") as journal:
+        journal.write("step", step=10, total=0.7)
+    [r["total"] for r in read("runs/digits/journal.jsonl", "step")]
+
+A checkpoint remembers how long the journal was; on resume the file is cut back to that length, so that
+no step is ever told twice.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from deepsup.errors import CheckpointError
+
+FORMAT = 1
+
+Record = dict[str, Any]
+Sink = Callable[[Record], None]
+
+
+class Journal:
+    """An append-only file of records; with `path=None` nothing is written, but sinks are still told.
+
+    `offset` is the length in bytes to keep of a file that is there already: 0 starts over, None keeps all of it.
+    """
+
+    def __init__(self, path: str | Path | None, *, offset: int | None = 0, sinks: tuple[Sink, ...] = ()) -> None:
+        self.path = None if path is None else Path(path)
+        self._sinks = sinks
+        self._file = None if self.path is None else _open(self.path, offset)
+
+    @property
+    def offset(self) -> int:
+        """The length of the file in bytes."""
+        return 0 if self._file is None else self._file.tell()
+
+    def write(self, kind: str, **fields: Any) -> Record:
+        """Append one record and hand it to the sinks; NaN and infinity become null, as JSON has neither."""
+        record: Record = {"kind": kind, "time": round(time.time(), 3), **_plain(fields)}
+        if self._file is not None:
+            self._file.write(json.dumps(record, allow_nan=False, ensure_ascii=False).encode() + b"\n")
+            self._file.flush()
+        for sink in self._sinks:
+            sink(record)
+        return record
+
+    def sync(self) -> int:
+        """Make the file survive a power failure, and say how long it is."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+        return self.offset
+
+    def close(self) -> None:
+        """Close the file; the journal cannot be written any more."""
+        if self._file is not None:
+            self._file.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _open(path: Path, offset: int | None) -> Any:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("ab")
+    length = file.tell()
+    if offset is not None and offset > length:
+        file.close()
+        raise CheckpointError(
+            f"{path} is {length} bytes long, but its checkpoint was written after {offset} bytes: the journal was cut "
+            "or replaced. Restore it, or remove the run's folder and start again."
+        )
+    if offset is not None:
+        file.truncate(offset)
+        file.seek(0, os.SEEK_END)
+    return file
+
+
+def read(path: str | Path, kind: str | None = None) -> list[Record]:
+    """The records of a journal, in order, all or one kind; a half-written last line is left out."""
+    file = Path(path)
+    if not file.exists():
+        return []
+    return [r for r in parse_lines(file.read_bytes())[0] if kind is None or r["kind"] == kind]
+
+
+def parse_lines(data: bytes) -> tuple[list[Record], int]:
+    """The records of the complete lines in `data`, and how many bytes these lines take."""
+    end = data.rfind(b"\n") + 1
+    records = []
+    for line in data[:end].splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:  # a line torn by a crash of the machine; the next checkpoint's offset lies before it
+            continue
+        if isinstance(record, dict) and "kind" in record:
+            records.append(record)
+    return records, end
+
+
+def environment() -> dict[str, Any]:
+    """What a number depends on besides the configuration: versions, processor, threads, commit and command."""
+    import torch  # here, so that reading journals does not need it
+
+    from deepsup import __version__
+
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "deepsup": __version__,
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+        "commit": _commit(),
+        "command": shlex.join([Path(sys.argv[0]).name or "python", *sys.argv[1:]]),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """The commit of the library's own source tree, with `+` for uncommitted changes; None outside a repository."""
+    folder = Path(__file__).parent
+
+    def git(*args: str) -> str:
+        return subprocess.run(["git", *args], cwd=folder, capture_output=True, text=True, check=True, timeout=10).stdout
+
+    try:
+        if not git("ls-files", "--", Path(__file__).name):  # installed inside someone else's repository
+            return None
+        return git("rev-parse", "HEAD").strip() + ("+" if git("status", "--porcelain", "-uno").strip() else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value

@@ -1,0 +1,319 @@
+"""The training loop, one for `deepsup.fit` and `deepsup train` alike: steps, epochs, checkpoints, journal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from deepsup.errors import CheckpointError, DatasetError, NonFiniteError
+from deepsup.objectives import Objective, Terms
+from deepsup.probes import weight_layers
+from deepsup.supervised import Supervised
+
+from . import checkpoints, engines
+from .checkpoints import Checkpoint
+from .configs import LogConfig
+from .evaluations import evaluate
+from .feeds import Batch, Feed, samples_in
+from .journals import Journal, Record, Sink, read
+from .tallies import Stopwatch, Tally, check_weights
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+class FitResult(NamedTuple):
+    """What came of a run: `accuracy` of the main output after the last epoch, `history` the journal's epoch records."""
+
+    step: int
+    epochs: int
+    accuracy: float | None
+    best_accuracy: float | None
+    seconds: float
+    step_ms: float | None
+    history: list[Record]
+    journal: Path | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything the loop needs; `fit` and `train` differ only in where they get it from.
+
+    `folder` (None: keep nothing) receives `journal.jsonl` and `checkpoint.ckpt`. `start` goes into the journal's first
+    record. `opening` are records written right after it, and `finish` is called before the journal's last one.
+    """
+
+    net: nn.Module
+    objective: Objective
+    train: Feed
+    optimizer: Optimizer
+    epochs: int
+    validation: Feed | None = None
+    schedule: Callable[[float], float] | None = None
+    log: LogConfig = field(default_factory=LogConfig)
+    checkpoint_every: int | None = None
+    compile: bool = False
+    folder: Path | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    start: dict[str, Any] = field(default_factory=dict)
+    opening: tuple[Record, ...] = ()
+    sinks: tuple[Sink, ...] = ()
+    finish: Callable[[], None] | None = None
+
+    @property
+    def plan(self) -> dict[str, Any] | None:
+        """The plan of a supervised net, as plain values."""
+        return self.net.plan.to_dict() if isinstance(self.net, Supervised) else None
+
+
+class Loop:
+    """One run, from its first step or from its last checkpoint to its end.
+
+    Where the order of things matters: a step's loss is looked at before its gradient is applied, the journal is on the
+    disk before the checkpoint that counts its bytes, and nothing that is not finite is ever written to a checkpoint.
+    """
+
+    def __init__(self, job: Job, fabric: Fabric, checkpoint: Checkpoint | None = None) -> None:
+        self.job, self.fabric, self.net = job, fabric, job.net
+        if checkpoint is not None:
+            load_net(job.net, checkpoint)
+        net = engines.compiled(job.net) if job.compile else job.net
+        self.wrapped, self.optimizer = fabric.setup(net, job.optimizer)
+        for group in job.optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+        self.epoch = self.batch = self.step = 0
+        self.accuracy: float | None = None
+        self.best: float | None = None
+        self.epoch_began = 0.0
+        self.feed_rng: dict[str, Any] = {}
+        self.tally = Tally(fabric)
+        self.watch = Stopwatch()
+        self.history: list[Record] = []
+        self.measured = weight_layers(job.net.model if isinstance(job.net, Supervised) else job.net)
+        path = job.folder / "journal.jsonl" if job.folder and fabric.is_global_zero else None
+        sinks = (*(job.sinks if fabric.is_global_zero else ()), self._remember)
+        self.journal = Journal(path, offset=checkpoint.journal if checkpoint else 0, sinks=sinks)
+        self._resume(checkpoint) if checkpoint else self._begin()
+
+    def _begin(self) -> None:
+        self.journal.write("start", format=1, **self.job.start)
+        for record in self.job.opening:
+            self.journal.write(**record)
+
+    def _resume(self, checkpoint: Checkpoint) -> None:
+        """Counters, sums, optimiser and random streams, as they were between the two steps."""
+        if self.journal.path:
+            self.history = read(self.journal.path, "epoch")
+        self.job.optimizer.load_state_dict(checkpoint.optimizer)
+        self.epoch, self.batch, self.step = checkpoint.epoch, checkpoint.batch, checkpoint.step
+        self.accuracy, self.best = checkpoint.accuracy, checkpoint.best_accuracy
+        self.watch.seconds, self.watch.step_ms = checkpoint.seconds, list(checkpoint.step_ms)
+        self.epoch_began = checkpoint.epoch_began
+        rank = self.fabric.global_rank
+        self.tally.load(checkpoint.tallies[rank])
+        self.feed_rng = checkpoint.feed_rng[rank]
+        checkpoints.set_rng_state(checkpoint.rng[rank])
+        if isinstance(self.net, Supervised):
+            self.net.calls = checkpoint.rng[rank]["heads"]
+        self.journal.write("resume", step=self.step)
+
+    def _remember(self, record: Record) -> None:
+        if record["kind"] == "epoch":
+            self.history.append(record)
+
+    def run(self) -> FitResult:
+        """Train to the end."""
+        with self.journal:
+            try:
+                while self.epoch < self.job.epochs:
+                    self._run_epoch()
+            except NonFiniteError as error:
+                self.journal.write("stop", reason=str(error), step=self.step)
+                raise
+            if self.job.finish is not None and self.fabric.is_global_zero:
+                self.job.finish()
+            result = self._result()
+            self.journal.write("end", **{k: v for k, v in result._asdict().items() if k not in ("history", "journal")})
+        return result
+
+    def _result(self) -> FitResult:
+        return FitResult(
+            step=self.step,
+            epochs=self.epoch,
+            accuracy=self.accuracy,
+            best_accuracy=self.best,
+            seconds=self.watch.seconds,
+            step_ms=self.watch.median_ms(self.step),
+            history=self.history,
+            journal=self.journal.path,
+        )
+
+    def _run_epoch(self) -> None:
+        if not self.net.training:
+            self.net.train()
+        if self.batch == 0:
+            self.epoch_began = self.watch.seconds
+        every, length = self.job.checkpoint_every, self.job.train.length
+        self._start_watch()
+        for x, y in self._batches():
+            self._step(*self.fabric.to_device((x, y)))
+            self.batch += 1
+            if every and self.step % every == 0 and self.batch != length:
+                self._check_finite()
+                self._checkpoint()
+                self._start_watch()
+        if self.batch == 0:
+            raise DatasetError(f"the training source yielded no batch in epoch {self.epoch + 1}. Check what it holds.")
+        self._finish_epoch()
+
+    def _batches(self) -> Iterator[Batch]:
+        """The rest of this epoch's batches; a source that shuffles by the global random state gets the one it had."""
+        feed = self.job.train
+        if self.batch == 0:
+            self.feed_rng = checkpoints.rng_state() if feed.draws else {}
+            return feed.epoch(self.epoch)
+        now = checkpoints.rng_state()
+        if self.feed_rng:
+            checkpoints.set_rng_state(self.feed_rng)
+        batches = feed.epoch(self.epoch, start=self.batch)
+        checkpoints.set_rng_state(now)
+        return batches
+
+    def _step(self, x: Any, y: Any) -> None:
+        progress = self._progress()
+        self._set_lr(progress)
+        self.job.optimizer.zero_grad()
+        terms = self.job.objective(self.wrapped(x), y, progress=progress)
+        values = self.tally.add(terms, samples_in(y), step=self.step + 1)
+        self.fabric.backward(terms.total)
+        if self.step < self.job.log.gradients:
+            self._write_gradients()
+        self.optimizer.step()
+        self.step += 1
+        if self.step == 1 or self.step % self.job.log.every == 0:
+            self._write_step(terms, values, progress)
+
+    def _progress(self) -> float:
+        """The share of training that is done before this step; by whole epochs where the source has no length."""
+        length = self.job.train.length
+        within = min(1.0, self.batch / length) if length else 0.0
+        return (self.epoch + within) / self.job.epochs
+
+    def _set_lr(self, progress: float) -> None:
+        if self.job.schedule is not None:
+            factor = self.job.schedule(progress)
+            for group in self.job.optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+
+    def _write_gradients(self) -> None:
+        means = {n: w.grad.float().abs().mean() for n, w in self.measured.items() if w.grad is not None}
+        if means:  # one transfer from the device for all layers
+            values = torch.stack(list(means.values())).tolist()
+            self.journal.write("gradients", step=self.step + 1, layers=dict(zip(means, values, strict=True)))
+
+    def _write_step(self, terms: Terms, values: Tensor, progress: float) -> None:
+        total, *parts = (engines.summed(self.fabric, values) / self.fabric.world_size).tolist()
+        self.watch.lap(self.step)
+        self.tally.check()
+        self.journal.write(
+            "step",
+            step=self.step,
+            epoch=self.epoch + 1,
+            progress=progress,
+            total=total,
+            parts=dict(zip(terms.parts, parts, strict=True)),
+            weights=terms.weights,
+            lr=self.job.optimizer.param_groups[0]["lr"],
+        )
+        self._mark()
+
+    def _finish_epoch(self) -> None:
+        train = self.tally.means()
+        self.watch.stop()
+        self._check_finite()
+        self.epoch, self.batch = self.epoch + 1, 0
+        self.tally.reset()
+        self.journal.write(
+            "epoch",
+            epoch=self.epoch,
+            step=self.step,
+            progress=self.epoch / self.job.epochs,
+            train=train,
+            validation=self._validate(),
+            seconds=self.watch.seconds - self.epoch_began,
+        )
+        self._checkpoint()
+
+    def _validate(self) -> dict[str, Any] | None:
+        if self.job.validation is None:
+            return None
+        scores = evaluate(
+            self.net,
+            self.job.validation,
+            objective=self.job.objective,
+            progress=self.epoch / self.job.epochs,
+            fabric=self.fabric,
+        )
+        self.accuracy = scores.accuracy.get("main")
+        if self.accuracy is not None:
+            self.best = max(self.accuracy, self.accuracy if self.best is None else self.best)
+        return {"accuracy": scores.accuracy, "loss": scores.loss}
+
+    def _check_finite(self) -> None:
+        self.tally.check()
+        check_weights(self.net, step=self.step)
+
+    def _checkpoint(self) -> None:
+        self.watch.stop()
+        if self.job.folder is None:
+            return
+        random = {**checkpoints.rng_state(), "heads": getattr(self.net, "calls", 0)}
+        everyone = engines.gathered(self.fabric, [random, self.feed_rng, self.tally.state()])
+        rng, feed_rng, tallies = map(list, zip(*everyone, strict=True))
+        if not self.fabric.is_global_zero:
+            return
+        checkpoints.save(
+            Checkpoint(
+                net=self.net.state_dict(),
+                optimizer=self.job.optimizer.state_dict(),
+                epoch=self.epoch,
+                batch=self.batch,
+                step=self.step,
+                rng=rng,
+                feed_rng=feed_rng,
+                tallies=tallies,
+                journal=self.journal.sync(),
+                accuracy=self.accuracy,
+                best_accuracy=self.best,
+                seconds=self.watch.seconds,
+                epoch_began=self.epoch_began,
+                step_ms=self.watch.step_ms,
+                plan=self.job.plan,
+                config=self.job.config,
+            ),
+            self.job.folder / "checkpoint.ckpt",
+        )
+
+    def _start_watch(self) -> None:
+        self.watch.start()
+        self._mark()
+
+    def _mark(self) -> None:
+        if self.step >= self.job.log.gradients:  # measuring gradients makes a step slower than it is
+            self.watch.mark(self.step)
+
+
+def load_net(net: nn.Module, checkpoint: Checkpoint) -> None:
+    """Load model and heads. Raises `CheckpointError` when the checkpoint is of another net."""
+    try:
+        net.load_state_dict(checkpoint.net)
+    except (RuntimeError, KeyError) as error:
+        raise CheckpointError(
+            f"the checkpoint does not fit this net: {error} Resume with the model and plan that it was written with."
+        ) from None

@@ -1,0 +1,30 @@
+"""Optimisers from settings, with groups for the model and for the heads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn, optim
+
+from deepsup.errors import ConfigError
+from deepsup.supervised import parameter_groups
+
+from .configs import OptimizerConfig
+
+
+def build(net: nn.Module, settings: OptimizerConfig) -> optim.Optimizer:
+    """SGD, Adam or AdamW over the trainable parameters; groups are named `model` and `heads`."""
+    groups: list[dict[str, Any]] = parameter_groups(
+        net,
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        head_lr=settings.head_lr,
+        head_weight_decay=settings.head_weight_decay,
+    )
+    if not groups:
+        raise ConfigError("there is nothing to train: every parameter is frozen. Set requires_grad on some of them.")
+    if settings.name == "sgd":
+        return optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov)
+    if settings.name == "adam":
+        return optim.Adam(groups, lr=settings.lr)
+    return optim.AdamW(groups, lr=settings.lr)

@@ -1,0 +1,92 @@
+"""Does it help? Pairs of runs that differ in one thing, and what can be said about the difference.
+
+    >>> verdict([0.90, 0.91, 0.92], [0.95, 0.95, 0.96]).verdict
+    'helps'
+
+No table and no package: the quantiles of Student's t are a finite sum.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from deepsup.errors import ConfigError
+
+
+class Verdict(NamedTuple):
+    """The paired comparison of two arms; the interval is that of the mean difference, candidate minus baseline."""
+
+    verdict: str
+    mean_difference: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: int
+    confidence: float
+    reason: str
+
+
+def rule(*, metric: str, baseline: str, candidate: str, seeds: Sequence[int], confidence: float) -> str:
+    """The sentence that fixes, before anything runs, how the verdict will be reached."""
+    percent = f"{100 * confidence:g} %"
+    return (
+        f"For each group, {candidate} minus {baseline} in final {metric}, paired by seed "
+        f"({', '.join(map(str, seeds))}): 'helps' if the {percent} t interval of the mean difference lies above 0, "
+        "'hurts' if it lies below 0, otherwise 'no evidence'. Both arms start from the same weights, see the same batches "
+        "and train the same epochs."
+    )
+
+
+def verdict(baseline: Sequence[float], candidate: Sequence[float], *, confidence: float = 0.95) -> Verdict:
+    """Judge two lists of results, paired by position, by the t interval of their mean difference.
+
+    `helps` if the whole interval is above 0, `hurts` if it is below, else `no evidence`; fewer than two pairs prove
+    nothing. Equal differences in every pair give an interval of width 0.
+    """
+    if len(baseline) != len(candidate):
+        raise ConfigError(
+            f"a paired verdict needs as many results in both arms; found {len(baseline)} and {len(candidate)}."
+        )
+    differences = [c - b for b, c in zip(baseline, candidate, strict=True)]
+    n = len(differences)
+    if n == 0:
+        return Verdict("no evidence", None, None, None, 0, confidence, "no pair of runs has finished")
+    mean = statistics.fmean(differences)
+    if n == 1:
+        return Verdict("no evidence", mean, None, None, 1, confidence, "one pair says nothing about chance; add seeds")
+    half = t_quantile((1 + confidence) / 2, n - 1) * statistics.stdev(differences) / math.sqrt(n)
+    low, high = mean - half, mean + half
+    if low > 0:
+        return Verdict("helps", mean, low, high, n, confidence, "the interval lies above 0")
+    if high < 0:
+        return Verdict("hurts", mean, low, high, n, confidence, "the interval lies below 0")
+    return Verdict("no evidence", mean, low, high, n, confidence, "the interval contains 0")
+
+
+def t_quantile(probability: float, freedom: int) -> float:
+    """The value that Student's t with `freedom` degrees of freedom stays below with `probability` in [0.5, 1)."""
+    low, high = 0.0, 1.0
+    while _t_below(high, freedom) < probability:
+        low, high = high, 2 * high
+    for _ in range(200):
+        middle = (low + high) / 2
+        if middle in (low, high):
+            break
+        low, high = (middle, high) if _t_below(middle, freedom) < probability else (low, middle)
+    return high
+
+
+def _t_below(t: float, freedom: int) -> float:
+    """P(T < t) for t >= 0 as a finite sum (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
+    angle = math.atan(t / math.sqrt(freedom))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    odd = freedom % 2
+    term = cosine if odd else 1.0
+    total = 0.0
+    for k in range(1 + odd, freedom, 2):
+        total += term
+        term *= cosine**2 * k / (k + 1)
+    inside = 2 / math.pi * (angle + sine * total) if odd else sine * total
+    return (1 + inside) / 2

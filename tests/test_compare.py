@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from deepsup.errors import ConfigError, DeepsupError
+from deepsup.training import comparisons, configs
+from deepsup.training.comparisons import compare
+from deepsup.training.configs import ComparisonConfig
+from deepsup.training.displays import Display
+from deepsup.training.journals import read
+from deepsup.training.runs import train
+from deepsup.training.summaries import time_side_by_side
+from deepsup.training.verdicts import verdict
+from tests.tiny_runs import SUPERVISED, dropout_net, settings
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _workers_find_these_tests():
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), before]))
+    yield
+    os.environ.pop("PYTHONPATH")
+    if before is not None:
+        os.environ["PYTHONPATH"] = before
+
+
+def config(output: Path, **changes: Any) -> ComparisonConfig:
+    base = {k: v for k, v in settings("").items() if k not in ("name", "output", "supervise")}
+    data = {
+        "name": "tiny",
+        "base": base,
+        "groups": {"adam": {}, "sgd": {"optimizer": {"name": "sgd", "lr": 0.05}}},
+        "arms": {"plain": {"supervise": None}, "aux": {"supervise": SUPERVISED}},
+        "seeds": [0, 1],
+        "jobs": 2,
+        "output": str(output),
+    }
+    checked = configs.parse(configs.merge(data, changes))
+    assert isinstance(checked, ComparisonConfig)
+    return checked
+
+
+class Finished:
+    def __init__(self, folder: Path) -> None:
+        self.config = config(folder)
+        self.folder = folder
+        self.events: list[dict[str, Any]] = []
+        self.before: dict[str, Any] = {}
+        self.result = compare(self.config, on_event=self.see)
+
+    def see(self, event: dict[str, Any]) -> None:
+        if event["kind"] == "rule":
+            self.before = json.loads((self.folder / "compare.json").read_text())
+            assert not any(self.folder.glob("*/*/*/journal.jsonl"))
+        self.events.append(event)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return Finished(tmp_path_factory.mktemp("comparison") / "tiny")
+
+
+def test_the_rule_is_on_the_disk_before_anything_runs(finished: Finished):
+    assert "aux minus plain" in finished.before["rule"]
+    assert finished.before["complete"] is False
+    assert finished.before["rule"] == finished.result["rule"]
+    assert finished.before["created"] == finished.result["created"]
+    assert finished.before["groups"][0] == {
+        "name": "adam",
+        "arms": {
+            "plain": {"runs": ["adam/plain/seed0", "adam/plain/seed1"]},
+            "aux": {"runs": ["adam/aux/seed0", "adam/aux/seed1"]},
+        },
+    }
+
+
+def test_the_result_is_what_the_journals_say(finished: Finished):
+    assert json.loads((finished.folder / "compare.json").read_text()) == finished.result
+    assert finished.result["complete"] is True
+    for group in finished.result["groups"]:
+        for arm, found in group["arms"].items():
+            ends = [read(finished.folder / run / "journal.jsonl", "end")[0] for run in found["runs"]]
+            start = read(finished.folder / found["runs"][0] / "journal.jsonl", "start")[0]
+            assert found["final"] == [end["accuracy"] for end in ends]
+            assert found["mean"] == pytest.approx(statistics.fmean(found["final"]))
+            assert found["std"] == pytest.approx(statistics.stdev(found["final"]))
+            assert found["seconds"] == [end["seconds"] for end in ends]
+            cost = start["cost"]
+            assert found["train_flops"] == cost["trunk_flops"] + cost["head_flops"]
+            assert (found["train_params"] > found["inference_params"]) == (arm == "aux")
+            assert found["inference_ms"] > 0
+            assert (start["group"], start["arm"]) == (group["name"], arm)
+        plain, aux = (group["arms"][arm] for arm in ("plain", "aux"))
+        assert plain["inference_params"] == aux["inference_params"]
+        assert plain["inference_flops"] == aux["inference_flops"]
+        expected = verdict(plain["final"], aux["final"])
+        assert {k: group["verdict"][k] for k in expected._fields} == expected._asdict()
+        assert (group["verdict"]["baseline"], group["verdict"]["candidate"]) == ("plain", "aux")
+
+
+def test_every_supervised_run_has_its_certificate(finished: Finished):
+    listed = finished.result["certificates"]
+    assert [c["run"] for c in listed] == ["adam/aux/seed0", "sgd/aux/seed0", "adam/aux/seed1", "sgd/aux/seed1"]
+    for entry in listed:
+        proof = json.loads((finished.folder / entry["path"]).read_text())
+        assert entry["identical"] is proof["identical"] is True
+        assert entry["state_sha256"] == proof["state_sha256"]
+
+
+def test_pairs_start_from_the_same_weights_and_see_the_same_batches(finished: Finished):
+    for seed in (0, 1):
+        first = {
+            arm: read(finished.folder / "adam" / arm / f"seed{seed}" / "journal.jsonl", "step")[0]["parts"]["main"]
+            for arm in ("plain", "aux")
+        }
+        assert first["plain"] == first["aux"]
+
+
+def test_events_tell_of_every_run(finished: Finished):
+    kinds = [e["kind"] for e in finished.events]
+    assert kinds[0] == "rule"
+    assert kinds.count("done") == kinds.count("start") == kinds.count("end") == 8
+    runs = {c.run for c in finished.config.expand()}
+    assert {e["run"] for e in finished.events[1:]} == runs
+    assert not [p.name for p in finished.folder.iterdir() if p.name.startswith(".")]
+
+
+def test_a_finished_comparison_is_left_alone(finished: Finished):
+    before = (finished.folder / "compare.json").read_bytes()
+    events: list[dict[str, Any]] = []
+    assert compare(finished.config, on_event=events.append) == finished.result
+    assert [e["kind"] for e in events] == ["rule"]
+    assert len(events[0]["finished"]) == 8
+    assert (finished.folder / "compare.json").read_bytes() == before
+
+
+def test_another_comparison_in_the_same_folder_is_refused(finished: Finished):
+    with pytest.raises(ConfigError, match="seeds was \\[0, 1\\], now \\[0, 1, 2\\]"):
+        compare(config(finished.folder, seeds=[0, 1, 2]))
+    single = config(finished.folder).expand()[0].config.model_copy(update={"output": str(finished.folder)})
+    with pytest.raises(ConfigError, match="holds a comparison"):
+        train(single)
+    assert compare(config(finished.folder, jobs=1)) == finished.result  # how many at a time changes no result
+
+
+def test_an_interrupted_comparison_goes_on_and_ends_the_same(finished: Finished, tmp_path: Path):
+    def interrupt(event: dict[str, Any]) -> None:
+        if event["kind"] == "done":
+            raise KeyboardInterrupt
+
+    half = config(tmp_path, jobs=1).model_copy(update={"groups": {"adam": {}}})
+    with pytest.raises(KeyboardInterrupt):
+        compare(half, on_event=interrupt)
+    assert json.loads((tmp_path / "compare.json").read_text())["complete"] is False
+    events: list[dict[str, Any]] = []
+    result = compare(half, on_event=events.append)
+    assert events[0]["finished"]
+    assert "run" in events[1]
+    arms = ("plain", "aux")
+    expected = finished.result["groups"][0]
+    assert [result["groups"][0]["arms"][a]["final"] for a in arms] == [expected["arms"][a]["final"] for a in arms]
+    for run in ("adam/plain/seed1", "adam/aux/seed1"):
+        weights = [(folder / run / "model.safetensors").read_bytes() for folder in (tmp_path, finished.folder)]
+        assert weights[0] == weights[1]
+
+
+def dies_when_supervised(num_classes: int, in_channels: int, deadly: bool = False) -> nn.Module:
+    if deadly:
+        sys.stderr.write("last words\n")
+        sys.stderr.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return dropout_net(num_classes, in_channels)
+
+
+def test_failures_are_told_with_the_end_of_the_log_and_the_other_runs_are_kept(tmp_path: Path):
+    changes = {
+        "base": {"model": "tests.test_compare:dies_when_supervised", "epochs": 1},
+        "groups": {
+            "adam": {"supervise": None, "model_options": {}},
+            "sgd": {"optimizer": {"schedule": "step(1, {0.4: 1e30})"}},
+        },
+        "arms": {"aux": {"model_options": {"deadly": True}}},
+        "seeds": [0],
+    }
+    with pytest.raises(DeepsupError) as caught:
+        compare(config(tmp_path, **changes))
+    text = str(caught.value)
+    assert text.startswith("3 of 4 runs failed: ")
+    assert "adam/plain/seed0" not in text.splitlines()[0]
+    assert "signal 9" in text or "NaN" in text
+    assert "run.log" in text
+    assert read(tmp_path / "adam" / "plain" / "seed0" / "journal.jsonl")[-1]["kind"] == "end"
+    assert "last words" in (tmp_path / "adam" / "aux" / "seed0" / "run.log").read_text()
+    assert "NonFiniteError" in (tmp_path / "sgd" / "plain" / "seed0" / "run.log").read_text()
+    result = json.loads((tmp_path / "compare.json").read_text())
+    assert result["complete"] is False
+    assert [g["verdict"]["n"] for g in result["groups"]] == [0, 0]
+    assert result["groups"][0]["arms"]["aux"]["final"] == [None]
+
+
+def test_a_worker_ends_when_its_comparison_does(tmp_path: Path):
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "deepsup.training.workers", "1"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    endless = settings(tmp_path / "run", epochs=100_000)
+    task = {"run": "run", "group": None, "arm": None, "config": endless}
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    worker.stdin.write(json.dumps(task) + "\n")
+    worker.stdin.flush()
+    assert json.loads(worker.stdout.readline())["record"]["kind"] == "start"
+    worker.stdin.close()  # as the operating system does for a comparison that is killed
+    worker.stdout.close()
+    assert worker.wait(timeout=20) == 0
+
+
+def test_torchrun_around_a_comparison_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="without torchrun"):
+        compare(config(tmp_path / "c"))
+    assert not (tmp_path / "c").exists()
+
+
+def test_timing_takes_turns():
+    calls: list[str] = []
+
+    class Slow(nn.Module):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            calls.append(self.name)
+            return x
+
+    times = time_side_by_side({"a": Slow("a"), "b": Slow("b")}, torch.zeros(1), seconds=0.01)
+    assert calls[::2] == ["a"] * (len(calls) // 2)
+    assert calls[1::2] == ["b"] * (len(calls) // 2)
+    assert all(t >= 0 for t in times.values())
+
+
+def test_the_display_shows_every_run_and_where_it_is(finished: Finished):
+    console = Console(file=io.StringIO(), force_terminal=True, width=140)
+    with Display(console) as display:
+        for event in finished.events:
+            display.see(event)
+    text = Console(width=140, file=io.StringIO(), record=True)
+    text.print(display)
+    shown = text.export_text()
+    assert "8 of 8 runs done" in shown
+    assert "aux minus plain" in shown
+    line = next(row for row in shown.splitlines() if row.startswith("sgd/aux/seed1"))
+    assert "done" in line
+    assert "2/2" in line
+    assert "relu1" in line
+
+
+def test_without_a_terminal_the_display_prints_a_line_an_epoch(finished: Finished):
+    console = Console(file=io.StringIO(), width=140)
+    with Display(console) as display:
+        for event in finished.events:
+            display.see(event)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert len([line for line in lines if "epoch 1/2" in line]) == 8
+    assert comparisons.LOG_LINES > 0

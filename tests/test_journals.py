@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from deepsup.errors import CheckpointError
+from deepsup.training.journals import Journal, environment, parse_lines, read
+
+
+def test_records_are_there_as_soon_as_they_are_written(tmp_path: Path):
+    journal = Journal(tmp_path / "deep" / "journal.jsonl")
+    journal.write("step", step=1, parts={"main": 0.5})
+    (record,) = read(tmp_path / "deep" / "journal.jsonl")
+    assert record["kind"] == "step"
+    assert record["parts"] == {"main": 0.5}
+    assert record["time"] > 0
+    journal.close()
+
+
+def test_a_journal_without_a_path_still_tells_its_sinks():
+    seen: list[dict[str, object]] = []
+    with Journal(None, sinks=(seen.append,)) as journal:
+        journal.write("step", step=1)
+        assert journal.offset == journal.sync() == 0
+    assert seen[0]["step"] == 1
+
+
+def test_going_on_at_an_offset_repeats_nothing(tmp_path: Path):
+    path = tmp_path / "journal.jsonl"
+    with Journal(path) as journal:
+        journal.write("step", step=1)
+        offset = journal.sync()
+        journal.write("step", step=2)
+    with Journal(path, offset=offset) as journal:
+        journal.write("resume", step=1)
+        journal.write("step", step=2)
+    assert [(r["kind"], r["step"]) for r in read(path)] == [("step", 1), ("resume", 1), ("step", 2)]
+    with Journal(path):  # a new run begins a new journal
+        pass
+    assert read(path) == []
+
+
+def test_a_journal_shorter_than_its_checkpoint_knows_is_refused_and_left_alone(tmp_path: Path):
+    path = tmp_path / "journal.jsonl"
+    path.write_text('{"kind": "step"}\n')
+    with pytest.raises(CheckpointError, match="17 bytes long, but its checkpoint was written after 99 bytes"):
+        Journal(path, offset=99)
+    assert path.read_text() == '{"kind": "step"}\n'
+
+
+def test_what_is_not_a_number_becomes_null_and_valid_json(tmp_path: Path):
+    with Journal(tmp_path / "j") as journal:
+        journal.write("step", total=math.nan, parts={"main": math.inf, "b": 1.0}, many=[-math.inf])
+    record = json.loads((tmp_path / "j").read_text())
+    assert (record["total"], record["parts"], record["many"]) == (None, {"main": None, "b": 1.0}, [None])
+
+
+def test_a_half_written_last_line_is_left_out(tmp_path: Path):
+    data = b'{"kind": "a"}\n{"kind": "b"}\nnonsense\n{"kind": "c'
+    records, used = parse_lines(data)
+    assert [r["kind"] for r in records] == ["a", "b"]
+    assert data[used:] == b'{"kind": "c'
+    (tmp_path / "j").write_bytes(data)
+    assert [r["kind"] for r in read(tmp_path / "j", "b")] == ["b"]
+    assert read(tmp_path / "absent") == []
+
+
+def test_the_environment_says_what_numbers_depend_on():
+    stamp = environment()
+    names = {"python", "torch", "deepsup", "platform", "processor", "device", "threads", "commit", "command"}
+    assert set(stamp) == names
+    assert all(stamp[name] for name in names - {"commit"})
+    json.dumps(stamp)
