@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,14 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import deepsup as ds
 from deepsup import datasets
-from deepsup.errors import CheckpointError, ClassCountError, ConfigError, DatasetError, NonFiniteError
+from deepsup.errors import (
+    CheckpointError,
+    ClassCountError,
+    ConfigError,
+    DatasetError,
+    MissingPackageError,
+    NonFiniteError,
+)
 from deepsup.training import checkpoints, runs
 from deepsup.training.evaluations import evaluate
 from deepsup.training.fit import fit
@@ -454,3 +462,26 @@ def test_measuring_probes_as_placement_does_and_writes_nothing(tmp_path: Path):
     assert prepared.placement is not None
     assert prepared.placement["gradients"] == found.to_dict()
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "changes", "extra"),
+    [
+        ("torch.utils.tensorboard", {"log": {"tensorboard": True}}, r"deepsup\[tensorboard\]"),
+        ("lightning_fabric", {}, r"deepsup\[train\]"),
+    ],
+)
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, changes: dict[str, Any], extra: str
+):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingPackageError, match=extra):
+        train(config(tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_device_that_is_not_there_is_named(tmp_path: Path):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has one")
+    with pytest.raises(ConfigError, match=r"accelerator=cuda.*0 CUDA devices"):
+        train(config(tmp_path / "run", engine={"accelerator": "cuda"}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from typing import Any
 
@@ -229,6 +230,15 @@ def test_planning_leaves_the_model_the_users_head_and_the_random_state_alone() -
     except ConfigError:
         pass  # no gradient vanishes here
     assert_untouched(before, (snapshot(model), snapshot(head)))
+
+
+def test_a_lazy_head_of_the_users_is_refused_or_left_lazy() -> None:
+    head = nn.Sequential(nn.Flatten(), nn.LazyLinear(CLASSES))
+    before = repr(head)
+    with contextlib.suppress(HeadError):
+        ds.plan(Plain(), images(), AT[:1], head=head)
+    assert repr(head) == before
+    assert isinstance(head[1], nn.LazyLinear)
 
 
 @pytest.mark.parametrize(

@@ -126,8 +126,8 @@ def test_an_interrupt_restores_everything_too(after: int) -> None:
 
 def test_a_loader_that_shuffles_does_not_move_the_users_random_numbers() -> None:
     loader = DataLoader(TensorDataset(images(8), labels(8)), batch_size=4, shuffle=True)
-    before = torch.get_rng_state()
-    assert probe(Plain(), loader, iterations=3).iterations == 3
+    model, before = Plain(), torch.get_rng_state()
+    assert probe(model, loader, iterations=3).iterations == 3
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -220,6 +220,22 @@ def test_a_resumed_run_draws_what_the_undisturbed_one_draws() -> None:
     assert_untouched(expected, resumed(x).aux)
 
 
+def test_scoring_the_heads_in_evaluation_does_not_change_what_training_draws() -> None:
+    x = images(16)
+
+    def second_step(*, evaluated: bool) -> dict[str, Tensor]:
+        torch.manual_seed(3)
+        net = supervised(head=mask).train()
+        net(x)
+        if evaluated:
+            net.eval()
+            with ds.supervising(net), torch.no_grad():
+                net(x)
+        return {n: t.detach() for n, t in net.train()(x).aux.items()}
+
+    assert_untouched(second_step(evaluated=False), second_step(evaluated=True))
+
+
 def test_a_head_that_fails_gives_the_random_state_back() -> None:
     class Failing(Mask):
         def forward(self, x: Tensor) -> Tensor:

@@ -67,7 +67,13 @@ def layers(
     """List the layers of a model: name, type, output, depth. `50%` and `stride:16` choose from these rows."""
     seen = trace(_build(model, size, channels, classes), torch.randn(2, channels, size, size))
     table = Table(box=box.SIMPLE_HEAD, title=f"{seen.model}: {millions(seen.params)} parameters", title_justify="left")
-    for title, side in (("layer", "left"), ("type", "left"), ("output", "left"), ("layout", "left"), ("depth", "right")):
+    for title, side in (
+        ("layer", "left"),
+        ("type", "left"),
+        ("output", "left"),
+        ("layout", "left"),
+        ("depth", "right"),
+    ):
         table.add_column(title, justify="right" if side == "right" else "left", overflow="fold")
     table.add_column("stride", justify="right")
     table.add_column("params", justify="right")
@@ -75,7 +81,9 @@ def layers(
         table.add_row(*_layer_row(seen, name))
     console.print(table)
     if not every:
-        console.print(f"{len(seen.trunk)} of {len(seen.layers)} layers: where the trunk can be tapped. All: --all", style="dim")
+        console.print(
+            f"{len(seen.trunk)} of {len(seen.layers)} layers: where the trunk can be tapped. All: --all", style="dim"
+        )
 
 
 def _layer_row(seen: Trace, name: str) -> list[str]:
@@ -92,10 +100,14 @@ def plan(
     model: ModelName,
     at: Annotated[
         list[str],
-        typer.Option(help="Layer to supervise: a name, a glob `layer[1-3].*`, `type:Bottleneck`, `50%`, `stride:16`. Repeatable."),
+        typer.Option(
+            help="Layer to supervise: a name, a glob `layer[1-3].*`, `type:Bottleneck`, `50%`, `stride:16`. Repeatable."
+        ),
     ],
     method: Annotated[str, typer.Option(help="A published method; `deepsup methods` lists them.")] = "aux",
-    head: Annotated[str | None, typer.Option(help="pool | linear | token | cnds, options as in `cnds(hidden=256)`.")] = None,
+    head: Annotated[
+        str | None, typer.Option(help="pool | linear | token | cnds, options as in `cnds(hidden=256)`.")
+    ] = None,
     weight: Annotated[str | None, typer.Option(help="A number or a schedule: `linear(0.3, 0)`.")] = None,
     size: Size = 224,
     channels: Channels = 3,
@@ -131,11 +143,18 @@ def _print_probe(found: Probe, config: configs.TrainConfig) -> None:
     largest = max(row.mean for row in found.rows) or 1.0
     smallest = min((row.mean for row in found.rows if row.mean > 0), default=largest)
     for row in found.rows:
-        table.add_row(row.layer, f"{row.depth:.0%}", f"{row.mean:.1e}", _bar(row.mean, smallest, largest), row.tap or "")
+        table.add_row(
+            row.layer, f"{row.depth:.0%}", f"{row.mean:.1e}", _bar(row.mean, smallest, largest), row.tap or ""
+        )
     console.print(table)
-    for rule, says in (("threshold", "mean gradient below 1e-7, the rule of CNDS"), ("drop", "a tenth of the branch above")):
+    for rule, says in (
+        ("threshold", "mean gradient below 1e-7, the rule of CNDS"),
+        ("drop", "a tenth of the branch above"),
+    ):
         layers_ = ", ".join(found.recommend(rule)) or "no layer"
-        console.print(f"supervise.at=[{layers_}]" if layers_ != "no layer" else "no layer", f"[dim]by rule '{rule}': {says}[/dim]")
+        console.print(
+            f"supervise.at=[{layers_}]" if layers_ != "no layer" else "no layer", f"[dim]by rule '{rule}': {says}[/dim]"
+        )
 
 
 def _bar(value: float, smallest: float, largest: float) -> str:
@@ -173,7 +192,9 @@ def compare(words: Words = None, dry_run: DryRun = False) -> None:
     """
     config = _load(words)
     if not isinstance(config, configs.ComparisonConfig):
-        raise ConfigError("this configuration describes one run: it has no arms. Use `deepsup train`, or add arms and seeds.")
+        raise ConfigError(
+            "this configuration describes one run: it has no arms. Use `deepsup train`, or add arms and seeds."
+        )
     if dry_run:
         for group in config.groups:
             cell = next(c for c in config.expand() if c.group == group and c.arm == config.candidate)
@@ -232,7 +253,8 @@ def strip(
         load_weights(model, weights)
         proof = verify_certificate(certificate, model)
         console.print(
-            f"verified: weights sha256 {proof['state_sha256'][:16]}, no hook left, outputs {proof['outputs']}", highlight=False
+            f"verified: weights sha256 {proof['state_sha256'][:16]}, no hook left, outputs {proof['outputs']}",
+            highlight=False,
         )
 
 
@@ -253,7 +275,9 @@ def _load(words: list[str] | None) -> configs.Config:
     """Words without `=` are the file, the others overrides."""
     files = [w for w in words or [] if "=" not in w]
     if len(files) > 1:
-        raise ConfigError(f"one configuration file at a time; found {', '.join(files)}. Settings are written key=value.")
+        raise ConfigError(
+            f"one configuration file at a time; found {', '.join(files)}. Settings are written key=value."
+        )
     return configs.load(files[0] if files else None, [w for w in words or [] if "=" in w])
 
 
@@ -268,7 +292,10 @@ def _dry_run(config: configs.TrainConfig) -> None:
     prepared = runs.prepare(config)
     _print_plan(prepared.plan)
     batches = prepared.data.train.n_batches(config.data.batch_size)
-    console.print(f"{config.epochs} epochs of {batches} batches of {config.data.batch_size}, into {config.output}", highlight=False)
+    console.print(
+        f"{config.epochs} epochs of {batches} batches of {config.data.batch_size}, into {config.output}",
+        highlight=False,
+    )
 
 
 def _print_plan(made: Plan) -> None:
@@ -278,7 +305,9 @@ def _print_plan(made: Plan) -> None:
 
 def run() -> NoReturn:
     """The `deepsup` command: named errors are printed without a traceback, with exit status 1."""
-    sys.path.insert(0, "")  # so that `package.module:factory` finds what lies in the current folder, as `python -m` does
+    sys.path.insert(
+        0, ""
+    )  # so that `package.module:factory` finds what lies in the current folder, as `python -m` does
     try:
         app()
     except DeepsupError as error:

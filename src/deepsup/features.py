@@ -7,6 +7,7 @@ keys and positions: `()` is the output itself, `(0,)` its first element, `("logi
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -132,23 +133,28 @@ def default_pick(output: object, what: str) -> Pick:
 
 
 def picked(output: Any, pick: Pick) -> Any:
-    """The tensor that `pick` reaches in `output`."""
+    """What `pick` reaches in `output`. Raises `LookupError` where it reaches nothing."""
     for key in pick:
-        if isinstance(key, str) and not isinstance(output, Mapping):
+        if isinstance(output, Mapping):
+            output = output[key]
+        elif isinstance(key, int) and isinstance(output, (tuple, list)):
+            output = output[key]
+        elif isinstance(key, str) and not isinstance(output, Tensor) and hasattr(output, key):
             output = getattr(output, key)
         else:
-            output = output[key]
+            raise LookupError(key)
     return output
 
 
 def show_pick(pick: Pick) -> str:
-    """A pick as users write it: '0', 'hidden' or 'states.0'."""
-    return ".".join(map(str, pick))
+    """A pick as users write it: `0`, `hidden` or `states.0`; a key that holds digits or dots stands in quotes."""
+    return ".".join(repr(k) if isinstance(k, str) and (k.isdigit() or "." in k) else str(k) for k in pick)
 
 
 def read_pick(text: str) -> Pick:
     """The inverse of `show_pick`."""
-    return tuple(int(part) if part.isdigit() else part for part in text.split(".")) if text else ()
+    parts = re.findall(r"'[^']*'|[^.]+", text)
+    return tuple(p[1:-1] if p.startswith("'") else int(p) if p.isdigit() else p for p in parts)
 
 
 def main_prediction(output: Any, pick: Pick | str = ()) -> Tensor:
@@ -162,7 +168,7 @@ def main_prediction(output: Any, pick: Pick | str = ()) -> Tensor:
     pick = read_pick(pick) if isinstance(pick, str) else pick
     try:
         found = picked(output, pick or default_pick(output, "the model"))
-    except (AttributeError, KeyError, IndexError):
+    except LookupError:
         found = None
     if not isinstance(found, Tensor):
         there = ", ".join(show_pick(p) for p in tensors_in(output)) or "no tensor at all"

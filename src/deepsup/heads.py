@@ -124,7 +124,14 @@ def build(head: HeadLike, feature: Feature, classes: int) -> nn.Module:
         return head
     if isinstance(head, str):
         name, options = read(head)
-        return HEADS[name](feature, classes, **options)
+        try:
+            return HEADS[name](feature, classes, **options)
+        except (TypeError, ValueError, RuntimeError) as error:
+            if isinstance(error, HeadError):
+                raise
+            raise HeadError(
+                f"head {head!r} cannot be built for an activation of {feature} a sample: {error}."
+            ) from None
     built = head(feature, classes)
     if not isinstance(built, nn.Module):
         raise HeadError(f"the head function {show(head)} returned {type(built).__name__}; it must return an nn.Module.")
@@ -150,7 +157,12 @@ def read(text: str) -> tuple[str, dict[str, object]]:
     unknown = [k.arg for k in keywords if k.arg not in known]
     if unknown:
         raise HeadError(f"head {name!r} has no option {unknown[0]!r}. Options: {', '.join(known) or 'none'}.")
-    return name, {str(k.arg): ast.literal_eval(k.value) for k in keywords}
+    try:
+        return name, {str(k.arg): ast.literal_eval(k.value) for k in keywords}
+    except ValueError:
+        raise HeadError(
+            f"head {text!r} has an option that is no plain value. Write numbers, or texts in quotes."
+        ) from None
 
 
 def show(head: HeadLike) -> str:

@@ -57,7 +57,10 @@ def matches(trace: Trace, selector: str) -> list[str]:
 
 
 def _by_glob(trace: Trace, pattern: str) -> list[str]:
-    regex = re.compile(_glob_regex(pattern))
+    try:
+        regex = re.compile(_glob_regex(pattern))
+    except re.error:  # an unclosed or reversed range matches nothing
+        raise UnknownLayerError(_unknown(trace, pattern)) from None
     found = [n for n, layer in trace.layers.items() if regex.fullmatch(n) and layer.calls]
     if not found:
         raise UnknownLayerError(_unknown(trace, pattern))
@@ -131,9 +134,9 @@ def _unknown(trace: Trace, asked: str) -> str:
     return f"no layer matches {asked!r} in {trace.model}. {hint}List all {len(names)} with: deepsup layers MODEL"
 
 
-def check_readable(trace: Trace, name: str) -> Layer:
+def check_readable(trace: Trace, name: str, layer: Layer | None = None) -> Layer:
     """The layer, if a tap can read it: called exactly once, with a tensor that a gradient can flow through."""
-    layer = trace.layers[name]
+    layer = layer or trace.layers[name]
     if layer.calls == 0:
         raise LayerNotCalledError(
             f"layer '{name}' of {trace.model} was never called in the dry run (in training mode, input "

@@ -63,7 +63,8 @@ class Objective:
         if not 0 <= progress <= 1:
             raise ConfigError(f"progress is the share of training that is done, in [0, 1]; found {progress!r}.")
         found = self._predictions(outputs)
-        if not self._labels_checked and found["main"].ndim >= 2 and not torch.compiler.is_compiling():
+        named = isinstance(self.edges[0].loss, str)  # a loss of the user's own may take any target
+        if named and not self._labels_checked and found["main"].ndim >= 2 and not torch.compiler.is_compiling():
             losses.check_labels(found["main"].shape[1], target)
             self._labels_checked = True
         edges = [e for e in self.edges if e.source in found]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from . import heads, losses, methods, probes, schedules
-from .errors import BranchNameError, ClassCountError, ConfigError, HeadError
-from .features import Feature, read_pick, show_pick
+from .errors import BranchNameError, ClassCountError, ConfigError, HeadError, UnknownLayerError
+from .features import Feature, Pick, read_pick, show_pick
 from .layers import check_readable, select, split_pick
 from .plans import Branch, Plan, fingerprint
 from .traces import Layer, Trace, trace, untouched
@@ -44,15 +44,19 @@ def plan(
     Raises `LayerError`, `HeadError`, `BranchNameError`, `ClassCountError`, `OutputError` or `ConfigError`.
     """
     preset = methods.get(method)
-    selectors = _selectors(model, at, preset, batches)
-    picks = {s: p for s, p in map(split_pick, selectors.values()) if p is not None}
-    seen = trace(model, sample, layouts=layout, picks=picks, main=read_pick(main) if main is not None else None)
+    selectors = _selectors(model, at, preset, batches, main)
+    seen = trace(model, sample, layouts=layout, main=read_pick(main) if main is not None else None)
+    unknown = [name for name in layout or {} if name not in seen.layers]
+    if unknown:
+        raise UnknownLayerError(f"layout= names layer {unknown[0]!r}, which {seen.model} does not have.")
     if classes is not None and classes != seen.classes:
         raise ClassCountError(
             f"{seen.model} predicts {seen.classes} classes, but classes={classes} was asked. "
             f"Build the model with {classes} classes."
         )
-    layers = _layers(seen, selectors)
+    layers = _layers(
+        seen, selectors, lambda name, pick: trace(model, sample, layouts=layout, picks={name: pick}).layers[name]
+    )
     per_branch = {
         "head": _by_branch("head", head, preset.head, layers),
         "loss": _by_branch("loss", loss, preset.loss, layers),
@@ -68,16 +72,16 @@ def plan(
         branches=tuple(branches),
         classes=seen.classes,
         main=seen.main,
-        input_shape=seen.input_shape,
+        input_shape=seen.input_shape if isinstance(sample, Tensor) and sample.is_floating_point() else (),
         fingerprint=fingerprint(model),
         params=seen.params,
         flops=seen.flops,
-        notes=tuple(_notes(seen, branches)),
+        notes=tuple(_notes(seen, branches, layers)),
     )
 
 
 def _selectors(
-    model: nn.Module, at: Any, preset: methods.Method, batches: Iterable[tuple[Any, Tensor]] | None
+    model: nn.Module, at: Any, preset: methods.Method, batches: Iterable[tuple[Any, Tensor]] | None, main: str | None
 ) -> dict[str, str]:
     if preset.name == "none":
         if at is not None:
@@ -90,7 +94,7 @@ def _selectors(
     if at == "auto":
         if batches is None:
             raise ConfigError("at='auto' probes gradients on your data: pass batches=, an iterable of (input, target).")
-        found = probes.probe(model, batches).recommend(preset.rule)
+        found = probes.probe(model, batches, main=main).recommend(preset.rule)
         if not found:
             raise ConfigError(
                 f"no gradient vanishes by the rule '{preset.rule}', so at='auto' found no layer to supervise. "
@@ -102,14 +106,20 @@ def _selectors(
     return {s: s for s in ([at] if isinstance(at, str) else at)}
 
 
-def _layers(seen: Trace, selectors: Mapping[str, str]) -> dict[str, Layer]:
-    """Branch name -> layer, in order of running. A branch is named after its layer unless `at` names it."""
+def _layers(seen: Trace, selectors: Mapping[str, str], look: Callable[[str, Pick], Layer]) -> dict[str, Layer]:
+    """Branch name -> layer, in order of running. A branch is named after its layer unless `at` names it.
+
+    `look` reads a layer again with a pick of the user's.
+    """
     found: dict[str, Layer] = {}
     for name, selector in selectors.items():
         names = select(seen, selector)
+        pick = split_pick(selector)[1]
         for layer in names:
             branch = layer if name == selector else name if len(names) == 1 else f"{name}.{layer}"
-            found[branch] = check_readable(seen, layer)
+            found[branch] = check_readable(seen, layer, None if pick is None else look(layer, pick))
+    if "" in found:
+        raise BranchNameError("a branch needs a name; found ''. Name it: at={'NAME': 'LAYER'}.")
     if "main" in found:
         raise BranchNameError(
             "no branch may be called 'main': that is the model's own output. Name it: at={'NAME': 'main'}."
@@ -187,18 +197,18 @@ def _bytes(out: object) -> int:
 
 def _check_output(name: str, loss: Any, shape: tuple[int, ...], seen: Trace) -> None:
     main = seen.output[seen.main]
-    if isinstance(loss, str) and (len(shape) != len(main) or shape[1] != main[1]):
+    if isinstance(loss, str) and shape[1:] != main[1:]:
         raise HeadError(
             f"the head of branch '{name}' predicts {shape[1:]} a sample, the model itself {main[1:]}, and both meet one "
             f"target. Give the branch a head with output {main[1:]}, or a loss= of its own."
         )
 
 
-def _notes(seen: Trace, branches: Iterable[Branch]) -> Iterable[str]:
+def _notes(seen: Trace, branches: Iterable[Branch], layers: Mapping[str, Layer]) -> Iterable[str]:
     for b in branches:
         if b.clone:
             yield f"'{b.layer}' is overwritten in place by what follows, so its tap keeps a copy"
-        if not seen.layers[b.layer].leads_to_output:
+        if not layers[b.name].leads_to_output:
             yield f"'{b.layer}' does not lead to the prediction: branch '{b.name}' trains a side path"
         if show_pick(b.pick):
             yield f"'{b.layer}' returns several tensors; branch '{b.name}' reads '{show_pick(b.pick)}'"

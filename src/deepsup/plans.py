@@ -18,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from . import heads, losses, schedules
-from .errors import PlanError
+from .errors import DeepsupError, PlanError
 from .features import Feature, Pick, read_pick, show_pick
 
 FORMAT = 1
@@ -52,7 +52,7 @@ class Branch:
             "depth": self.depth,
             "head": heads.show(self.head),
             "loss": losses.show(self.loss),
-            "weight": repr(self.weight) if isinstance(self.weight, schedules.Schedule) else "custom:schedule",
+            "weight": schedules.show(self.weight),
             "clone": self.clone,
             "params": self.params,
             "flops": self.flops,
@@ -123,8 +123,12 @@ class Plan:
                 flops=data["trunk"]["flops"],
                 notes=tuple(data["notes"]),
             )
-        except (KeyError, TypeError) as error:
-            raise PlanError(f"the plan is damaged: {error} is missing or of the wrong kind. Plan again.") from None
+        except PlanError:
+            raise
+        except KeyError as error:
+            raise PlanError(f"the plan is damaged: {error} is missing. Plan again.") from None
+        except (DeepsupError, TypeError, ValueError, AttributeError) as error:
+            raise PlanError(f"the plan is damaged: {type(error).__name__}: {error}. Plan again.") from None
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON. Raises `PlanError` for heads, losses or schedules that only exist in Python."""
@@ -136,7 +140,7 @@ class Plan:
         """Read a plan that `save` wrote. Raises `PlanError` when the file is not one."""
         try:
             data = json.loads(Path(path).read_text())
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # no JSON, or no text at all
             raise PlanError(f"{path} is not a plan: it is no valid JSON ({error}). Plan again and save it.") from None
         if not isinstance(data, dict):
             raise PlanError(f"{path} is not a plan: it holds {type(data).__name__}, not an object.")
@@ -184,10 +188,11 @@ def _table(branches: Sequence[Branch]) -> list[str]:
 
 def millions(count: int) -> str:
     """A count of parameters or FLOPs to three digits: `11.2M`, `650`."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= size:
-            return f"{count / size:.3g}{letter}" if count < 1000 * size else f"{count / size:.0f}{letter}"
-    return str(count)
+    if count < 1000:
+        return str(count)
+    mantissa, exponent = f"{count:.2e}".split("e")  # rounded first, so that 999,999 becomes 1M and not 1000k
+    thousands = min(3, int(exponent) // 3)
+    return f"{float(mantissa) * 10 ** (int(exponent) - 3 * thousands):g}{' kMG'[thousands]}"
 
 
 def _share(part: int, whole: int) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from . import losses
 from .errors import ConfigError, DatasetError, LayerError, NonFiniteError
-from .features import main_prediction, show_pick
+from .features import main_prediction, read_pick, show_pick
 from .layers import tap_points
 from .traces import Trace, as_call, trace, untouched
 
@@ -69,11 +69,11 @@ class Probe:
         return {r.layer: r.mean for r in self.rows}
 
     def __str__(self) -> str:
-        width = max(len(r.layer) for r in self.rows)
+        width = max(len("layer"), *(len(r.layer) for r in self.rows))
         lines = [f"{self.model}: mean |gradient| of each layer's weights, {self.iterations} iterations, top loss only"]
         lines += [f"  {'layer':<{width}}  depth  gradient  tap after"]
         for r in self.rows:
-            lines.append(f"  {r.layer:<{width}}  {r.depth:>4.0%}   {r.mean:.1e}  {r.tap or '-'}")
+            lines.append(f"  {r.layer:<{width}}  {r.depth:>5.0%}  {r.mean:>8.1e}  {r.tap or '-'}")
         for rule in ("threshold", "drop"):
             lines.append(f"  at={self.recommend(rule)}  by rule {rule!r}")
         return "\n".join(lines)
@@ -98,31 +98,40 @@ def probe(
     iterations: int = 30,
     loss: str | losses.Loss = "cross_entropy",
     lr: float = 0.01,
+    main: str | None = None,
 ) -> Probe:
     """Mean |gradient| of every weight-bearing layer over `iterations` steps of plain SGD with the top loss only.
 
     `batches` yields (input, target) on the model's device and is run through again if it is short; `lr=0` measures
-    at the present weights. One backward a step, parameter gradients only (module backward hooks break models with
-    in-place operations). The model, its gradients and the random state are restored, also after Ctrl-C.
+    at the present weights; `main` says where the prediction is in an output with several tensors. One backward a
+    step, parameter gradients only (module backward hooks break models with in-place operations). The model, its
+    gradients and the random state are restored, also after Ctrl-C.
     Raises `DatasetError` for no batches, `LayerError` for a frozen model, `NonFiniteError` for a loss that is not finite.
     """
     if iterations < 1:
         raise ConfigError(f"the probe needs at least 1 iteration; found {iterations}.")
-    stream = _cycle(batches)
-    first = next(stream, None)
-    if first is None:
-        raise DatasetError("the probe got no batch: `batches` yielded nothing. Pass an iterable of (input, target).")
-    seen = trace(model, first[0])
-    weights = _weights(model, seen)
-    measured: dict[str, list[float]] = {name: [] for name in weights}
-    with untouched(model, parameters=True):
+    pick = None if main is None else read_pick(main)
+    measured: list[dict[str, float]] = []  # one dict an iteration; a layer that got no gradient is not in it
+    with untouched(model, parameters=True):  # loaders draw random numbers too
+        stream = _cycle(batches)
+        first = next(stream, None)
+        if first is None:
+            raise DatasetError(
+                "the probe got no batch: `batches` yielded nothing. Pass an iterable of (input, target)."
+            )
+        seen = trace(model, first[0], main=pick)
+        weights = _weights(model, seen)
         model.train()
         for i, (x, y) in enumerate(itertools.islice(itertools.chain([first], stream), iterations)):
             _step(model, x, y, i, main=show_pick(seen.main), loss=losses.get(loss), lr=lr)
-            for name, weight in weights.items():
-                measured[name].append(0.0 if weight.grad is None else float(weight.grad.float().abs().mean()))
-    rows = [LayerGradient(n, _tap_after(seen, n), seen.layers[n].depth, tuple(g)) for n, g in measured.items()]
-    return Probe(seen.model, tuple(rows), len(next(iter(measured.values()))))
+            found = {n: w.grad for n, w in weights.items() if w.grad is not None}
+            measured.append({n: float(g.float().abs().mean()) for n, g in found.items()})
+    rows = [
+        LayerGradient(n, _tap_after(seen, n), seen.layers[n].depth, tuple(step.get(n, 0.0) for step in measured))
+        for n in weights
+        if any(n in step for step in measured)
+    ]
+    return Probe(seen.model, tuple(rows), len(measured))
 
 
 def weight_layers(model: nn.Module) -> dict[str, Tensor]:
@@ -157,7 +166,7 @@ def _step(
     value = loss(main_prediction(model(*args, **kwargs), main), y)
     if not torch.isfinite(value):
         raise NonFiniteError(
-            f"the loss is {float(value)} at iteration {i} of the probe. Lower lr (now {lr}) or check the data."
+            f"the loss is {value.detach().item()} at iteration {i} of the probe. Lower lr (now {lr:g}) or check the data."
         )
     value.backward()  # type: ignore[no-untyped-call]
     with torch.no_grad():

@@ -20,7 +20,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from .errors import ConfigError
 
@@ -30,7 +30,18 @@ Weight: TypeAlias = "str | float | Callable[[float], float]"
 
 
 class Schedule:
-    """Base of the schedules below: a frozen dataclass whose `repr` is its constructor call."""
+    """Base of the schedules below: a frozen dataclass whose `repr` is its constructor call.
+
+    Fields called `schedule` take whatever `as_schedule` does; all others but `reading` and `drops` are numbers.
+    """
+
+    def __post_init__(self) -> None:
+        for f in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            if f.name == "schedule":
+                object.__setattr__(self, f.name, as_schedule(value))
+            elif f.name not in ("reading", "drops") and not isinstance(value, (int, float)):
+                raise ConfigError(f"{type(self).__name__} needs a number for {f.name}; found {value!r}.")
 
     def __call__(self, progress: float) -> float:
         """The weight when a share `progress` in [0, 1] of training is done."""
@@ -87,6 +98,7 @@ class cnds(Schedule):
     reading: str = "iterated"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.reading not in ("iterated", "linear"):
             raise ConfigError(f"cnds has no reading {self.reading!r}. Choose 'iterated' or 'linear'.")
         if self.epochs < 1:
@@ -107,6 +119,14 @@ class step(Schedule):
     start: float
     drops: Mapping[float, float]
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        numbers = [*self.drops, *self.drops.values()] if isinstance(self.drops, Mapping) else [None]
+        if not all(isinstance(n, (int, float)) for n in numbers):
+            raise ConfigError(
+                f"step needs a mapping from progress to weight, such as {{0.5: 0.1}}; found {self.drops!r}."
+            )
+
     def __call__(self, progress: float) -> float:
         reached = [at for at in self.drops if progress >= at]
         return float(self.drops[max(reached)] if reached else self.start)
@@ -119,22 +139,22 @@ class step(Schedule):
 class warmup(Schedule):
     """Another schedule, scaled up from 0 until progress `until` is reached."""
 
-    schedule: Callable[[float], float]
+    schedule: Any
     until: float
 
     def __call__(self, progress: float) -> float:
-        return self.schedule(progress) * min(1.0, progress / self.until if self.until > 0 else 1.0)
+        return float(self.schedule(progress)) * min(1.0, progress / self.until if self.until > 0 else 1.0)
 
 
 @dataclass(frozen=True, repr=False)
 class until(Schedule):
     """Another schedule, cut off to exactly 0 from progress `end` on."""
 
-    schedule: Callable[[float], float]
+    schedule: Any
     end: float
 
     def __call__(self, progress: float) -> float:
-        return self.schedule(progress) if progress < self.end else 0.0
+        return float(self.schedule(progress)) if progress < self.end else 0.0
 
 
 SCHEDULES: dict[str, type[Schedule]] = {c.__name__: c for c in (constant, linear, cosine, cnds, step, warmup, until)}
@@ -147,6 +167,8 @@ def parse(text: str | float) -> Schedule:
     """
     if isinstance(text, (int, float)):
         return constant(text)
+    if not isinstance(text, str):
+        raise ConfigError(f"a weight is a number, a schedule or its text; found {text!r}.")
     try:
         return _build(ast.parse(text.strip(), mode="eval").body)
     except ConfigError:
@@ -174,3 +196,11 @@ def _value(node: ast.expr) -> object:
 def as_schedule(value: Weight) -> Callable[[float], float]:
     """A number, a text or a callable, as a callable of progress."""
     return value if callable(value) else parse(value)
+
+
+def show(weight: Callable[[float], float]) -> str:
+    """A schedule as a plan stores it: its constructor, or `custom:` for what `parse` could not rebuild."""
+    try:
+        return repr(weight) if parse(repr(weight)) == weight else "custom:schedule"
+    except ConfigError:
+        return "custom:schedule"

@@ -35,7 +35,7 @@ def strip(net: nn.Module, *, certificate: str | Path | None = None, sample: Any 
     input is drawn from a fixed seed in the shape that was planned with, unless `sample` gives one.
     Heads stay reachable as `net.heads`. Wrappers (compile, DistributedDataParallel, Fabric) are seen through.
     Raises `AttachError` for a model that is not supervised, `CertificateError` if the outputs differ (then nothing
-    is written).
+    is written and the model stays supervised).
     """
     target = unwrap(net)
     if certificate is None:
@@ -44,11 +44,14 @@ def strip(net: nn.Module, *, certificate: str | Path | None = None, sample: Any 
     inputs = _inputs(target, sample)
     before = _run(target, inputs)
     state = state_sha256(target.model)
+    taps = taps_on(target.model)
     remove_taps(target.model)
     after = _run(target.model, inputs)
     proof = _proof(target.model, after, sample, tuple(inputs.shape) if isinstance(inputs, Tensor) else None)
     proof["identical"] = _same(before, after) and state == proof["state_sha256"] and not proof["hooks_left"]
     if not proof["identical"]:
+        for module, key, tap in taps:
+            module._forward_hooks[key] = tap
         raise CertificateError(
             f"the stripped {type(target.model).__name__} does not answer as the supervised one did in eval mode. "
             "If its forward is random in eval mode it cannot be certified; strip without certificate=."
@@ -93,14 +96,21 @@ def verify(certificate: str | Path, model: nn.Module, *, sample: Any = None) -> 
 def _read(path: str | Path) -> dict[str, Any]:
     try:
         proof = json.loads(Path(path).read_text())
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise CertificateError(f"{path} is not a certificate: {error}.") from None
-    needed = {"format", "state_sha256", "outputs_sha256", "outputs_start", "input_shape"}
-    if not isinstance(proof, dict) or proof.get("format") != FORMAT or not needed <= set(proof):
+    if not isinstance(proof, dict) or proof.get("format") != FORMAT or not _is_whole(proof):
         raise CertificateError(
             f"{path} is not a strip certificate of format {FORMAT}. Write one with strip(certificate=...)."
         )
     return proof
+
+
+def _is_whole(proof: dict[str, Any]) -> bool:
+    texts = all(isinstance(proof.get(key), str) for key in ("state_sha256", "outputs_sha256"))
+    start, shape = proof.get("outputs_start"), proof.get("input_shape", "missing")
+    numbers = isinstance(start, list) and all(isinstance(v, (int, float)) for v in start)
+    sizes = shape is None or (isinstance(shape, list) and all(isinstance(n, int) for n in shape))
+    return texts and numbers and sizes
 
 
 def _proof(model: nn.Module, outputs: list[Tensor], sample: Any, shape: tuple[int, ...] | None) -> dict[str, Any]:

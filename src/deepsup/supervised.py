@@ -33,8 +33,8 @@ class Heads(nn.Module):
 
     def __init__(self, modules: dict[str, nn.Module]) -> None:
         super().__init__()
-        for name, module in modules.items():
-            self.add_module(name.replace(".", "/"), module)
+        for name, module in modules.items():  # add_module would refuse names of methods, such as "half"
+            self._modules[name.replace(".", "/")] = module
 
     def __getitem__(self, name: str) -> nn.Module:
         return self._modules[name.replace(".", "/")]  # type: ignore[return-value]
@@ -149,8 +149,10 @@ def attach(model: nn.Module, plan: Plan) -> Supervised:
     cuda = [anchor.device.index] if anchor is not None and anchor.is_cuda else []
     with torch.random.fork_rng(devices=cuda):
         for branch in plan.branches:
-            head = head_builders.build(branch.head, branch.feature, plan.classes)
-            built[branch.name] = head.to(anchor.device, anchor.dtype) if anchor is not None else head
+            built[branch.name] = head_builders.build(branch.head, branch.feature, plan.classes)
+    if anchor is not None:
+        for head in built.values():
+            head.to(anchor.device, anchor.dtype)
     net = Supervised(model, built, plan)
     for branch in plan.branches:
         tap = Tap(branch.name, net.recorder, pick=branch.pick, clone=branch.clone)
@@ -249,8 +251,10 @@ def parameter_groups(
     decay = weight_decay if head_weight_decay is None else head_weight_decay
     parts = [("model", unwrap(net).model if supervised else net, lr, weight_decay)]
     parts += [("heads", unwrap(net).heads, lr * head_lr, decay)] if supervised else []
-    groups = [
-        {"name": name, "params": [p for p in module.parameters() if p.requires_grad], "lr": rate, "weight_decay": wd}
-        for name, module, rate, wd in parts
-    ]
+    groups: list[dict[str, Any]] = []
+    taken: set[int] = set()  # a head may share a layer with the model
+    for name, module, rate, wd in parts:
+        params = [p for p in module.parameters() if p.requires_grad and id(p) not in taken]
+        taken |= {id(p) for p in params}
+        groups.append({"name": name, "params": params, "lr": rate, "weight_decay": wd})
     return [g for g in groups if g["params"]]

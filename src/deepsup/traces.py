@@ -7,6 +7,7 @@ hooks and random state are afterwards what they were, also when the forward fail
 
 from __future__ import annotations
 
+import random
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils.flop_counter import FlopCounterMode
 
 from .errors import DeepsupError, LayerError, OutputError
-from .features import Feature, Pick, default_pick, infer_layout, picked, tensors_in
+from .features import Feature, Pick, default_pick, infer_layout, picked, show_pick, tensors_in
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -58,19 +59,26 @@ class Trace:
 
     @property
     def classes(self) -> int:
-        """Channels of the main prediction."""
-        return self.output[self.main][1]
+        """Channels of the main prediction. Raises `OutputError` when it has no axis for them."""
+        shape = self.output[self.main]
+        if len(shape) < 2:
+            raise OutputError(f"{self.model} predicts a tensor of shape {shape}; scores need shape (N, classes, ...).")
+        return shape[1]
 
 
 @contextmanager
 def untouched(model: nn.Module, *, parameters: bool = False) -> Iterator[None]:
     """Whatever happens inside, leave `model` and the random state as they were, also after an exception.
 
-    Restores attributes and train flags of every module, buffers (bit for bit) and the CPU and CUDA random states;
-    with `parameters` also parameter values, their gradients and `requires_grad`.
+    Restores attributes and train flags of every module (lists, dicts and sets with their content), buffers (bit for
+    bit) and the random states of torch, CUDA and Python; with `parameters` also parameter values, their gradients and
+    `requires_grad`.
     """
     modules = list(model.modules())
     attributes = [dict(m.__dict__) for m in modules]
+    held = [v for a in attributes for k, v in a.items() if type(v) in (list, dict, set) and not k.startswith("_")]
+    contents = [v.copy() for v in held]
+    python_state = random.getstate()
     tables = [(dict(m._buffers), dict(m._parameters), dict(m._modules)) for m in modules]
     tensors = {b: b.detach().clone() for b in model.buffers()}
     grads = {p: (p.grad, p.requires_grad) for p in model.parameters()}
@@ -81,11 +89,15 @@ def untouched(model: nn.Module, *, parameters: bool = False) -> Iterator[None]:
         try:
             yield
         finally:
+            random.setstate(python_state)
             for module, saved, table in zip(modules, attributes, tables, strict=True):
                 _restore(module, saved, table)
+            for collection, content in zip(held, contents, strict=True):
+                _refill(collection, content)
             with torch.no_grad():
                 for tensor, value in tensors.items():
-                    tensor.copy_(value)
+                    if not torch.equal(tensor, value):  # an expanded buffer cannot be written to, and need not
+                        tensor.copy_(value)
             for p, (grad, requires_grad) in grads.items():
                 p.grad, p.requires_grad = grad, requires_grad
 
@@ -103,6 +115,11 @@ def _restore(
             there.update(saved)
 
 
+def _refill(collection: Any, content: Any) -> None:
+    collection.clear()
+    collection.extend(content) if isinstance(collection, list) else collection.update(content)
+
+
 @dataclass
 class _Recorder:
     """Forward hooks for one dry run. Holds every output until the end, to see who was overwritten."""
@@ -113,9 +130,12 @@ class _Recorder:
     calls: dict[str, int] = field(default_factory=dict)
     exits: list[str] = field(default_factory=list)
     held: dict[str, tuple[Tensor, int, Pick]] = field(default_factory=dict)
+    cut: set[str] = field(default_factory=set)  # outputs without a graph, though something before them could be trained
+    trainable: bool = False
     problems: dict[str, str] = field(default_factory=dict)
 
-    def record(self, name: str, output: object) -> None:
+    def record(self, name: str, module: nn.Module, output: object) -> None:
+        self.trainable |= any(p is not None and p.requires_grad for p in module._parameters.values())
         self.calls[name] = self.calls.get(name, 0) + 1
         self.exits.append(name)
         if self.calls[name] > 1:
@@ -123,10 +143,17 @@ class _Recorder:
         try:
             pick = self.picks[name] if name in self.picks else default_pick(output, f"layer '{name}'")
             tensor = picked(output, pick)
-        except (OutputError, AttributeError, KeyError, IndexError) as error:
-            self.problems[name] = str(error) if isinstance(error, OutputError) else _no_pick(name, pick, output)
+        except OutputError as error:
+            self.problems[name] = str(error)
+            return
+        except LookupError:
+            tensor = None
+        if not isinstance(tensor, Tensor):
+            self.problems[name] = _no_pick(name, pick, output)
             return
         self.held[name] = (tensor, tensor._version, pick)
+        if self.trainable and not tensor.requires_grad:  # asked now: reentrant checkpointing adds a graph later
+            self.cut.add(name)
 
     def feature(self, name: str) -> Feature | None:
         if name not in self.held:
@@ -138,10 +165,9 @@ class _Recorder:
 
 
 def _no_pick(name: str, pick: Pick, output: object) -> str:
-    found = ", ".join(".".join(map(str, p)) for p in tensors_in(output)) or "no tensor"
-    return (
-        f"layer '{name}' has no output '{'.'.join(map(str, pick))}'; it returned {type(output).__name__} with {found}."
-    )
+    there = [] if isinstance(output, Tensor) else [show_pick(p) for p in tensors_in(output)]
+    found = f" with {', '.join(there)}" if there else ""
+    return f"layer '{name}' has no output '{show_pick(pick)}'; it returned {type(output).__name__}{found}."
 
 
 def trace(
@@ -186,7 +212,7 @@ def trace(
 
 def _hook(recorder: _Recorder, name: str) -> Any:
     def see(module: nn.Module, args: Any, output: Any) -> None:
-        recorder.record(name, output)
+        recorder.record(name, module, output)
 
     return see
 
@@ -221,9 +247,9 @@ def _summary(model: nn.Module, rec: _Recorder, output: Any, main: Pick | None, f
         main = default_pick(output, f"the model ({type(model).__name__})") if not isinstance(output, Tensor) else ()
     outputs = tensors_in(output)
     if main not in outputs:
-        there = ", ".join(".".join(map(str, p)) or "the output itself" for p in outputs)
+        there = ", ".join(show_pick(p) or "the output itself" for p in outputs)
         raise OutputError(
-            f"{type(model).__name__} has no output '{'.'.join(map(str, main))}' for main=; found: {there or 'no tensor'}."
+            f"{type(model).__name__} has no output '{show_pick(main)}' for main=; found: {there or 'no tensor'}."
         )
     ancestors = _graph(outputs[main])
     upstream = {n: not ancestors or t.grad_fn is None or t.grad_fn in ancestors for n, (t, _, _) in rec.held.items()}
@@ -264,7 +290,7 @@ def _layer(name: str, module: nn.Module, rec: _Recorder, upstream: bool, depth: 
         stride=stride,
         overwritten=tensor is not None and tensor._version != version,
         leads_to_output=upstream,
-        trains=tensor is None or tensor.requires_grad or not any(p.requires_grad for p in module.parameters()),
+        trains=name not in rec.cut,
         problem=rec.problems.get(name, ""),
     )
 
