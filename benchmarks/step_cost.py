@@ -118,6 +118,7 @@ def eval_forwards(batch: int, size: int) -> tuple[Callable[[], None], Callable[[
 
 def compare(ours: Callable[[], None], other: Callable[[], None], rounds: int) -> dict[str, object]:
     """Median over rounds of time(ours) / time(other), the order alternating."""
+
     def seconds_of(call: Callable[[], None]) -> float:
         getattr(call, "prepare", lambda: None)()
         began = time.perf_counter()
@@ -157,7 +158,11 @@ def main() -> None:
         "command": " ".join(["python", "benchmarks/step_cost.py", *sys.argv[1:]]),
         "commit": commit.stdout.strip(),
         "hardware": f"{platform.machine()}, 1 thread",
-        "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__, "python": platform.python_version()},
+        "versions": {
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "python": platform.python_version(),
+        },
         "model": "ResNet-18, batch 16, 64x64, branches after layer2 and layer3",
         "rows": {name: {**row, "limit": limit} for name, (row, limit) in rows.items()},
     }

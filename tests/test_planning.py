@@ -28,7 +28,7 @@ from deepsup.errors import (
 from deepsup.schedules import constant, linear
 
 from .small_nets import CLASSES, Plain, Residual, images, labels
-from .test_traces import Branchy, Returning, assert_untouched, snapshot, telling, with_grads
+from .test_traces import Branchy, Returning, TwoInputs, assert_untouched, snapshot, telling, with_grads
 
 AT = ["conv1", "relu2"]
 
@@ -141,6 +141,16 @@ def test_any_name_that_planning_takes_can_be_attached(name: str) -> None:
     assert list(ds.attach(model, plan)(images()).aux) == [name]
 
 
+def test_names_that_look_alike_keep_their_own_heads() -> None:
+    model = Plain().train()
+    try:
+        net = ds.attach(model, ds.plan(model, images(), {"a.b": "conv1", "a/b": "conv2"}))
+    except DeepsupError:
+        return  # refusing one of them is as good
+    assert net.heads["a.b"] is not net.heads["a/b"]
+    assert list(net(images()).aux) == ["a.b", "a/b"]
+
+
 def test_a_class_count_that_the_model_does_not_have() -> None:
     assert ds.plan(Plain(), images(), AT, classes=CLASSES).classes == CLASSES
     with pytest.raises(ClassCountError) as caught:
@@ -174,6 +184,44 @@ def test_two_branches_may_read_two_tensors_of_one_layer() -> None:
     plan = ds.plan(telling(), images(), {"map": "block@0", "vector": "block@1.deep"})
     assert {b.name: str(b.feature) for b in plan.branches} == {"map": "4x14x14", "vector": "4"}
     assert {b.name: b.pick for b in plan.branches} == {"map": (0,), "vector": (1, "deep")}
+
+
+def test_a_pick_of_a_layer_goes_with_a_main_of_the_model() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = telling()
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            y = self.net(x)
+            return {"a": y * 0, "b": y}
+
+    plan = ds.plan(Both(), images(), {"vector": "net.block@1.deep"}, main="b")
+    assert (plan.main, str(plan.branches[0].feature)) == (("b",), "4")
+
+
+def test_a_layout_is_that_of_the_tensor_that_is_picked() -> None:
+    class VectorAndMap(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x.mean((2, 3)), x.permute(0, 2, 3, 1)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block, self.fc = VectorAndMap(), nn.Linear(3, CLASSES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.block(x)[0])
+
+    (branch,) = ds.plan(Net(), images(), "block@1", layout={"block": "NHWC"}).branches
+    assert branch.feature == ds.Feature((16, 16, 3), "NHWC")
+
+
+def test_a_frozen_tower_beside_a_trained_one_can_be_supervised() -> None:
+    model, sample = TwoInputs().train(), (torch.randn(2, 3), torch.randn(2, 4))
+    model.b.requires_grad_(False)  # runs after `a`, which trains, but does not depend on it
+    net = ds.attach(model, ds.plan(model, sample, "b"))
+    assert net(*sample).aux["b"].requires_grad  # the head trains
 
 
 def test_costs_are_those_computed_by_hand() -> None:

@@ -92,7 +92,7 @@ def test_a_plan_prints_as_a_table() -> None:
         "  branch  shape    depth  head    loss           weight          params  FLOPs\n"
         "  conv1   8x16x16    33%  cnds    cross_entropy  0.25             3.42M  6.86M\n"
         "  relu2   16x8x8     67%  linear  cross_entropy  linear(0.3, 0)   5.12k  10.2k\n"
-        "  training adds 231600.9% parameters, 2661.8% FLOPs; inference adds nothing"
+        "  training adds 2316 times the parameters, 27 times the FLOPs; inference adds nothing"
     )
 
 

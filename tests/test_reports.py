@@ -74,17 +74,17 @@ def page(demo: Path) -> str:
 
 
 TABLE = """
-                         epochs   train   train   train   infer   infer  infer
- arm       accuracy %   to 90 %    time  params   FLOPs  params   FLOPs   time
- ─────────────────────────────────────────────────────────────────────────────
+                       epochs  train  train  train  infer  infer infer
+ arm      accuracy %  to 90 %   time params  FLOPs params  FLOPs  time
+ ─────────────────────────────────────────────────────────────────────
  sgd
- plain     11.0 ± 1.7     never  14.0 s   213 k  3.94 M   213 k  3.94 M  1.00x
- aux[1]    96.0 ± 1.0  5, 6, 11  17.0 s  1.25 M  4.01 G   213 k  3.94 M  1.00x
+ plain    11.0 ± 1.7    never 14.0 s  213 k 3.94 M  213 k 3.94 M 1.00x
+ aux[1]   96.0 ± 1.0 5, 6, 11 17.0 s 1.25 M 4.01 G  213 k 3.94 M 1.00x
 
  adam
- plain              –         –       –       –       –       –       –      –
+ plain             –        –      –      –      –      –      –     –
  0/1 runs
- aux[1]             –         –       –       –       –       –       –      –
+ aux[1]            –        –      –      –      –      –      –     –
 """  # noqa: RUF001
 
 RUN_TABLE = """sgd/supervised/seed0

@@ -126,6 +126,14 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["file"]
 
 
+def test_who_has_the_old_file_open_keeps_it(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, lambda p: p.write_text("old"))
+    with path.open() as reader:
+        write_atomically(path, lambda p: p.write_text("new"))
+        assert (reader.read(), path.read_text()) == ("old", "new")
+
+
 def test_saving_that_fails_leaves_the_old_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, model = tmp_path / "model.safetensors", Plain()
     ds.save_weights(model, path)

@@ -132,11 +132,14 @@ def probe(
     Takes the same settings as `train`: `deepsup probe model=torchvision:resnet18 data.name=cifar10 data.root=data`.
     Nothing is trained or written.
     """
-    config = _train_config(words)
-    _print_probe(runs.measure(config), config)
+    config = _load(words)
+    if isinstance(config, configs.ComparisonConfig):  # the arms share the model and the data
+        config = next(c.config for c in config.expand() if c.arm == config.candidate)
+    settings = config.supervise.probe if config.supervise else configs.ProbeConfig()
+    _print_probe(runs.measure(config), settings)
 
 
-def _print_probe(found: Probe, config: configs.TrainConfig) -> None:
+def _print_probe(found: Probe, settings: configs.ProbeConfig) -> None:
     table = Table(box=box.SIMPLE_HEAD, title=f"{found.model}: gradient of the top loss, {found.iterations} iterations")
     for title in ("layer", "depth", "mean |gradient|", "", "tap after"):
         table.add_column(title, justify="right" if title in ("depth", "mean |gradient|") else "left")
@@ -148,13 +151,11 @@ def _print_probe(found: Probe, config: configs.TrainConfig) -> None:
         )
     console.print(table)
     for rule, says in (
-        ("threshold", "mean gradient below 1e-7, the rule of CNDS"),
-        ("drop", "a tenth of the branch above"),
+        ("threshold", f"the deepest layer below {settings.threshold:g}, as in CNDS"),
+        ("drop", f"wherever it fell to 1/{settings.factor:g} of that at the branch above"),
     ):
-        layers_ = ", ".join(found.recommend(rule)) or "no layer"
-        console.print(
-            f"supervise.at=[{layers_}]" if layers_ != "no layer" else "no layer", f"[dim]by rule '{rule}': {says}[/dim]"
-        )
+        chosen = ", ".join(found.recommend(rule, threshold=settings.threshold, factor=settings.factor))
+        console.print(f"{f'supervise.at=[{chosen}]' if chosen else 'no layer'}  by rule '{rule}': {says}", markup=False)
 
 
 def _bar(value: float, smallest: float, largest: float) -> str:

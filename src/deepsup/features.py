@@ -63,14 +63,16 @@ def infer_layout(shape: tuple[int, ...], input_shape: tuple[int, ...]) -> str:
     """Guess the layout of an activation of `shape` (batch included) from the shape of the model's input.
 
     Maps keep the aspect ratio of the image, so the two axes that shrank by one factor are height and width. Where
-    both readings fit (8x8x8), channels come first, as PyTorch has it; pass `layout=` to `plan` to say otherwise.
+    both readings fit (8x8x8), channels come first, as PyTorch has it. Of a sequence (N, A, B) whose last axis grew,
+    that axis is the channels. Pass `layout=` to `plan` to say otherwise.
     """
     if len(shape) == 5:
         return "NCDHW"
     if len(shape) == 4:
         return "NCHW" if _is_map(shape[2:], input_shape) or not _is_map(shape[1:3], input_shape) else "NHWC"
     if len(shape) == 3:
-        return "NCL" if len(input_shape) == 3 else "NLC"
+        tokens = len(input_shape) != 3 or (shape[1] == input_shape[1] and shape[2] > input_shape[2])
+        return "NLC" if tokens else "NCL"
     return "NC"
 
 

@@ -7,13 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils.flop_counter import FlopCounterMode
 
 from . import heads, losses, methods, probes, schedules
-from .errors import BranchNameError, ClassCountError, ConfigError, HeadError, UnknownLayerError
+from .errors import AlreadyAttachedError, BranchNameError, ClassCountError, ConfigError, HeadError, UnknownLayerError
 from .features import Feature, Pick, read_pick, show_pick
 from .layers import check_readable, select, split_pick
 from .plans import Branch, Plan, fingerprint
+from .taps import taps_on
 from .traces import Layer, Trace, trace, untouched
 
 
@@ -43,9 +45,16 @@ def plan(
 
     Raises `LayerError`, `HeadError`, `BranchNameError`, `ClassCountError`, `OutputError` or `ConfigError`.
     """
+    if taps_on(model):
+        raise AlreadyAttachedError(
+            f"this {type(model).__name__} is supervised already. Strip it first: deepsup.strip(net)."
+        )
     preset = methods.get(method)
     selectors = _selectors(model, at, preset, batches, main)
-    seen = trace(model, sample, layouts=layout, main=read_pick(main) if main is not None else None)
+    chosen = {name for name, pick in map(split_pick, selectors.values()) if pick is not None}
+    pick_of_main = read_pick(main) if main is not None else None
+    plain = {name: text for name, text in (layout or {}).items() if name not in chosen}
+    seen = trace(model, sample, layouts=plain, main=pick_of_main)
     unknown = [name for name in layout or {} if name not in seen.layers]
     if unknown:
         raise UnknownLayerError(f"layout= names layer {unknown[0]!r}, which {seen.model} does not have.")
@@ -54,9 +63,11 @@ def plan(
             f"{seen.model} predicts {seen.classes} classes, but classes={classes} was asked. "
             f"Build the model with {classes} classes."
         )
-    layers = _layers(
-        seen, selectors, lambda name, pick: trace(model, sample, layouts=layout, picks={name: pick}).layers[name]
-    )
+
+    def look(name: str, pick: Pick) -> Layer:
+        return trace(model, sample, layouts=layout, picks={name: pick}, main=pick_of_main).layers[name]
+
+    layers = _layers(seen, selectors, look)
     per_branch = {
         "head": _by_branch("head", head, preset.head, layers),
         "loss": _by_branch("loss", loss, preset.loss, layers),
@@ -118,8 +129,9 @@ def _layers(seen: Trace, selectors: Mapping[str, str], look: Callable[[str, Pick
         for layer in names:
             branch = layer if name == selector else name if len(names) == 1 else f"{name}.{layer}"
             found[branch] = check_readable(seen, layer, None if pick is None else look(layer, pick))
-    if "" in found:
-        raise BranchNameError("a branch needs a name; found ''. Name it: at={'NAME': 'LAYER'}.")
+    bad = [name for name in found if not name or "/" in name]  # "/" stands for the dot in the keys of the heads
+    if bad:
+        raise BranchNameError(f"a branch needs a name without '/'; found {bad[0]!r}. Name it: at={{'NAME': 'LAYER'}}.")
     if "main" in found:
         raise BranchNameError(
             "no branch may be called 'main': that is the model's own output. Name it: at={'NAME': 'main'}."
@@ -167,6 +179,10 @@ def _price(name: str, head: heads.HeadLike, feature: Feature, seen: Trace) -> tu
     device = "meta" if isinstance(head, str) else "cpu"
     with torch.random.fork_rng(devices=[]), torch.device(device):
         module = heads.build(head, feature, seen.classes)
+    if any(is_lazy(p) for p in module.parameters()):
+        raise HeadError(
+            f"the head of branch '{name}' has lazy parameters without a shape. Give its layers their sizes."
+        )
     p = next(module.parameters(), None)
     x = torch.zeros(
         2, *feature.shape, dtype=p.dtype if p is not None else None, device=p.device if p is not None else device

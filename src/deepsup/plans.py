@@ -20,6 +20,7 @@ from torch import nn
 from . import heads, losses, schedules
 from .errors import DeepsupError, PlanError
 from .features import Feature, Pick, read_pick, show_pick
+from .weights import write_atomically
 
 FORMAT = 1
 
@@ -133,7 +134,8 @@ class Plan:
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON. Raises `PlanError` for heads, losses or schedules that only exist in Python."""
         _refuse_custom(self.to_dict())
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+        text = json.dumps(self.to_dict(), indent=2) + "\n"
+        write_atomically(Path(path), lambda file: file.write_text(text))
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
@@ -198,6 +200,8 @@ def millions(count: int) -> str:
 def _share(part: int, whole: int) -> str:
     if not whole:
         return millions(part)
+    if part >= 10 * whole:
+        return f"{part / whole:.0f} times the"
     return "under 0.1%" if 0 < part / whole < 5e-4 else f"{part / whole:.1%}"
 
 

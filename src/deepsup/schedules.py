@@ -194,7 +194,9 @@ def _value(node: ast.expr) -> object:
 
 
 def as_schedule(value: Weight) -> Callable[[float], float]:
-    """A number, a text or a callable, as a callable of progress."""
+    """A number, a text or a callable, as a callable of progress. Raises `ConfigError` for anything else."""
+    if isinstance(value, type):
+        raise ConfigError(f"{value.__name__} is a class, not a schedule. Call it: {value.__name__}(...).")
     return value if callable(value) else parse(value)
 
 

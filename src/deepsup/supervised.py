@@ -108,7 +108,7 @@ class Supervised(nn.Module):
         states = [g.get_state() for g in generators]
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
         seed = (torch.initial_seed() * 1_000_003 + self.calls * 1009 + rank) % 2**63
-        self.calls += 1
+        self.calls += self.training  # scoring heads in between must not change what training draws
         try:
             for g in generators:
                 g.manual_seed(seed)
@@ -216,9 +216,9 @@ def unwrap(net: nn.Module) -> Supervised:
 
 
 def is_supervised(net: nn.Module) -> bool:
-    """Whether `net` is, or wraps, what `attach` returned and `strip` has not taken apart."""
+    """Whether `net` is, or wraps, what `attach` returned, with its branches still on."""
     try:
-        return bool(taps_on(unwrap(net).model)) or not unwrap(net).plan.branches
+        return bool(taps_on(unwrap(net).model))
     except AttachError:
         return False
 

@@ -96,7 +96,7 @@ def untouched(model: nn.Module, *, parameters: bool = False) -> Iterator[None]:
                 _refill(collection, content)
             with torch.no_grad():
                 for tensor, value in tensors.items():
-                    if not torch.equal(tensor, value):  # an expanded buffer cannot be written to, and need not
+                    if 0 not in tensor.stride() or not torch.equal(tensor, value):  # expanded ones cannot be written to
                         tensor.copy_(value)
             for p, (grad, requires_grad) in grads.items():
                 p.grad, p.requires_grad = grad, requires_grad
@@ -152,7 +152,11 @@ class _Recorder:
             self.problems[name] = _no_pick(name, pick, output)
             return
         self.held[name] = (tensor, tensor._version, pick)
-        if self.trainable and not tensor.requires_grad:  # asked now: reentrant checkpointing adds a graph later
+        inside = any(p.requires_grad for p in module.parameters())
+        without_graph = self.trainable and not torch.is_grad_enabled()
+        if not tensor.requires_grad and (
+            inside or without_graph
+        ):  # asked now: reentrant checkpointing adds a graph later
             self.cut.add(name)
 
     def feature(self, name: str) -> Feature | None:

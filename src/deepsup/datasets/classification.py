@@ -260,7 +260,7 @@ def _download(source: Any, root: Path, name: str) -> None:
 def _missing(name: str, files: str, place: str) -> str:
     return (
         f"{name} is not complete in {place}. Missing: {files}. Pass root=... (the folder that holds them), or "
-        f"download=True (--download) to fetch them."
+        f"download=True (data.download=true on the command line) to fetch them."
     )
 
 

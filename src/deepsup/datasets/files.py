@@ -67,7 +67,7 @@ def read_original(path: Path, *, md5: str) -> dict[str, Any]:
     if found != md5:
         raise DatasetError(
             f"{path} is not the published file: its MD5 is {found}, not {md5}. It was not opened, since such files can "
-            f"run code. Delete it and get it again (download=True, --download)."
+            f"run code. Delete it and get it again (download=True, data.download=true on the command line)."
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the files are from 2009; newer numpy deprecates how they name their dtype

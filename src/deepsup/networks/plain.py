@@ -16,7 +16,11 @@ from deepsup.errors import ConfigError
 WIDTHS = (16, 32, 64)
 
 
-def plain(depth: int, *, classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS) -> nn.Sequential:
+class Plain(nn.Sequential):
+    """What `plain` builds: a sequence with a name of its own, so that plans and errors speak of `Plain`."""
+
+
+def plain(depth: int, *, classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS) -> Plain:
     """A stack of `depth` 3x3 convolutions with ReLU, a global average pool and one linear layer.
 
     Example: `plain(12, classes=10, in_channels=1)` has 4 convolutions each of 16, 32 and 64 channels.
@@ -40,7 +44,7 @@ def plain(depth: int, *, classes: int, in_channels: int = 3, widths: Sequence[in
     layers["pool"] = nn.AdaptiveAvgPool2d(1)
     layers["flatten"] = nn.Flatten()
     layers["fc"] = nn.Linear(channels, classes)
-    return nn.Sequential(layers)
+    return Plain(layers)
 
 
 def _stages(depth: int, widths: Sequence[int]) -> list[int]:

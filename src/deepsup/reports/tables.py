@@ -61,7 +61,7 @@ def comparison_table(compare: Mapping[str, Any]) -> Table:
     """
     heads = ["arm", "accuracy %", "epochs\nto 90 %", "train\ntime", "train\nparams", "train\nFLOPs"]
     heads += ["infer\nparams", "infer\nFLOPs", "infer\ntime"]
-    table: Table = _rich("table").Table(box=_rich("box").SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table: Table = _rich("table").Table(box=_rich("box").SIMPLE_HEAD, pad_edge=False, padding=0)
     for head in heads:
         left, wraps = head == "arm", head.startswith(("arm", "epochs"))
         table.add_column(head, justify="left" if left else "right", overflow="fold", vertical="top", no_wrap=not wraps)

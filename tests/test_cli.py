@@ -1,0 +1,154 @@
+"""The command line: every verb, its help, its errors, on models and data that take seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+import deepsup as ds
+from deepsup import cli, networks
+from deepsup.errors import DeepsupError
+
+VERBS = ["layers", "plan", "probe", "train", "compare", "report", "strip", "methods"]
+ROOT = Path(__file__).parents[1]
+QUICK = ["model=deepsup:plain-6", "epochs=1", "data.limit=64", "engine.threads=1"]
+
+
+def call(*words: str) -> str:
+    """What the command prints; an error of ours is raised."""
+    result: Result = CliRunner().invoke(cli.app, list(words), env={"COLUMNS": "140", "TERM": "dumb"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+
+    monkeypatch.setattr(cli, "console", Console(width=140))
+
+
+def test_every_verb_is_there_with_help() -> None:
+    assert {c.callback.__name__ for c in cli.app.registered_commands if c.callback} == set(VERBS)
+    overview = call("--help")
+    for verb in VERBS:
+        assert verb in overview
+        text = call(verb, "--help")
+        assert "Usage:" in text
+        assert len(text.split()) > 20, verb
+
+
+def test_layers_lists_where_the_trunk_can_be_tapped_and_all() -> None:
+    text = call("layers", "torchvision:resnet18", "--size", "64")
+    assert "layer2.1   BasicBlock          128x8x8    NCHW       48%        8     295k" in text
+    assert "layer1.0.conv1" not in text
+    assert "layer1.0.conv1" in call("layers", "torchvision:resnet18", "--size", "64", "--all")
+
+
+def test_plan_prints_the_plan_and_saves_it(tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    words = ["--at", "relu3", "--at", "75%", "--weight", "linear(0.3, 0)", "--size", "16", "--classes", "10"]
+    text = call("plan", "deepsup:plain-12", *words, "--head", "linear", "--save", str(file))
+    model = networks.build("deepsup:plain-12", classes=10)
+    expected = ds.plan(model, torch.randn(2, 3, 16, 16), ["relu3", "75%"], head="linear", weight="linear(0.3, 0)")
+    assert str(expected) in text
+    assert ds.Plan.load(file) == expected
+
+
+def test_probe_shows_gradients_and_a_choice_to_paste() -> None:
+    text = call("probe", str(ROOT / "examples/digits.yaml"))
+    assert "conv12" in text
+    assert "supervise.at=[relu5]  by rule 'threshold': the deepest layer below 1e-07, as in CNDS" in text
+    assert "supervise.at=[relu5, relu7, relu10]  by rule 'drop'" in text
+
+
+def test_train_strip_verify_and_report(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = [*QUICK, "supervise.at=[relu2]", f"output={run}"]
+    text = call("train", *words)
+    assert "finished, 1 epochs" in text
+    assert "finished already" in call("train", *words)
+    text = call("strip", str(run), "--verify", "--out", str(tmp_path / "plain.safetensors"))
+    assert "no hook left, outputs identical" in text
+    model = networks.build("deepsup:plain-6", classes=10, in_channels=1)
+    ds.load_weights(model, tmp_path / "plain.safetensors")
+    call("report", str(run), "--out", str(tmp_path / "page.html"), "--picture", str(tmp_path / "picture.png"))
+    assert (tmp_path / "page.html").stat().st_size > 1_000_000
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path) -> None:
+    text = call("train", *QUICK, "supervise.at=[relu2]", f"output={tmp_path / 'run'}", "--dry-run")
+    assert "1 branch by method 'aux'" in text
+    assert "1 epochs of 2 batches of 32" in text
+    text = call("compare", str(ROOT / "examples/digits-comparison.yaml"), f"output={tmp_path / 'run'}", "--dry-run")
+    assert text.count("3 branches by method 'aux'") == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_compare_prints_table_verdict_and_certificates_and_writes_the_page(tmp_path: Path) -> None:
+    config = tmp_path / "compare.yaml"
+    config.write_text(
+        "base: {model: 'deepsup:plain-6', epochs: 1, data: {limit: 64}}\n"
+        "arms: {plain: {supervise: null}, branches: {supervise: {at: [relu2]}}}\nseeds: [0, 1]\n"
+    )
+    text = call("compare", str(config), f"output={tmp_path / 'run'}")
+    assert "all: no evidence" in text or "all: helps" in text or "all: hurts" in text
+    assert text.count("identical to the plain model") == 2
+    result = json.loads((tmp_path / "run/compare.json").read_text())
+    assert result["groups"][0]["verdict"]["n"] == 2
+    assert (tmp_path / "run/report.html").exists()
+
+
+def test_methods_are_listed_with_formula_and_source() -> None:
+    text = call("methods")
+    for method in ds.methods.METHODS.values():
+        assert method.name in text
+        assert method.formula in text
+        assert method.source in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["plan", "torchvision:resnet18", "--at", "layr2"], "no layer matches 'layr2' in ResNet. Closest: layer2"),
+        (["layers", "torchvision:resnet19"], "resnet18"),
+        (["train", "optimiser.lr=1"], "Closest: optimizer"),
+        (["train", "a.yaml", "b.yaml"], "one configuration file at a time"),
+        (["train", "missing.yaml"], "no configuration file at missing.yaml"),
+        (["compare", "model=deepsup:plain-6"], "describes one run"),
+        (["report", "nowhere"], "nowhere"),
+        (["strip", "nowhere"], "nowhere"),
+    ],
+)
+def test_mistakes_are_named_errors(words: list[str], message: str) -> None:
+    with pytest.raises(DeepsupError) as caught:
+        call(*words)
+    assert message in str(caught.value)
+
+
+def test_the_command_prints_an_error_without_a_traceback() -> None:
+    command = [sys.executable, "-m", "deepsup", "plan", "deepsup:plain-12", "--at", "relu99", "--size", "16"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("UnknownLayerError: no layer matches 'relu99' in Plain.")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_package_is_named_before_anything_else(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise ModuleNotFoundError(\"No module named 'typer'\", name='typer')\n")
+    path = os.pathsep.join([str(tmp_path), str(ROOT / "src")])
+    command = [sys.executable, "-m", "deepsup", "methods"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
+    assert done.returncode == 1
+    assert done.stderr == "the deepsup command needs the package 'typer': pip install \"deepsup[cli]\"\n"
