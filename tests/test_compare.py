@@ -240,21 +240,20 @@ def test_torchrun_around_a_comparison_is_refused(tmp_path: Path, monkeypatch: py
 
 
 def test_timing_takes_turns():
-    calls: list[str] = []
+    calls: list[float] = []
 
-    class Slow(nn.Module):
-        def __init__(self, name: str) -> None:
-            super().__init__()
-            self.name = name
-
+    class Recording(nn.Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            calls.append(self.name)
-            return x
+            calls.append(float(self.weight[0, 0]))
+            return super().forward(x)
 
-    times = time_side_by_side({"a": Slow("a"), "b": Slow("b")}, torch.zeros(1), seconds=0.01)
-    assert calls[::2] == ["a"] * (len(calls) // 2)
-    assert calls[1::2] == ["b"] * (len(calls) // 2)
-    assert all(t >= 0 for t in times.values())
+    states = {name: nn.Linear(1, 1).state_dict() for name in ("a", "b")}
+    states["a"]["weight"].fill_(1.0)
+    states["b"]["weight"].fill_(2.0)
+    times = time_side_by_side(Recording(1, 1), states, torch.zeros(1, 1), seconds=0.01)
+    assert calls[:4] == [1.0, 1.0, 2.0, 2.0]  # once to warm up, once on the clock
+    assert calls.count(1.0) == calls.count(2.0)
+    assert all(t > 0 for t in times.values())
 
 
 def test_the_display_shows_every_run_and_where_it_is(finished: Finished):

@@ -78,8 +78,8 @@ TABLE = """
  arm      accuracy %  to 90 %   time params  FLOPs params  FLOPs  time
  ─────────────────────────────────────────────────────────────────────
  sgd
- plain    11.0 ± 1.7    never 14.0 s  213 k 3.94 M  213 k 3.94 M 1.00x
- aux[1]   96.0 ± 1.0 5, 6, 11 17.0 s 1.25 M 4.01 G  213 k 3.94 M 1.00x
+ plain    11.0 ± 1.7    never 14.0 s  213 k 3.94 M  213 k 3.94 M  1.0x
+ aux[1]   96.0 ± 1.0 5, 6, 11 17.0 s 1.25 M 4.01 G  213 k 3.94 M  1.0x
 
  adam
  plain             –        –      –      –      –      –      –     –
@@ -147,7 +147,7 @@ def test_verdicts_are_sentences() -> None:
         (formats.epochs([3, None]), "3, never"),
         (formats.epochs([3, 4, 5, 6, 7, None]), "median 5 (5 of 6)"),
         (formats.size(16_384), "16.0 KiB"),
-        (formats.times(1.0), "1.00x"),
+        (formats.times(1.0), "1.0x"),
         (formats.moment("2026-11-22T03:07:44Z"), "2026-11-22 03:07 UTC"),
         (formats.moment(0), "1970-01-01 00:00 UTC"),
         (formats.moment(None), ""),

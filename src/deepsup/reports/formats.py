@@ -71,10 +71,10 @@ def duration(seconds: Any) -> str:
 
 
 def times(ratio: Any) -> str:
-    """Write a ratio: `times(1)` is `"1.00x"`, `times(6512)` is `"6,512x"`."""
+    """Write a ratio: `times(1)` is `"1.0x"`, `times(6512)` is `"6,512x"`; timings carry no second decimal."""
     if not known(ratio):
         return NONE
-    return f"{ratio:.2f}x" if ratio < 9.995 else f"{ratio:,.0f}x" if ratio < 1e6 else f"{magnitude(ratio)}x"
+    return f"{ratio:.1f}x" if ratio < 9.95 else f"{ratio:,.0f}x" if ratio < 1e6 else f"{magnitude(ratio)}x"
 
 
 def magnitude(value: Any) -> str:
