@@ -20,7 +20,7 @@ from .journals import Record, environment, read
 
 FORMAT = 1
 GOAL = 0.9
-TIMING_SECONDS = 1.0
+TIMING_SECONDS = 1.5
 
 
 def announce(config: ComparisonConfig) -> dict[str, Any]:
@@ -149,27 +149,30 @@ def _inference_ms(folder: Path, cells: list[Cell]) -> dict[str, float]:
 def time_side_by_side(
     model: nn.Module, states: dict[str, dict[str, Any]], x: torch.Tensor, *, seconds: float = TIMING_SECONDS
 ) -> dict[str, float]:
-    """The best milliseconds of a forward with each arm's weights, taken in turns in one and the same model.
+    """Milliseconds of a forward with each arm's weights, taken in turns in one and the same model.
 
     Two models of one architecture differ by some percent for where their weights lie in memory, and a shared machine
-    only ever makes a forward slower; both would look like a cost that is not there.
+    changes its speed from second to second; both would look like a cost that is not there. So the first arm gives the
+    scale, and of the others the median of the ratios to the forward just before counts.
     """
-    best = dict.fromkeys(states, float("inf"))
+    times: dict[str, list[float]] = {name: [] for name in states}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # threads that wait for one another are what makes timings jump
     try:
         with torch.no_grad():
             deadline = time.perf_counter() + seconds
-            while time.perf_counter() < deadline or float("inf") in best.values():
+            while time.perf_counter() < deadline or not all(times.values()):
                 for name, state in states.items():
                     model.load_state_dict(state)
                     model(x)  # the first forward finds the new weights out of the cache
                     began = time.perf_counter()
                     model(x)
-                    best[name] = min(best[name], 1000 * (time.perf_counter() - began))
+                    times[name].append(1000 * (time.perf_counter() - began))
     finally:
         torch.set_num_threads(threads)
-    return best
+    scale = next(iter(times.values()))
+    ratios = {name: statistics.median(t / s for t, s in zip(ts, scale, strict=True)) for name, ts in times.items()}
+    return {name: ratio * statistics.median(scale) for name, ratio in ratios.items()}
 
 
 def _stripped(folder: Path, plan: Path) -> nn.Module:
