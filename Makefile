@@ -1,6 +1,6 @@
 # make demo   install into .venv and run the main job: with and without deep supervision, on real images
 # make test   install into .venv with the test extra and run the whole suite
-# make check  linters, types, layout
+# make check  linters, strict types, import order, exported names
 # Each is safe to run again. PYTHON=python3.12 chooses another interpreter (3.10 or later).
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip --disable-pip-version-check -q install -c constraints.txt
@@ -18,6 +18,7 @@ check: .venv/.check
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/python -m pytest -q tests/test_layout.py
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -109,10 +109,9 @@ def train(net: nn.Module, objective: ds.Objective, arch: Architecture, steps: in
     return net
 
 
-@every_architecture
-def test_training_with_zero_weights_is_training_the_plain_model_bit_for_bit(arch: Architecture) -> None:
+def assert_zero_law(arch: Architecture, memory_format: torch.memory_format = torch.contiguous_format) -> None:
     torch.manual_seed(1)
-    plain = arch.build().train()
+    plain = arch.build().train().to(memory_format=memory_format)
     model = copy.deepcopy(plain)
     plan = ds.plan(model, arch.sample(), at=arch.at, head=dropout_head, weight=0.0)
 
@@ -130,6 +129,16 @@ def test_training_with_zero_weights_is_training_the_plain_model_bit_for_bit(arch
     for name, parameter in net.heads.named_parameters():
         assert parameter.grad is not None, name
         assert not parameter.grad.any(), name
+
+
+@every_architecture
+def test_training_with_zero_weights_is_training_the_plain_model_bit_for_bit(arch: Architecture) -> None:
+    assert_zero_law(arch)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "efficientnet_b0"])
+def test_the_zero_law_holds_in_channels_last(name: str) -> None:
+    assert_zero_law(ARCHITECTURES[name], torch.channels_last)
 
 
 @every_architecture
