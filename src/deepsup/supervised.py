@@ -89,9 +89,10 @@ class Supervised(nn.Module):
         if torch.is_grad_enabled() and not feature.requires_grad:
             self._check_cut_off(branch)
         head = self.heads[branch.name]
-        dtype = next((p.dtype for p in head.parameters()), feature.dtype)
-        if dtype != feature.dtype and not torch.is_autocast_enabled(feature.device.type):
-            feature = feature.to(dtype)  # the model's own autocast region ends before the head's
+        for parameter in head.parameters():  # the first; next() with a default does not compile on torch 2.8
+            if not torch.is_autocast_enabled(feature.device.type):
+                feature = feature.to(parameter.dtype)  # the model's own autocast region ends before the head's
+            break
         output: Tensor = head(feature)
         return output
 
