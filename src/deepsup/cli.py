@@ -306,9 +306,7 @@ def _print_plan(made: Plan) -> None:
 
 def run() -> NoReturn:
     """The `deepsup` command: named errors are printed without a traceback, with exit status 1."""
-    sys.path.insert(
-        0, ""
-    )  # so that `package.module:factory` finds what lies in the current folder, as `python -m` does
+    sys.path.insert(0, "")  # `package.module:factory` may lie in the current folder, as for `python -m`
     try:
         app()
     except DeepsupError as error:
@@ -318,4 +316,9 @@ def run() -> NoReturn:
     except KeyboardInterrupt:
         print("stopped; start the same command again to go on", file=sys.stderr)
         sys.exit(130)
+    finally:
+        if (
+            torch.distributed.is_available() and torch.distributed.is_initialized()
+        ):  # under torchrun; gloo may abort at exit if its group is still there
+            torch.distributed.destroy_process_group()
     sys.exit(0)

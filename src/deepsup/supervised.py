@@ -107,7 +107,8 @@ class Supervised(nn.Module):
     def _own_random_stream(self) -> Iterator[None]:
         generators = [torch.default_generator, *_cuda_generators(self.heads)]
         states = [g.get_state() for g in generators]
-        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        several = torch.distributed.is_available() and torch.distributed.is_initialized()
+        rank = torch.distributed.get_rank() if several else 0
         seed = (torch.initial_seed() * 1_000_003 + self.calls * 1009 + rank) % 2**63
         self.calls += self.training  # scoring heads in between must not change what training draws
         try:
