@@ -72,7 +72,7 @@ def test_its_gradient_is_softmax_minus_target() -> None:
         ),
         (torch.zeros(4, 5, 8, 8), torch.zeros(4, 8, 9, dtype=torch.long), "a prediction of shape (4, 5, 8, 8) needs class"),
         (torch.zeros(4, 5), torch.zeros(3, dtype=torch.long), "a prediction of shape (4, 5) needs class indices of shape (4,)"),
-        (torch.zeros(4, 5), torch.zeros(4), "a prediction of shape (4, 5) needs probabilities of shape (4, 5)"),
+        (torch.zeros(4, 5), torch.zeros(4), "the target has class indices of dtype torch.float32; convert them: target.long()."),
         (torch.zeros(4), torch.zeros(4, dtype=torch.long), "a prediction of shape (4,) needs"),
     ],
 )  # fmt: skip

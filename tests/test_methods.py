@@ -15,7 +15,7 @@ def test_a_method_is_made_of_known_parts_and_says_where_it_comes_from(method: Me
     assert METHODS[method.name] is method
     assert method.head == heads.AUTO or heads.read(method.head)
     assert callable(losses.get(method.loss))
-    assert 0 <= schedules.parse(method.weight)(0.0) <= 1
+    assert 0 <= schedules.parse(method.weight_over())(0.0) <= 1
     Probe("Net", (LayerGradient("a", "a", 0.5, (1.0,)),), 1).recommend(method.rule)
     for text in (method.summary, method.formula, method.source, method.deviations):
         assert text == text.strip()
@@ -24,7 +24,7 @@ def test_a_method_is_made_of_known_parts_and_says_where_it_comes_from(method: Me
 
 def test_the_published_weights() -> None:
     assert METHODS["aux"].weight == "constant(0.3)"
-    assert schedules.parse(METHODS["cnds"].weight) == schedules.cnds(0.3, 100, "iterated")
+    assert schedules.parse(METHODS["cnds"].weight_over(40)) == schedules.cnds(0.3, 40, "iterated")
     assert (METHODS["cnds"].head, METHODS["cnds"].rule) == ("cnds", "threshold")
     assert schedules.parse(METHODS["none"].weight)(0.0) == 0
 

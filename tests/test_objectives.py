@@ -40,8 +40,20 @@ def test_the_total_is_the_weighted_sum_of_the_labelled_parts() -> None:
         assert float(terms.total.detach()) == pytest.approx(expected, rel=1e-6)
 
 
-def test_progress_is_zero_unless_said() -> None:
-    assert ds.Objective(planned(weight="linear(0.4, 0)"))(outputs(), labels(4)).weights["conv1"] == 0.4
+def test_progress_must_be_said_where_a_weight_changes() -> None:
+    assert ds.Objective(planned(weight=0.4))(outputs(), labels(4)).weights["conv1"] == 0.4
+    with pytest.raises(
+        ConfigError, match=r"the weight of 'conv1' changes over training \(linear\(0.4, 0\)\): pass progress="
+    ):
+        ds.Objective(planned(weight="linear(0.4, 0)"))(outputs(), labels(4))
+
+
+def test_a_loss_that_is_no_single_number_is_refused() -> None:
+    plan = planned(loss={"conv1": lambda p, y: (p - 1).square().mean(1)})
+    with pytest.raises(
+        HeadError, match=r"the loss of 'conv1' .* returned a tensor of shape \(4,\); it must return one number"
+    ):
+        ds.Objective(plan)(outputs(), labels(4))
 
 
 def test_the_gradient_of_the_total_is_the_weighted_sum_of_the_parts_gradients() -> None:
@@ -75,7 +87,7 @@ def test_it_prints_as_its_formula() -> None:
         weight={"conv1": "cnds(0.3, 40)", "relu2": 0.4}, loss={"relu2": F.mse_loss}, head={"relu2": "linear"}
     )
     assert repr(ds.Objective(plan)) == (
-        "total = cross_entropy(main, y) + cnds(0.3, 40, 'iterated') * cross_entropy(conv1, y) + 0.4 * custom:mse_loss(relu2, y)"
+        "total = cross_entropy(main, y) + cnds(0.3, 40) * cross_entropy(conv1, y) + 0.4 * custom:mse_loss(relu2, y)"
     )
     assert repr(ds.Objective()) == "total = cross_entropy(main, y)"
     assert repr(ds.Objective(plan, loss=F.mse_loss)).startswith("total = custom:mse_loss(main, y) + cnds(")

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 import deepsup as ds
 from deepsup import heads
 from deepsup.errors import (
+    AttachError,
     BranchNameError,
     ClassCountError,
     ConfigError,
@@ -58,7 +59,6 @@ def test_a_plan_says_what_was_asked_and_what_was_seen() -> None:
         ({"c": "conv*"}, ["c.conv1", "c.conv2"], ["conv1", "conv2"]),
         ({"a": "conv1", "b": "conv1"}, ["a", "b"], ["conv1", "conv1"]),
         ((s for s in AT), AT, AT),
-        ([], [], []),
     ],
 )
 def test_branches_are_named_after_their_layers_unless_at_names_them(at: Any, names: Any, layers: Any) -> None:
@@ -471,3 +471,41 @@ def test_a_plan_holds_for_a_copy_of_the_model() -> None:
     plan = ds.plan(model, images(), AT)
     assert ds.attach(copy.deepcopy(model), plan).plan is plan
     assert heads.resolve("auto", plan.branches[0].feature) == plan.branches[0].head
+
+
+@pytest.mark.parametrize("at", [[], {}, [None], [nn.ReLU()]])
+def test_at_takes_at_least_one_name(at: Any) -> None:
+    with pytest.raises((ConfigError, UnknownLayerError)):
+        ds.plan(Plain(), images(), at)
+
+
+def test_numbers_are_names_too() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES))
+    assert ds.plan(model, images(), [1]).names == ("1",)
+
+
+def test_a_depth_that_means_a_layer_already_chosen_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"at= means layer 'relu1' twice, as 'relu1' and as '1%'"):
+        ds.plan(Plain(), images(), ["relu1", "1%"])
+
+
+def test_one_head_module_for_two_branches_is_refused() -> None:
+    with pytest.raises(HeadError, match="branches 'conv1' and 'relu1' would share one head module"):
+        ds.plan(
+            Plain(),
+            images(),
+            ["conv1", "relu1"],
+            head=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)),
+        )
+
+
+@pytest.mark.parametrize("head", [nn.Linear, lambda feature: nn.Identity()])
+def test_a_head_function_of_other_arguments_is_a_head_error(head: Any) -> None:
+    with pytest.raises(HeadError, match=r"is called as head\(feature, classes\)"):
+        ds.plan(Plain(), images(), "conv1", head=head)
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
+def test_wrapped_models_are_refused_when_planning(wrap: Any) -> None:
+    with pytest.raises(AttachError, match=r"compiled before attach|DataParallel cannot be supervised"):
+        ds.plan(wrap(Plain()), images(), "conv1")

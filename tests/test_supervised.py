@@ -377,7 +377,7 @@ def test_a_method_without_branches_attaches_nothing() -> None:
 
 def test_two_groups_with_the_heads_on_their_own_rate() -> None:
     net = supervised()
-    model, heads = ds.parameter_groups(net, lr=0.1, weight_decay=1e-4, head_lr=10, head_weight_decay=0.0)
+    model, heads = ds.parameter_groups(net, lr=0.1, weight_decay=1e-4, head_lr_factor=10, head_weight_decay=0.0)
     assert (model["name"], model["lr"], model["weight_decay"]) == ("model", 0.1, 1e-4)
     assert (heads["name"], heads["lr"], heads["weight_decay"]) == ("heads", 1.0, 0.0)
     assert [id(p) for p in model["params"]] == [id(p) for p in net.model.parameters()]
@@ -563,3 +563,25 @@ def test_training_a_few_steps_moves_the_model_and_the_heads() -> None:
         last = float(terms.total.detach())
     assert last < first
     assert not any(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+
+
+def test_the_model_inside_is_known_as_supervised_and_can_be_stripped_by_itself() -> None:
+    model = Plain()
+    ds.attach(model, ds.plan(model, images(), "conv1"))  # the result is lost, as in a notebook
+    assert ds.is_supervised(model)
+    assert ds.strip(model) is model
+    assert not ds.is_supervised(model)
+
+
+def test_stripping_twice_is_refused() -> None:
+    net = supervised()
+    ds.strip(net)
+    with pytest.raises(AttachError, match="is stripped already"):
+        ds.strip(net)
+
+
+def test_heads_are_a_mapping_by_branch_name() -> None:
+    net = supervised(Plain(), ["conv1", "relu2"])
+    assert list(net.heads) == ["conv1", "relu2"]
+    assert len(net.heads) == 2
+    assert dict(net.heads.items()) == {name: net.heads[name] for name in net.heads}

@@ -423,7 +423,9 @@ def test_a_failing_forward_says_what_was_run_and_what_went_wrong() -> None:
     assert message.startswith(
         "the dry run of Plain on a sample of shape (2, 4, 16, 16) failed: RuntimeError: Given groups=1"
     )
-    assert message.endswith("The sample must be what the model takes in training, on its device.")
+    assert message.endswith(
+        "The sample must be what the model takes in training, batch axis first, on the model's device."
+    )
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 

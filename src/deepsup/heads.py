@@ -132,7 +132,13 @@ def build(head: HeadLike, feature: Feature, classes: int) -> nn.Module:
             raise HeadError(
                 f"head {head!r} cannot be built for an activation of {feature} a sample: {error}."
             ) from None
-    built = head(feature, classes)
+    try:
+        built = head(feature, classes)
+    except TypeError as error:
+        raise HeadError(
+            f"the head function {show(head)} is called as head(feature, classes) and failed: {error}. `feature` has "
+            "channels, size, shape and layout; return an nn.Module."
+        ) from error
     if not isinstance(built, nn.Module):
         raise HeadError(f"the head function {show(head)} returned {type(built).__name__}; it must return an nn.Module.")
     return built

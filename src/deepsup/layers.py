@@ -28,6 +28,11 @@ def split_pick(selector: str) -> tuple[str, Pick | None]:
     return layer, read_pick(pick) if at else None
 
 
+def is_measure(selector: str) -> bool:
+    """Whether a selector says where, by depth or stride, rather than what."""
+    return selector.endswith("%") or selector.startswith("stride:")
+
+
 def select(trace: Trace, selectors: str | Iterable[str]) -> list[str]:
     """The names of the layers that `selectors` mean, in the order in which they run, each once.
 
@@ -130,7 +135,8 @@ def _unknown(trace: Trace, asked: str) -> str:
     close = difflib.get_close_matches(asked, names, n=3, cutoff=0.5)
     same_end = [n for n in names if n.endswith(asked.split(".")[-1]) and n not in close] if asked else []
     close += same_end[: 3 - len(close)]
-    hint = f"Closest: {', '.join(close or names[:3])}. " if names else ""
+    top = [n for n in names if "." not in n][:8]
+    hint = f"Closest: {', '.join(close)}. " if close else f"There are: {', '.join(top)}. " if top else ""
     return f"no layer matches {asked!r} in {trace.model}. {hint}List all {len(names)} with: deepsup layers MODEL"
 
 

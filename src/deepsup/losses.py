@@ -26,6 +26,9 @@ def cross_entropy(prediction: Tensor, target: Tensor) -> Tensor:
     soft = target.is_floating_point()
     expected = tuple(prediction.shape) if soft else (prediction.shape[0], *prediction.shape[2:])
     if prediction.ndim < 2 or tuple(target.shape) != expected:
+        indices = (prediction.shape[0], *prediction.shape[2:])
+        if soft and tuple(target.shape) == indices:
+            raise HeadError(f"the target has class indices of dtype {target.dtype}; convert them: target.long().")
         kind = "probabilities" if soft else "class indices"
         raise HeadError(
             f"a prediction of shape {tuple(prediction.shape)} needs {kind} of shape {expected}; found a target of shape "

@@ -22,8 +22,12 @@ class Method:
     deviations: str
     head: str
     weight: str
-    loss: str = "cross_entropy"
+    loss: str = "cross_entropy"  # of the branches
     rule: str = "drop"  # of the probe, for at="auto"
+
+    def weight_over(self, epochs: int = 100) -> str:
+        """The default weight schedule; where it counts epochs, for a training of that many."""
+        return self.weight.format(epochs=epochs)
 
 
 METHODS: dict[str, Method] = {
@@ -55,7 +59,7 @@ METHODS: dict[str, Method] = {
             deviations="the branch follows the released network (1x1 conv 64, FC 1024 twice); the released solver keeps "
             "the weight constant at 0.4, here it decays as in the paper; cnds(..., reading='linear') is the other reading",
             head="cnds",
-            weight="cnds(0.3, 100)",
+            weight="cnds(0.3, {epochs})",
             rule="threshold",
         ),
     )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import losses, schedules
-from .errors import BranchNameError, ConfigError, OutputError
+from .errors import BranchNameError, ConfigError, HeadError, OutputError
 from .features import main_prediction
 from .plans import Plan
 from .supervised import Outputs
@@ -53,27 +53,41 @@ class Objective:
         )
         self._labels_checked = False
 
-    def __call__(self, outputs: Any, target: Tensor, *, progress: float = 0.0) -> Terms:
+    def __call__(self, outputs: Any, target: Any, *, progress: float | None = None) -> Terms:
         """`outputs` is what the supervised or plain model returned; `progress` the share of training done, in [0, 1].
+
+        `progress` may be left out where every weight is constant.
 
         A branch of weight 0 still takes part, so that its head gets a zero gradient (DistributedDataParallel needs
         one). Raises `BranchNameError` when outputs and plan name different branches, `HeadError` or `ClassCountError`
         when the target does not fit, `OutputError` for a plain output where branches should have been trained.
         """
-        if not 0 <= progress <= 1:
-            raise ConfigError(f"progress is the share of training that is done, in [0, 1]; found {progress!r}.")
+        progress = self._checked(progress)
         found = self._predictions(outputs)
         named = isinstance(self.edges[0].loss, str)  # a loss of the user's own may take any target
         if named and not self._labels_checked and found["main"].ndim >= 2 and not torch.compiler.is_compiling():
             losses.check_labels(found["main"].shape[1], target)
             self._labels_checked = True
         edges = [e for e in self.edges if e.source in found]
-        parts = {e.source: losses.get(e.loss)(found[e.source], target) for e in edges}
+        parts = {e.source: _part(e, found[e.source], target) for e in edges}
         weights = {e.source: float(e.weight(progress)) for e in edges}
         total = parts["main"]
         for edge in edges[1:]:
             total = total + weights[edge.source] * parts[edge.source]
         return Terms(total, parts, weights)
+
+    def _checked(self, progress: float | None) -> float:
+        if progress is None:
+            moving = [e for e in self.edges if not isinstance(e.weight, schedules.constant)]
+            if moving:
+                raise ConfigError(
+                    f"the weight of '{moving[0].source}' changes over training ({moving[0].weight!r}): pass progress=, the "
+                    "share of training that is done, for example step / steps."
+                )
+            return 0.0
+        if not 0 <= progress <= 1:
+            raise ConfigError(f"progress is the share of training that is done, in [0, 1]; found {progress!r}.")
+        return progress
 
     def _predictions(self, outputs: Any) -> dict[str, Tensor]:
         pick = self.plan.main if self.plan else ()
@@ -96,6 +110,16 @@ class Objective:
             weight = f"{e.weight.value:g}" if isinstance(e.weight, schedules.constant) else repr(e.weight)
             terms.append(f"{weight} * {losses.show(e.loss)}({e.source}, y)")
         return "total = " + " + ".join(terms)
+
+
+def _part(edge: Edge, prediction: Tensor, target: Any) -> Tensor:
+    value = losses.get(edge.loss)(prediction, target)
+    if value.ndim:
+        raise HeadError(
+            f"the loss of '{edge.source}' ({losses.show(edge.loss)}) returned a tensor of shape {tuple(value.shape)}; it must "
+            "return one number. Average over the batch."
+        )
+    return value
 
 
 def _name_mismatch(aux: Mapping[str, Tensor], names: tuple[str, ...]) -> str:

@@ -11,11 +11,11 @@ from torch.nn.parameter import is_lazy
 from torch.utils.flop_counter import FlopCounterMode
 
 from . import heads, losses, methods, probes, schedules
-from .errors import AlreadyAttachedError, BranchNameError, ClassCountError, ConfigError, HeadError, UnknownLayerError
+from .errors import BranchNameError, ClassCountError, ConfigError, HeadError, UnknownLayerError
 from .features import Feature, Pick, read_pick, show_pick
-from .layers import check_readable, select, split_pick
+from .layers import check_readable, is_measure, select, split_pick
 from .plans import Branch, Plan, fingerprint
-from .taps import taps_on
+from .taps import refuse_wrapped
 from .traces import Layer, Trace, trace, untouched
 
 
@@ -45,10 +45,7 @@ def plan(
 
     Raises `LayerError`, `HeadError`, `BranchNameError`, `ClassCountError`, `OutputError` or `ConfigError`.
     """
-    if taps_on(model):
-        raise AlreadyAttachedError(
-            f"this {type(model).__name__} is supervised already. Strip it first: deepsup.strip(net)."
-        )
+    refuse_wrapped(model)
     preset = methods.get(method)
     selectors = _selectors(model, at, preset, batches, main)
     chosen = {name for name, pick in map(split_pick, selectors.values()) if pick is not None}
@@ -71,8 +68,9 @@ def plan(
     per_branch = {
         "head": _by_branch("head", head, preset.head, layers),
         "loss": _by_branch("loss", loss, preset.loss, layers),
-        "weight": _by_branch("weight", weight, preset.weight, layers),
+        "weight": _by_branch("weight", weight, preset.weight_over(), layers),
     }
+    _refuse_shared(per_branch["head"])
     branches = [
         _branch(seen, name, layer, **{part: values[name] for part, values in per_branch.items()})
         for name, layer in layers.items()
@@ -112,9 +110,14 @@ def _selectors(
                 "Choose layers by name or depth, for example at=['50%']."
             )
         return {f: f for f in found}
-    if isinstance(at, Mapping):
+    if isinstance(at, Mapping) and at:
         return {str(k): str(v) for k, v in at.items()}
-    return {s: s for s in ([at] if isinstance(at, str) else at)}
+    names: list[Any] = [at] if isinstance(at, (str, int)) else list(at)
+    if not names or not all(isinstance(s, (str, int)) for s in names):
+        raise ConfigError(
+            f"at= takes the names of layers, at least one; found {at!s:.200}. Choose with: deepsup layers MODEL"
+        )
+    return {str(s): str(s) for s in names}
 
 
 def _layers(seen: Trace, selectors: Mapping[str, str], look: Callable[[str, Pick], Layer]) -> dict[str, Layer]:
@@ -123,11 +126,18 @@ def _layers(seen: Trace, selectors: Mapping[str, str], look: Callable[[str, Pick
     `look` reads a layer again with a pick of the user's.
     """
     found: dict[str, Layer] = {}
+    selected: dict[str, str] = {}
     for name, selector in selectors.items():
         names = select(seen, selector)
         pick = split_pick(selector)[1]
         for layer in names:
             branch = layer if name == selector else name if len(names) == 1 else f"{name}.{layer}"
+            if branch in found and is_measure(selector) | is_measure(selected[branch]) and selected[branch] != selector:
+                raise ConfigError(
+                    f"at= means layer '{layer}' twice, as {selected[branch]!r} and as {selector!r}. Ask for another layer, or "
+                    "name the branches: at={'NAME': 'LAYER', ...}."
+                )
+            selected[branch] = selector
             found[branch] = check_readable(seen, layer, None if pick is None else look(layer, pick))
     bad = [name for name in found if not name or "/" in name]  # "/" stands for the dot in the keys of the heads
     if bad:
@@ -149,6 +159,16 @@ def _by_branch(part: str, given: Any, default: Any, layers: Mapping[str, Layer])
             f"{part}= names branch {unknown[0]!r}, which is not there. Branches: {', '.join(layers) or 'none'}."
         )
     return {name: given.get(name, default) for name in layers}
+
+
+def _refuse_shared(chosen: Mapping[str, heads.HeadLike]) -> None:
+    owner: dict[int, str] = {}
+    for name, head in chosen.items():
+        if isinstance(head, nn.Module) and owner.setdefault(id(head), name) != name:
+            raise HeadError(
+                f"branches '{owner[id(head)]}' and '{name}' would share one head module. Pass a function of (feature, "
+                "classes) that makes a new one for each, or head={'BRANCH': module, ...}."
+            )
 
 
 def _branch(seen: Trace, name: str, layer: Layer, *, head: Any, loss: Any, weight: Any) -> Branch:

@@ -49,6 +49,10 @@ class Schedule:
 
     def __repr__(self) -> str:
         values = [getattr(self, f.name) for f in fields(self)]  # type: ignore[arg-type]
+        defaults = [f.default for f in fields(self)]  # type: ignore[arg-type]
+        while values and values[-1] == defaults[-1]:  # what is left out is put back in
+            values.pop()
+            defaults.pop()
         return f"{type(self).__name__}({', '.join(map(repr, values))})"
 
 
@@ -174,8 +178,9 @@ def parse(text: str | float) -> Schedule:
     except ConfigError:
         raise
     except (SyntaxError, ValueError, TypeError) as error:
+        reason = "it is neither a number nor a schedule" if "malformed node" in str(error) else str(error)
         known = ", ".join(f"{name}({', '.join(inspect.signature(cls).parameters)})" for name, cls in SCHEDULES.items())
-        raise ConfigError(f"cannot read the schedule {text!r}: {error}. Write a number or one of: {known}.") from None
+        raise ConfigError(f"cannot read the schedule {text!r}: {reason}. Write a number or one of: {known}.") from None
 
 
 def _build(node: ast.expr) -> Schedule:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import CertificateError, PlanError
+from .errors import AttachError, CertificateError, PlanError
 from .features import tensors_in
 from .supervised import Supervised, unwrap
 from .taps import remove_taps, taps_on
@@ -33,11 +33,17 @@ def strip(net: nn.Module, *, certificate: str | Path | None = None, sample: Any 
 
     With `certificate`, a path, the model is run in eval mode before and after, and the proof is written there; the
     input is drawn from a fixed seed in the shape that was planned with, unless `sample` gives one.
-    Heads stay reachable as `net.heads`. Wrappers (compile, DistributedDataParallel, Fabric) are seen through.
+    Heads stay reachable as `net.heads`. The model inside may be given itself (without a certificate). Wrappers
+    (compile, DistributedDataParallel, Fabric) are seen through.
     Raises `AttachError` for a model that is not supervised, `CertificateError` if the outputs differ (then nothing
     is written and the model stays supervised).
     """
+    if taps_on(net) and not any(isinstance(m, Supervised) for m in net.modules()):  # the model inside, by itself
+        remove_taps(net)
+        return net
     target = unwrap(net)
+    if target.plan.branches and not taps_on(target.model):
+        raise AttachError(f"this {type(target.model).__name__} is stripped already; it is `net.model`.")
     if certificate is None:
         remove_taps(target.model)
         return target.model

@@ -13,12 +13,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from . import heads as head_builders
-from .errors import AlreadyAttachedError, AttachError, CompiledModelError, DataParallelError, PlanError, TapError
+from .errors import AttachError, DataParallelError, PlanError, TapError
 from .plans import Branch, Plan, fingerprint
-from .taps import Recorder, Tap, taps_on
+from .taps import Recorder, Tap, refuse_compiled, refuse_wrapped, taps_on
 
 
 class Outputs(NamedTuple):
@@ -38,6 +37,16 @@ class Heads(nn.Module):
 
     def __getitem__(self, name: str) -> nn.Module:
         return self._modules[name.replace(".", "/")]  # type: ignore[return-value]
+
+    def __iter__(self) -> Iterator[str]:
+        return (key.replace("/", ".") for key in self._modules)
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def items(self) -> Iterator[tuple[str, nn.Module]]:
+        """Branch names and heads."""
+        return ((name, self[name]) for name in self)
 
     def forward(self, *args: Any) -> Any:
         raise TypeError("heads are run one by one: heads[name](activation)")
@@ -163,44 +172,16 @@ def attach(model: nn.Module, plan: Plan) -> Supervised:
 
 
 def _check_attachable(model: nn.Module, plan: Plan) -> None:
-    kind = type(model).__name__
-    if isinstance(model, Supervised) or taps_on(model):
-        raise AlreadyAttachedError(f"this {kind} is supervised already. Strip it first: model = deepsup.strip(net).")
-    if isinstance(model, nn.DataParallel):
-        raise DataParallelError(
-            "nn.DataParallel cannot be supervised. Attach to the model inside, use DistributedDataParallel."
-        )
-    if isinstance(model, DistributedDataParallel) or _is_sharded(model):
-        raise AttachError(
-            f"this model is wrapped for several processes already ({kind}), so heads added now would not be kept in step. "
-            "Attach first, then wrap: DistributedDataParallel(deepsup.attach(model, plan))."
-        )
-    found = fingerprint(getattr(model, "_orig_mod", model))
+    refuse_wrapped(model)
+    found = fingerprint(model)
     if found != plan.fingerprint:
         raise PlanError(
             f"this plan was made for another model: {plan.model} with fingerprint {plan.fingerprint}; this is "
-            f"{kind} with fingerprint {found} (layer names and types, parameter shapes). Plan again for this model."
+            f"{type(model).__name__} with fingerprint {found} (layer names and types, parameter shapes). Plan again for "
+            "this model."
         )
-    for layer in ["", *(b.layer for b in plan.branches)]:
-        _refuse_compiled(model, layer)
-
-
-def _refuse_compiled(model: nn.Module, layer: str) -> None:
-    parts = layer.split(".") if layer else []
-    for depth in range(len(parts) + 1):
-        path = ".".join(parts[:depth])
-        module = model if hasattr(model, "_orig_mod") else model.get_submodule(path)
-        if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
-            raise CompiledModelError(
-                f"{f'layer {path!r}' if path else 'this model'} was compiled before attach, so its taps would never fire. "
-                "Attach to the plain model first, then compile: torch.compile(deepsup.attach(model, plan))."
-            )
-
-
-def _is_sharded(model: nn.Module) -> bool:
-    return any(
-        type(m).__name__.startswith("FSDP") or type(m).__name__ == "FullyShardedDataParallel" for m in model.modules()
-    )
+    for branch in plan.branches:
+        refuse_compiled(model, branch.layer)
 
 
 def unwrap(net: nn.Module) -> Supervised:
@@ -218,11 +199,13 @@ def unwrap(net: nn.Module) -> Supervised:
 
 
 def is_supervised(net: nn.Module) -> bool:
-    """Whether `net` is, or wraps, what `attach` returned, with its branches still on."""
-    try:
-        return bool(taps_on(unwrap(net).model))
-    except AttachError:
-        return False
+    """Whether branches are on this net: what `attach` returned, a wrapper around it, or the model inside it."""
+    return bool(taps_on(net))
+
+
+def _is_inner(net: nn.Module) -> bool:
+    """Whether `net` carries taps but is not, and does not wrap, the `Supervised` they belong to."""
+    return not any(isinstance(m, Supervised) for m in net.modules())
 
 
 @contextmanager
@@ -242,17 +225,17 @@ def parameter_groups(
     *,
     lr: float,
     weight_decay: float = 0.0,
-    head_lr: float = 1.0,
+    head_lr_factor: float = 1.0,
     head_weight_decay: float | None = None,
 ) -> list[dict[str, Any]]:
-    """Two optimiser groups, `"model"` and `"heads"`; `head_lr` multiplies `lr` for the heads (torchvision uses 10).
+    """Two optimiser groups, `"model"` and `"heads"`; `head_lr_factor` multiplies `lr` for the heads (torchvision uses 10).
 
     For a model without branches there is only the first. Frozen parameters are left out.
     """
-    supervised = is_supervised(net)
+    supervised = is_supervised(net) and not _is_inner(net)
     decay = weight_decay if head_weight_decay is None else head_weight_decay
     parts = [("model", unwrap(net).model if supervised else net, lr, weight_decay)]
-    parts += [("heads", unwrap(net).heads, lr * head_lr, decay)] if supervised else []
+    parts += [("heads", unwrap(net).heads, lr * head_lr_factor, decay)] if supervised else []
     groups: list[dict[str, Any]] = []
     taken: set[int] = set()  # a head may share a layer with the model
     for name, module, rate, wd in parts:

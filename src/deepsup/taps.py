@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from .errors import TapError
+from .errors import AlreadyAttachedError, AttachError, CompiledModelError, DataParallelError, TapError
 from .features import Pick, picked
 
 
@@ -58,6 +59,40 @@ def taps_on(model: nn.Module) -> list[tuple[nn.Module, int, Tap]]:
         for key, hook in module._forward_hooks.items()
         if isinstance(hook, Tap)
     ]
+
+
+def refuse_wrapped(model: nn.Module) -> None:
+    """Raise the `AttachError` that says why taps cannot go on this model: supervised, compiled or wrapped already."""
+    kind = type(model).__name__
+    if taps_on(model):
+        raise AlreadyAttachedError(f"this {kind} is supervised already. Strip it first: model = deepsup.strip(net).")
+    if isinstance(model, nn.DataParallel):
+        raise DataParallelError(
+            "nn.DataParallel cannot be supervised. Attach to the model inside, use DistributedDataParallel."
+        )
+    if isinstance(model, DistributedDataParallel) or _is_sharded(model):
+        raise AttachError(
+            f"this model is wrapped for several processes already ({kind}), so heads added now would not be kept in "
+            "step. Attach first, then wrap: DistributedDataParallel(deepsup.attach(model, plan))."
+        )
+    refuse_compiled(model, "")
+
+
+def refuse_compiled(model: nn.Module, layer: str) -> None:
+    """Raise `CompiledModelError` if `layer`, or a module around it, was compiled: a tap on it would never fire."""
+    parts = layer.split(".") if layer else []
+    for depth in range(len(parts) + 1):
+        path = ".".join(parts[:depth])
+        module = model.get_submodule(path)
+        if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
+            raise CompiledModelError(
+                f"{f'layer {path!r}' if path else 'this model'} was compiled before attach, so its taps would never fire. "
+                "Attach to the plain model first, then compile: torch.compile(deepsup.attach(model, plan))."
+            )
+
+
+def _is_sharded(model: nn.Module) -> bool:
+    return any(type(m).__name__.startswith(("FSDP", "FullyShardedDataParallel")) for m in model.modules())
 
 
 def remove_taps(model: nn.Module) -> None:

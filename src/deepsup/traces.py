@@ -204,9 +204,10 @@ def trace(
         except DeepsupError:
             raise
         except Exception as error:
+            given = _shape_of(*as_call(sample))
             raise LayerError(
-                f"the dry run of {type(model).__name__} on a sample of shape {recorder.input_shape} failed: "
-                f"{type(error).__name__}: {error}. The sample must be what the model takes in training, on its device."
+                f"the dry run of {type(model).__name__} on a sample of shape {given} failed: {type(error).__name__}: {error}. "
+                "The sample must be what the model takes in training, batch axis first, on the model's device."
             ) from error
         finally:
             for handle in handles:

@@ -26,7 +26,13 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     before = {k: v.detach().clone() for k, v in model.state_dict().items() if isinstance(v, Tensor)}
     try:
         load_model(model, str(path), strict=True)
-    except (SafetensorError, RuntimeError, OSError) as error:
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no file {path} to read weights from.") from None
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is cut off or no safetensors file: {error}. Put an intact copy in its place."
+        ) from None
+    except (RuntimeError, OSError) as error:
         model.load_state_dict(before, strict=False)
         raise CheckpointError(
             f"{path} does not hold the weights of this {type(model).__name__}: {error}. "
@@ -39,8 +45,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
-        temporary.open("xb").close()  # with the rights of any new file, which tempfile would narrow
+        temporary.open("xb").close()
+        rights = temporary.stat().st_mode  # those of any new file; safetensors would leave the file to its owner alone
         write(temporary)
+        temporary.chmod(rights)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

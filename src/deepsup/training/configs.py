@@ -27,22 +27,30 @@ S = TypeVar("S", bound="Settings")
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen, and a key that is not theirs is refused."""
+    """Base of all settings: frozen, unknown keys are refused; the text below a key is its line in docs/settings.md."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
 
 
 class DataConfig(Settings):
     """Which images, how many at a time; `root` is the folder of a dataset that is not built in."""
 
     name: str = "digits"
+    """A data set of ours (`digits`, `fashion-mnist`, `cifar10`, `cifar100`), or `folder`: images of your own."""
     root: str | None = None
+    """The folder that holds the data; null is `data/`. `digits` needs none, `folder` has no default."""
     download: bool = False
+    """Fetch what is missing into `root`; not for `digits` and `folder`."""
     size: int | None = Field(default=None, ge=1)
+    """Side in pixels that images are resized to, at least 8; null is their own (`digits` 16, `folder` 224)."""
     batch_size: int = Field(default=32, ge=1)
+    """Images a training step, in each process; validation takes twice as many at a time."""
     augment: str = "none"
+    """`none`, or `standard`: random crops and mirroring of the training images."""
     limit: int | None = Field(default=None, ge=1)
+    """Train on this many images only, the same for every seed; null is all. Validation keeps all of its own."""
     workers: int = Field(default=0, ge=0)
+    """Processes that read ahead, for `folder` alone; they change no batch."""
 
 
 class ProbeConfig(Settings):
@@ -53,20 +61,30 @@ class ProbeConfig(Settings):
     """
 
     iterations: int = Field(default=20, ge=1)
+    """Batches that the gradients are averaged over."""
     rule: Literal["drop", "threshold"] | None = None
+    """How layers are picked, see below; null is the rule of the method."""
     factor: float = Field(default=10.0, gt=1)
+    """For `drop`: how far the gradient has to fall until the next branch."""
     threshold: float = Field(default=1e-7, gt=0)
+    """For `threshold`: the mean absolute gradient under which it counts as vanished."""
 
 
 class SuperviseConfig(Settings):
     """Which branches train the middle of the network; `at: auto` lets the gradient probe decide."""
 
     method: str = "aux"
+    """Whose defaults for head, weight, loss and rule: `none`, `aux`, `cnds`; `deepsup methods` explains them."""
     at: Literal["auto"] | list[str] | dict[str, str] = "auto"
+    """Where: `auto` asks the probe; else layers (`[layer2, 75%]`), or names for the branches (`{early: layer2}`)."""
     head: str | dict[str, str] | None = None
+    """`auto`, `linear`, `pool`, `token`, `cnds`, with options: `cnds(hidden=256)`; null is the method's."""
     weight: Weight | dict[str, Weight] | None = None
+    """A number or a schedule over the training: `linear(0.3, 0)`; null is the method's."""
     loss: str | dict[str, str] | None = None
+    """The loss of the branches: `cross_entropy`; null is the method's."""
     probe: ProbeConfig = ProbeConfig()
+    """How `at: auto` decides."""
 
     @field_validator("at", mode="before")
     @classmethod
@@ -83,16 +101,24 @@ class SuperviseConfig(Settings):
 
 
 class OptimizerConfig(Settings):
-    """The optimiser; `schedule` multiplies the learning rate over progress, `head_lr` multiplies it for the heads."""
+    """The optimiser; `schedule` multiplies the learning rate over progress, `head_lr_factor` multiplies it for the heads."""
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
+    """Which optimiser."""
     lr: float = Field(default=0.02, gt=0)
+    """The learning rate."""
     momentum: float = Field(default=0.9, ge=0)
+    """Of SGD; Adam and AdamW keep PyTorch's betas."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """Of the model's parameters, and of the heads' unless `head_weight_decay` says otherwise."""
     nesterov: bool = False
-    head_lr: float = Field(default=1.0, ge=0)
+    """Nesterov's momentum, for SGD; needs a momentum above 0."""
+    head_lr_factor: float = Field(default=1.0, ge=0)
+    """The heads' learning rate is `lr` times this."""
     head_weight_decay: float | None = Field(default=None, ge=0)
+    """Weight decay of the heads; null is `weight_decay`."""
     schedule: Weight = "constant(1)"
+    """A number or a schedule that multiplies the learning rate over the training: `cosine(1, 0)`."""
 
     @field_validator("schedule")
     @classmethod
@@ -111,41 +137,62 @@ class EngineConfig(Settings):
     """Where and how the arithmetic runs; under `torchrun` the processes it started win over `devices`."""
 
     accelerator: Literal["auto", "cpu", "cuda", "gpu", "mps"] = "auto"
+    """What to compute on; `auto` takes the best there is, `gpu` is `cuda` or `mps`."""
     devices: int = Field(default=1, ge=1)
+    """How many of them, one process each."""
     precision: Literal["32-true", "64-true", "bf16-mixed", "bf16-true"] = "32-true"
+    """Of the arithmetic; with `bf16-mixed` the weights stay in 32 bits."""
     compile: bool = False
+    """Run the net through `torch.compile`."""
     threads: int | None = Field(default=None, ge=1)
+    """Threads for arithmetic on the CPU; null leaves it to PyTorch."""
 
 
 class LogConfig(Settings):
     """What the journal holds: a step record every `every` steps, gradients for the first `gradients` steps."""
 
     every: int = Field(default=10, ge=1)
+    """Steps from one `step` record to the next."""
     gradients: int = Field(default=30, ge=0)
+    """For how many first steps the gradients of all layers are recorded."""
     tensorboard: bool = False
+    """Also write TensorBoard events, to `tensorboard/` in the run's folder; needs the extra `tensorboard`."""
 
 
 class CheckpointConfig(Settings):
     """A checkpoint is written after each epoch, and after every `every_steps` steps if that is set."""
 
     every_steps: int | None = Field(default=None, ge=1)
+    """Steps from one checkpoint to the next within an epoch; null is at the end of each epoch only."""
 
 
 class TrainConfig(Settings):
     """One training run. `supervise: null` trains the plain model."""
 
     name: str = "run"
+    """What the run is called in displays and reports."""
     model: str = "deepsup:plain-12"
+    """Which network: `deepsup:plain-N`, `timm:NAME`, `torchvision:NAME` or `package.module:factory`."""
     model_options: dict[str, Any] = {}
+    """Arguments for the network's constructor: `{pretrained: true}`."""
     data: DataConfig = DataConfig()
+    """Which images."""
     supervise: SuperviseConfig | None = None
+    """The branches; null trains the plain model."""
     optimizer: OptimizerConfig = OptimizerConfig()
+    """How the weights are updated."""
     epochs: int = Field(default=12, ge=1)
+    """How often every training image is seen."""
     seed: int = Field(default=0, ge=0)
+    """Start of all random streams: the model's weights, the order of images, augmentation, dropout."""
     engine: EngineConfig = EngineConfig()
+    """Where and how the arithmetic runs."""
     log: LogConfig = LogConfig()
+    """What the journal holds."""
     checkpoint: CheckpointConfig = CheckpointConfig()
+    """When the state of the run is saved."""
     output: str = ""
+    """The run's folder; `runs/NAME` with the run's `name` if not given."""
 
     @model_validator(mode="before")
     @classmethod
@@ -177,14 +224,23 @@ class ComparisonConfig(Settings):
     """
 
     name: str = "comparison"
+    """What the comparison is called."""
     base: dict[str, Any] = {}
+    """Settings of a run that all runs share."""
     groups: dict[str, dict[str, Any]] = {"all": {}}
+    """What is compared in several settings, such as optimisers: the name of each and its settings."""
     arms: dict[str, dict[str, Any]]
+    """The two things that are compared: the name of each and its settings."""
     baseline: str = "plain"
+    """The arm that the other one is measured against."""
     seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
+    """Each arm of each group is trained once from each of these."""
     jobs: int = Field(default=1, ge=1)
+    """Runs at a time, a process each."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
+    """Of the interval around the mean difference, on which the verdict rests."""
     output: str = ""
+    """The comparison's folder; `runs/NAME` with the comparison's `name` if not given."""
 
     @model_validator(mode="before")
     @classmethod

@@ -18,7 +18,7 @@ def build(net: nn.Module, settings: OptimizerConfig) -> optim.Optimizer:
         net,
         lr=settings.lr,
         weight_decay=settings.weight_decay,
-        head_lr=settings.head_lr,
+        head_lr_factor=settings.head_lr_factor,
         head_weight_decay=settings.head_weight_decay,
     )
     if not groups:

@@ -234,7 +234,8 @@ def _plan(config: TrainConfig, model: nn.Module, data: datasets.Dataset) -> tupl
                 f"supervise.at is auto, but by the rule '{rule}' no gradient vanishes in {config.model}:\n{seen}\n"
                 "Choose layers by name or depth (supervise.at=[50%]), or train the plain model (supervise=null)."
             )
-    options: dict[str, Any] = {"head": settings.head, "loss": settings.loss, "weight": settings.weight}
+    weight = settings.weight if settings.weight is not None else methods.get(settings.method).weight_over(config.epochs)
+    options: dict[str, Any] = {"head": settings.head, "loss": settings.loss, "weight": weight}
     return make_plan(model, sample, at, method=settings.method, classes=data.classes, **options), placement
 
 
