@@ -103,10 +103,19 @@ def test_compare_prints_table_verdict_and_certificates_and_writes_the_page(tmp_p
     )
     text = call("compare", str(config), f"output={tmp_path / 'run'}")
     assert "all: no evidence" in text or "all: helps" in text or "all: hurts" in text
-    assert text.count("identical to the plain model") == 2
+    assert "strip: 2 of 2 supervised models identical to the plain model" in text
     result = json.loads((tmp_path / "run/compare.json").read_text())
     assert result["groups"][0]["verdict"]["n"] == 2
     assert (tmp_path / "run/report.html").exists()
+
+
+def test_the_version_is_told() -> None:
+    assert call("--version") == f"deepsup {ds.__version__}\n"
+
+
+@pytest.mark.parametrize("verb", ["train", "compare", "probe"])
+def test_a_verb_without_a_configuration_explains_itself(verb: str) -> None:
+    assert "Usage:" in CliRunner().invoke(cli.app, [verb]).output
 
 
 def test_methods_are_listed_with_formula_and_source() -> None:

@@ -485,3 +485,45 @@ def test_a_device_that_is_not_there_is_named(tmp_path: Path):
         pytest.skip("this machine has one")
     with pytest.raises(ConfigError, match=r"accelerator=cuda.*0 CUDA devices"):
         train(config(tmp_path / "run", engine={"accelerator": "cuda"}))
+
+
+def supervised_net(weight: float = 0.3):
+    torch.manual_seed(0)
+    model = dropout_net(10, 1)
+    return ds.attach(model, ds.plan(model, torch.randn(2, 1, 16, 16), at=["relu1"], head="pool", weight=weight))
+
+
+def some_batches(epoch: int):
+    generator = torch.Generator().manual_seed(epoch)
+    yield torch.randn(8, 1, 16, 16, generator=generator), torch.randint(0, 10, (8,), generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"lr": 0.5}, "'lr': 0.5"),
+        ({"validation": some_batches}, "validation was False, now True"),
+        ({"weight": 0.9}, "0.9"),
+    ],
+)
+def test_a_folder_is_only_gone_on_with_under_the_same_settings(change: dict, says: str, tmp_path: Path):
+    ds.fit(supervised_net(), some_batches, epochs=1, lr=0.1, folder=tmp_path)
+    weight = change.pop("weight", 0.3)
+    with pytest.raises(ConfigError, match="holds a run with other settings") as caught:
+        ds.fit(supervised_net(weight), some_batches, epochs=1, folder=tmp_path, **{"lr": 0.1, **change})
+    assert says in str(caught.value)
+
+
+def test_an_optimiser_made_before_attach_is_refused():
+    torch.manual_seed(0)
+    model = dropout_net(10, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    net = ds.attach(model, ds.plan(model, torch.randn(2, 1, 16, 16), at=["relu1"]))
+    with pytest.raises(ConfigError, match="does not hold 2 parameters of the heads .* Make it after attach"):
+        ds.fit(net, some_batches, optimizer=optimizer)
+
+
+def test_a_result_prints_in_one_line(tmp_path: Path):
+    result = ds.fit(supervised_net(), some_batches, validation=some_batches, epochs=1, folder=tmp_path)
+    assert str(result).startswith("1 epochs, 1 steps in ")
+    assert "\n" not in str(result)

@@ -12,8 +12,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from . import __version__, networks, reports
 from . import methods as method_table
-from . import networks, reports
 from .errors import ConfigError, DeepsupError
 from .planning import plan as make_plan
 from .plans import Plan, millions
@@ -28,6 +28,7 @@ app = typer.Typer(
     name="deepsup",
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="Train the middle of a network, not only its end: attach auxiliary supervision to any PyTorch layer by name, "
     "train, prove whether it helped, and remove it without a trace.",
@@ -38,7 +39,8 @@ console = Console()
 ModelName = Annotated[
     str,
     typer.Argument(
-        help="`deepsup:NAME` (ours), `timm:NAME`, `torchvision:NAME`, or `package.module:factory` for your own.",
+        help="`deepsup:NAME` (ours), `timm:NAME`, `torchvision:NAME`, or `package.module:factory` for your own, which is "
+        "called with those of num_classes, in_channels and size that its signature names.",
         show_default=False,
     ),
 ]
@@ -54,6 +56,21 @@ Words = Annotated[
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost, and stop.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"deepsup {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -123,7 +140,7 @@ def plan(
         console.print(f"written to {save}")
 
 
-@app.command()
+@app.command(no_args_is_help=True)
 def probe(
     words: Words = None,
 ) -> None:
@@ -166,7 +183,7 @@ def _bar(value: float, smallest: float, largest: float) -> str:
     return "█" * (1 + round(23 * float(share)))
 
 
-@app.command()
+@app.command(no_args_is_help=True)
 def train(words: Words = None, dry_run: DryRun = False) -> None:
     """Train one run as configured; a stopped run goes on from its checkpoint, a finished one is left alone.
 
@@ -185,7 +202,7 @@ def train(words: Words = None, dry_run: DryRun = False) -> None:
         console.print(f"plain weights: {result.folder / 'model.safetensors'}")
 
 
-@app.command()
+@app.command(no_args_is_help=True)
 def compare(words: Words = None, dry_run: DryRun = False) -> None:
     """Train with and without branches from the same seeds, and judge by a rule that is written down first.
 
@@ -211,9 +228,12 @@ def _print_comparison(result: dict[str, Any], folder: Path) -> None:
     console.print(reports.comparison_table(result))
     for line in reports.verdict_lines(result):
         console.print(line, highlight=False)
-    for proof in result["certificates"]:
-        says = "identical to the plain model" if proof["identical"] else "NOT identical"
-        console.print(f"strip {proof['run']}: {says}, sha256 {proof['state_sha256'][:16]}", highlight=False)
+    proofs = result["certificates"]
+    identical = sum(proof["identical"] for proof in proofs)
+    console.print(
+        f"strip: {identical} of {len(proofs)} supervised models identical to the plain model", highlight=False
+    )
+    console.print(f"certificates: {folder}/GROUP/ARM/seedN/certificate.json", highlight=False)
     console.print(f"report: {reports.write_html(folder, folder / 'report.html')}", highlight=False)
 
 
@@ -245,6 +265,8 @@ def strip(
         out.write_bytes(weights.read_bytes())
         weights = out
     console.print(f"plain weights: {weights}", highlight=False)
+    if runs.finished(folder) is None:
+        console.print("note: this run is not finished; these are the weights of its last checkpoint", highlight=False)
     if certificate is None:
         console.print("this run trained the plain model: there was nothing to strip, so there is no certificate")
         return
@@ -264,8 +286,11 @@ def methods() -> None:
     """List the published methods with formula, source and deviations."""
     for method in method_table.METHODS.values():
         console.print(f"[bold]{method.name}[/bold]  {method.summary}", highlight=False)
-        for title in ("formula", "source", "head", "weight", "deviations"):
-            console.print(f"  [dim]{title:<10}[/dim]  {getattr(method, title)}", highlight=False)
+        facts = Table.grid(padding=(0, 2, 0, 0))
+        for title in ("formula", "source", "head", "deviations"):
+            facts.add_row(f"  {title}", getattr(method, title))
+        facts.add_row("  weight", method.weight.format(epochs="N"))
+        console.print(facts, highlight=False)
 
 
 def _build(model: str, size: int, channels: int, classes: int) -> torch.nn.Module:

@@ -173,8 +173,19 @@ def _build_imported(spec: str, *, known: Mapping[str, Any], options: dict[str, A
     try:
         signature.bind(**arguments)
     except TypeError as error:
-        raise ConfigError(f"{spec!r} has the signature {signature}, called with {arguments}: {error}.") from None
-    return _checked(factory(**arguments), spec)
+        raise ConfigError(
+            f"{spec!r} has the signature {signature}, called with {arguments}: {error}. {_CONVENTION}"
+        ) from None
+    try:
+        return _checked(factory(**arguments), spec)
+    except TypeError as error:
+        raise ConfigError(f"{spec!r} failed, called with {arguments}: {error}. {_CONVENTION}") from error
+
+
+_CONVENTION = (
+    "A factory is called with those of num_classes, in_channels and size that its signature names, and with "
+    "model_options; it returns an nn.Module."
+)
 
 
 _NOT_BY_NAME = {

@@ -33,7 +33,7 @@ class Settings(BaseModel):
 
 
 class DataConfig(Settings):
-    """Which images, how many at a time; `root` is the folder of a dataset that is not built in."""
+    """Which images, and how many at a time."""
 
     name: str = "digits"
     """A data set of ours (`digits`, `fashion-mnist`, `cifar10`, `cifar100`), or `folder`: images of your own."""
@@ -54,20 +54,17 @@ class DataConfig(Settings):
 
 
 class ProbeConfig(Settings):
-    """How `at: auto` places branches: a gradient probe on training batches, and the rule that reads it.
-
-    `rule: drop` puts a branch wherever the gradient has fallen to 1/`factor` of that at the branch above,
-    `rule: threshold` one after the deepest layer whose gradient is below `threshold`; null is the rule of the method.
-    """
+    """How `at: auto` places branches: a gradient probe on training batches, and the rule that reads it."""
 
     iterations: int = Field(default=20, ge=1)
     """Batches that the gradients are averaged over."""
     rule: Literal["drop", "threshold"] | None = None
-    """How layers are picked, see below; null is the rule of the method."""
+    """`drop`: a branch wherever the gradient has fallen to 1/`factor` of that at the branch above; `threshold`: one
+    after the deepest layer whose gradient is below `threshold`; null is the rule of the method."""
     factor: float = Field(default=10.0, gt=1)
-    """For `drop`: how far the gradient has to fall until the next branch."""
+    """See `drop`."""
     threshold: float = Field(default=1e-7, gt=0)
-    """For `threshold`: the mean absolute gradient under which it counts as vanished."""
+    """See `threshold`; compared with the mean absolute gradient of a layer."""
 
 
 class SuperviseConfig(Settings):
@@ -84,7 +81,6 @@ class SuperviseConfig(Settings):
     loss: str | dict[str, str] | None = None
     """The loss of the branches: `cross_entropy`; null is the method's."""
     probe: ProbeConfig = ProbeConfig()
-    """How `at: auto` decides."""
 
     @field_validator("at", mode="before")
     @classmethod
@@ -101,7 +97,7 @@ class SuperviseConfig(Settings):
 
 
 class OptimizerConfig(Settings):
-    """The optimiser; `schedule` multiplies the learning rate over progress, `head_lr_factor` multiplies it for the heads."""
+    """The optimiser, for the model and for the heads."""
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
     """Which optimiser."""
@@ -149,7 +145,7 @@ class EngineConfig(Settings):
 
 
 class LogConfig(Settings):
-    """What the journal holds: a step record every `every` steps, gradients for the first `gradients` steps."""
+    """What the journal holds besides the epochs."""
 
     every: int = Field(default=10, ge=1)
     """Steps from one `step` record to the next."""
@@ -160,10 +156,10 @@ class LogConfig(Settings):
 
 
 class CheckpointConfig(Settings):
-    """A checkpoint is written after each epoch, and after every `every_steps` steps if that is set."""
+    """How often a checkpoint is written besides the end of each epoch."""
 
     every_steps: int | None = Field(default=None, ge=1)
-    """Steps from one checkpoint to the next within an epoch; null is at the end of each epoch only."""
+    """Steps from one checkpoint to the next within an epoch; null is none."""
 
 
 class TrainConfig(Settings):
@@ -176,21 +172,16 @@ class TrainConfig(Settings):
     model_options: dict[str, Any] = {}
     """Arguments for the network's constructor: `{pretrained: true}`."""
     data: DataConfig = DataConfig()
-    """Which images."""
     supervise: SuperviseConfig | None = None
     """The branches; null trains the plain model."""
     optimizer: OptimizerConfig = OptimizerConfig()
-    """How the weights are updated."""
     epochs: int = Field(default=12, ge=1)
     """How often every training image is seen."""
     seed: int = Field(default=0, ge=0)
     """Start of all random streams: the model's weights, the order of images, augmentation, dropout."""
     engine: EngineConfig = EngineConfig()
-    """Where and how the arithmetic runs."""
     log: LogConfig = LogConfig()
-    """What the journal holds."""
     checkpoint: CheckpointConfig = CheckpointConfig()
-    """When the state of the run is saved."""
     output: str = ""
     """The run's folder; `runs/NAME` with the run's `name` if not given."""
 
@@ -217,11 +208,7 @@ class Cell(NamedTuple):
 
 
 class ComparisonConfig(Settings):
-    """Arms that differ in one thing, trained from the same seeds, in every group.
-
-    `base` is a run's settings; each group's and then each arm's settings are laid over it, key by key.
-    `baseline` is the arm the other one is measured against.
-    """
+    """Two arms, trained from the same seeds in every group; a run is `base`, its group and its arm, key by key."""
 
     name: str = "comparison"
     """What the comparison is called."""

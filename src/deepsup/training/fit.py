@@ -18,11 +18,11 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
-from deepsup import schedules
+from deepsup import losses, schedules
 from deepsup.datasets import Split
 from deepsup.errors import ConfigError, LayerError, OutputError
 from deepsup.objectives import Objective
-from deepsup.supervised import Supervised
+from deepsup.supervised import Supervised, is_supervised, unwrap
 from deepsup.traces import trace
 
 from . import checkpoints, configs, engines, optimizers
@@ -74,18 +74,22 @@ def fit(
     if isinstance(optimizer, str):
         optimizer = optimizers.build(net, _settings(configs.OptimizerConfig, {"name": optimizer, "lr": lr}))
     place = None if folder is None else Path(folder)
+    objective = objective or Objective(net.plan if isinstance(net, Supervised) else None)
+    _check_held(net, optimizer)
     config = {
         "epochs": epochs,
         "batches": training.length,
-        "optimizer": type(optimizer).__name__,
-        "schedule": repr(schedule),
+        "validation": validation is not None,
+        "optimizer": _describe(optimizer),
+        "schedule": None if schedule is None else schedules.show(schedules.as_schedule(schedule)),
+        "terms": {e.source: f"{schedules.show(e.weight)} * {losses.show(e.loss)}" for e in objective.edges},
         "seed": seed,
         "processes": fabric.world_size,
     }
     checkpoint = _resumable(place, config)
     job = Job(
         net=net,
-        objective=objective or Objective(net.plan if isinstance(net, Supervised) else None),
+        objective=objective,
         train=training,
         optimizer=optimizer,
         epochs=epochs,
@@ -108,6 +112,24 @@ def _settings(kind: type[S], given: Any) -> S:
     return given if isinstance(given, kind) else configs.check(kind, dict(given or {}), where="fit")
 
 
+def _describe(optimizer: Optimizer) -> str:
+    """An optimiser's class and the settings of its groups: what must not change between stopping and going on."""
+    groups = [{k: v for k, v in g.items() if k not in ("params", "initial_lr")} for g in optimizer.param_groups]
+    return f"{type(optimizer).__name__}({groups})"
+
+
+def _check_held(net: nn.Module, optimizer: Optimizer) -> None:
+    """An optimiser made before `attach` would leave the heads as they were initialised, without a word."""
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    heads = unwrap(net).heads if is_supervised(net) else nn.Module()
+    left_out = [name for name, p in heads.named_parameters() if p.requires_grad and id(p) not in held]
+    if left_out:
+        raise ConfigError(
+            f"the optimiser does not hold {len(left_out)} parameters of the heads ({left_out[0]}, ...), so they would stay "
+            "as they are. Make it after attach: SGD(deepsup.parameter_groups(net, lr=...)), or freeze them."
+        )
+
+
 def _check_shared(world: int, *sources: object) -> None:
     """Every process must read its own share; a split sees to that itself."""
     for source in sources:
@@ -123,7 +145,7 @@ def _resumable(folder: Path | None, config: dict[str, Any]) -> Checkpoint | None
         return None
     checkpoint = checkpoints.load(folder / "checkpoint.ckpt")
     before = checkpoint.config or {}
-    changed = [f"{k} was {before.get(k)!r}, now {v!r}" for k, v in config.items() if before.get(k) != v]
+    changed = [f"{k} was {before.get(k)}, now {v}" for k, v in config.items() if before.get(k) != v]
     if changed:
         raise ConfigError(
             f"{folder} holds a run with other settings: {'; '.join(changed)}. Use them again, or another folder."

@@ -40,6 +40,12 @@ class FitResult(NamedTuple):
     history: list[Record]
     journal: Path | None
 
+    def __str__(self) -> str:
+        scores = (
+            f"accuracy {self.accuracy:.1%}, best {self.best_accuracy or 0:.1%}; " if self.accuracy is not None else ""
+        )
+        return f"{self.epochs} epochs, {self.step} steps in {self.seconds:.1f} s; {scores}journal: {self.journal}"
+
 
 @dataclass(frozen=True)
 class Job:
