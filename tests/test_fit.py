@@ -519,7 +519,7 @@ def test_an_optimiser_made_before_attach_is_refused():
     model = dropout_net(10, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     net = ds.attach(model, ds.plan(model, torch.randn(2, 1, 16, 16), at=["relu1"]))
-    with pytest.raises(ConfigError, match="does not hold 2 parameters of the heads .* Make it after attach"):
+    with pytest.raises(ConfigError, match=r"does not hold 2 parameters of the heads .* Make it after attach"):
         ds.fit(net, some_batches, optimizer=optimizer)
 
 

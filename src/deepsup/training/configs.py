@@ -22,7 +22,6 @@ from deepsup.errors import ConfigError
 
 Weight = float | str
 
-
 S = TypeVar("S", bound="Settings")
 
 
@@ -59,16 +58,15 @@ class ProbeConfig(Settings):
     iterations: int = Field(default=20, ge=1)
     """Batches that the gradients are averaged over."""
     rule: Literal["drop", "threshold"] | None = None
-    """`drop`: a branch wherever the gradient has fallen to 1/`factor` of that at the branch above; `threshold`: one
-    after the deepest layer whose gradient is below `threshold`; null is the rule of the method."""
+    """How the gradients are read; null is the rule of the method."""
     factor: float = Field(default=10.0, gt=1)
-    """See `drop`."""
+    """`drop` puts a branch wherever the gradient has fallen to 1/`factor` of that at the branch above."""
     threshold: float = Field(default=1e-7, gt=0)
-    """See `threshold`; compared with the mean absolute gradient of a layer."""
+    """`threshold` puts one branch, after the deepest layer whose mean absolute gradient is below this."""
 
 
 class SuperviseConfig(Settings):
-    """Which branches train the middle of the network; `at: auto` lets the gradient probe decide."""
+    """Which branches train the middle of the network; `supervise: null` trains the plain model."""
 
     method: str = "aux"
     """Whose defaults for head, weight, loss and rule: `none`, `aux`, `cnds`; `deepsup methods` explains them."""
@@ -163,7 +161,7 @@ class CheckpointConfig(Settings):
 
 
 class TrainConfig(Settings):
-    """One training run. `supervise: null` trains the plain model."""
+    """One training run."""
 
     name: str = "run"
     """What the run is called in displays and reports."""
@@ -173,7 +171,6 @@ class TrainConfig(Settings):
     """Arguments for the network's constructor: `{pretrained: true}`."""
     data: DataConfig = DataConfig()
     supervise: SuperviseConfig | None = None
-    """The branches; null trains the plain model."""
     optimizer: OptimizerConfig = OptimizerConfig()
     epochs: int = Field(default=12, ge=1)
     """How often every training image is seen."""

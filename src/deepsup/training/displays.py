@@ -9,77 +9,133 @@ Only the command line uses it; nothing else here prints.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from rich.console import Console, Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+BAR = 16  # characters
+
 
 class Display:
     """A table with one line a run, redrawn as events arrive; `see` takes journal records and the events of `compare`.
 
-    Where the output is not a terminal, it prints one line an epoch instead.
+    Where the output is not a terminal, it prints one line an epoch instead. A narrow terminal loses the branches first,
+    then the length of the bar; runs, epochs, losses and accuracies are always there in full.
     """
 
     def __init__(self, console: Console, *, name: str = "run") -> None:
         self.console, self.name = console, name
         self.rule = ""
+        self.before = 0  # runs that had finished when the comparison was started
         self.runs: dict[str, dict[str, Any]] = {}
         self._live = Live(self, console=console, refresh_per_second=4, transient=False)
 
     def __enter__(self) -> Display:
-        if self.console.is_terminal:
-            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.console.is_terminal:
-            self._live.stop()
+        self._live.stop()
 
     def see(self, event: Mapping[str, Any]) -> None:
         """Take in a journal record or an event of a comparison."""
+        if self.console.is_terminal:
+            self._live.start()  # with the first event: where nothing is left to do, nothing is shown
         if event["kind"] == "rule":
             self.rule = event["rule"]
+            self.before = len(event["finished"])
             self.runs = {run: {"state": "done" if run in event["finished"] else "waits"} for run in event["runs"]}
         else:
             name = event.get("run", self.name)
             line = self.runs.setdefault(name, {"state": "waits"})
             _update(line, event)
-            if not self.console.is_terminal:
-                self._print(name, line, event["kind"])
+            self._print(name, line, event)
         if self.console.is_terminal:
             self._live.refresh()
 
-    def _print(self, name: str, line: Mapping[str, Any], kind: str) -> None:
-        if kind in ("epoch", "failed", "stop", "end"):
+    def _print(self, name: str, line: Mapping[str, Any], event: Mapping[str, Any]) -> None:
+        """What scrolls by: above the table a line for each run that is resumed, without a table all news."""
+        if event["kind"] == "resume":
+            self.console.print(f"{name}: resumes at epoch {event['epoch']}", highlight=False)
+        elif event["kind"] in ("epoch", "failed", "stop", "end") and not self.console.is_terminal:
             cells = _cells(line)
-            self.console.print(f"{name}: {line['state']}, epoch {cells[1]}, accuracy {cells[3]}", highlight=False)
+            news = [
+                cells.state,
+                cells.epoch and f"epoch {cells.epoch}",
+                cells.accuracy and f"accuracy {cells.accuracy}",
+            ]
+            self.console.print(f"{name}: {', '.join(filter(None, news))}", highlight=False)
 
-    def __rich__(self) -> RenderableType:
-        table = Table(box=None, padding=(0, 2, 0, 0))
-        for title in ("run", "", "epoch", "loss", "accuracy", "branches"):
-            table.add_column(title, justify="left" if title in ("run", "", "branches") else "right", no_wrap=True)
-        for name, line in self.runs.items():
-            state, epoch, loss, accuracy, branches = _cells(line)
-            bar: RenderableType = Text(state, style=_STYLES.get(state, ""))
-            if state == "trains":
-                bar = ProgressBar(total=1.0, completed=line.get("progress", 0.0), width=16)
-            table.add_row(name, bar, epoch, loss, accuracy, branches)
-        done = sum(line["state"] == "done" for line in self.runs.values())
-        head = Text(f"{self.rule}\n" if self.rule else "", style="dim")
-        return Group(head, table, Text(f"{done} of {len(self.runs)} runs done", style="dim"))
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self.rule:
+            yield Text(f"{self.rule}\n", style="dim")
+        if self.runs:
+            yield _table(self.runs, width=options.max_width)
+        if len(self.runs) > 1:
+            done = sum(line["state"] == "done" for line in self.runs.values())
+            before = f", {self.before} of them before" if self.before else ""
+            yield Text(f"{done} of {len(self.runs)} runs done{before}", style="dim")
 
 
 _STYLES = {"done": "green", "failed": "red", "stopped": "red", "waits": "dim"}
 _STATES = {"done": "done", "end": "done", "failed": "failed", "stop": "stopped"}
+_GAP = 2
+
+
+class _Cells(NamedTuple):
+    """One line of the table as text."""
+
+    run: str
+    state: str
+    epoch: str
+    loss: str
+    accuracy: str
+    branches: str
+
+
+def _table(runs: Mapping[str, Mapping[str, Any]], *, width: int) -> Table:
+    """The runs in a table of at most `width` characters; columns without anything in them are left out."""
+    rows = [_cells(line, run=run) for run, line in runs.items()]
+    widths = {"run": 0, "state": 0}
+    for i, title in enumerate(_Cells._fields):
+        if title in widths or any(row[i] for row in rows):
+            heading = "" if title == "state" else title
+            widths[title] = max(cell_len(text) for text in (heading, *(row[i] for row in rows)))
+    states = widths.pop("state")
+    if _room(widths, width) < BAR:
+        widths.pop("branches", None)
+    state = max(states, min(BAR, _room(widths, width)))
+    table = Table(box=None, padding=(0, _GAP, 0, 0))
+    for title in ("run", "state", *list(widths)[1:]):
+        left = title in ("run", "state", "branches")
+        # A run's name too long for any terminal is broken into lines, never cut.
+        table.add_column(
+            "" if title == "state" else title,
+            justify="left" if left else "right",
+            no_wrap=title != "run",
+            overflow="fold",
+            min_width=state if title == "state" else None if title == "run" else widths[title],
+        )
+    for row, line in zip(rows, runs.values(), strict=True):
+        bar: RenderableType = Text(row.state, style=_STYLES.get(row.state, ""))
+        if row.state == "trains":
+            bar = ProgressBar(total=1.0, completed=line.get("progress", 0.0), width=state)
+        table.add_row(row.run, bar, *(text for title, text in row._asdict().items() if title in list(widths)[1:]))
+    return table
+
+
+def _room(widths: Mapping[str, int], width: int) -> int:
+    """What columns of these widths leave of `width` for one more."""
+    return width - sum(widths.values()) - _GAP * (len(widths) + 1)
 
 
 def _update(line: dict[str, Any], event: Mapping[str, Any]) -> None:
     line["state"] = _STATES.get(event["kind"], "trains")
-    for key in ("progress", "epoch", "total"):
+    for key in ("progress", "epoch", "epochs", "total"):
         if key in event:
             line[key] = event[key]
     if event["kind"] == "start":
@@ -89,14 +145,15 @@ def _update(line: dict[str, Any], event: Mapping[str, Any]) -> None:
         line["total"] = event["train"]["total"]
 
 
-def _cells(line: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
+def _cells(line: Mapping[str, Any], *, run: str = "") -> _Cells:
     accuracy = dict(line.get("accuracy") or {})
     main = accuracy.pop("main", None)
     epoch = str(line.get("epoch", ""))
     if epoch and line.get("epochs"):
         epoch += f"/{line['epochs']}"
     total = line.get("total")
-    return (
+    return _Cells(
+        run,
         line["state"],
         epoch,
         "" if total is None else f"{total:.3f}",

@@ -127,7 +127,8 @@ class Loop:
         checkpoints.set_rng_state(checkpoint.rng[rank])
         if isinstance(self.net, Supervised):
             self.net.calls = checkpoint.rng[rank]["heads"]
-        self.journal.write("resume", step=self.step)
+        now = min(self.epoch + 1, self.job.epochs)
+        self.journal.write("resume", step=self.step, epoch=now, epochs=self.job.epochs, progress=self._progress())
 
     def _remember(self, record: Record) -> None:
         if record["kind"] == "epoch":
