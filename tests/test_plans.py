@@ -71,6 +71,7 @@ def test_a_plan_says_what_it_holds_by_name() -> None:
         "loss": "cross_entropy",
         "weight": "constant(0.3)",
         "clone": False,
+        "requires_grad": True,
         "params": 45,
         "flops": 80,
         "activation_bytes": 4 * (8 + 5),

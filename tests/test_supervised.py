@@ -305,7 +305,7 @@ class Moody(nn.Module):
     [
         ("twice", "the layer of branch 'b' ran twice in one forward"),
         ("never", "the tap of branch 'b' on layer 'layer' did not fire: the forward skipped the layer"),
-        ("cut", "no gradient can flow from branch 'b' into layer 'layer': its output was computed without a graph"),
+        ("cut", "no gradient can flow from branch 'b' into its layer: the output is computed without a graph"),
     ],
 )
 def test_a_forward_that_runs_otherwise_than_the_dry_run_is_a_tap_error(mood: str, message: str) -> None:

@@ -520,3 +520,33 @@ def test_layers_without_a_readable_output_carry_the_reason() -> None:
     assert "layer 'odd' returned dict with 2 tensors: a (2, 3), b (2, 3)" in layers["odd"].problem
     assert layers["six"].feature is None
     assert isinstance(trace(Net(), torch.randn(2, 3)), Trace)
+
+
+def test_a_buffer_that_forward_replaces_and_private_state_come_back() -> None:
+    class Keeping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3, CLASSES)
+            self.register_buffer("running", torch.zeros(3))
+            self._cache: dict[str, Tensor] = {}
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.running = self.running + x.mean(0)
+            self._cache["x"] = x
+            return self.fc(x)
+
+    model = Keeping()
+    running = model.running
+    trace(model, torch.randn(2, 3))
+    assert model.running is running
+    assert not running.any()
+    assert model._cache == {}
+
+
+def test_sequences_of_a_model_without_convolutions_have_channels_last() -> None:
+    model = nn.Sequential(
+        nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), nn.Flatten(), nn.Linear(160, CLASSES)
+    )
+    assert trace(model, torch.randn(2, 10, 16)).layers["0"].feature == Feature((10, 16), "NLC")
+    model = nn.Sequential(nn.Conv1d(4, 8, 3, padding=1), nn.Flatten(), nn.Linear(80, CLASSES))
+    assert trace(model, torch.randn(2, 4, 10)).layers["0"].feature == Feature((8, 10), "NCL")

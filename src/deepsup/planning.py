@@ -132,7 +132,8 @@ def _layers(seen: Trace, selectors: Mapping[str, str], look: Callable[[str, Pick
         pick = split_pick(selector)[1]
         for layer in names:
             branch = layer if name == selector else name if len(names) == 1 else f"{name}.{layer}"
-            if branch in found and is_measure(selector) | is_measure(selected[branch]) and selected[branch] != selector:
+            other = selected.get(branch, selector)
+            if other != selector and any(is_measure(s) or "@" in s for s in (selector, other)):
                 raise ConfigError(
                     f"at= means layer '{layer}' twice, as {selected[branch]!r} and as {selector!r}. Ask for another layer, or "
                     "name the branches: at={'NAME': 'LAYER', ...}."
@@ -188,6 +189,7 @@ def _branch(seen: Trace, name: str, layer: Layer, *, head: Any, loss: Any, weigh
         depth=round(layer.depth, 4),
         pick=layer.pick,
         clone=layer.overwritten,
+        requires_grad=layer.requires_grad,
         params=params,
         flops=flops,
         activation_bytes=activation_bytes + 4 * layer.overwritten * int(torch.Size(layer.feature.shape).numel()),

@@ -38,6 +38,7 @@ class Branch:
     depth: float = 0.0
     pick: Pick = ()
     clone: bool = False
+    requires_grad: bool = True
     params: int = 0
     flops: int = 0
     activation_bytes: int = 0
@@ -55,6 +56,7 @@ class Branch:
             "loss": losses.show(self.loss),
             "weight": schedules.show(self.weight),
             "clone": self.clone,
+            "requires_grad": self.requires_grad,
             "params": self.params,
             "flops": self.flops,
             "activation_bytes": self.activation_bytes,
@@ -217,6 +219,7 @@ def _read_branch(data: Mapping[str, Any]) -> Branch:
         depth=data["depth"],
         pick=read_pick(data["pick"]),
         clone=data["clone"],
+        requires_grad=data.get("requires_grad", True),
         params=data["params"],
         flops=data["flops"],
         activation_bytes=data["activation_bytes"],

@@ -77,6 +77,7 @@ class Supervised(nn.Module):
             return self.model(*args, **kwargs)
         recorder = self.recorder
         recorder.armed = True
+        recorder.graph = torch.is_grad_enabled()
         try:
             main = self.model(*args, **kwargs)
             seen = dict(recorder.seen)
@@ -95,8 +96,6 @@ class Supervised(nn.Module):
                 "the layer was replaced, or the model was stripped or compiled before attach. Plan and attach again."
             )
         feature = seen[branch.name]
-        if torch.is_grad_enabled() and not feature.requires_grad:
-            self._check_cut_off(branch)
         head = self.heads[branch.name]
         for parameter in head.parameters():  # the first; next() with a default does not compile on torch 2.8
             if not torch.is_autocast_enabled(feature.device.type):
@@ -105,21 +104,16 @@ class Supervised(nn.Module):
         output: Tensor = head(feature)
         return output
 
-    def _check_cut_off(self, branch: Branch) -> None:
-        if any(p.requires_grad for p in self.model.get_submodule(branch.layer).parameters()):
-            raise TapError(
-                f"no gradient can flow from branch '{branch.name}' into layer '{branch.layer}': its output was computed "
-                "without a graph, as reentrant checkpointing does. Checkpoint with use_reentrant=False, or freeze the layer."
-            )
-
     @contextmanager
     def _own_random_stream(self) -> Iterator[None]:
         generators = [torch.default_generator, *_cuda_generators(self.heads)]
         states = [g.get_state() for g in generators]
         several = torch.distributed.is_available() and torch.distributed.is_initialized()
         rank = torch.distributed.get_rank() if several else 0
-        seed = (torch.initial_seed() * 1_000_003 + self.calls * 1009 + rank) % 2**63
-        self.calls += self.training  # scoring heads in between must not change what training draws
+        again = torch._C._current_graph_task_id() != -1  # in backward: checkpointing repeats the last forward
+        call = self.calls - 1 if again and self.training else self.calls
+        seed = (torch.initial_seed() * 1_000_003 + call * 1009 + rank) % 2**63
+        self.calls += self.training and not again  # scoring heads in between must not change what training draws
         try:
             for g in generators:
                 g.manual_seed(seed)
@@ -166,7 +160,7 @@ def attach(model: nn.Module, plan: Plan) -> Supervised:
             head.to(anchor.device, anchor.dtype)
     net = Supervised(model, built, plan)
     for branch in plan.branches:
-        tap = Tap(branch.name, net.recorder, pick=branch.pick, clone=branch.clone)
+        tap = Tap(branch.name, net.recorder, pick=branch.pick, clone=branch.clone, requires_grad=branch.requires_grad)
         model.get_submodule(branch.layer).register_forward_hook(tap)
     return net
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -21,20 +22,25 @@ class Recorder:
 
     def __init__(self) -> None:
         self.armed = False
+        self.graph = False  # gradients were on when the forward began
         self.seen: dict[str, Tensor] = {}
 
 
 class Tap:
     """The forward hook of one branch; picklable, and idle unless `recorder` is armed.
 
-    With `clone` it keeps a copy, because a later operation overwrites the output in place.
+    With `clone` it keeps a copy, because a later operation overwrites the output in place. With `requires_grad` it
+    raises `TapError` where the output, unlike in the dry run, is computed without a graph.
     """
 
-    def __init__(self, name: str, recorder: Recorder, *, pick: Pick = (), clone: bool = False) -> None:
+    def __init__(
+        self, name: str, recorder: Recorder, *, pick: Pick = (), clone: bool = False, requires_grad: bool = False
+    ) -> None:
         self.name = name
         self.recorder = recorder
         self.pick = pick
         self.clone = clone
+        self.requires_grad = requires_grad
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         if not self.recorder.armed:
@@ -43,6 +49,12 @@ class Tap:
             raise TapError(
                 f"the layer of branch '{self.name}' ran twice in one forward, so its output is ambiguous. "
                 "Choose the block around it, or give each call a module of its own."
+            )
+        if self.requires_grad and self.recorder.graph and not torch.is_grad_enabled():
+            raise TapError(
+                f"no gradient can flow from branch '{self.name}' into its layer: the output is computed without a graph, "
+                "as reentrant checkpointing does, and as it was not when this was planned. Checkpoint with "
+                "use_reentrant=False, or plan again."
             )
         tensor = picked(output, self.pick)
         # A view made here, not later: autograd runs nodes youngest first, so the branch's gradient is added to the

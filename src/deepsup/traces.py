@@ -8,7 +8,9 @@ hooks and random state are afterwards what they were, also when the forward fail
 from __future__ import annotations
 
 import random
+import sys
 import warnings
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -40,7 +42,8 @@ class Layer:
     stride: int | None = None  # input height / map height
     overwritten: bool = False  # a later operation wrote into its output in place
     leads_to_output: bool = True  # the prediction depends on it
-    trains: bool = True  # a gradient can flow into its output
+    trains: bool = True  # a gradient can flow into its output, or nothing before it could be trained
+    requires_grad: bool = True  # its output had a graph
     problem: str = ""  # why its output cannot be read, if so
 
 
@@ -66,19 +69,24 @@ class Trace:
         return shape[1]
 
 
+_INTERNAL = frozenset(vars(nn.Module()))  # nn.Module's own tables, which are looked after one by one
+
+
 @contextmanager
 def untouched(model: nn.Module, *, parameters: bool = False) -> Iterator[None]:
     """Whatever happens inside, leave `model` and the random state as they were, also after an exception.
 
     Restores attributes and train flags of every module (lists, dicts and sets with their content), buffers (bit for
-    bit) and the random states of torch, CUDA and Python; with `parameters` also parameter values, their gradients and
+    bit) and the random states of torch, CUDA, Python and numpy; with `parameters` also parameter values, their gradients and
     `requires_grad`.
     """
     modules = list(model.modules())
     attributes = [dict(m.__dict__) for m in modules]
-    held = [v for a in attributes for k, v in a.items() if type(v) in (list, dict, set) and not k.startswith("_")]
+    held = [v for a in attributes for k, v in a.items() if type(v) in (list, dict, set, deque) and k not in _INTERNAL]
     contents = [v.copy() for v in held]
     python_state = random.getstate()
+    numpy_random = sys.modules["numpy"].random if "numpy" in sys.modules else None
+    numpy_state = numpy_random.get_state() if numpy_random else None
     tables = [(dict(m._buffers), dict(m._parameters), dict(m._modules)) for m in modules]
     tensors = {b: b.detach().clone() for b in model.buffers()}
     grads = {p: (p.grad, p.requires_grad) for p in model.parameters()}
@@ -90,6 +98,8 @@ def untouched(model: nn.Module, *, parameters: bool = False) -> Iterator[None]:
             yield
         finally:
             random.setstate(python_state)
+            if numpy_random:
+                numpy_random.set_state(numpy_state)
             for module, saved, table in zip(modules, attributes, tables, strict=True):
                 _restore(module, saved, table)
             for collection, content in zip(held, contents, strict=True):
@@ -110,14 +120,14 @@ def _restore(
     module.__dict__.update(attributes)
     live: tuple[dict[str, Any], ...] = (module._buffers, module._parameters, module._modules)
     for there, saved in zip(live, tables, strict=True):
-        if there != saved or list(there) != list(saved):
+        if list(there) != list(saved) or any(there[k] is not saved[k] for k in saved):
             there.clear()
             there.update(saved)
 
 
 def _refill(collection: Any, content: Any) -> None:
     collection.clear()
-    collection.extend(content) if isinstance(collection, list) else collection.update(content)
+    collection.extend(content) if isinstance(collection, (list, deque)) else collection.update(content)
 
 
 @dataclass
@@ -130,8 +140,10 @@ class _Recorder:
     calls: dict[str, int] = field(default_factory=dict)
     exits: list[str] = field(default_factory=list)
     held: dict[str, tuple[Tensor, int, Pick]] = field(default_factory=dict)
+    graphs: dict[str, bool] = field(default_factory=dict)
     cut: set[str] = field(default_factory=set)  # outputs without a graph, though something before them could be trained
     trainable: bool = False
+    convolves: bool = True  # along sequences
     problems: dict[str, str] = field(default_factory=dict)
 
     def record(self, name: str, module: nn.Module, output: object) -> None:
@@ -152,6 +164,7 @@ class _Recorder:
             self.problems[name] = _no_pick(name, pick, output)
             return
         self.held[name] = (tensor, tensor._version, pick)
+        self.graphs[name] = tensor.requires_grad
         inside = any(p.requires_grad for p in module.parameters())
         without_graph = self.trainable and not torch.is_grad_enabled()
         if not tensor.requires_grad and (
@@ -165,7 +178,12 @@ class _Recorder:
         shape = tuple(self.held[name][0].shape)
         if not 2 <= len(shape) <= 5:
             return None
-        return Feature(shape[1:], self.layouts.get(name) or infer_layout(shape, self.input_shape))
+        return Feature(shape[1:], self.layouts.get(name) or self._guess(shape))
+
+    def _guess(self, shape: tuple[int, ...]) -> str:
+        if len(shape) == len(self.input_shape) == 3 and not self.convolves:
+            return "NLC"  # a model of sequences without a convolution is a transformer or recurrent, channels last
+        return infer_layout(shape, self.input_shape)
 
 
 def _no_pick(name: str, pick: Pick, output: object) -> str:
@@ -191,6 +209,7 @@ def trace(
     names = {m: n for n, m in model.named_modules() if n}
     args, kwargs = as_call(sample, batch=2)
     recorder = _Recorder(_shape_of(args, kwargs), layouts or {}, picks or {})
+    recorder.convolves = any(isinstance(m, (nn.Conv1d, nn.ConvTranspose1d)) for m in names)
     flops = FlopCounterMode(display=False)
     with untouched(model):
         handles = [m.register_forward_hook(_hook(recorder, n)) for m, n in names.items()]
@@ -296,6 +315,7 @@ def _layer(name: str, module: nn.Module, rec: _Recorder, upstream: bool, depth: 
         overwritten=tensor is not None and tensor._version != version,
         leads_to_output=upstream,
         trains=name not in rec.cut,
+        requires_grad=rec.graphs.get(name, False),
         problem=rec.problems.get(name, ""),
     )
 

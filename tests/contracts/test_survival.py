@@ -187,3 +187,37 @@ def test_dropout_in_a_head_draws_anew_each_step_and_repeats_after_resume() -> No
     third = net(arch.sample()).aux["relu3"]
     net.load_state_dict(saved)
     assert torch.equal(net(arch.sample()).aux["relu3"], third)
+
+
+def test_checkpointing_the_whole_net_repeats_the_heads_dropout() -> None:
+    arch = ARCHITECTURES["plain-12"]
+    torch.manual_seed(3)
+    model = arch.build().train()
+    plan = ds.plan(model, arch.sample(), at="relu3", head=dropout_head, weight=1.0)
+    net = ds.attach(model, plan)
+    twin = copy.deepcopy(net)
+    x, y = arch.sample(), arch.target()
+    ds.Objective(plan)(checkpoint(net, x, use_reentrant=False), y).total.backward()
+    ds.Objective(plan)(twin(x), y).total.backward()
+    assert net.calls == twin.calls == 1
+    for p, q in zip(net.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(p.grad, q.grad)
+
+
+def test_reentrant_checkpointing_over_a_layer_without_weights_is_refused_too() -> None:
+    class Switch(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.relu, self.fc = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Linear(4, 5)
+            self.reentrant = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = checkpoint(lambda t: self.relu(t * 1.0), self.conv(x), use_reentrant=self.reentrant)
+            return self.fc(x.mean((2, 3)))
+
+    model, x = Switch().train(), torch.randn(2, 3, 8, 8)
+    net = ds.attach(model, ds.plan(model, x, at="relu"))
+    assert net(x).aux["relu"].requires_grad
+    model.reentrant = True
+    with pytest.raises(TapError, match="use_reentrant=False"):
+        net(x)
