@@ -219,7 +219,7 @@ def _read_branch(data: Mapping[str, Any]) -> Branch:
         depth=data["depth"],
         pick=read_pick(data["pick"]),
         clone=data["clone"],
-        requires_grad=data.get("requires_grad", True),
+        requires_grad=data["requires_grad"],
         params=data["params"],
         flops=data["flops"],
         activation_bytes=data["activation_bytes"],
