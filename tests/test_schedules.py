@@ -222,3 +222,9 @@ def test_any_callable_is_a_schedule() -> None:
     assert as_schedule(0.3) == constant(0.3)
     assert as_schedule("linear(0.3, 0)") == linear(0.3, 0)
     assert as_schedule(linear(0.3, 0)) == linear(0.3, 0)
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), "constant(1e999)"])
+def test_a_weight_is_finite(weight: object) -> None:
+    with pytest.raises(ConfigError, match="needs a finite number"):
+        parse(weight)

@@ -255,3 +255,18 @@ def test_a_certificate_that_cannot_be_written_leaves_no_half_file(tmp_path: Path
     with pytest.raises(OSError, match="file"):
         ds.strip(supervised(), certificate=tmp_path / "file" / "c.json")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_certificate_that_cannot_be_written_leaves_the_model_supervised(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    net = supervised()
+    with pytest.raises(OSError, match="file"):
+        ds.strip(net, certificate=tmp_path / "file" / "c.json")
+    assert ds.is_supervised(net)
+
+
+def test_a_certificate_may_be_asked_for_while_supervising(tmp_path: Path) -> None:
+    net = supervised()
+    with ds.supervising(net):
+        ds.strip(net, certificate=tmp_path / "c.json")
+    assert ds.verify(tmp_path / "c.json", net.model)["outputs"] == "identical"

@@ -585,3 +585,20 @@ def test_heads_are_a_mapping_by_branch_name() -> None:
     assert list(net.heads) == ["conv1", "relu2"]
     assert len(net.heads) == 2
     assert dict(net.heads.items()) == {name: net.heads[name] for name in net.heads}
+
+
+def test_an_activation_that_is_overwritten_since_planning_is_a_tap_error() -> None:
+    class Switch(Plain):
+        careless = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv1(x)
+            x = x.relu_() if self.careless else x.relu()
+            return self.fc(self.relu2(self.conv2(x)).mean((2, 3)))
+
+    model = Switch().train()
+    net = ds.attach(model, ds.plan(model, images(), "conv1"))
+    net(images())
+    model.careless = True
+    with pytest.raises(TapError, match="overwritten in place by a later operation, which it was not"):
+        net(images())

@@ -246,6 +246,8 @@ def _notes(seen: Trace, branches: Iterable[Branch], layers: Mapping[str, Layer])
     for b in branches:
         if b.clone:
             yield f"'{b.layer}' is overwritten in place by what follows, so its tap keeps a copy"
+        if not b.requires_grad:
+            yield f"nothing before '{b.layer}' can be trained: branch '{b.name}' trains its head only"
         if not layers[b.name].leads_to_output:
             yield f"'{b.layer}' does not lead to the prediction: branch '{b.name}' trains a side path"
         if show_pick(b.pick):

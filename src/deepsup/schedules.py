@@ -40,8 +40,8 @@ class Schedule:
             value = getattr(self, f.name)
             if f.name == "schedule":
                 object.__setattr__(self, f.name, as_schedule(value))
-            elif f.name not in ("reading", "drops") and not isinstance(value, (int, float)):
-                raise ConfigError(f"{type(self).__name__} needs a number for {f.name}; found {value!r}.")
+            elif f.name not in ("reading", "drops") and not (isinstance(value, (int, float)) and math.isfinite(value)):
+                raise ConfigError(f"{type(self).__name__} needs a finite number for {f.name}; found {value!r}.")
 
     def __call__(self, progress: float) -> float:
         """The weight when a share `progress` in [0, 1] of training is done."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .errors import AttachError, CertificateError, PlanError
 from .features import tensors_in
-from .supervised import Supervised, unwrap
+from .supervised import Supervised, supervising, unwrap
 from .taps import remove_taps, taps_on
 from .traces import as_call, untouched
 from .weights import state_sha256, update_digest, write_atomically
@@ -48,21 +48,25 @@ def strip(net: nn.Module, *, certificate: str | Path | None = None, sample: Any 
         remove_taps(target.model)
         return target.model
     inputs = _inputs(target, sample)
-    before = _run(target, inputs)
+    with supervising(target, False):
+        before = _run(target, inputs)
     state = state_sha256(target.model)
     taps = taps_on(target.model)
     remove_taps(target.model)
-    after = _run(target.model, inputs)
-    proof = _proof(target.model, after, sample, tuple(inputs.shape) if isinstance(inputs, Tensor) else None)
-    proof["identical"] = _same(before, after) and state == proof["state_sha256"] and not proof["hooks_left"]
-    if not proof["identical"]:
+    try:
+        after = _run(target.model, inputs)
+        proof = _proof(target.model, after, sample, tuple(inputs.shape) if isinstance(inputs, Tensor) else None)
+        proof["identical"] = _same(before, after) and state == proof["state_sha256"] and not proof["hooks_left"]
+        if not proof["identical"]:
+            raise CertificateError(
+                f"the stripped {type(target.model).__name__} does not answer as the supervised one did in eval mode. "
+                "If its forward is random in eval mode it cannot be certified; strip without certificate=."
+            )
+        write_atomically(Path(certificate), lambda p: p.write_text(json.dumps(proof, indent=2) + "\n"))
+    except BaseException:  # no certificate, no stripping: the caller still holds a supervised net
         for module, key, tap in taps:
             module._forward_hooks[key] = tap
-        raise CertificateError(
-            f"the stripped {type(target.model).__name__} does not answer as the supervised one did in eval mode. "
-            "If its forward is random in eval mode it cannot be certified; strip without certificate=."
-        )
-    write_atomically(Path(certificate), lambda p: p.write_text(json.dumps(proof, indent=2) + "\n"))
+        raise
     return target.model
 
 

@@ -80,10 +80,13 @@ class Supervised(nn.Module):
         recorder.graph = torch.is_grad_enabled()
         try:
             main = self.model(*args, **kwargs)
-            seen = dict(recorder.seen)
+            seen, versions = dict(recorder.seen), dict(recorder.versions)
         finally:
             recorder.armed = False
             recorder.seen.clear()
+            recorder.versions.clear()
+        for name, version in versions.items():
+            _check_untouched(name, seen[name], version)
         if torch.compiler.is_compiling():
             return Outputs(main, {b.name: self._predict(b, seen) for b in self.plan.branches})
         with self._own_random_stream():
@@ -133,6 +136,14 @@ class Supervised(nn.Module):
         raise DataParallelError(
             "nn.DataParallel copies the model for every device on every call, and all copies would share one tap. "
             "Use torch.nn.parallel.DistributedDataParallel, also for several GPUs in one machine."
+        )
+
+
+def _check_untouched(name: str, feature: Tensor, version: int) -> None:
+    if feature._version != version:
+        raise TapError(
+            f"the activation that branch '{name}' reads was overwritten in place by a later operation, which it was not when "
+            "this was planned. Plan again: its tap will keep a copy."
         )
 
 

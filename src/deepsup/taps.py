@@ -24,6 +24,7 @@ class Recorder:
         self.armed = False
         self.graph = False  # gradients were on when the forward began
         self.seen: dict[str, Tensor] = {}
+        self.versions: dict[str, int] = {}  # of `seen` at that moment; an operation in place would raise it
 
 
 class Tap:
@@ -60,7 +61,9 @@ class Tap:
         # A view made here, not later: autograd runs nodes youngest first, so the branch's gradient is added to the
         # trunk's and not the other way round. The sum then keeps the trunk's memory layout, without which a branch
         # of weight 0 would make the layers below pick other kernels and round differently (seen on ConvNeXt).
-        self.recorder.seen[self.name] = tensor.clone() if self.clone else tensor.view_as(tensor)
+        seen = self.recorder.seen[self.name] = tensor.clone() if self.clone else tensor.view_as(tensor)
+        if not torch.compiler.is_compiling() and not seen.is_inference():
+            self.recorder.versions[self.name] = seen._version
 
 
 def taps_on(model: nn.Module) -> list[tuple[nn.Module, int, Tap]]:
