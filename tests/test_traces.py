@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+import deepsup as ds
 from deepsup.errors import LayerError, OutputError
 from deepsup.features import Feature
 from deepsup.traces import Layer, Trace, trace, untouched
@@ -205,6 +206,7 @@ def test_what_the_dry_run_sees_of_a_plain_net() -> None:
         params=8 * 16 * 9 + 16,
         feature=Feature((16, 8, 8), "NCHW"),
         stride=2,
+        dtype=torch.float32,
     )
     assert [round(layer.depth, 2) for layer in seen.layers.values()] == [0.33, 0.33, 0.67, 0.67, 0.67, 1.0]
     assert [layer.stride for layer in seen.layers.values()] == [1, 1, 2, 2, 16, None]
@@ -550,3 +552,26 @@ def test_sequences_of_a_model_without_convolutions_have_channels_last() -> None:
     assert trace(model, torch.randn(2, 10, 16)).layers["0"].feature == Feature((10, 16), "NLC")
     model = nn.Sequential(nn.Conv1d(4, 8, 3, padding=1), nn.Flatten(), nn.Linear(80, CLASSES))
     assert trace(model, torch.randn(2, 4, 10)).layers["0"].feature == Feature((8, 10), "NCL")
+
+
+class SequenceFirst(nn.Module):
+    """Turns (N, L, C) into (L, N, C) for its transformer, as PyTorch's default has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(4, 8)
+        self.mix = nn.Linear(8, 8)
+        self.fc = nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.mix(self.embed(x).transpose(0, 1))
+        return self.fc(y.mean(0))
+
+
+def test_a_layer_whose_first_axis_is_not_the_batch_is_no_place_for_a_branch() -> None:
+    seen = trace(SequenceFirst(), torch.randn(4, 7, 4))
+    assert "embed" in seen.trunk
+    assert "mix" not in seen.trunk
+    assert "gives out (7, 2, 8), whose first axis is not the batch (2 samples)" in seen.layers["mix"].problem
+    with pytest.raises(LayerError, match="sequence-first or windowed layer"):
+        ds.plan(SequenceFirst(), torch.randn(4, 7, 4), at="mix")

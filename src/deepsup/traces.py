@@ -44,6 +44,7 @@ class Layer:
     leads_to_output: bool = True  # the prediction depends on it
     trains: bool = True  # a gradient can flow into its output, or nothing before it could be trained
     requires_grad: bool = True  # its output had a graph
+    dtype: torch.dtype | None = None  # of its output
     problem: str = ""  # why its output cannot be read, if so
 
 
@@ -192,6 +193,14 @@ def _no_pick(name: str, pick: Pick, output: object) -> str:
     return f"layer '{name}' has no output '{show_pick(pick)}'; it returned {type(output).__name__}{found}."
 
 
+def _no_batch_axis(name: str, shape: tuple[int, ...], batch: int) -> str:
+    return (
+        f"layer '{name}' gives out {tuple(shape)}, whose first axis is not the batch ({batch} samples): a sequence-first or "
+        "windowed layer, over which a head would pool the wrong axis. Choose the block around it, whose output starts "
+        "with the batch."
+    )
+
+
 def trace(
     model: nn.Module,
     sample: Any,
@@ -277,6 +286,9 @@ def _summary(model: nn.Module, rec: _Recorder, output: Any, main: Pick | None, f
         )
     ancestors = _graph(outputs[main])
     upstream = {n: not ancestors or t.grad_fn is None or t.grad_fn in ancestors for n, (t, _, _) in rec.held.items()}
+    for name, (tensor, _, _) in rec.held.items():
+        if tensor.ndim and outputs[main].ndim and len(tensor) != len(outputs[main]):
+            rec.problems[name] = _no_batch_axis(name, tensor.shape, len(outputs[main]))
     modules = dict(model.named_modules())
     weighted = {n for n, m in modules.items() if n in rec.calls and upstream.get(n) and _bears_weights(m)}
     layers: dict[str, Layer] = {}
@@ -316,6 +328,7 @@ def _layer(name: str, module: nn.Module, rec: _Recorder, upstream: bool, depth: 
         leads_to_output=upstream,
         trains=name not in rec.cut,
         requires_grad=rec.graphs.get(name, False),
+        dtype=tensor.dtype if tensor is not None else None,
         problem=rec.problems.get(name, ""),
     )
 
@@ -370,4 +383,5 @@ def _trunk(model: nn.Module, layers: dict[str, Layer], weighted: set[str]) -> tu
 
 
 def _is_trunk_point(layer: Layer) -> bool:
-    return layer.calls == 1 and layer.leads_to_output and layer.feature is not None and layer.trains and layer.depth > 0
+    usable = layer.feature is not None and not layer.problem
+    return layer.calls == 1 and layer.leads_to_output and usable and layer.trains and layer.depth > 0
