@@ -13,8 +13,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import errors, features, heads, losses, methods, schedules
+from . import errors, features, gradients, heads, losses, methods, schedules
+from .conflicts import Conflict, ConflictMeter, parameter_conflicts
+from .doctor import diagnose
 from .features import Feature, main_prediction
+from .findings import Diagnosis, Finding
 from .objectives import Objective, Terms
 from .planning import plan
 from .plans import Branch, Plan
@@ -31,7 +34,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Branch",
+    "Conflict",
+    "ConflictMeter",
+    "Diagnosis",
     "Feature",
+    "Finding",
     "Objective",
     "Outputs",
     "Plan",
@@ -39,15 +46,18 @@ __all__ = [
     "Supervised",
     "Terms",
     "attach",
+    "diagnose",
     "errors",
     "features",
     "fit",
+    "gradients",
     "heads",
     "is_supervised",
     "load_weights",
     "losses",
     "main_prediction",
     "methods",
+    "parameter_conflicts",
     "parameter_groups",
     "plan",
     "probe",

@@ -6,6 +6,7 @@ keys and positions: `()` is the output itself, `(0,)` its first element, `("logi
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping
@@ -146,6 +147,26 @@ def picked(output: Any, pick: Pick) -> Any:
         else:
             raise LookupError(key)
     return output
+
+
+def replaced(output: Any, pick: Pick, tensor: Tensor) -> Any:
+    """`output` with `tensor` in the place that `pick` reaches; what lies on the way is copied, not changed."""
+    if not pick:
+        return tensor
+    key, rest = pick[0], pick[1:]
+    inner = replaced(picked(output, (key,)), rest, tensor)
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
+        return type(output)(*(inner if name == key else v for name, v in zip(output._fields, output, strict=True)))
+    if isinstance(output, tuple) and isinstance(key, int):
+        return (*output[:key], inner, *output[key + 1 :])
+    if type(output) is dict:
+        return {**output, key: inner}
+    changed = copy.copy(output)  # lists, mappings of their own class (transformers' outputs), dataclasses
+    if isinstance(output, (Mapping, list)):
+        changed[key] = inner
+    else:
+        object.__setattr__(changed, str(key), inner)
+    return changed
 
 
 def show_pick(pick: Pick) -> str:

@@ -7,16 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
-from torch.utils.flop_counter import FlopCounterMode
 
-from . import heads, losses, methods, probes, schedules
+from . import gradients, heads, losses, methods, probes, schedules
+from .costs import price
 from .errors import BranchNameError, ClassCountError, ConfigError, HeadError, UnknownLayerError
-from .features import Feature, Pick, read_pick, show_pick
+from .features import Pick, read_pick, show_pick
 from .layers import check_readable, is_measure, select, split_pick
 from .plans import Branch, Plan, fingerprint
 from .taps import refuse_wrapped
-from .traces import Layer, Trace, trace, untouched
+from .traces import Layer, Trace, trace
 
 
 def plan(
@@ -28,6 +27,7 @@ def plan(
     head: heads.HeadLike | Mapping[str, heads.HeadLike] | None = None,
     loss: str | losses.Loss | Mapping[str, str | losses.Loss] | None = None,
     weight: schedules.Weight | Mapping[str, schedules.Weight] | None = None,
+    gradient: gradients.GradientLike | Mapping[str, gradients.GradientLike] | None = None,
     classes: int | None = None,
     main: str | None = None,
     layout: Mapping[str, str] | None = None,
@@ -40,7 +40,8 @@ def plan(
 
     `sample` is a model input: a tensor, or a tuple or dict of arguments. `at` takes layer selectors (module `layers`),
     a mapping branch name -> selector, or `"auto"`, which probes on `batches` of (input, target). `head`, `loss` and
-    `weight` override the method's, for all branches or by branch name. `main` says where the prediction is in an output
+    `weight` override the method's, for all branches or by branch name; `gradient` says the same way how a branch's
+    gradient enters the trunk (module `gradients`: "scale(0.5)", "project", ...). `main` says where the prediction is in an output
     with several tensors, `layout` ({layer: "NHWC"}) corrects a wrong guess, `classes` checks the class count.
 
     Raises `LayerError`, `HeadError`, `BranchNameError`, `ClassCountError`, `OutputError` or `ConfigError`.
@@ -69,6 +70,7 @@ def plan(
         "head": _by_branch("head", head, preset.head, layers),
         "loss": _by_branch("loss", loss, preset.loss, layers),
         "weight": _by_branch("weight", weight, preset.weight_over(), layers),
+        "gradient": _by_branch("gradient", gradient, "add", layers),
     }
     _refuse_shared(per_branch["head"])
     branches = [
@@ -172,12 +174,12 @@ def _refuse_shared(chosen: Mapping[str, heads.HeadLike]) -> None:
             )
 
 
-def _branch(seen: Trace, name: str, layer: Layer, *, head: Any, loss: Any, weight: Any) -> Branch:
+def _branch(seen: Trace, name: str, layer: Layer, *, head: Any, loss: Any, weight: Any, gradient: Any) -> Branch:
     assert layer.feature is not None  # check_readable has seen to it
     losses.get(loss)
     if isinstance(head, str):
         head = heads.resolve(head, layer.feature)
-    built, params, flops, activation_bytes = _price(name, head, layer.feature, seen)
+    built, params, flops, activation_bytes = price(name, head, layer.feature, seen.classes)
     _check_output(name, loss, built, seen)
     return Branch(
         name=name,
@@ -186,6 +188,7 @@ def _branch(seen: Trace, name: str, layer: Layer, *, head: Any, loss: Any, weigh
         head=head,
         loss=loss,
         weight=schedules.as_schedule(weight),
+        gradient=gradients.get(gradient),
         depth=round(layer.depth, 4),
         pick=layer.pick,
         clone=layer.overwritten,
@@ -194,43 +197,6 @@ def _branch(seen: Trace, name: str, layer: Layer, *, head: Any, loss: Any, weigh
         flops=flops,
         activation_bytes=activation_bytes + 4 * layer.overwritten * int(torch.Size(layer.feature.shape).numel()),
     )
-
-
-def _price(name: str, head: heads.HeadLike, feature: Feature, seen: Trace) -> tuple[tuple[int, ...], int, int, int]:
-    """Run the head once on an empty activation: its output shape, parameters, FLOPs and activation bytes a sample."""
-    device = "meta" if isinstance(head, str) else "cpu"
-    with torch.random.fork_rng(devices=[]), torch.device(device):
-        module = heads.build(head, feature, seen.classes)
-    if any(is_lazy(p) for p in module.parameters()):
-        raise HeadError(
-            f"the head of branch '{name}' has lazy parameters without a shape. Give its layers their sizes."
-        )
-    p = next(module.parameters(), None)
-    x = torch.zeros(
-        2, *feature.shape, dtype=p.dtype if p is not None else None, device=p.device if p is not None else device
-    )
-    sizes: list[int] = []
-    leaves = [m for m in module.modules() if not any(m.children())]
-    with untouched(module), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        handles = [m.register_forward_hook(lambda m, a, out: sizes.append(_bytes(out))) for m in leaves]
-        try:
-            out = module(x)
-        except Exception as error:
-            raise HeadError(
-                f"the head of branch '{name}' ({heads.show(head)}) cannot read an activation of {feature} a sample "
-                f"in layout {feature.layout}: {type(error).__name__}: {error}"
-            ) from error
-        finally:
-            for handle in handles:
-                handle.remove()
-    if not isinstance(out, Tensor):
-        raise HeadError(f"the head of branch '{name}' returned {type(out).__name__}; it must return one tensor.")
-    params = sum(q.numel() for q in module.parameters())
-    return tuple(out.shape), params, counter.get_total_flops() // 2, sum(sizes) // 2
-
-
-def _bytes(out: object) -> int:
-    return out.numel() * out.element_size() if isinstance(out, Tensor) else 0
 
 
 def _check_output(name: str, loss: Any, shape: tuple[int, ...], seen: Trace) -> None:

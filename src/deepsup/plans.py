@@ -17,7 +17,8 @@ from typing import Any
 
 from torch import nn
 
-from . import heads, losses, schedules
+from . import gradients, heads, losses, schedules
+from .costs import millions as millions
 from .errors import DeepsupError, PlanError
 from .features import Feature, Pick, read_pick, show_pick
 from .weights import write_atomically
@@ -35,6 +36,7 @@ class Branch:
     head: heads.HeadLike
     loss: str | losses.Loss
     weight: Callable[[float], float]
+    gradient: gradients.Rule = gradients.ADD
     depth: float = 0.0
     pick: Pick = ()
     clone: bool = False
@@ -55,6 +57,7 @@ class Branch:
             "head": heads.show(self.head),
             "loss": losses.show(self.loss),
             "weight": schedules.show(self.weight),
+            "gradient": repr(self.gradient),
             "clone": self.clone,
             "requires_grad": self.requires_grad,
             "params": self.params,
@@ -165,7 +168,7 @@ class Plan:
 
 
 def _table(branches: Sequence[Branch]) -> list[str]:
-    head = ["branch", "shape", "depth", "head", "loss", "weight", "params", "FLOPs"]
+    head = ["branch", "shape", "depth", "head", "loss", "weight", "gradient", "params", "FLOPs"]
     rows = [
         [
             b.name,
@@ -174,29 +177,24 @@ def _table(branches: Sequence[Branch]) -> list[str]:
             heads.show(b.head),
             losses.show(b.loss),
             f"{b.weight.value:g}" if isinstance(b.weight, schedules.constant) else b.to_dict()["weight"],
+            repr(b.gradient),
             millions(b.params),
             millions(b.flops),
         ]
         for b in branches
     ]
-    widths = [max(len(r[i]) for r in [head, *rows]) for i in range(len(head))]
-    right = {2, 6, 7}
+    lines = [head, *rows]
+    if all(b.gradient == gradients.ADD for b in branches):
+        lines = [line[:6] + line[7:] for line in lines]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    right = {head.index("depth"), len(widths) - 2, len(widths) - 1}
     return [
         "  "
         + "  ".join(
             c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))
         ).rstrip()
-        for r in [head, *rows]
+        for r in lines
     ]
-
-
-def millions(count: int) -> str:
-    """A count of parameters or FLOPs to three digits: `11.2M`, `650`."""
-    if count < 1000:
-        return str(count)
-    mantissa, exponent = f"{count:.2e}".split("e")  # rounded first, so that 999,999 becomes 1M and not 1000k
-    thousands = min(3, int(exponent) // 3)
-    return f"{float(mantissa) * 10 ** (int(exponent) - 3 * thousands):g}{' kMG'[thousands]}"
 
 
 def _share(part: int, whole: int) -> str:
@@ -216,6 +214,7 @@ def _read_branch(data: Mapping[str, Any]) -> Branch:
         head=data["head"],
         loss=data["loss"],
         weight=schedules.parse(data["weight"]),
+        gradient=gradients.parse(data.get("gradient", "add")),  # plans written before there were rules have none
         depth=data["depth"],
         pick=read_pick(data["pick"]),
         clone=data["clone"],
@@ -228,11 +227,11 @@ def _read_branch(data: Mapping[str, Any]) -> Branch:
 
 def _refuse_custom(data: Mapping[str, Any]) -> None:
     for branch in data["branches"]:
-        for part in ("head", "loss", "weight"):
-            if str(branch[part]).startswith("custom:"):
+        for part in ("head", "loss", "weight", "gradient"):
+            if str(branch.get(part)).startswith("custom:"):
                 raise PlanError(
                     f"branch '{branch['name']}' has a {part} of your own ({branch[part]}), which JSON cannot hold. "
-                    "Make this plan in Python, or use a head, loss or schedule that has a name."
+                    f"Make this plan in Python, or use a {part} that has a name."
                 )
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from . import heads as head_builders
-from .errors import AttachError, DataParallelError, PlanError, TapError
+from .errors import AttachError, ConfigError, DataParallelError, PlanError, TapError
 from .plans import Branch, Plan, fingerprint
 from .taps import Recorder, Tap, refuse_compiled, refuse_wrapped, taps_on
 
@@ -67,6 +67,8 @@ class Supervised(nn.Module):
         self.heads = Heads(heads)
         self.plan = plan
         self.supervise: bool | None = None  # None: as the train flag says
+        self.taps: dict[str, Tap] = {}
+        self.progress_known = False
         self.recorder = Recorder()
         self.calls = 0
         self.training = model.training
@@ -75,6 +77,8 @@ class Supervised(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if not (self.training if self.supervise is None else self.supervise):
             return self.model(*args, **kwargs)
+        if not self.progress_known and self.training and any(tap.rule.moves for tap in self.taps.values()):
+            raise ConfigError(_no_progress(self.taps))
         recorder = self.recorder
         recorder.armed = True
         recorder.graph = torch.is_grad_enabled()
@@ -125,6 +129,21 @@ class Supervised(nn.Module):
             for g, state in zip(generators, states, strict=True):
                 g.set_state(state)
 
+    def set_progress(self, progress: float) -> None:
+        """Tell gradient rules that change over training how much of it is done, in [0, 1]; before each step's forward.
+
+        `deepsup.fit` and `deepsup train` do it; a loop of your own needs it for `warmup` and scheduled `scale` alone.
+        """
+        if not 0 <= progress <= 1:
+            raise ConfigError(f"progress is the share of training that is done, in [0, 1]; found {progress!r}.")
+        self.progress_known = True
+        self.set_factors(progress)
+
+    def set_factors(self, progress: float) -> None:
+        """Give every gradient rule its factor; a new tensor each, so that one of a forward before stays what it was."""
+        for position, tap in enumerate(self.taps.values()):
+            tap.factor = torch.tensor(tap.rule.factor(progress, len(self.taps) - position))
+
     def get_extra_state(self) -> Tensor:
         """The position in the heads' random stream, so that a resumed run draws what the undisturbed one draws."""
         return torch.tensor(self.calls)
@@ -137,6 +156,14 @@ class Supervised(nn.Module):
             "nn.DataParallel copies the model for every device on every call, and all copies would share one tap. "
             "Use torch.nn.parallel.DistributedDataParallel, also for several GPUs in one machine."
         )
+
+
+def _no_progress(taps: dict[str, Tap]) -> str:
+    name, rule = next((name, tap.rule) for name, tap in taps.items() if tap.rule.moves)
+    return (
+        f"the gradient rule of branch '{name}' changes over training ({rule!r}): say before each step how much of it is "
+        "done, net.set_progress(step / steps)."
+    )
 
 
 def _check_untouched(name: str, feature: Tensor, version: int) -> None:
@@ -171,8 +198,17 @@ def attach(model: nn.Module, plan: Plan) -> Supervised:
             head.to(anchor.device, anchor.dtype)
     net = Supervised(model, built, plan)
     for branch in plan.branches:
-        tap = Tap(branch.name, net.recorder, pick=branch.pick, clone=branch.clone, requires_grad=branch.requires_grad)
+        tap = Tap(
+            branch.name,
+            net.recorder,
+            pick=branch.pick,
+            clone=branch.clone,
+            requires_grad=branch.requires_grad,
+            rule=branch.gradient,
+        )
         model.get_submodule(branch.layer).register_forward_hook(tap)
+        net.taps[branch.name] = tap
+    net.set_factors(0.0)
     return net
 
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .errors import AlreadyAttachedError, AttachError, CompiledModelError, DataParallelError, TapError
-from .features import Pick, picked
+from .features import Pick, picked, replaced
+from .gradients import ADD, Fork, Rule
 
 
 class Recorder:
@@ -31,21 +32,32 @@ class Tap:
     """The forward hook of one branch; picklable, and idle unless `recorder` is armed.
 
     With `clone` it keeps a copy, because a later operation overwrites the output in place. With `requires_grad` it
-    raises `TapError` where the output, unlike in the dry run, is computed without a graph.
+    raises `TapError` where the output, unlike in the dry run, is computed without a graph. With a `rule` other than
+    `add`, or a `slot` to measure into, the activation is forked, so that both gradients are at hand in backward.
     """
 
     def __init__(
-        self, name: str, recorder: Recorder, *, pick: Pick = (), clone: bool = False, requires_grad: bool = False
+        self,
+        name: str,
+        recorder: Recorder,
+        *,
+        pick: Pick = (),
+        clone: bool = False,
+        requires_grad: bool = False,
+        rule: Rule = ADD,
     ) -> None:
         self.name = name
         self.recorder = recorder
         self.pick = pick
         self.clone = clone
         self.requires_grad = requires_grad
+        self.rule = rule
+        self.factor = torch.ones(())  # the rule's, for the present progress; replaced, never written into
+        self.slot: Tensor | None = None
 
-    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         if not self.recorder.armed:
-            return
+            return None
         if self.name in self.recorder.seen:
             raise TapError(
                 f"the layer of branch '{self.name}' ran twice in one forward, so its output is ambiguous. "
@@ -58,10 +70,18 @@ class Tap:
                 "use_reentrant=False, or plan again."
             )
         tensor = picked(output, self.pick)
+        if torch.is_grad_enabled() and tensor.requires_grad and (self.slot is not None or self.rule != ADD):
+            trunk, seen = Fork.apply(tensor, self.slot, self.factor, self.rule, self.clone)
+            self._keep(seen)
+            return replaced(output, self.pick, trunk)
         # A view made here, not later: autograd runs nodes youngest first, so the branch's gradient is added to the
         # trunk's and not the other way round. The sum then keeps the trunk's memory layout, without which a branch
         # of weight 0 would make the layers below pick other kernels and round differently (seen on ConvNeXt).
-        seen = self.recorder.seen[self.name] = tensor.clone() if self.clone else tensor.view_as(tensor)
+        self._keep(tensor.clone() if self.clone else tensor.view_as(tensor))
+        return None
+
+    def _keep(self, seen: Tensor) -> None:
+        self.recorder.seen[self.name] = seen
         if not torch.compiler.is_compiling() and not seen.is_inference():
             self.recorder.versions[self.name] = seen._version
 

@@ -56,8 +56,16 @@ def train(way: str) -> dict[str, object]:
     model = Net().train()
     plain = copy.deepcopy(model)
     x = torch.randn(4, 3, 8, 8)
-    plan = ds.plan(model, x, at=["first", "second"], head="cnds(hidden=16)", weight={"first": 0.0, "second": 0.5})
+    plan = ds.plan(
+        model,
+        x,
+        at=["first", "second"],
+        head="cnds(hidden=16)",
+        weight={"first": 0.0, "second": 0.5},
+        gradient={"second": "project"},
+    )
     wrapped = wrap(ds.attach(model, plan), way)
+    meter = ds.ConflictMeter(wrapped)
     objective = ds.Objective(plan)
     optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.1)
     start = [full(p).clone() for p in wrapped.parameters()]
@@ -68,11 +76,12 @@ def train(way: str) -> dict[str, object]:
         x, y = torch.randn(4, 3, 8, 8, generator=generator), torch.randint(0, 5, (4,), generator=generator)
         optimizer.zero_grad()
         objective(wrapped(x), y, progress=step / STEPS).total.backward()
+        meter.step()
         head = ds.supervised.unwrap(wrapped).heads["first"]
         zero_gradients &= all(p.grad is not None and not full(p.grad).any() for p in head.parameters())
         optimizer.step()
     end = [full(p) for p in wrapped.parameters()]
-    stripped = ds.strip(wrapped)
+    stripped = ds.strip(wrapped)  # the meter's taps go, too
     plain.load_state_dict({k: full(v) for k, v in stripped.state_dict().items()})
     plain.eval()
     with torch.no_grad():
@@ -83,6 +92,7 @@ def train(way: str) -> dict[str, object]:
         "moved": sum(not torch.equal(a, b) for a, b in zip(start, end, strict=True)),
         "parameters": len(end),
         "zero_gradients_at_weight_zero": zero_gradients,
+        "conflict": [c.cosine for c in meter.steps()["second"]],
         "stripped_into_plain": bool(torch.isfinite(answers).all()) and stripped is model,
     }
 

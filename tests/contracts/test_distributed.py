@@ -25,5 +25,7 @@ def test_two_processes_stay_in_step(way: str, tmp_path: Path) -> None:
         assert result["same_on_both_ranks"]
         assert result["zero_gradients_at_weight_zero"]
         assert result["stripped_into_plain"]
+        assert len(result["conflict"]) == 3
+        assert all(-1 <= cosine <= 1 for cosine in result["conflict"])
         # The head at weight 0 gets zero gradients and stays; everything else trains.
         assert result["moved"] == result["parameters"] - 8, result

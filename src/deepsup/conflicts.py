@@ -1,0 +1,188 @@
+"""Do the losses fight? What a branch sends into the trunk against what comes down from everything above it.
+
+    meter = ds.ConflictMeter(net)
+    for x, y in loader:
+        objective(net(x), y, progress=p).total.backward()
+        meter.step()                       # keeps four numbers a branch on the device; no extra backward
+    print(meter)
+
+Both gradients are those of the tapped activation, in the very backward that trains: `branch` with the branch's
+weight in it, `above` from the main loss and all branches higher up, so that nested branches are measured rightly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import AttachError
+from .gradients import STATISTICS, dot, new_slot
+from .objectives import Terms
+from .supervised import Supervised, unwrap
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """One branch over `steps` steps. None where no step had both gradients (a weight of 0, a frozen trunk)."""
+
+    cosine: float | None  # mean cosine between branch and above: 1 pulls together, below 0 pulls against
+    ratio: float | None  # |branch| / |above|, geometric mean
+    kept: (
+        float | None
+    )  # mean of <above, what goes down> / |above|²: 1 unhurt, below 1 the branch takes away, below 0 reversed
+    share: float | None  # of these steps, those with a cosine below 0
+    steps: int
+
+    def to_dict(self) -> dict[str, float | None]:
+        """For a journal's `conflict` record."""
+        return {"cosine": self.cosine, "ratio": self.ratio, "kept": self.kept, "share": self.share}
+
+
+class ConflictMeter:
+    """Measures in every backward from now on, until `close` (or the end of a `with`).
+
+    `net` is what `attach` returned, or a wrapper around it; make the meter before the first compiled call and after
+    moving the net to its device. Raises `AttachError` for a net without branches.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        self._net = unwrap(net)
+        if not self._net.taps:
+            raise AttachError("there is no branch on this net whose gradient could be in conflict. Attach some first.")
+        for name, tap in self._net.taps.items():
+            tap.slot = new_slot(_device(self._net, name))
+        self._taken: list[Tensor] = []
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The branches, in the order of the numbers that `take` gives."""
+        return tuple(self._net.taps)
+
+    def step(self) -> None:
+        """Keep what the backwards since the last call measured, as one step; on the device, without waiting for it."""
+        slots = [tap.slot for tap in self._net.taps.values() if tap.slot is not None]
+        self._taken.append(torch.stack([torch.zeros_like(s) if s.grad is None else s.grad for s in slots]))
+        for slot in slots:
+            slot.grad = None
+
+    def take(self) -> Tensor:
+        """The raw numbers of all steps since the last `take`, (steps, branches, 4): inner products that may be summed
+        over processes before `summarise` reads them."""
+        taken = torch.stack(self._taken) if self._taken else torch.zeros(0, len(self.names), STATISTICS)
+        self._taken = []
+        return taken
+
+    def read(self) -> dict[str, Conflict]:
+        """Every branch over all steps so far; they stay."""
+        taken = self.take()
+        self._taken = list(taken)
+        return summarise(self.names, taken)
+
+    def steps(self) -> dict[str, list[Conflict]]:
+        """Every branch step by step, for a timeline; they stay."""
+        taken = self.take()
+        self._taken = list(taken)
+        single = [summarise(self.names, row[None]) for row in taken.cpu()]
+        return {name: [row[name] for row in single] for name in self.names}
+
+    def close(self) -> None:
+        """Stop measuring; the net is as it was before."""
+        for tap in self._net.taps.values():
+            tap.slot = None
+
+    def __enter__(self) -> ConflictMeter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __str__(self) -> str:
+        return table(self.read())
+
+
+def summarise(names: Sequence[str], taken: Tensor) -> dict[str, Conflict]:
+    """Raw numbers (steps, branches, 4) as one `Conflict` a branch; one transfer from the device."""
+    rows: list[list[list[float]]] = taken.double().cpu().transpose(0, 1).tolist()
+    if not rows:
+        rows = [[] for _ in names]
+    return {name: _summary(row) for name, row in zip(names, rows, strict=True)}
+
+
+def _summary(steps: Iterable[Sequence[float]]) -> Conflict:
+    rows = list(steps)
+    met = [r for r in rows if all(map(math.isfinite, r)) and r[1] > 0 and r[2] > 0]
+    if not met:
+        return Conflict(None, None, None, None, len(rows))
+    cosines = [max(-1.0, min(1.0, both / math.sqrt(above * branch))) for both, above, branch, _ in met]
+    ratio = math.exp(sum(math.log(branch / above) / 2 for _, above, branch, _ in met) / len(met))
+    kept = sum(along / above for _, above, _, along in met) / len(met)
+    return Conflict(
+        cosine=sum(cosines) / len(met),
+        ratio=ratio,
+        kept=kept,
+        share=sum(c < 0 for c in cosines) / len(met),
+        steps=len(rows),
+    )
+
+
+def table(found: Mapping[str, Conflict]) -> str:
+    """What a meter prints."""
+    steps = max((c.steps for c in found.values()), default=0)
+    width = max(len("branch"), *map(len, found))
+    lines = [
+        f"gradients of the branches against what comes from above, {steps} steps",
+        f"  {'branch':<{width}}  cosine  in conflict  ratio   kept",
+    ]
+    for name, c in found.items():
+        if c.cosine is None or c.ratio is None or c.kept is None or c.share is None:
+            lines.append(f"  {name:<{width}}  no step in which both gradients reached the layer")
+        else:
+            lines.append(f"  {name:<{width}}  {c.cosine:>+6.2f}  {c.share:>11.0%}  {c.ratio:>5.2g}  {c.kept:>5.2f}")
+    return "\n".join(lines)
+
+
+def parameter_conflicts(net: nn.Module, terms: Terms) -> dict[str, Conflict]:
+    """The same question asked of the parameters that the branch shares with everything above it.
+
+    `terms` is what the objective returned, before its backward. The exact way: one backward a loss, so use it on some
+    steps only. Each loss is weighted as it trains and goes down alone, so of the rules at the taps only those that
+    scale or detach are felt. Nothing is written into `.grad`.
+    """
+    target = unwrap(net)
+    parameters = [p for p in target.model.parameters() if p.requires_grad]
+    names = [name for name in target.plan.names if name in terms.parts]
+    above = _gradient(terms.weights.get("main", 1.0) * terms.parts["main"], parameters)
+    found: dict[str, Conflict] = {}
+    for name in reversed(names):
+        branch = _gradient(terms.weights[name] * terms.parts[name], parameters)
+        shared = [i for i, (a, b) in enumerate(zip(above, branch, strict=True)) if a is not None and b is not None]
+        products = [_products(above[i], branch[i]) for i in shared]
+        found[name] = _summary([torch.stack(products).sum(0).tolist()] if products else [])
+        above = [a if b is None else b if a is None else a + b for a, b in zip(above, branch, strict=True)]
+    return {name: found[name] for name in names}
+
+
+def _gradient(value: Tensor, parameters: Sequence[Tensor]) -> list[Tensor | None]:
+    if not value.requires_grad:
+        return [None] * len(parameters)
+    return list(torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True))
+
+
+def _products(above: Any, branch: Any) -> Tensor:
+    both, aa = dot(above, branch), dot(above, above)
+    return torch.stack([both, aa, dot(branch, branch), aa + both]).double()
+
+
+def _device(net: Supervised, name: str) -> torch.device:
+    parameter = next(net.heads[name].parameters(), None)
+    if parameter is None:
+        parameter = next(net.model.parameters())
+    return parameter.device

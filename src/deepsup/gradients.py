@@ -1,0 +1,263 @@
+"""What happens where a branch's gradient enters the trunk: measured and, if asked, changed, in the one backward pass.
+
+Two gradients meet at a tapped activation: `above`, which comes down from everything over it (the main loss and the
+branches higher up), and `branch`, which this branch sends, weighted as it trains. A *rule* says what goes further
+down; the head itself always trains on its full gradient. A rule prints as the text that names it in `plan(gradient=)`:
+
+    add                above + branch: the sum of the losses, and the default
+    scale(0.5)         above + 0.5 branch; also a schedule of progress: scale(linear(0, 1))
+    detach             above: the branch trains its head only
+    warmup(0.2)        scale, rising from 0 to 1 over the first fifth of training
+    project            the part of the branch that opposes what comes from above is removed
+    pcgrad             each loses the part that opposes the other (Yu et al. 2020, alg. 1, two tasks)
+    mgda               the shortest convex combination of the two (Sener & Koltun 2018, eq. 4, on activations)
+    equilibrium        (m above + branch) / (m + 1), with m outputs higher up (Li et al. 2019, sec. 3.2)
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from . import schedules
+from .errors import ConfigError
+
+Custom: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+GradientLike: TypeAlias = "str | Rule | Custom"
+
+STATISTICS = 4  # <above, branch>, |above|², |branch|², <above, result>
+
+# The classes below are lower case because users read and write them as functions: `scale(0.5)`.
+
+
+class Rule:
+    """Base of the rules below: frozen dataclasses whose `repr` is the text that `parse` reads."""
+
+    def __call__(self, above: Tensor, branch: Tensor, factor: Tensor) -> Tensor:
+        """The gradient that goes further down, from the two that meet (same shape) and the present `factor()`."""
+        raise TypeError(f"{type(self).__name__} does not say what goes down: define __call__")
+
+    def factor(self, progress: float, outputs_above: int) -> float:
+        """The number that `__call__` is given: of training progress and of the outputs (main included) higher up."""
+        return 1.0
+
+    @property
+    def moves(self) -> bool:
+        """Whether the factor changes over training."""
+        return False
+
+    def __repr__(self) -> str:
+        values = [repr(getattr(self, f.name)) for f in fields(self)]  # type: ignore[arg-type]
+        return type(self).__name__ + (f"({', '.join(values)})" if values else "")
+
+
+@dataclass(frozen=True, repr=False)
+class add(Rule):
+    """The plain sum: what training on the sum of the losses does."""
+
+    def __call__(self, above: Tensor, branch: Tensor, factor: Tensor) -> Tensor:
+        return above + branch
+
+
+@dataclass(frozen=True, repr=False)
+class scale(Rule):
+    """The branch's gradient times `by`, a number or a schedule of progress; the head keeps all of it."""
+
+    by: Any
+
+    def __post_init__(self) -> None:
+        given = schedules.as_schedule(self.by)
+        object.__setattr__(self, "by", given.value if isinstance(given, schedules.constant) else given)
+
+    def __call__(self, above: Tensor, branch: Tensor, factor: Tensor) -> Tensor:
+        return above + factor.to(branch.dtype) * branch
+
+    def factor(self, progress: float, outputs_above: int) -> float:
+        return float(self.by(progress) if callable(self.by) else self.by)
+
+    @property
+    def moves(self) -> bool:
+        return callable(self.by)
+
+
+@dataclass(frozen=True, repr=False)
+class warmup(Rule):
+    """Nothing at first, all of it from progress `until` on: the head finds its way before it pulls at the trunk."""
+
+    until: float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.until, (int, float)) or not 0 < self.until <= 1:
+            raise ConfigError(f"warmup needs a share of training in (0, 1], such as warmup(0.2); found {self.until!r}.")
+
+    __call__ = scale.__call__
+
+    def factor(self, progress: float, outputs_above: int) -> float:
+        return min(1.0, progress / self.until)
+
+    @property
+    def moves(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True, repr=False)
+class detach(Rule):
+    """The trunk does not feel the branch at all."""
+
+    def __call__(self, above: Tensor, branch: Tensor, factor: Tensor) -> Tensor:
+        return above
+
+
+@dataclass(frozen=True, repr=False)
+class project(Rule):
+    """Where the two oppose each other, the branch loses its part along `above`; otherwise the plain sum."""
+
+    def __call__(self, above: Tensor, branch: Tensor, factor: Tensor) -> Tensor:
+        return above + branch - _opposing(above, branch) * above
+
+
+@dataclass(frozen=True, repr=False)
+class pcgrad(Rule):
+    """Where the two oppose each other, each loses its part along the other."""
+
+    def __call__(self, above: Tensor, branch: Tensor, factor: Tensor) -> Tensor:
+        return above + branch - _opposing(above, branch) * above - _opposing(branch, above) * branch
+
+
+@dataclass(frozen=True, repr=False)
+class mgda(Rule):
+    """`g above + (1 - g) branch` with g in [.001, .999] that makes it shortest, so that it serves both or neither.
+
+    g = <branch - above, branch> / |above - branch|². The weights sum to 1, not to 2 as in the plain sum. Where one
+    of the two is zero, the other goes down whole: a branch of weight 0 must not stop the trunk.
+    """
+
+    def __call__(self, above: Tensor, branch: Tensor, factor: Tensor) -> Tensor:
+        both, aa, bb = dot(above, branch), dot(above, above), dot(branch, branch)
+        distance = aa + bb - 2 * both
+        share = torch.where(distance > 0, (bb - both) / distance, 0.5).clamp(0.001, 0.999)
+        one = torch.ones_like(share)
+        g = torch.where(bb > 0, share, one)
+        h = torch.where(aa > 0, 1 - share, one)
+        return g.to(above.dtype) * above + h.to(above.dtype) * branch
+
+
+@dataclass(frozen=True, repr=False)
+class equilibrium(Rule):
+    """Every output has the same say in the layers below it, however many there are (gradient equilibrium)."""
+
+    def __call__(self, above: Tensor, branch: Tensor, factor: Tensor) -> Tensor:
+        share = factor.to(above.dtype)
+        return share * above + (1 - share) * branch
+
+    def factor(self, progress: float, outputs_above: int) -> float:
+        return outputs_above / (outputs_above + 1)
+
+
+@dataclass(frozen=True, repr=False)
+class custom(Rule):
+    """A function of the user's: (above, branch) -> what goes down, all of one shape."""
+
+    function: Custom
+
+    def __call__(self, above: Tensor, branch: Tensor, factor: Tensor) -> Tensor:
+        return self.function(above, branch)
+
+    def __repr__(self) -> str:
+        return f"custom:{getattr(self.function, '__name__', type(self.function).__name__)}"
+
+
+ADD = add()
+RULES: dict[str, Callable[..., Rule]] = {c.__name__: c for c in (add, scale, detach, warmup, project, pcgrad, mgda, equilibrium)}
+
+
+def get(rule: GradientLike) -> Rule:
+    """A rule from its text, a rule itself, or the user's function. Raises `ConfigError` naming the known ones."""
+    if isinstance(rule, Rule):
+        return rule
+    if isinstance(rule, str):
+        return parse(rule)
+    if callable(rule) and not isinstance(rule, type):
+        return custom(rule)
+    raise ConfigError(f"gradient= takes a rule's text or a function of (above, branch); found {rule!r}.")
+
+
+def parse(text: str) -> Rule:
+    """Build a rule from its printed form; nothing is evaluated as code."""
+    name, bracket, rest = text.strip().partition("(")
+    if name not in RULES:
+        close = difflib.get_close_matches(name, RULES, n=1, cutoff=0.3)
+        hint = f" Closest: {close[0]}." if close else ""
+        raise ConfigError(f"no gradient rule is called {text!r}.{hint} Rules: {', '.join(RULES)}.")
+    takes = [f.name for f in fields(RULES[name])]  # type: ignore[arg-type]
+    inside = rest.rstrip().removesuffix(")").strip()
+    if bool(takes) != bool(inside) or (bracket and not rest.rstrip().endswith(")")):
+        form = f"{name}({takes[0].upper()})" if takes else name
+        raise ConfigError(f"cannot read the gradient rule {text!r}. Write {form}.")
+    if not takes:
+        return RULES[name]()
+    try:
+        return RULES[name](ast.literal_eval(inside))
+    except (ValueError, SyntaxError):
+        return RULES[name](inside)  # a schedule's text
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """The inner product of two tensors of one shape, in float32 at least, without copying what is dense."""
+    if torch.compiler.is_compiling():
+        return (_wide(a) * _wide(b)).sum()
+    order = sorted(range(a.ndim), key=a.stride, reverse=True)
+    return torch.dot(_wide(a).permute(order).flatten(), _wide(b).permute(order).flatten())
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _opposing(one: Tensor, other: Tensor) -> Tensor:
+    """How much of `one` is in `other`, where that is negative: min(0, <one, other>) / |one|²; 0 for a zero `one`."""
+    length = dot(one, one)
+    share = torch.where(length > 0, dot(one, other).clamp(max=0) / length, 0.0)
+    return share.to(one.dtype)
+
+
+class Fork(torch.autograd.Function):
+    """One activation handed on twice, to the trunk and to the branch; in backward the two gradients meet again.
+
+    What is measured leaves as the gradient of `slot`, a leaf of `STATISTICS` numbers: no side effect in Python, so
+    it compiles into one graph, and autograd itself adds up the forwards before a backward (inner products of
+    gradients of several batches add up). Nothing is saved for backward, so recomputation under checkpointing,
+    which does not fork, finds the same saved tensors.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, activation: Tensor, slot: Tensor | None, factor: Tensor, rule: Rule, copy: bool
+    ) -> tuple[Tensor, Tensor]:
+        ctx.rule, ctx.factor, ctx.measures = rule, factor, slot is not None
+        if torch.compiler.is_compiling():  # a compiled graph may not hand out views; it removes copies itself
+            return activation.clone(), activation.clone()
+        trunk = activation.clone() if copy else activation.view_as(activation)
+        return trunk, activation.view_as(activation)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        above, branch = gradients
+        result = ctx.rule(above, branch, ctx.factor)
+        found = None
+        if ctx.measures:
+            both, aa = dot(above, branch), dot(above, above)
+            along = both + aa if ctx.rule == ADD else dot(above, result)
+            found = torch.stack([both, aa, dot(branch, branch), along]).float()
+        return result, found, None, None, None
+
+
+def new_slot(device: torch.device) -> Tensor:
+    """A leaf that receives `STATISTICS` numbers as its gradient."""
+    return torch.zeros(STATISTICS, device=device, requires_grad=True)

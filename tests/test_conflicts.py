@@ -1,0 +1,219 @@
+"""The conflict meter against one backward a loss, on nets whose branches nest."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import deepsup as ds
+from deepsup.conflicts import Conflict, summarise
+from deepsup.errors import AttachError
+
+from .small_nets import CLASSES, Plain, mlp
+
+LABELS = torch.arange(4) % CLASSES
+IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def supervised(*, at: tuple[str, ...] = ("relu1", "relu2"), **options: object) -> tuple[ds.Supervised, ds.Objective]:
+    torch.manual_seed(0)
+    model = Plain()
+    plan = ds.plan(model, IMAGES, at=list(at), head="linear", **{"weight": 0.7, **options})  # type: ignore[arg-type]
+    return ds.attach(model, plan), ds.Objective(plan)
+
+
+def slow(net: ds.Supervised, objective: ds.Objective) -> dict[str, tuple[float, float]]:
+    """Cosine and ratio with one backward a loss, at the activations themselves."""
+    held: dict[str, Tensor] = {}
+    handles = [
+        net.model.get_submodule(b.layer).register_forward_hook(
+            lambda m, a, out, name=b.name: held.__setitem__(name, out), prepend=True
+        )
+        for b in net.plan.branches
+    ]
+    terms = objective(net(IMAGES), LABELS)
+    for handle in handles:
+        handle.remove()
+    found = {}
+    for i, name in enumerate(net.plan.names):
+        higher = ["main", *net.plan.names[i + 1 :]]
+        over = sum(terms.weights[n] * terms.parts[n] for n in higher)
+        (above,) = torch.autograd.grad(over, held[name], retain_graph=True)
+        (branch,) = torch.autograd.grad(terms.weights[name] * terms.parts[name], held[name], retain_graph=True)
+        cosine = F.cosine_similarity(above.flatten(), branch.flatten(), dim=0)
+        found[name] = (cosine.item(), (branch.norm() / above.norm()).item())
+    return found
+
+
+def test_the_meter_equals_one_backward_a_loss_also_where_branches_nest() -> None:
+    net, objective = supervised()
+    expected = slow(*supervised())
+    meter = ds.ConflictMeter(net)
+    objective(net(IMAGES), LABELS).total.backward()
+    meter.step()
+    for name, found in meter.read().items():
+        assert found.cosine == pytest.approx(expected[name][0], abs=1e-5)
+        assert found.ratio == pytest.approx(expected[name][1], rel=1e-4)
+        assert found.kept == pytest.approx(1 + found.ratio * found.cosine, abs=1e-5)
+        assert found.share == float(found.cosine < 0)
+        assert found.steps == 1
+    assert expected["relu1"] != pytest.approx(expected["relu2"])
+
+
+def test_measuring_changes_no_gradient_and_closing_leaves_nothing() -> None:
+    plain, objective = supervised()
+    metered, _ = supervised()
+    with ds.ConflictMeter(metered):
+        for net in (plain, metered):
+            objective(net(IMAGES), LABELS).total.backward()
+    for (name, one), other in zip(plain.named_parameters(), metered.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad), name
+    assert all(tap.slot is None for tap in metered.taps.values())
+    assert list(metered.state_dict()) == list(plain.state_dict())
+
+
+def test_batches_before_one_step_count_as_one_large_batch() -> None:
+    x, y = torch.cat([IMAGES, IMAGES.flip(0)]), torch.cat([LABELS, LABELS + 1]) % CLASSES
+    whole, objective = supervised()
+    halves, _ = supervised()
+    with ds.ConflictMeter(whole) as one, ds.ConflictMeter(halves) as two:
+        objective(whole(x), y).total.backward()
+        for part in (slice(0, 4), slice(4, 8)):
+            (objective(halves(x[part]), y[part]).total / 2).backward()
+        one.step(), two.step()
+        for name, found in one.read().items():
+            assert two.read()[name].cosine == pytest.approx(found.cosine, abs=1e-5)
+            assert two.read()[name].ratio == pytest.approx(found.ratio, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rule", "kept"),
+    [
+        ("detach", lambda c: 1.0),
+        ("scale(0.5)", lambda c: 1 + 0.5 * c.ratio * c.cosine),
+        ("project", lambda c: 1 + max(0.0, c.ratio * c.cosine)),
+        ("equilibrium", lambda c: 0.5 + 0.5 * c.ratio * c.cosine),
+    ],
+)
+def test_kept_says_what_a_rule_leaves_of_the_gradient_from_above(rule: str, kept: object) -> None:
+    net, objective = supervised(at=("relu1",), gradient=rule, weight=30.0)
+    with ds.ConflictMeter(net) as meter:
+        for seed in range(6):
+            objective(net(IMAGES + seed), LABELS.roll(seed)).total.backward()
+            meter.step()
+        for found in meter.steps()["relu1"]:
+            assert found.kept == pytest.approx(kept(found), rel=1e-3, abs=1e-3)  # type: ignore[operator]
+
+
+def test_a_branch_of_weight_zero_and_a_frozen_trunk_have_no_conflict() -> None:
+    net, objective = supervised(weight={"relu1": 0.0, "relu2": 1.0})
+    with ds.ConflictMeter(net) as meter:
+        objective(net(IMAGES), LABELS).total.backward()
+        meter.step()
+        assert meter.read()["relu1"] == Conflict(None, None, None, None, 1)
+        assert meter.read()["relu2"].cosine is not None
+        assert "relu1   no step in which both gradients reached the layer" in str(meter)
+    model = mlp(4, 8, CLASSES)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    plan = ds.plan(model, torch.randn(4, 4), at=["1"])
+    frozen = ds.attach(model, plan)
+    with ds.ConflictMeter(frozen) as meter:
+        ds.Objective(plan)(frozen(torch.randn(4, 4)), LABELS).total.backward()
+        meter.step()
+        assert meter.read()["1"].cosine is None
+
+
+def test_gradients_that_are_not_finite_are_left_out() -> None:
+    rows = torch.tensor([[[1.0, 1.0, 4.0, 2.0]], [[float("nan"), 1.0, 1.0, 1.0]], [[-1.0, 1.0, 1.0, 0.0]]])
+    found = summarise(["a"], rows)["a"]
+    assert found == Conflict(cosine=-0.25, ratio=pytest.approx(2**0.5), kept=1.0, share=0.5, steps=3)
+    assert summarise(["a"], torch.zeros(0, 1, 4)) == {"a": Conflict(None, None, None, None, 0)}
+
+
+def test_the_table_says_what_was_found() -> None:
+    net, objective = supervised()
+    with ds.ConflictMeter(net) as meter:
+        objective(net(IMAGES), LABELS).total.backward()
+        meter.step()
+        lines = str(meter).splitlines()
+    assert lines[0] == "gradients of the branches against what comes from above, 1 steps"
+    assert lines[1].split() == ["branch", "cosine", "in", "conflict", "ratio", "kept"]
+    assert [line.split()[0] for line in lines[2:]] == ["relu1", "relu2"]
+
+
+def test_a_meter_needs_branches() -> None:
+    with pytest.raises(AttachError, match="is not supervised"):
+        ds.ConflictMeter(Plain())
+    model = Plain()
+    net = ds.attach(model, ds.plan(model, IMAGES, method="none"))
+    with pytest.raises(AttachError, match="there is no branch on this net"):
+        ds.ConflictMeter(net)
+
+
+def test_a_metered_net_can_be_copied_pickled_and_stripped() -> None:
+    net, objective = supervised()
+    with ds.ConflictMeter(net):
+        objective(net(IMAGES), LABELS).total.backward()
+        twin = pickle.loads(pickle.dumps(copy.deepcopy(net)))
+        objective(twin(IMAGES), LABELS).total.backward()
+        assert twin.taps["relu1"].slot is not net.taps["relu1"].slot
+        model = ds.strip(net)
+        assert not any(m._forward_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize("backend", ["aot_eager"])
+def test_a_metered_step_with_a_rule_compiles_into_one_graph(backend: str) -> None:
+    eager, objective = supervised(gradient={"relu1": "project", "relu2": "warmup(0.5)"})
+    compiled, _ = supervised(gradient={"relu1": "project", "relu2": "warmup(0.5)"})
+    torch._dynamo.reset()
+    fast = torch.compile(compiled, fullgraph=True, backend=backend)
+    with ds.ConflictMeter(eager) as one, ds.ConflictMeter(fast) as two:
+        for progress in (0.0, 0.25, 1.0):
+            for net, call in ((eager, eager), (compiled, fast)):
+                net.set_progress(progress)
+                net.zero_grad()
+                objective(call(IMAGES), LABELS, progress=progress).total.backward()
+            one.step(), two.step()
+            for p, q in zip(eager.parameters(), compiled.parameters(), strict=True):
+                torch.testing.assert_close(p.grad, q.grad)
+        for a, b in zip(one.steps()["relu1"], two.steps()["relu1"], strict=True):
+            assert a.cosine == pytest.approx(b.cosine, abs=1e-4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    torch._dynamo.reset()
+
+
+def test_parameter_conflicts_equal_gradients_of_each_loss_alone() -> None:
+    net, objective = supervised()
+    terms = objective(net(IMAGES), LABELS)
+    found = ds.parameter_conflicts(net, terms)
+    conv1 = list(net.model.conv1.parameters())
+
+    def gradient(*names: str) -> Tensor:
+        total = sum(terms.weights[n] * terms.parts[n] for n in names)
+        return torch.cat([g.flatten() for g in torch.autograd.grad(total, conv1, retain_graph=True)])
+
+    above, branch = gradient("main", "relu2"), gradient("relu1")
+    assert found["relu1"].cosine == pytest.approx(F.cosine_similarity(above, branch, dim=0).item(), abs=1e-5)
+    assert found["relu1"].ratio == pytest.approx((branch.norm() / above.norm()).item(), rel=1e-4)
+    assert all(p.grad is None for p in net.parameters())
+    terms.total.backward()  # the graph is still whole
+
+
+def test_two_branches_on_one_layer_are_measured_one_above_the_other() -> None:
+    torch.manual_seed(0)
+    model = Plain()
+    plan = ds.plan(model, IMAGES, at={"low": "relu1", "high": "relu1"}, weight={"low": 0.5, "high": 2.0})
+    net = ds.attach(model, plan)
+    with ds.ConflictMeter(net) as meter:
+        terms = ds.Objective(plan)(net(IMAGES), LABELS)
+        terms.total.backward()
+        meter.step()
+        found = meter.read()
+    assert found["low"].ratio < found["high"].ratio
+    assert isinstance(net.model, nn.Module)
