@@ -79,7 +79,7 @@ def test_fit_trains_a_supervised_net_and_records_every_head(digits: datasets.Dat
         folder=tmp_path,
     )
     records = read(tmp_path / "journal.jsonl")
-    assert [r["kind"] for r in records if r["kind"] != "step"] == [
+    assert [r["kind"] for r in records if r["kind"] not in ("step", "conflict")] == [
         "start",
         "gradients",
         "gradients",
@@ -94,7 +94,7 @@ def test_fit_trains_a_supervised_net_and_records_every_head(digits: datasets.Dat
     for step in steps:
         total = sum(step["weights"][name] * part for name, part in step["parts"].items())
         assert step["total"] == pytest.approx(total, rel=1e-5)
-    assert list(records[1]["layers"]) == ["conv1", "conv2", "fc"]
+    assert list(next(r for r in records if r["kind"] == "gradients")["layers"]) == ["conv1", "conv2", "fc"]
     last = records[-2]
     assert set(last["validation"]["accuracy"]) == set(last["validation"]["loss"]) == {"main", "relu1", "relu2"}
     assert last["train"]["parts"].keys() == {"main", "relu1", "relu2"}
@@ -460,7 +460,7 @@ def test_measuring_probes_as_placement_does_and_writes_nothing(tmp_path: Path):
     assert found.iterations == 12  # more than an epoch has batches
     prepared = runs.prepare(settings)
     assert prepared.placement is not None
-    assert prepared.placement["gradients"] == found.to_dict()
+    assert prepared.placement["gradients"] == found.means()
     assert not (tmp_path / "run").exists()
 
 
@@ -527,3 +527,31 @@ def test_a_result_prints_in_one_line(tmp_path: Path):
     result = ds.fit(supervised_net(), some_batches, validation=some_batches, epochs=1, folder=tmp_path)
     assert str(result).startswith("1 epochs, 1 steps in ")
     assert "\n" not in str(result)
+
+
+def test_the_journal_says_where_losses_fight(digits: datasets.Dataset, tmp_path: Path):
+    net = supervised(weight=0.4, gradient={"relu1": "project", "relu2": "warmup(0.5)"})
+    log = {"every": 2, "gradients": 0, "parameter_conflict": 3}
+    fit(net, digits.train, epochs=2, engine=CPU, log=log, folder=tmp_path)
+    records = read(tmp_path / "journal.jsonl", "conflict")
+    assert [(r["step"], r["steps"]) for r in records] == [(1, 1), (2, 1), (4, 2), (6, 2)]
+    for record in records:
+        for found in record["branches"].values():
+            assert -1 <= found["cosine"] <= 1
+            assert found["ratio"] > 0
+        assert record["branches"]["relu1"]["kept"] >= 0.999  # what it takes away is projected out
+    assert records[0]["branches"]["relu2"]["kept"] == pytest.approx(1)  # nothing enters the trunk at first
+    sampled = [r["parameters"] for r in records if "parameters" in r]
+    assert [s["step"] for s in sampled] == [3, 6]
+    assert all(-1 <= s[name]["cosine"] <= 1 for s in sampled for name in ("relu1", "relu2"))
+    assert all(tap.slot is None for tap in net.taps.values())
+
+
+def test_measuring_conflict_does_not_change_what_is_trained(digits: datasets.Dataset):
+    weights = []
+    for on in (True, False):
+        torch.manual_seed(0)
+        net = supervised(weight=0.4)
+        fit(net, digits.train, epochs=1, engine=CPU, log={"conflict": on, "parameter_conflict": 2 * on})
+        weights.append([p.detach().clone() for p in net.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))

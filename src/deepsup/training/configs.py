@@ -8,27 +8,19 @@ does not exist is an error that names the closest one that does.
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar, get_args
+from typing import Any, Literal, NamedTuple
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from deepsup import schedules
+from deepsup import gradients, schedules
 from deepsup.errors import ConfigError
 
+from .settings import Settings, check, merge, override
+
 Weight = float | str
-
-S = TypeVar("S", bound="Settings")
-
-
-class Settings(BaseModel):
-    """Base of all settings: frozen, unknown keys are refused; the text below a key is its line in docs/settings.md."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
 
 
 class DataConfig(Settings):
@@ -78,6 +70,9 @@ class SuperviseConfig(Settings):
     """A number or a schedule over the training: `linear(0.3, 0)`; null is the method's."""
     loss: str | dict[str, str] | None = None
     """The loss of the branches: `cross_entropy`; null is the method's."""
+    gradient: str | dict[str, str] | None = None
+    """How a branch's gradient enters the trunk: `add`, `scale(0.5)`, `detach`, `warmup(0.2)`, `project`, `pcgrad`, `mgda`,
+    `equilibrium`; null is `add`."""
     probe: ProbeConfig = ProbeConfig()
 
     @field_validator("at", mode="before")
@@ -91,6 +86,14 @@ class SuperviseConfig(Settings):
         for weight in value.values() if isinstance(value, dict) else [value]:
             if weight is not None:
                 schedules.parse(weight)
+        return value
+
+    @field_validator("gradient")
+    @classmethod
+    def _gradients_are_rules(cls, value: Any) -> Any:
+        for rule in value.values() if isinstance(value, dict) else [value]:
+            if rule is not None:
+                gradients.parse(rule)
         return value
 
 
@@ -149,6 +152,10 @@ class LogConfig(Settings):
     """Steps from one `step` record to the next."""
     gradients: int = Field(default=30, ge=0)
     """For how many first steps the gradients of all layers are recorded."""
+    conflict: bool = True
+    """Measure in every step whether a branch pulls with or against what comes from above it."""
+    parameter_conflict: int = Field(default=0, ge=0)
+    """Also compare gradients of the shared parameters, every so many steps (one extra backward a loss); 0 is never."""
     tensorboard: bool = False
     """Also write TensorBoard events, to `tensorboard/` in the run's folder; needs the extra `tensorboard`."""
 
@@ -167,7 +174,7 @@ class TrainConfig(Settings):
     """What the run is called in displays and reports."""
     model: str = "deepsup:plain-12"
     """Which network: `deepsup:plain-N`, `timm:NAME`, `torchvision:NAME` or `package.module:factory`."""
-    model_options: dict[str, Any] = {}
+    model_options: dict[str, Any] = Field(default={})
     """Arguments for the network's constructor: `{pretrained: true}`."""
     data: DataConfig = DataConfig()
     supervise: SuperviseConfig | None = None
@@ -209,9 +216,9 @@ class ComparisonConfig(Settings):
 
     name: str = "comparison"
     """What the comparison is called."""
-    base: dict[str, Any] = {}
+    base: dict[str, Any] = Field(default={})
     """Settings of a run that all runs share."""
-    groups: dict[str, dict[str, Any]] = {"all": {}}
+    groups: dict[str, dict[str, Any]] = Field(default={"all": {}})
     """What is compared in several settings, such as optimisers: the name of each and its settings."""
     arms: dict[str, dict[str, Any]]
     """The two things that are compared: the name of each and its settings."""
@@ -278,8 +285,8 @@ def load(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Confi
     Raises `ConfigError` that names the key, what was found and the closest key that exists.
     """
     data = {} if path is None else _read(Path(path))
-    for override in overrides:
-        data = _override(data, override)
+    for text in overrides:
+        data = override(data, text)
     return parse(data, where="the defaults" if path is None else str(path))
 
 
@@ -293,15 +300,6 @@ def parse(data: Mapping[str, Any], *, where: str = "the configuration") -> Confi
 def save(config: Config, path: str | Path) -> None:
     """Write the full settings, defaults included, as YAML that `load` reads back."""
     Path(path).write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), "utf-8")
-
-
-def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay one mapping over another, key by key; anything that is not a mapping on both sides is replaced."""
-    merged = dict(under)
-    for key, value in over.items():
-        below = merged.get(key)
-        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
-    return merged
 
 
 def differences(one: Config, other: Config, *, ignore: Iterable[str] = ("output",)) -> dict[str, tuple[Any, Any]]:
@@ -331,70 +329,3 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(data, (dict, type(None))):
         raise ConfigError(f"{path} must hold keys and values, such as `epochs: 3`; found a {type(data).__name__}.")
     return data or {}
-
-
-def _override(data: dict[str, Any], text: str) -> dict[str, Any]:
-    key, equals, raw = text.partition("=")
-    if not equals or not all(key.split(".")):
-        raise ConfigError(f"cannot read the override {text!r}. Write key=value, for example optimizer.lr=0.1.")
-    try:
-        value = yaml.safe_load(raw)
-    except yaml.YAMLError:
-        raise ConfigError(f"cannot read the value in {text!r} as YAML. Quote it, or check its brackets.") from None
-    if isinstance(value, str):
-        value = _number(value)
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return merge(data, value)
-
-
-def _number(text: str) -> Any:
-    """YAML 1.1 reads `1e-3` as text because it has no dot; a person means a number."""
-    return float(text) if re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", text) else text
-
-
-def check(model: type[S], data: dict[str, Any], *, where: str) -> S:
-    """The data as that kind of settings, or a `ConfigError` that says what is wrong `where`."""
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError("\n".join(_explain(model, error, where))) from None
-
-
-def _explain(model: type[Settings], error: ValidationError, where: str) -> list[str]:
-    lines: dict[str, str] = {}
-    for problem in error.errors():
-        path, fields = _walk(model, problem["loc"])
-        key = ".".join(path)
-        cause = problem.get("ctx", {}).get("error")
-        message = problem["msg"][0].lower() + problem["msg"][1:]
-        if problem["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(path[-1], fields, n=3, cutoff=0.5)
-            section = ".".join(path[:-1]) or "the top level"
-            hint = f"Closest: {', '.join(close)}. " if close else ""
-            lines[key] = f"there is no key {key!r}. {hint}Keys of {section}: {', '.join(fields)}."
-        elif isinstance(cause, ConfigError):
-            lines[key] = f"{key + ': ' if key else ''}{cause}"
-        elif problem["type"] == "missing":
-            lines[key] = f"the key {key!r} is missing."
-        elif key in lines:  # a union reports once for each of its members
-            lines[key] += f" Or: {message}."
-        else:
-            lines[key] = f"{key} cannot be {problem['input']!r}: {message}."
-    return [f"{where}: {line}" for line in lines.values()]
-
-
-def _walk(model: type[Settings], loc: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
-    """The keys of an error's location, without pydantic's names for members of unions, and the keys valid there."""
-    path: list[str] = []
-    here: type[Settings] | None = model
-    fields = list(model.model_fields)
-    for part in loc:
-        if here is None:  # inside a list or a union of plain types: the key above says enough
-            break
-        path.append(str(part))
-        fields = list(here.model_fields)
-        field = here.model_fields.get(str(part))
-        kinds = (field.annotation, *get_args(field.annotation)) if field else ()
-        here = next((k for k in kinds if isinstance(k, type) and issubclass(k, Settings)), None)
-    return path, fields

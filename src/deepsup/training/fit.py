@@ -27,10 +27,10 @@ from deepsup.traces import trace
 
 from . import checkpoints, configs, engines, optimizers
 from .checkpoints import Checkpoint
-from .configs import S
 from .feeds import Batches, Feed, feed
 from .journals import Sink, environment
 from .loops import FitResult, Job, Loop
+from .settings import S, check
 
 
 def fit(
@@ -83,6 +83,7 @@ def fit(
         "optimizer": _describe(optimizer),
         "schedule": None if schedule is None else schedules.show(schedules.as_schedule(schedule)),
         "terms": {e.source: f"{schedules.show(e.weight)} * {losses.show(e.loss)}" for e in objective.edges},
+        "rules": {b.name: repr(b.gradient) for b in net.plan.branches} if isinstance(net, Supervised) else {},
         "seed": seed,
         "processes": fabric.world_size,
     }
@@ -109,7 +110,7 @@ def fit(
 
 
 def _settings(kind: type[S], given: Any) -> S:
-    return given if isinstance(given, kind) else configs.check(kind, dict(given or {}), where="fit")
+    return given if isinstance(given, kind) else check(kind, dict(given or {}), where="fit")
 
 
 def _describe(optimizer: Optimizer) -> str:

@@ -22,7 +22,7 @@ from .configs import LogConfig
 from .evaluations import evaluate
 from .feeds import Batch, Feed, samples_in
 from .journals import Journal, Record, Sink, read
-from .tallies import Stopwatch, Tally, check_weights
+from .tallies import Conflicts, Stopwatch, Tally, check_weights
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -89,6 +89,8 @@ class Loop:
         self.job, self.fabric, self.net = job, fabric, job.net
         if checkpoint is not None:
             load_net(job.net, checkpoint)
+        fabric.to_device(job.net)
+        self.conflicts = Conflicts(job.net, job.log, fabric)
         net = engines.compiled(job.net) if job.compile else job.net
         self.wrapped, self.optimizer = fabric.setup(net, job.optimizer)
         for group in job.optimizer.param_groups:
@@ -123,6 +125,7 @@ class Loop:
         self.epoch_began = checkpoint.epoch_began
         rank = self.fabric.global_rank
         self.tally.load(checkpoint.tallies[rank])
+        self.conflicts.load(checkpoint.tallies[rank].get("conflict", []))
         self.feed_rng = checkpoint.feed_rng[rank]
         checkpoints.set_rng_state(checkpoint.rng[rank])
         if isinstance(self.net, Supervised):
@@ -136,7 +139,7 @@ class Loop:
 
     def run(self) -> FitResult:
         """Train to the end."""
-        with self.journal:
+        with self.journal, self.conflicts:
             try:
                 while self.epoch < self.job.epochs:
                     self._run_epoch()
@@ -195,10 +198,14 @@ class Loop:
     def _step(self, x: Any, y: Any) -> None:
         progress = self._progress()
         self._set_lr(progress)
+        if isinstance(self.net, Supervised):
+            self.net.set_progress(progress)
         self.job.optimizer.zero_grad()
         terms = self.job.objective(self.wrapped(x), y, progress=progress)
         values = self.tally.add(terms, samples_in(y), step=self.step + 1)
+        self.conflicts.look(terms, step=self.step + 1)
         self.fabric.backward(terms.total)
+        self.conflicts.step()
         if self.step < self.job.log.gradients:
             self._write_gradients()
         self.optimizer.step()
@@ -238,6 +245,8 @@ class Loop:
             weights=terms.weights,
             lr=self.job.optimizer.param_groups[0]["lr"],
         )
+        if (found := self.conflicts.read()) is not None:
+            self.journal.write("conflict", step=self.step, epoch=self.epoch + 1, progress=progress, **found)
         self._mark()
 
     def _finish_epoch(self) -> None:
@@ -281,7 +290,9 @@ class Loop:
         if self.job.folder is None:
             return
         random = {**checkpoints.rng_state(), "heads": getattr(self.net, "calls", 0)}
-        everyone = engines.gathered(self.fabric, [random, self.feed_rng, self.tally.state()])
+        everyone = engines.gathered(
+            self.fabric, [random, self.feed_rng, {**self.tally.state(), "conflict": self.conflicts.state()}]
+        )
         rng, feed_rng, tallies = map(list, zip(*everyone, strict=True))
         if not self.fabric.is_global_zero:
             return

@@ -1,4 +1,4 @@
-"""Sums over a run's steps: mean losses, the watch for NaN and infinity, and time."""
+"""Sums over a run's steps: mean losses, the watch for NaN and infinity, conflicts of gradients, and time."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from deepsup.conflicts import ConflictMeter, parameter_conflicts, summarise
 from deepsup.errors import NonFiniteError
 from deepsup.objectives import Terms
+from deepsup.supervised import is_supervised, unwrap
 
+from .configs import LogConfig
 from .engines import least, summed
 
 if TYPE_CHECKING:
@@ -106,6 +109,69 @@ def check_weights(net: nn.Module, *, step: int) -> None:
             f"the weights became NaN or infinite by step {step}: {bad[0]}{more}. Lower the learning rate, or add a "
             "warm-up; the last checkpoint holds the weights from before."
         )
+
+
+class Conflicts:
+    """What a run's journal says about branches that pull with or against the rest, between two of its records.
+
+    Measures nothing for a plain net, or where `log` says so.
+    """
+
+    def __init__(self, net: nn.Module, log: LogConfig, fabric: Fabric) -> None:
+        self._fabric, self._net = fabric, net
+        self._every = log.parameter_conflict if is_supervised(net) and unwrap(net).taps else 0
+        self._meter = ConflictMeter(net) if log.conflict and is_supervised(net) and unwrap(net).taps else None
+        self._before: Tensor | None = None  # steps since the last record, from before the run was resumed
+        self._parameters: dict[str, Any] | None = None
+
+    def look(self, terms: Terms, *, step: int) -> None:
+        """Before the backward of a step: the gradients of the shared parameters, where this step is to be sampled."""
+        if self._every and step % self._every == 0:
+            found = parameter_conflicts(self._net, terms)
+            self._parameters = {"step": step, **{n: {"cosine": c.cosine, "ratio": c.ratio} for n, c in found.items()}}
+
+    def step(self) -> None:
+        """After the backward of a step."""
+        if self._meter is not None:
+            self._meter.step()
+
+    def read(self) -> dict[str, Any] | None:
+        """The content of a `conflict` record over the steps since the last one; None where nothing is measured."""
+        sampled, self._parameters = self._parameters, None
+        if self._meter is None and sampled is None:
+            return None
+        found: dict[str, Any] = {"steps": 0, "branches": {}}
+        if self._meter is not None:
+            taken = summed(self._fabric, self._take())
+            self._before = None
+            branches = summarise(self._meter.names, taken)
+            found = {"steps": len(taken), "branches": {n: c.to_dict() for n, c in branches.items()}}
+        return found if sampled is None else {**found, "parameters": sampled}
+
+    def _take(self) -> Tensor:
+        assert self._meter is not None
+        taken = self._meter.take()
+        return taken if self._before is None else torch.cat([self._before.to(taken), taken])
+
+    def state(self) -> list[Any]:
+        """The steps since the last record, as plain values."""
+        if self._meter is None:
+            return []
+        self._before = self._take()
+        state: list[Any] = self._before.tolist()
+        return state
+
+    def load(self, state: list[Any]) -> None:
+        """Go on from a `state`."""
+        if state:
+            self._before = torch.tensor(state)
+
+    def __enter__(self) -> Conflicts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._meter is not None:
+            self._meter.close()
 
 
 class Stopwatch:

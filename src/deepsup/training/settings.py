@@ -1,0 +1,103 @@
+"""What every group of settings has in common: frozen, strict, laid over one another, and explained when wrong.
+
+    settings = check(TrainConfig, {"epochs": 3}, where="digits.yaml")
+
+A key that does not exist is an error that names the closest one that does.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from deepsup.errors import ConfigError
+
+S = TypeVar("S", bound="Settings")
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, unknown keys are refused; the text below a key is its line in docs/settings.md."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
+
+
+def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay one mapping over another, key by key; anything that is not a mapping on both sides is replaced."""
+    merged = dict(under)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def override(data: dict[str, Any], text: str) -> dict[str, Any]:
+    """The data with one `key.key=value` laid over it; the value is read as YAML."""
+    key, equals, raw = text.partition("=")
+    if not equals or not all(key.split(".")):
+        raise ConfigError(f"cannot read the override {text!r}. Write key=value, for example optimizer.lr=0.1.")
+    try:
+        value = yaml.safe_load(raw)
+    except yaml.YAMLError:
+        raise ConfigError(f"cannot read the value in {text!r} as YAML. Quote it, or check its brackets.") from None
+    if isinstance(value, str):
+        value = _number(value)
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return merge(data, value)
+
+
+def _number(text: str) -> Any:
+    """YAML 1.1 reads `1e-3` as text because it has no dot; a person means a number."""
+    return float(text) if re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", text) else text
+
+
+def check(model: type[S], data: dict[str, Any], *, where: str) -> S:
+    """The data as that kind of settings, or a `ConfigError` that says what is wrong `where`."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(model, error, where))) from None
+
+
+def _explain(model: type[Settings], error: ValidationError, where: str) -> list[str]:
+    lines: dict[str, str] = {}
+    for problem in error.errors():
+        path, fields = _walk(model, problem["loc"])
+        key = ".".join(path)
+        cause = problem.get("ctx", {}).get("error")
+        message = problem["msg"][0].lower() + problem["msg"][1:]
+        if problem["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(path[-1], fields, n=3, cutoff=0.5)
+            section = ".".join(path[:-1]) or "the top level"
+            hint = f"Closest: {', '.join(close)}. " if close else ""
+            lines[key] = f"there is no key {key!r}. {hint}Keys of {section}: {', '.join(fields)}."
+        elif isinstance(cause, ConfigError):
+            lines[key] = f"{key + ': ' if key else ''}{cause}"
+        elif problem["type"] == "missing":
+            lines[key] = f"the key {key!r} is missing."
+        elif key in lines:  # a union reports once for each of its members
+            lines[key] += f" Or: {message}."
+        else:
+            lines[key] = f"{key} cannot be {problem['input']!r}: {message}."
+    return [f"{where}: {line}" for line in lines.values()]
+
+
+def _walk(model: type[Settings], loc: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
+    """The keys of an error's location, without pydantic's names for members of unions, and the keys valid there."""
+    path: list[str] = []
+    here: type[Settings] | None = model
+    fields = list(model.model_fields)
+    for part in loc:
+        if here is None:  # inside a list or a union of plain types: the key above says enough
+            break
+        path.append(str(part))
+        fields = list(here.model_fields)
+        field = here.model_fields.get(str(part))
+        kinds = (field.annotation, *get_args(field.annotation)) if field else ()
+        here = next((k for k in kinds if isinstance(k, type) and issubclass(k, Settings)), None)
+    return path, fields
