@@ -47,6 +47,62 @@ def accuracy_at(group: str, arm: str, epoch: int, draw: random.Random) -> float:
     return max(0.08, min(1.0, reach + draw.uniform(-0.012, 0.012)))
 
 
+def faded(layer: int, step: int) -> float:
+    """The gradient of the plain net, without its noise."""
+    return 3e-3 * 10 ** (-0.47 * (len(LAYERS) - 1 - layer) + 0.01 * step)
+
+
+def placement() -> dict[str, Any]:
+    """Make the record of a probe that chose `BRANCHES`, shaped like the real one."""
+    rows, points = [], []
+    for i, layer in enumerate(LAYERS):
+        means = [faded(i, step) for step in range(20)]
+        vanished = [min(1.0, 2e-8 / value) for value in means]
+        weight = {"mean": means, "median": means, "p5": means, "vanished": vanished}
+        tap, depth = (None if layer == "classifier" else layer), (i + 1) / len(LAYERS)
+        rows.append({"layer": layer, "tap": tap, "depth": depth, "weight": weight, "output": None, "activation": [0.1]})
+        if tap:
+            points.append({"layer": tap, "depth": depth, "stride": 1, "shape": [16, 8, 8], "layout": "NCHW"})
+    probe = {"format": 1, "model": "Plain", "iterations": 20, "threshold": 1e-7, "classes": 10, "branches": []}
+    means = {row["layer"]: statistics.fmean(row["weight"]["mean"]) for row in rows}
+    reason = "the training signal fades on its way down: three times it falls below 1/5 of what it was."
+    return {"kind": "placement", "time": 0, "rule": "drop", "layers": list(BRANCHES), "gradients": means,
+            "reason": reason, "probe": probe | {"rows": rows, "points": points}}  # fmt: skip
+
+
+def doctor(*, supervised: bool) -> dict[str, Any]:
+    inplace = {
+        "code": "inplace-successor", "severity": "warning", "where": "conv6", "what": "relu6 overwrites what conv6 gives out",
+        "why": "Without a copy the branch would read what the next layer made of it; the tap therefore keeps one",
+        "fix": "Tap the layer that follows, or set inplace=False there",
+    }  # fmt: skip
+    labels = {
+        "code": "class-count", "severity": "error", "where": "labels", "what": "label 10 was found, and there are 10 scores",
+        "why": "Cross-entropy has no score for such a label: it raises, or on a GPU aborts the process",
+        "fix": "Build model and heads with as many classes as the data have, and count labels from 0",
+    }  # fmt: skip
+    return {"kind": "doctor", "time": 0, "findings": [inplace, labels] if supervised else []}
+
+
+def pulls(step: int, draw: random.Random) -> dict[str, dict[str, float | None]]:
+    """Make the branches of one conflict record: the first turns against the rest, the second helps, the last ends early."""
+    progress = step / (EPOCHS * STEPS)
+    found: dict[str, dict[str, float | None]] = {}
+    for i, branch in enumerate(BRANCHES):
+        cosine = (0.25, 0.35, 0.3)[i] - (0.6, 0.2, 0.1)[i] * progress + draw.uniform(-0.05, 0.05)
+        ratio = (2.0, 0.4, 0.08)[i] * (1.02 - progress) * draw.uniform(0.8, 1.2)
+        share = min(1.0, max(0.0, 0.5 - 2.2 * cosine))
+        found[branch] = {"cosine": cosine, "ratio": ratio, "kept": 1 + ratio * cosine, "share": share}
+    if progress > 0.8:
+        found["conv9"] = dict.fromkeys(found["conv9"])
+    return found
+
+
+def older(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out what journals did not hold before gradients were made visible."""
+    return [record for record in records if record["kind"] not in ("placement", "doctor", "conflict")]
+
+
 def journal(group: str, arm: str, seed: int, *, epochs: int = EPOCHS, end: bool = True) -> list[dict[str, Any]]:
     """Make the records of one run; the same arguments always give the same records."""
     draw = random.Random(f"{group} {arm} {seed}")
@@ -61,12 +117,13 @@ def journal(group: str, arm: str, seed: int, *, epochs: int = EPOCHS, end: bool 
     }
     start["config"] = {"name": "demo", "epochs": EPOCHS, "optimizer": {"name": group}, "seed": seed}
     start["cost"] = COST if supervised else COST | {"head_params": 0, "head_flops": 0}
-    records = [start]
+    records = [start, *([placement()] if supervised else []), doctor(supervised=supervised)]
     for step in range(30):
         layers = {}
         for i, layer in enumerate(LAYERS):
-            lost = (len(LAYERS) - 1 - i) if not supervised else min((b - i) % 13 for b in (2, 5, 8, 12) if b >= i)
-            layers[layer] = 3e-3 * 10 ** (-0.47 * lost + 0.01 * step) * draw.uniform(0.6, 1.6)
+            lost = min((b - i) % 13 for b in (2, 5, 8, 12) if b >= i)
+            value = 3e-3 * 10 ** (-0.47 * lost + 0.01 * step) if supervised else faded(i, step)
+            layers[layer] = value * draw.uniform(0.6, 1.6)
         records.append({"kind": "gradients", "time": 0, "step": step, "layers": layers})
     for epoch in range(1, epochs + 1):
         for step in range((epoch - 1) * STEPS, epoch * STEPS, 10):
@@ -75,6 +132,9 @@ def journal(group: str, arm: str, seed: int, *, epochs: int = EPOCHS, end: bool 
             parts = {head: 2.3 - 2 * progress for head in weights}
             records.append({"kind": "step", "time": 0, "step": step, "epoch": epoch, "progress": progress,
                             "total": sum(parts.values()), "parts": parts, "weights": weights, "lr": 0.02})  # fmt: skip
+            if supervised:
+                records.append({"kind": "conflict", "time": 0, "step": step, "epoch": epoch, "progress": progress,
+                                "steps": 10, "branches": pulls(step, random.Random(f"{seed} {step}"))})  # fmt: skip
         main = accuracy_at(group, arm, epoch, draw)
         heads = {"main": main} | ({b: main * (0.8 + 0.06 * i) for i, b in enumerate(BRANCHES)} if supervised else {})
         records.append({"kind": "epoch", "time": 0, "epoch": epoch, "step": epoch * STEPS, "progress": epoch / EPOCHS,

@@ -16,7 +16,7 @@ import deepsup as ds
 from deepsup import cli, networks
 from deepsup.errors import DeepsupError
 
-VERBS = ["layers", "plan", "probe", "train", "compare", "report", "strip", "methods"]
+VERBS = ["layers", "plan", "probe", "doctor", "train", "compare", "report", "strip", "methods"]
 ROOT = Path(__file__).parents[1]
 QUICK = ["model=deepsup:plain-6", "epochs=1", "data.limit=64", "engine.threads=1"]
 
@@ -69,6 +69,76 @@ def test_probe_shows_gradients_and_a_choice_to_paste() -> None:
     assert "conv12" in text
     assert "supervise.at=[relu5]  by rule 'threshold': the deepest layer below 1e-07, as in CNDS" in text
     assert "supervise.at=[relu5, relu7, relu10]  by rule 'drop'" in text
+
+
+def test_doctor_finds_nothing_in_a_healthy_model_and_in_the_examples() -> None:
+    words = ["--at", "layer2", "--at", "75%", "--size", "64", "--classes", "10"]
+    assert call("doctor", "torchvision:resnet18", *words).startswith("no finding: ")
+    text = call("doctor", str(ROOT / "examples/digits.yaml"))
+    assert (
+        text
+        == "no finding: model, layers, heads, outputs, labels, losses, weights look right for relu5, relu7, relu10\n"
+    )
+    text = call("doctor", str(ROOT / "examples/digits-comparison.yaml"))
+    assert [line for line in text.splitlines() if not line.startswith("no finding: ")] == [
+        "sgd/supervised",
+        "adam/supervised",
+    ]
+
+
+def test_doctor_prints_a_line_a_finding_and_exits_with_1_on_errors() -> None:
+    words = ["doctor", "torchvision:resnet18", "--at", "layer9", "--at", "bn1", "--size", "32", "--batch-size", "1"]
+    result = CliRunner().invoke(cli.app, words)
+    *lines, last = result.output.splitlines()
+    assert (result.exit_code, last) == (1, "2 errors, 1 warning")
+    assert lines[0].startswith("error: layer 'layer9': no layer matches 'layer9' in ResNet.")
+    assert [line.rsplit("[")[-1] for line in lines] == [
+        "unknown-layer]",
+        "one-value-per-channel]",
+        "inplace-successor]",
+    ]
+    result = CliRunner().invoke(cli.app, ["doctor", *QUICK, "supervise.at=[relu2]", "supervise.weight=0"])
+    assert (result.exit_code, result.output.splitlines()[-1]) == (0, "1 warning")
+
+
+def test_doctor_reads_batches_and_branches_off_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT / "tests")
+    settings = ["model=tests.patients:one_value", "epochs=1", "data.limit=65", "data.batch_size=32"]
+    result = CliRunner().invoke(cli.app, ["doctor", *settings, "supervise.at=[conv, relu9]"])
+    assert result.exit_code == 1
+    assert "layer 'norm': a batch of 1 leaves it one value per channel" in result.output
+    assert "no layer matches 'relu9'" in result.output
+    assert result.output.splitlines()[-1] == "2 errors"
+    result = CliRunner().invoke(cli.app, ["doctor", *QUICK, "supervise.at=auto", "supervise.probe.rule=threshold"])
+    assert "supervise.at: supervise.at is auto, but by the rule 'threshold' no gradient vanishes" in result.output
+    with pytest.raises(DeepsupError, match="--at goes with a model's name"):
+        call("doctor", *QUICK, "--at", "relu2")
+
+
+def test_probe_gives_a_reason_and_a_line_of_python_to_paste() -> None:
+    text = " ".join(call("probe", str(ROOT / "examples/digits.yaml")).split())
+    assert "recommended by rule 'drop': the training signal fades on its way down from the output: 3 times" in text
+    assert text.endswith('at=["relu5", "relu7", "relu10"]')
+
+
+def test_probe_saves_what_it_measured_and_draws_it_without_and_with_branches(tmp_path: Path) -> None:
+    file, picture = tmp_path / "probe.json", tmp_path / "probe.png"
+    words = [str(ROOT / "examples/digits.yaml"), "supervise.probe.iterations=2", "model=deepsup:plain-4"]
+    text = call("probe", *words, "--rule", "evenly", "--count", "1", "--save", str(file), "--picture", str(picture))
+    saved = ds.Probe.load(file)
+    assert (saved.iterations, saved.branches) == (2, ())
+    assert saved.recommendation("evenly", count=1).paste in text
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_needs_a_place_for_branches(tmp_path: Path) -> None:
+    words = [str(ROOT / "examples/digits.yaml"), "supervise.probe.iterations=2", "supervise.probe.threshold=1e-30"]
+    picture = ["--picture", str(tmp_path / "probe.png")]
+    with pytest.raises(DeepsupError, match=r"by rule .threshold. no layer needs one\. Say where"):
+        call("probe", *words, "--rule", "threshold", *picture)
+    assert not (tmp_path / "probe.png").exists()
+    with pytest.raises(DeepsupError, match="the probe has no rule 'median'"):
+        call("probe", *words, "--rule", "median")
 
 
 def test_train_strip_verify_and_report(tmp_path: Path) -> None:

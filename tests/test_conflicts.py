@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import pickle
+import sys
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchjd import aggregation
 
 import deepsup as ds
 from deepsup.conflicts import Conflict, summarise
@@ -217,3 +219,42 @@ def test_two_branches_on_one_layer_are_measured_one_above_the_other() -> None:
         found = meter.read()
     assert found["low"].ratio < found["high"].ratio
     assert isinstance(net.model, nn.Module)
+
+
+def test_the_jacobian_summed_up_is_the_plain_backward() -> None:
+    plain, objective = supervised()
+    bridged, _ = supervised()
+    objective(plain(IMAGES), LABELS).total.backward()
+    ds.jacobian_backward(bridged, objective(bridged(IMAGES), LABELS), aggregation.Sum())
+    for (name, one), other in zip(plain.named_parameters(), bridged.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, msg=name)
+
+
+def test_an_aggregator_of_torchjd_serves_every_loss() -> None:
+    net, objective = supervised(weight=20.0)
+    terms = objective(net(IMAGES), LABELS)
+    trunk = list(net.model.parameters())
+    rows = {n: torch.autograd.grad(p, trunk, retain_graph=True, allow_unused=True) for n, p in terms.parts.items()}
+    weights = ds.jacobian_backward(net, terms, aggregation.UPGrad())
+    assert weights is not None
+    assert weights.shape == (3,)
+    for name, row in rows.items():
+        product = sum((g * p.grad).sum() for g, p in zip(row, trunk, strict=True) if g is not None)
+        assert product > -1e-4, name  # no loss is made worse
+    assert all(p.grad is not None for p in net.heads.parameters())
+
+
+def test_the_bridge_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, objective = supervised()
+    monkeypatch.setitem(sys.modules, "torchjd.autojac", None)
+    with pytest.raises(ds.errors.MissingPackageError, match=r"deepsup\[conflict\]"):
+        ds.jacobian_backward(net, objective(net(IMAGES), LABELS), None)
+
+
+def test_the_bridge_refuses_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, objective = supervised()
+    terms = objective(net(IMAGES), LABELS)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    with pytest.raises(ds.errors.ConfigError, match="Train in one process, or use a rule at the taps"):
+        ds.jacobian_backward(net, terms, None)

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deepsup.errors import OutputError
 from deepsup.features import (
     Feature,
+    channel_axis,
     default_pick,
     infer_layout,
     main_prediction,
@@ -207,3 +208,42 @@ def test_the_message_of_a_missing_prediction() -> None:
         "the model's output (dict) has no tensor at 'logits'; found: out, deep.0. "
         "Pass main=... to plan to say where the prediction is."
     )
+
+
+@pytest.mark.parametrize(
+    ("shape", "input_shape", "channels", "layout"),
+    [
+        ((2, 1, 16, 384), SQUARE, -1, "NHWC"),  # blocks of tokens are no map, so no axis looks like one
+        ((2, 8, 8, 8), SQUARE, -1, "NHWC"),
+        ((2, 8, 8, 8), SQUARE, 1, "NCHW"),
+        ((2, 64, 8, 8), SQUARE, -1, "NCHW"),  # the shape is sure, whatever a layer inside says
+        ((2, 4, 4, 4, 4), VOLUME, -1, "NDHWC"),
+        ((2, 2, 4, 4, 32), VOLUME, None, "NDHWC"),
+        ((2, 1, 1, 1, 32), VOLUME, None, "NDHWC"),
+        ((2, 32, 1, 1, 1), VOLUME, None, "NCDHW"),
+        ((2, 32, 49), SQUARE, 1, "NCL"),
+        ((2, 49, 32), SEQUENCE, -1, "NLC"),
+        ((2, 32, 32), SEQUENCE, -1, "NCL"),  # the axis of a square says nothing: it may have been turned
+    ],
+)
+def test_where_the_shape_leaves_it_open_the_layers_say_where_the_channels_are(
+    shape: tuple[int, ...], input_shape: tuple[int, ...], channels: int | None, layout: str
+) -> None:
+    assert infer_layout(shape, input_shape, channels) == layout
+
+
+@pytest.mark.parametrize(
+    ("layer", "ndim", "axis"),
+    [
+        (nn.Conv2d(1, 1, 1), 4, 1),
+        (nn.ConvTranspose3d(1, 1, 1), 5, 1),
+        (nn.BatchNorm1d(1), 3, 1),
+        (nn.GroupNorm(1, 1), 4, 1),
+        (nn.LayerNorm(1), 3, -1),
+        (nn.Linear(1, 1), 4, -1),
+        (nn.Linear(1, 1), 3, None),  # a mixer's may run over the tokens
+        (nn.ReLU(), 4, None),
+    ],
+)
+def test_layers_of_pytorch_know_where_their_channels_are(layer: nn.Module, ndim: int, axis: int | None) -> None:
+    assert channel_axis(layer, ndim) == axis

@@ -81,6 +81,7 @@ def test_fit_trains_a_supervised_net_and_records_every_head(digits: datasets.Dat
     records = read(tmp_path / "journal.jsonl")
     assert [r["kind"] for r in records if r["kind"] not in ("step", "conflict")] == [
         "start",
+        "doctor",
         "gradients",
         "gradients",
         "epoch",
@@ -165,6 +166,7 @@ def test_wrong_settings_are_named():
         fit(nn.Linear(4, 3), blobs(), optimizer="lion", engine=CPU)
 
 
+@pytest.mark.filterwarnings("ignore:the doctor found a trap.*class-count")
 def test_labels_without_a_class_are_refused():
     with pytest.raises(ClassCountError, match=r"labels 0\.\.2"):
         fit(nn.Linear(4, 2), blobs(), engine=CPU)

@@ -13,7 +13,7 @@ from deepsup.layers import check_readable, matches, select, split_pick, tap_poin
 from deepsup.traces import trace
 
 from .small_nets import CLASSES, Plain, Residual, images
-from .test_traces import Branchy, telling
+from .test_traces import Branchy, Queries, telling
 
 RESIDUAL = trace(Residual(), images())
 
@@ -186,3 +186,10 @@ def test_more_dimensions_than_any_head_reads_are_refused() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Unflatten(1, (1, 1, 1, 1, 3)), nn.Flatten(), nn.Linear(3, CLASSES))
     with pytest.raises(LayerError, match="layer '1' of Sequential gives out a tensor with too many dimensions"):
         check_readable(trace(model, torch.randn(2, 3)), "1")
+
+
+def test_a_layer_that_says_nothing_about_the_sample_is_refused() -> None:
+    seen = trace(Queries(), images())
+    with pytest.raises(LayerError, match="'queries' of Queries does not depend on the input"):
+        check_readable(seen, "queries")
+    assert check_readable(seen, "mix").name == "mix"

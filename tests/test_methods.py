@@ -6,6 +6,7 @@ import pytest
 
 from deepsup import heads, losses, methods, schedules
 from deepsup.errors import ConfigError
+from deepsup.magnitudes import Magnitudes
 from deepsup.methods import METHODS, Method
 from deepsup.probes import LayerGradient, Probe
 
@@ -16,7 +17,7 @@ def test_a_method_is_made_of_known_parts_and_says_where_it_comes_from(method: Me
     assert method.head == heads.AUTO or heads.read(method.head)
     assert callable(losses.get(method.loss))
     assert 0 <= schedules.parse(method.weight_over())(0.0) <= 1
-    Probe("Net", (LayerGradient("a", "a", 0.5, (1.0,)),), 1).recommend(method.rule)
+    Probe("Net", (LayerGradient("a", "a", 0.5, Magnitudes((1.0,))),), 1).recommend(method.rule)
     for text in (method.summary, method.formula, method.source, method.deviations):
         assert text == text.strip()
         assert text

@@ -1,20 +1,27 @@
-"""The probe: the gradients a hand-written loop sees, the two rules, and a model that is as it was."""
+"""The probe: it sees what a hand-written loop sees, and leaves a model that is as it was."""
 
 from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
+import timm
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
-from deepsup.errors import ConfigError, DatasetError, LayerError, NonFiniteError
-from deepsup.probes import LayerGradient, Probe, probe
+import deepsup as ds
+from deepsup.errors import CompiledModelError, ConfigError, DatasetError, LayerError, NonFiniteError
+from deepsup.magnitudes import EXACT, Magnitudes
+from deepsup.probes import probe
 
 from .small_nets import CLASSES, Plain, Residual, images, labels, mlp
 from .test_traces import Branchy, assert_untouched, snapshot, with_grads
@@ -50,6 +57,7 @@ def test_it_measures_what_a_hand_written_loop_measures(kind: type[nn.Module], lr
     for row in seen.rows:
         assert row.gradients == pytest.approx(expected[row.layer], rel=1e-5)
         assert row.mean == pytest.approx(sum(row.gradients) / 5)
+        assert len(row.activation) == 5
     assert (seen.rows[0].gradients[0] == seen.rows[0].gradients[3]) is (lr == 0)
 
 
@@ -190,95 +198,6 @@ def test_a_loss_that_is_not_finite_stops_the_probe_and_restores() -> None:
     assert_untouched(before, snapshot(model))
 
 
-def test_a_half_precision_model_is_averaged_in_float32() -> None:
-    # 2^-9 times 4096 weights: a mean taken in bfloat16 has 8 bits and comes out as a round number.
-    model, data = Plain().bfloat16(), [(x.bfloat16(), y) for x, y in batches(1)]
-    rows = probe(model, data, iterations=1, lr=0).rows
-    twin = copy.deepcopy(model).train()
-    F.cross_entropy(twin(data[0][0]), data[0][1]).backward()
-    for row in rows:
-        grad = twin.get_submodule(row.layer).weight.grad
-        assert row.mean == float(grad.float().abs().mean())
-    assert any(r.mean != float(torch.tensor(r.mean).bfloat16()) for r in rows)
-
-
-def hand_made(*means: float) -> Probe:
-    """Layers a, b, c, ... with these mean gradients; the last is the classifier, behind every tap."""
-    names = "abcdefgh"[: len(means)]
-    rows = [
-        LayerGradient(n, f"tap_{n}" if i < len(means) - 1 else None, (i + 1) / len(means), (m / 2, 3 * m / 2))
-        for i, (n, m) in enumerate(zip(names, means, strict=True))
-    ]
-    return Probe("Net", tuple(rows), 2)
-
-
-@pytest.mark.parametrize(
-    ("means", "threshold", "found"),
-    [
-        ((1e-9, 1e-8, 5e-8, 1e-3, 1e-2), 1e-7, ["tap_c"]),  # the deepest that vanished
-        ((1e-9, 1e-3, 1e-9, 1e-3, 1e-2), 1e-7, ["tap_c"]),
-        ((1e-9, 1e-3, 1e-2), 1e-7, ["tap_a"]),
-        ((1e-7, 1e-3, 1e-2), 1e-7, []),  # under, not at
-        ((1e-6, 1e-3, 1e-2), 1e-7, []),
-        ((1e-6, 1e-3, 1e-2), 1e-2, ["tap_b"]),
-        ((1.0, 1.0, 1e-9), 1e-7, []),  # after the classifier there is nothing to supervise
-    ],
-)
-def test_the_papers_rule(means: tuple[float, ...], threshold: float, found: list[str]) -> None:
-    assert hand_made(*means).recommend("threshold", threshold=threshold) == found
-    if threshold == 1e-7:
-        assert hand_made(*means).recommend() == found
-
-
-@pytest.mark.parametrize(
-    ("means", "factor", "found"),
-    [
-        ((1 / 512, 1 / 64, 1 / 8, 1.0, 2.0), 8, ["tap_b"]),  # below 1/8, not at it; then below 1/8 of that
-        ((9e-7, 1e-5, 9e-5, 1e-3, 1e-2), 10, ["tap_a", "tap_c"]),
-        ((1e-8, 1e-5, 1e-5, 1e-5, 1e-2), 10, ["tap_a"]),
-        ((1e-4, 2e-4, 3e-4, 1e-3, 1e-2), 10, []),
-        ((1e-4, 2e-4, 3e-4, 1e-3, 1e-2), 2, ["tap_a", "tap_c"]),
-        ((0.0, 0.0, 1.0, 1.0), 10, ["tap_b"]),
-        ((1.0, 1e-9), 10, []),
-        ((1.0,), 10, []),
-    ],
-)
-def test_the_relative_rule(means: tuple[float, ...], factor: float, found: list[str]) -> None:
-    assert hand_made(*means).recommend("drop", factor=factor) == found
-
-
-def test_rules_that_cannot_be() -> None:
-    with pytest.raises(ConfigError, match=r"the probe has no rule 'median'\. Rules: 'threshold'"):
-        hand_made(1.0, 1.0).recommend("median")
-    for factor in (1.0, 0.0, float("nan")):
-        with pytest.raises(ConfigError, match="needs a factor above 1"):
-            hand_made(1.0, 1.0).recommend("drop", factor=factor)
-
-
-def test_a_probe_prints_as_a_table() -> None:
-    lines = str(hand_made(5e-8, 2e-4, 1e-2, 2e-2)).splitlines()
-    assert [" ".join(line.split()) for line in lines] == [
-        "Net: mean |gradient| of each layer's weights, 2 iterations, top loss only",
-        "layer depth gradient tap after",
-        "a 25% 5.0e-08 tap_a",
-        "b 50% 2.0e-04 tap_b",
-        "c 75% 1.0e-02 tap_c",
-        "d 100% 2.0e-02 -",
-        "at=['tap_a'] by rule 'threshold'",
-        "at=['tap_a', 'tap_b'] by rule 'drop'",
-    ]
-    assert hand_made(1.0, 2.0).to_dict() == {"a": 1.0, "b": 2.0}
-
-
-@pytest.mark.parametrize("kind", [Plain, Residual], ids=["short names", "long names"])
-def test_the_columns_of_a_probe_stand_under_their_heads(kind: type[nn.Module]) -> None:
-    seen = probe(kind(), batches(1), iterations=1) if kind is Residual else hand_made(5e-8, 2e-4, 1e-2, 2e-2)
-    head, *rows = str(seen).splitlines()[1 : 2 + len(seen.rows)]
-    for line, row in zip(rows, seen.rows, strict=True):
-        assert line.index(row.layer) == head.index("layer")
-        assert line.rindex(row.tap or "-") == head.index("tap after")
-
-
 def test_the_gradients_of_a_deep_sigmoid_net_vanish_downwards() -> None:
     deep: list[nn.Module] = []
     for _ in range(8):
@@ -290,3 +209,377 @@ def test_the_gradients_of_a_deep_sigmoid_net_vanish_downwards() -> None:
     assert means[0] < 1e-3 * means[-1]
     assert len(seen.recommend("drop")) >= 3
     assert probe(mlp(16, 16, CLASSES), [(torch.randn(8, 16), labels(8))], iterations=3).recommend() == []
+
+
+# --- the numbers, against a slow exact way ---------------------------------------------------------------------------
+
+
+def exactly(model: nn.Module, x: Tensor, y: Tensor, goal: Callable[[Any, Tensor], Tensor]) -> dict[str, dict[str, Any]]:
+    """|gradient| of weights and outputs and |activation| of every layer: nothing in place, every gradient kept."""
+    model = copy.deepcopy(model).float().train()
+    kept: dict[str, list[Tensor]] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and output.requires_grad:
+                output.retain_grad()
+                kept.setdefault(name, []).append(output)
+
+        return hook
+
+    for name, module in model.named_modules():
+        if hasattr(module, "inplace"):
+            module.inplace = False
+        if name and any(p.ndim > 1 for p in module.parameters(recurse=False)):
+            module.register_forward_hook(keep(name))
+    goal(model(x), y).backward()
+    found = {}
+    for name, outputs in kept.items():
+        weight = next(p for p in model.get_submodule(name).parameters(recurse=False) if p.ndim > 1)
+        found[name] = {
+            "weight": weight.grad.abs().flatten(),
+            "output": torch.cat([o.grad.abs().flatten() for o in outputs]),
+            "activation": torch.cat([o.detach().abs().flatten() for o in outputs]),
+        }
+    return found
+
+
+def check(seen: Magnitudes, values: Tensor, what: str) -> None:
+    values = values.double()
+    assert seen.mean == pytest.approx([float(values.mean())], rel=1e-4, abs=1e-12), what
+    ranks = [float(torch.quantile(values, q)) for q in (0.5, 0.05)] if len(values) < 10**6 else None
+    share = float((values < 1e-4).double().mean())
+    if len(values) <= EXACT:
+        assert [*seen.median, *seen.p5] == pytest.approx(ranks, rel=1e-3, abs=1e-12), what
+        assert seen.vanished == pytest.approx([share], abs=1e-5), what
+        return
+    assert abs(seen.vanished[0] - share) < 0.09, what  # four standard errors of a share from 512 values
+    for estimate, q in ((seen.median[0], 0.5), (seen.p5[0], 0.05)):
+        below, up_to = float((values < 0.999 * estimate).double().mean()), float((values <= estimate).double().mean())
+        assert below - 0.09 < q < up_to + 0.09, what
+
+
+def vgg11() -> nn.Module:
+    """Its convolutions with their in-place ReLUs, without the 123 million weights of its classifier."""
+    features = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["A"])
+    return nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, CLASSES))
+
+
+REAL: dict[str, Callable[[], nn.Module]] = {
+    "plain": Plain,
+    "residual": Residual,
+    "resnet18": lambda: torchvision.models.resnet18(num_classes=CLASSES),
+    "vgg11": vgg11,
+    "densenet121": lambda: torchvision.models.densenet121(num_classes=CLASSES),
+    "vit": lambda: timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=CLASSES, depth=3),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_every_number_is_that_of_the_slow_exact_way(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = REAL[name]()
+    x, y = images(3, size=32), labels(3)
+    seen = probe(model, [(x, y)], iterations=1, lr=0, threshold=1e-4)
+    expected = exactly(model, x, y, F.cross_entropy)
+    assert {r.layer for r in seen.rows} == set(expected)
+    for row in seen.rows:
+        values = expected[row.layer]
+        check(row.weight, values["weight"], f"weight of {row.layer}")
+        assert row.output is not None
+        check(row.output, values["output"], f"output of {row.layer}")
+        assert row.activation == pytest.approx([float(values["activation"].mean())], rel=1e-4)
+
+
+class Twice(nn.Module):
+    """One layer that runs twice, on different sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(3, 8)
+        self.twice = nn.Linear(8, 8)
+        self.fc = nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.twice(self.stem(x))
+        return self.fc(self.twice(x[:2]).mean(0) + x)
+
+
+def test_a_layer_that_runs_twice_counts_all_that_it_gives_out() -> None:
+    model, x, y = Twice(), torch.randn(4, 3), labels(4)
+    row = next(r for r in probe(model, [(x, y)], iterations=1, lr=0, threshold=1e-4).rows if r.layer == "twice")
+    expected = exactly(model, x, y, F.cross_entropy)["twice"]
+    assert len(expected["output"]) == 4 * 8 + 2 * 8
+    assert row.output is not None
+    check(row.output, expected["output"], "output")
+    check(row.weight, expected["weight"], "weight")
+    assert row.activation == pytest.approx([float(expected["activation"].mean())], rel=1e-4)
+
+
+class Checkpointed(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        x = checkpoint(lambda a: self.relu2(self.conv2(self.relu1(self.conv1(a)))), x, use_reentrant=False)
+        return self.fc(self.pool(x).flatten(1))
+
+
+def test_a_layer_that_checkpointing_runs_again_is_counted_once() -> None:
+    model, data = Plain(), batches(1)
+    twin = Checkpointed()
+    twin.load_state_dict(model.state_dict())
+    for a, b in zip(probe(model, data, iterations=2).rows, probe(twin, data, iterations=2).rows, strict=True):
+        assert (a.layer, a.weight, a.output, a.activation) == (b.layer, b.weight, b.output, b.activation)
+
+
+def test_an_iteration_that_skips_a_layer_counts_as_zero() -> None:
+    class Sometimes(Plain):
+        calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            Sometimes.calls += 1
+            x = self.relu1(self.conv1(x))
+            x = x.repeat(1, 2, 1, 1) if Sometimes.calls == 3 else self.conv2(x)
+            return self.fc(self.pool(x).flatten(1))
+
+    row = next(r for r in probe(Sometimes(), batches(1), iterations=3, lr=0).rows if r.layer == "conv2")
+    assert row.output is not None
+    for part in (row.weight, row.output):
+        assert [m == 0 for m in part.mean] == [v == 1 for v in part.vanished] == [False, True, False]
+    assert [a == 0 for a in row.activation] == [False, True, False]
+
+
+def test_no_number_is_fetched_from_the_device_while_the_probe_runs() -> None:
+    class Fetches(torch.utils._python_dispatch.TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.count += func.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.equal)
+            return func(*args, **kwargs or {})
+
+    counts = []
+    for iterations in (1, 6):
+        with Fetches() as fetches:
+            probe(Residual(), batches(1), iterations=iterations)
+        counts.append(fetches.count)
+    assert counts[0] == counts[1]
+
+
+# --- precision -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_in_half_precision_is_probed_in_float32(dtype: torch.dtype) -> None:
+    model = Residual().to(dtype)
+    data = [(x.to(dtype), y) for x, y in batches(2)]
+    found = probe(model, data, iterations=3, lr=0.1)
+    exact = probe(copy.deepcopy(model).float(), [(x.float(), y) for x, y in data], iterations=3, lr=0.1)
+    assert found == exact
+    small = probe(model, data, iterations=1, loss=lambda p, y: 1e-7 * F.cross_entropy(p, y))
+    assert 0 < small.rows[0].mean < 1e-8  # float16 ends at 6e-8
+
+
+def test_autocast_and_no_grad_around_the_call_change_nothing() -> None:
+    model, data = Residual(), batches(1)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        inside = probe(model, data, iterations=2)
+        assert torch.is_autocast_enabled("cpu")
+        assert not torch.is_grad_enabled()
+    assert inside == probe(model, data, iterations=2)
+
+
+# --- nets with branches, wrapped nets --------------------------------------------------------------------------------
+
+
+def supervised(model: nn.Module) -> tuple[ds.Supervised, Callable[[Any, Tensor], Tensor]]:
+    plan = ds.plan(model, images(2), ["layer1.0", "layer2.0"], weight=0.5)
+    objective = ds.Objective(plan)
+    return ds.attach(model, plan), lambda output, y: objective(output, y, progress=0).total
+
+
+def test_a_supervised_net_is_measured_under_its_whole_objective() -> None:
+    net, goal = supervised(Residual())
+    x, y = batches(1)[0]
+    before = strict(net)
+    seen = probe(net, [(x, y)], iterations=1, lr=0, objective=goal, threshold=1e-4)
+    assert_untouched(before, strict(net))
+    twin = copy.deepcopy(net).train()
+    goal(twin(x), y).backward()
+    assert seen.branches == ("layer1.0", "layer2.0")
+    assert [r.layer for r in seen.rows] == [r.layer for r in probe(Residual(), [(x, y)], iterations=1).rows]
+    for row in seen.rows:
+        weight = twin.model.get_submodule(row.layer).weight
+        check(row.weight, weight.grad.abs().flatten(), row.layer)
+    assert (seen.model, seen.classes) == ("Residual", CLASSES)
+
+
+def test_the_plain_model_in_a_supervised_net_is_measured_without_branches() -> None:
+    model, data = Residual(), batches(1)
+    plain = probe(model, data, iterations=3)
+    net, goal = supervised(model)
+    assert probe(net.model, data, iterations=3) == plain
+    after = probe(net, data, iterations=3, objective=goal)
+    assert after.rows[0].mean > plain.rows[0].mean
+    assert after.rows[-1].weight == plain.rows[-1].weight or after.rows[-1].mean == pytest.approx(
+        plain.rows[-1].mean, 0.1
+    )
+
+
+def test_a_supervised_net_without_an_objective_is_told_what_to_pass() -> None:
+    net, _ = supervised(Residual())
+    data = batches(1)
+    before = strict(net)
+    with pytest.raises(ConfigError, match=r"this net is supervised(.|\n)*ds\.Objective\(plan\)\(out, y, progress=0\)"):
+        probe(net, data)
+    assert_untouched(before, strict(net))
+
+
+def test_a_compiled_net_is_probed_as_the_plain_model_inside() -> None:
+    model, data = Plain(), batches(1)
+    assert probe(torch.compile(model, backend="eager"), data, iterations=2) == probe(model, data, iterations=2)
+    assert probe(nn.DataParallel(model), data, iterations=2) == probe(model, data, iterations=2)
+
+
+def test_a_layer_that_is_compiled_is_refused() -> None:
+    model = Residual()
+    model.layer1.compile(backend="eager")
+    with pytest.raises(CompiledModelError, match="layer 'layer1' is compiled, so the probe cannot look inside"):
+        probe(model, batches(1))
+
+
+def test_a_model_may_take_several_inputs_and_the_target_may_be_anything() -> None:
+    class Two(Plain):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return super().forward(a + b)
+
+    x, y = batches(1)[0]
+    for inputs in ((x, x), [x, x], {"a": x, "b": x}):
+        found = probe(Two(), [(inputs, {"label": y})], iterations=1, loss=lambda p, t: F.cross_entropy(p, t["label"]))
+        assert [r.layer for r in found.rows] == ["conv1", "conv2", "fc"]
+
+
+# --- bad input: a named error, and nothing changed -------------------------------------------------------------------
+
+
+def strict(model: nn.Module) -> dict[str, Any]:
+    """Everything that a probe could have changed, down to the memory that values lie in."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return snapshot(model) | {
+        "places": [(t.data_ptr(), t.dtype, t.stride(), t.device) for t in tensors],
+        "tensor hooks": [(t._backward_hooks, t._post_accumulate_grad_hooks) for t in tensors],
+        "numpy": [str(np.random.get_state(legacy=False))],
+        "modes": [torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")],
+    }
+
+
+class SquareRoot(Plain):
+    """A finite loss with a gradient that is not: the root of 0 has none."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu1(self.conv1(x))
+        x = self.relu2(self.conv2(x + 1e-30 * torch.sqrt(0 * x)))
+        return self.fc(self.pool(x).flatten(1))
+
+
+def raises_in_backward(grad: Tensor) -> None:
+    raise KeyboardInterrupt
+
+
+class Stops(Dropping):
+    """Ctrl-C on the third way up (the dry run is the first), or on the way down from there."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where = where
+        self.shared = iter(range(10**6))  # not put back by anybody
+
+    def forward(self, x: Tensor) -> Tensor:
+        third = next(self.shared) == 2
+        if third and self.where == "forward":
+            raise KeyboardInterrupt
+        y = super().forward(x)
+        if third and self.where == "backward":
+            y.register_hook(raises_in_backward)
+        return y
+
+
+def frozen_trunk() -> nn.Module:
+    model = Plain().requires_grad_(False)
+    model.fc.requires_grad_(True)
+    return model
+
+
+class Blank(nn.Module):
+    """Lazy: its layers have no shape yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.LazyLinear(CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x.flatten(1))
+
+
+BAD: dict[str, tuple[Callable[[], nn.Module], Any, dict[str, Any], type[BaseException], str]] = {
+    "a loader that yields nothing": (Residual, [], {}, DatasetError, "the probe got no batch"),
+    "a loader of tensors": (Residual, [torch.zeros(2, 3, 16, 16)], {}, DatasetError, r"yielded one tensor of shape \(2, 3"),
+    "a loader of dicts": (Residual, [{"image": 1}], {}, DatasetError, "yielded dict with 'image'. Pass a generator"),
+    "a loader of triples": (Residual, [(1, 2, 3)], {}, DatasetError, "yielded tuple of 3"),
+    "a loader of texts": (Residual, ["ab"], {}, DatasetError, "yielded str"),
+    "a loss without a graph": (
+        Residual, None, {"loss": lambda p, y: torch.tensor(1.0)}, ConfigError, "the loss has no graph",
+    ),
+    "a loss without the model": (
+        Residual, None, {"loss": lambda p, y: torch.ones((), requires_grad=True) * 2}, ConfigError,
+        "the loss gave no gradient to any weight of Residual",
+    ),
+    "a loss of each sample": (
+        Residual, None, {"loss": lambda p, y: F.cross_entropy(p, y, reduction="none")}, ConfigError,
+        r"found a tensor of shape \(4,\)",
+    ),
+    "a loss that is a number": (
+        Residual, None, {"loss": lambda p, y: 1.0}, ConfigError, "must be one number in a tensor; found float",
+    ),
+    "an unknown loss": (Residual, None, {"loss": "mse"}, ConfigError, "no loss is called 'mse'"),
+    "a frozen model": (lambda: Residual().requires_grad_(False), None, {}, LayerError, "every parameter is frozen"),
+    "a frozen trunk": (frozen_trunk, None, {}, LayerError, "the trunk of Plain is frozen: of its weights only fc can be trained"),
+    "a model without shapes": (Blank, None, {}, LayerError, "lazy parameters without a shape"),
+    "a gradient that is not a number": (
+        SquareRoot, None, {}, NonFiniteError,
+        "finite at iteration 0 of the probe, but the gradient is not, in 1 of 3 layers: conv1. Look",
+    ),
+    "a loss that is not a number": (
+        Residual, None, {"loss": lambda p, y: p.sum() / 0}, NonFiniteError, "the loss is (-?inf|nan) at iteration 0",
+    ),
+    "labels that are not there": (Residual, [(images(2), torch.tensor([0, 99]))], {}, ds.errors.ClassCountError, "labels"),
+    "Ctrl-C in the loader": (Dropping, Interrupting(2), {}, KeyboardInterrupt, "^$"),
+    "Ctrl-C in forward": (lambda: Stops("forward"), None, {}, KeyboardInterrupt, "^$"),
+    "Ctrl-C in backward": (lambda: Stops("backward"), None, {}, KeyboardInterrupt, "^$"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_a_named_error_and_everything_is_as_it_was(case: str, dtype: torch.dtype) -> None:
+    build, data, options, error, says = BAD[case]
+    model = build()
+    if case != "a model without shapes":
+        model = with_grads(model.to(dtype))
+    model.eval()
+    handle = model.register_forward_hook(lambda *_: None)
+    data = batches(3) if data is None else data
+    before = strict(model) if case != "a model without shapes" else None
+    with pytest.raises(error, match=says):
+        probe(model, data, **{"iterations": 5, "lr": 0.5} | options)
+    if before:
+        assert_untouched(before, strict(model))
+    assert list(model._forward_hooks) == [handle.id]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_probe_leaves_the_very_bits_and_places_of_all_values(dtype: torch.dtype) -> None:
+    model = with_grads(Dropping().to(dtype)).eval()
+    model.conv1.weight.requires_grad_(False)
+    data = batches()
+    before = strict(model)
+    assert probe(model, data, iterations=4, lr=0.5).iterations == 4
+    assert_untouched(before, strict(model))

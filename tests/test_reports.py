@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import math
 import re
@@ -19,9 +20,10 @@ from rich.console import Console
 
 from deepsup import reports
 from deepsup.errors import ConfigError, MissingPackageError
-from deepsup.reports import curves, figures, formats, read, summary, tables
+from deepsup.reports import curves, figures, formats, panels, phones, read, sections, summary, tables
+from deepsup.reports import page as pages
 
-from .synthetic_journals import BRANCHES, COMPARISON, LAYERS, STEPS, journal, make_demo, write
+from .synthetic_journals import BRANCHES, COMPARISON, LAYERS, STEPS, journal, make_demo, older, placement, write
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +95,7 @@ RUN_TABLE = """sgd/supervised/seed0
  accuracy                  97.1 %, best 97.1 %
  accuracy of branches, %   conv3 77.6, conv6 83.5, conv9 89.3
  epochs to 90 %            5
+ steps in conflict, %      conv3 59, conv6 4, conv9 0
  training time             14.2 s, 24.5 ms per step
  parameters                213 k + 34.6 k in branches while training
  FLOPs per sample          3.94 M + 69.1 k in branches while training
@@ -148,6 +151,12 @@ def test_verdicts_are_sentences() -> None:
         (formats.epochs([3, 4, 5, 6, 7, None]), "median 5 (5 of 6)"),
         (formats.size(16_384), "16.0 KiB"),
         (formats.times(1.0), "1.0x"),
+        (formats.strength(0.4), "0.4"),
+        (formats.strength(0.0999), "0.1"),
+        (formats.strength(12.34), "12"),
+        (formats.strength(63_425), "63,000"),
+        (formats.strength(3e-5), "3e-5"),
+        (formats.strength(math.nan), formats.NONE),
         (formats.moment("2026-11-22T03:07:44Z"), "2026-11-22 03:07 UTC"),
         (formats.moment(0), "1970-01-01 00:00 UTC"),
         (formats.moment(None), ""),
@@ -211,7 +220,9 @@ def test_the_page_says_everything_in_order(page: str) -> None:
     text = Page(page).text
     places = [
         "digits-demo", "deepsup report", "helps", "points of accuracy", "stated before the first run", "side by side",
-        "reach the first layers", "Gradient by depth", "Accuracy over epochs", "Weights over training", "What was attached",
+        "What was checked before training", "Where branches belong, and why", "reach the first layers",
+        "Gradient by depth", "Accuracy over epochs", "Weights over training", "Do the branches pull against the rest?",
+        "What was attached",
         "linear(0.3, 0)", "all branches", "Strip certificate", "a1b2c3d4", "certificate.json", "come from",
         "deepsup compare demo.yaml", "0123abcd", "Configuration of",
     ]  # fmt: skip
@@ -326,12 +337,16 @@ def test_a_torn_last_line_is_forgiven_and_no_other(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_counts_nothing_twice(tmp_path: Path) -> None:
-    first = journal("sgd", "plain", 0, epochs=5, end=False)
-    again = [r for r in journal("sgd", "plain", 0) if r["kind"] in ("epoch", "step", "end") and r["step"] >= 3 * STEPS]
+    first = journal("sgd", "supervised", 0, epochs=5, end=False)
+    again = [r for r in journal("sgd", "supervised", 0) if r.get("step", 0) >= 3 * STEPS]
     again = [r for r in again if r.get("epoch", 9) > 3]
     resumed = read.run(write(tmp_path, [*first, {"kind": "resume", "time": 0, "step": 3 * STEPS}, *again]))
-    undisturbed = read.run(write(tmp_path / "other", journal("sgd", "plain", 0)))
+    undisturbed = read.run(write(tmp_path / "other", journal("sgd", "supervised", 0)))
     assert resumed.epochs == undisturbed.epochs
+    assert len(resumed.conflicts) == len(undisturbed.conflicts) > 50
+    assert curves.pulls([resumed]) == curves.pulls([undisturbed])
+    assert resumed.placement == undisturbed.placement
+    assert resumed.findings == undisturbed.findings
     assert resumed.steps == undisturbed.steps
     assert (resumed.resumed, tables.state(resumed)) == ((135,), "finished, 12 epochs, resumed 1x")
 
@@ -367,7 +382,11 @@ def test_a_missing_package_names_its_extra(
 
 def test_reports_import_nothing_that_trains() -> None:
     for file in Path(read.__file__).parent.glob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        tree.body = [
+            node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+        ]
+        for node in ast.walk(tree):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not [n for n in names if n.startswith("torch")], file
@@ -384,3 +403,212 @@ def test_figures_hold_many_layers_arms_and_groups(demo: Path) -> None:
     assert len(figures.gradients(arms, limits=span)["data"]) == 3 * len(LAYERS) + 1
     names = [t["name"] for t in figures.accuracy(groups, baselines={})["data"] if t.get("showlegend")]
     assert len(names) == len(set(names)) == 3 + 2 * len(BRANCHES)
+
+
+def conflicts(
+    *records: tuple[int, float, dict[str, tuple[float | None, float | None, float | None, float | None]]],
+) -> Any:
+    """Make the records of (steps, progress, branch -> cosine, ratio, kept, share), behind the start of a run."""
+    names = ("cosine", "ratio", "kept", "share")
+    made = [
+        {"kind": "conflict", "time": 0, "step": i, "epoch": 1, "progress": progress, "steps": steps,
+         "branches": {branch: dict(zip(names, values, strict=True)) for branch, values in branches.items()}}
+        for i, (steps, progress, branches) in enumerate(records)
+    ]  # fmt: skip
+    return [*older(journal("sgd", "supervised", 0, epochs=1, end=False)), *made]
+
+
+def test_a_pull_counts_every_step_once(tmp_path: Path) -> None:
+    nothing = (None, None, None, None)
+    records = conflicts(
+        (10, 0.2, {"conv3": (0.5, 4.0, 1.0, 0.0), "conv6": nothing}),
+        (30, 0.8, {"conv3": (-0.1, 1.0, 0.6, 1.0), "conv6": nothing}),
+        (60, 0.9, {"conv3": nothing, "conv6": nothing}),
+    )
+    run = read.run(write(tmp_path, records))
+    found = curves.pulls([run])
+    assert list(found) == ["conv3"]
+    assert found["conv3"].cosine == pytest.approx(0.05)
+    assert found["conv3"].ratio == pytest.approx(4 ** (1 / 4))
+    assert found["conv3"].kept == pytest.approx(0.7)
+    assert found["conv3"].share == pytest.approx(0.75)
+    assert curves.pulls([run], until=0.5)["conv3"].share == 0
+    assert curves.conflicts([run])["conv3"]["kept"].mean == (1.0, 0.6)
+    assert curves.conflicts([run])["conv6"]["kept"].x == ()
+    assert reports.evidence(tmp_path).single
+    assert sections.pulls(reports.evidence(tmp_path)) == [
+        "For 75 % of the steps (0 % in the first half of training, 100 % in the second) the branch at conv3 pulled against "
+        "what the layers above wanted. Its pull was 1.4 times as strong as theirs and, over all steps, left 70 % of what "
+        "they asked for."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kept", "share", "says"),
+    [
+        (-0.2, 1.0, "turned what they asked for around"),
+        (0.93, 0.5, "left 93 % of what they asked for"),
+        (1.001, 0.5, "took nothing from them"),
+        (1.4, 0.0, "in no step did the branch at conv3 pull against"),
+        (1.4, 0.0, "added 40 % to what they asked for"),
+        (1.0, 0.001, "for under 1 % of the steps"),
+    ],
+)
+def test_what_a_branch_does_is_told_in_words(kept: float, share: float, says: str, tmp_path: Path) -> None:
+    write(tmp_path, conflicts((10, 0.2, {"conv3": (0.5, 4.0, kept, share)})))
+    (sentence,) = sections.pulls(reports.evidence(tmp_path))
+    assert says in sentence[0].lower() + sentence[1:]
+
+
+def test_the_conflict_timeline_holds_what_it_draws(demo: Path) -> None:
+    arms = {"supervised": reports.evidence(demo).groups["sgd"]["supervised"]}
+    figure = figures.conflict(arms)
+    lines = [t for t in figure["data"] if t.get("name") in BRANCHES]
+    assert [t["name"] for t in lines] == [*BRANCHES] * 3
+    layout = figure["layout"]
+    for panel, log in (("", False), ("2", True), ("3", False)):
+        low, high = layout[f"yaxis{panel}"]["range"]
+        drawn = [y for t in figure["data"] if t["yaxis"] == f"y{panel}" for y in t["y"]]
+        drawn = [math.log10(y) for y in drawn] if log else drawn
+        assert low < min(drawn) < max(drawn) < high
+        assert low < (0 if log or not panel else 1) < high  # the line that values are read against
+    ended = next(t for t in lines if t["name"] == "conv9")
+    assert max(ended["x"]) < 0.81  # after that it was never measured
+
+
+def test_a_branch_far_stronger_than_the_rest_leaves_the_others_readable(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        conflicts((10, 0.2, {"conv3": (0.5, 1e3, 501.0, 0.0)}), (10, 0.4, {"conv3": (-0.5, 1e3, -499.0, 1.0)})),
+    )
+    layout = figures.conflict({"": [read.run(tmp_path)]})["layout"]
+    assert layout["yaxis3"]["range"] == [-1, 3]
+    assert layout["yaxis2"]["dtick"] == 1
+
+
+def test_a_conflict_without_numbers_is_told_and_not_drawn(tmp_path: Path) -> None:
+    write(tmp_path, conflicts((10, 0.2, {"conv3": (None, None, None, None)})))
+    html = reports.render(tmp_path)
+    assert "In no step did both gradients meet" in Page(html).text
+    assert 'id="conflict-0"' not in html
+    assert "in conflict" not in shown(reports.run_table(read.run(tmp_path)))
+
+
+NEW_SECTIONS = ("What was checked before training", "Where branches belong", "Do the branches pull", "before, without")
+
+
+def test_journals_without_the_newer_records_have_the_page_they_had(demo: Path, tmp_path: Path) -> None:
+    old = reports.render(write(tmp_path / "old", older(journal("sgd", "supervised", 0))))
+    new = reports.render(demo / "sgd" / "supervised" / "seed0")
+    for heading in NEW_SECTIONS:
+        assert heading in new
+        assert heading not in old
+    for heading in ("Gradient by depth", "Accuracy over epochs", "What was attached"):
+        assert heading in old
+
+
+def test_findings_are_shown_once_errors_first_and_none_is_said(demo: Path, tmp_path: Path, page: str) -> None:
+    found = sections.findings(reports.evidence(demo))
+    assert found is not None
+    assert [(row["error"], row["where"]) for row in found["rows"]] == [(True, "labels"), (False, "conv6")]
+    assert found["rows"][1]["owners"] == "sgd / supervised and adam / supervised"
+    assert found["unchecked"] is None
+    (row,) = [row for row in Page(page).rows if row and row[0].startswith("warning")]
+    assert row[1] == "relu6 overwrites what conv6 gives out."  # a name keeps its case
+    assert row[3] == "Tap the layer that follows, or set inplace=False there."
+    plain = Page(reports.render(demo / "sgd" / "plain" / "seed0")).text
+    assert "No finding: none of the known traps" in plain
+    write(tmp_path / "a/plain/seed0", journal("sgd", "plain", 0, epochs=1))
+    write(tmp_path / "a/plain/seed1", older(journal("sgd", "plain", 1, epochs=1)))
+    assert "Not checked: sgd/plain/seed1." in Page(reports.render(tmp_path)).text
+
+
+def test_a_choice_of_layers_is_shown_with_its_reason(demo: Path) -> None:
+    (choice,) = sections.placements(reports.evidence(demo))
+    assert choice["owners"] == "sgd / supervised and adam / supervised"
+    assert choice["reason"].startswith("The training signal fades")
+    assert [place["layer"] for place in choice["shown"]][:4] == ["conv3", "conv6", "conv9", "conv1"]
+    assert [place["chosen"] for place in choice["shown"]] == [True] * 3 + [False] * 5
+    assert len(choice["shown"] + choice["hidden"]) == len(LAYERS) - 1
+    others = [place["gradient"] for place in (choice["shown"] + choice["hidden"])[3:]]
+    assert others == sorted(others)
+    assert choice["shown"][0]["gradient"] == pytest.approx(placement()["gradients"]["conv3"])
+
+
+@pytest.mark.parametrize(
+    "probe", [None, {}, {"rows": None}, {"rows": "x"}, {"rows": [1, {"layer": "conv1", "tap": "conv1", "weight": [3]}]}]
+)
+def test_a_placement_is_read_without_a_probe_that_can_be_read(probe: Any, tmp_path: Path) -> None:
+    records = journal("sgd", "supervised", 0, epochs=1)
+    stated = next(r for r in records if r["kind"] == "placement")
+    del stated["reason"]
+    stated["probe"] = probe
+    html = reports.render(write(tmp_path, records))
+    text = Page(html).text
+    assert "by the rule" in text
+    assert "The reason:" not in text
+    assert "Every place where a branch could go" not in text
+    before = sections.before(read.run(tmp_path))
+    assert before is not None
+    assert [g.layers for g in before.gradients] == [stated["gradients"]]
+    assert "The steps before were made by the probe" not in text  # means alone are no timeline
+    assert "before, without branches: the smallest mean gradient is 8.6e-9, in conv1" in text
+
+
+def test_what_the_probe_saw_stands_beside_what_training_saw(demo: Path, tmp_path: Path) -> None:
+    run = read.run(demo / "sgd" / "supervised" / "seed0")
+    before = sections.before(run)
+    assert before is not None
+    assert len(before.gradients) == 20
+    assert curves.profile([before]).mean[0] == pytest.approx(placement()["gradients"]["conv1"])
+    assert not curves.branch_layers([before])
+    gain = curves.profile([run]).mean[0] / curves.profile([before]).mean[0]
+    assert f"gets {formats.strength(gain)} times that gradient" in Page(reports.render(run.path)).text
+    records = journal("sgd", "supervised", 0, epochs=1)
+    records[0]["plan"] = None  # the rule found nothing to supervise
+    assert sections.before(read.run(write(tmp_path, records))) is None
+
+
+def test_a_comparison_says_what_the_weakest_layer_gains(demo: Path) -> None:
+    found = reports.evidence(demo)
+    sentences = sections.gains(found.groups, {"sgd": "plain", "adam": "plain"})
+    assert [s.partition(":")[0] for s in sentences] == ["sgd / supervised", "adam / supervised"]
+    assert "conv1, the weakest layer of “plain”, gets 4" in sentences[0]
+    assert sections.gains(found.groups, {"sgd": None}) == []
+
+
+def test_on_a_phone_panels_stand_below_each_other(demo: Path) -> None:
+    groups = reports.evidence(demo).groups
+    span = figures.limits(groups)
+    four = {str(i): groups["sgd"]["plain"] for i in range(4)}
+    drawn = [
+        figures.gradients(four, limits=span),
+        figures.profile(groups, baselines={}, limits=span),
+        figures.accuracy(groups, baselines={}),
+        figures.conflict({arm: groups["sgd"]["supervised"] for arm in ("a", "b")}),
+    ]
+    for figure in drawn:
+        layout = phones.narrow(figure)
+        names = [key.removeprefix("xaxis") for key in layout if key.startswith("xaxis")]
+        assert all(layout[f"xaxis{name}"]["domain"] == [0, 1] for name in names)
+        spans = [layout[f"yaxis{name}"]["domain"] for name in names]
+        assert spans[0][1] == pytest.approx(1)
+        assert spans[-1][0] == pytest.approx(0, abs=1e-3)
+        assert all(upper[0] > lower[1] for upper, lower in itertools.pairwise(spans))
+        assert all(layout[f"yaxis{name}"]["showticklabels"] for name in names)
+        assert layout["dragmode"] is False  # a finger scrolls the page
+        inner = layout["height"] - layout["margin"]["t"] - layout["margin"]["b"]
+        assert all(100 < inner * (high - low) < 235 for low, high in spans)
+
+
+def test_more_panels_than_fit_go_on_below(demo: Path) -> None:
+    layout = panels.beside(["a", "b", "c", "d"], height=400)["layout"]
+    places = [(layout[f"xaxis{n}"]["domain"][0], layout[f"yaxis{n}"]["domain"]) for n in ("", "2", "3", "4")]
+    assert places[0][0] == places[2][0] < places[1][0] == places[3][0]
+    assert places[0][1] == places[1][1] > places[2][1] == places[3][1]
+    assert layout["yaxis3"]["showticklabels"]
+    assert places[2][1][1] < places[0][1][0]
+    assert layout["height"] > 2 * 400 - 10
+    groups = reports.evidence(demo).groups
+    arms = {str(i): groups["sgd"]["supervised"] for i in range(3)}
+    assert len(pages._conflicts(arms, single=False)) == 2

@@ -575,3 +575,62 @@ def test_a_layer_whose_first_axis_is_not_the_batch_is_no_place_for_a_branch() ->
     assert "gives out (7, 2, 8), whose first axis is not the batch (2 samples)" in seen.layers["mix"].problem
     with pytest.raises(LayerError, match="sequence-first or windowed layer"):
         ds.plan(SequenceFirst(), torch.randn(4, 7, 4), at="mix")
+
+
+class Queries(nn.Module):
+    """Learned queries, a position embedding and a mask beside the image, as detection transformers have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 4, stride=4)
+        self.mask = nn.MaxPool2d(4)
+        self.positions = nn.Conv2d(1, 8, 1)
+        self.queries = nn.Linear(4, 8)
+        self.mix = nn.Linear(8, 8)
+        self.fc = nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        y = y * self.mask((x.detach()[:, :1] > -9).float()) + self.positions(torch.ones(len(x), 1, *y.shape[2:]))
+        queries = self.queries(torch.ones(len(x), 4))
+        return self.fc(self.mix(y.mean((2, 3)) + queries))
+
+
+def test_what_does_not_depend_on_the_input_is_no_part_of_the_trunk() -> None:
+    seen = trace(Queries(), images())
+    apart = {name for name, layer in seen.layers.items() if not layer.reads_input}
+    assert apart == {"positions", "queries"}
+    assert all(seen.layers[n].leads_to_output for n in apart)
+    assert seen.trunk == ("stem", "mix", "fc")  # nor is the mask, which no gradient leaves
+
+
+def test_a_model_whose_input_is_lost_on_the_way_keeps_its_trunk() -> None:
+    class Detour(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.fc = nn.Linear(3, 3), nn.Linear(3, CLASSES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.first(torch.tensor(x.tolist())))
+
+    assert trace(Detour(), torch.randn(2, 3)).trunk == ("first", "fc")
+
+
+class Blocks(nn.Module):
+    """Tokens in blocks (N, 1, 16, 12): no axis looks like a map's, only the layers know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 12, 8, stride=8)
+        self.block = nn.Sequential(nn.Linear(12, 24), nn.GELU(), nn.Linear(24, 12))
+        self.fc = nn.Linear(12, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.stem(x).flatten(2).transpose(1, 2)[:, None]
+        return self.fc((tokens + self.block(tokens)).mean((1, 2)))
+
+
+def test_the_channels_of_tokens_in_blocks_are_where_the_layers_have_them() -> None:
+    seen = trace(Blocks(), images(size=32))
+    assert seen.layers["stem"].feature == Feature((12, 4, 4), "NCHW")
+    assert seen.layers["block"].feature == Feature((1, 16, 12), "NHWC")

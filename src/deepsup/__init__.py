@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import errors, features, gradients, heads, losses, methods, schedules
-from .conflicts import Conflict, ConflictMeter, parameter_conflicts
+from .conflicts import Conflict, ConflictMeter, jacobian_backward, parameter_conflicts
 from .doctor import diagnose
 from .features import Feature, main_prediction
 from .findings import Diagnosis, Finding
@@ -53,6 +53,7 @@ __all__ = [
     "gradients",
     "heads",
     "is_supervised",
+    "jacobian_backward",
     "load_weights",
     "losses",
     "main_prediction",

@@ -1,4 +1,4 @@
-"""The command line: layers | plan | probe | train | compare | report | strip | methods. The one file that parses and prints."""
+"""The command line: layers | plan | probe | doctor | train | compare | report | strip | methods. Only this file prints."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from . import __version__, networks, reports
+from . import __version__, networks, reports, screens
 from . import methods as method_table
+from .doctor import diagnose
 from .errors import ConfigError, DeepsupError
+from .placements import Recommendation, check_rule
 from .planning import plan as make_plan
 from .plans import Plan, millions
-from .probes import Probe
+from .readings import Probe
 from .stripping import verify as verify_certificate
 from .traces import Trace, trace
 from .training import comparisons, configs, runs
@@ -143,30 +145,47 @@ def plan(
 @app.command(no_args_is_help=True)
 def probe(
     words: Words = None,
+    rule: Annotated[
+        str | None, typer.Option(help="How to choose: threshold | drop | evenly; as configured if not given.")
+    ] = None,
+    count: Annotated[int, typer.Option(help="How many branches the rule `evenly` places.")] = 2,
+    save: Annotated[Path | None, typer.Option(help="Write everything measured to this JSON file.")] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(help="Measure again with branches (where configured, or recommended) and draw both as a PNG."),
+    ] = None,
 ) -> None:
     """Measure where gradients vanish on your data, and recommend layers to supervise.
 
     Takes the same settings as `train`: `deepsup probe model=torchvision:resnet18 data.name=cifar10 data.root=data`.
-    Nothing is trained or written.
+    Nothing is trained, and nothing written but what you ask for.
     """
     config = _load(words)
     if isinstance(config, configs.ComparisonConfig):  # the arms share the model and the data
         config = next(c.config for c in config.expand() if c.arm == config.candidate)
-    settings = config.supervise.probe if config.supervise else configs.ProbeConfig()
-    _print_probe(runs.measure(config), settings)
+    supervise = config.supervise or configs.SuperviseConfig()
+    rule = rule or supervise.probe.rule or method_table.get(supervise.method).rule
+    check_rule(rule)
+    found = runs.measure(config)
+    console.print(screens.probe_table(found))
+    _print_rules(found, supervise.probe)
+    advice = found.recommendation(rule, factor=supervise.probe.factor, count=count)
+    _print_advice(advice)
+    if save:
+        found.save(save)
+        console.print(f"written to {save}", highlight=False)
+    if picture:
+        at = supervise.at if supervise.at != "auto" else advice.at
+        if not at:
+            raise ConfigError(
+                f"--picture shows gradients without and with branches, but by rule '{rule}' no layer needs one. Say where: "
+                "supervise.at=[50%], or choose --rule evenly."
+            )
+        drawn = reports.gradient_figure(found, runs.measure(config, at=at), picture)
+        console.print(f"picture: {drawn}", highlight=False)
 
 
-def _print_probe(found: Probe, settings: configs.ProbeConfig) -> None:
-    table = Table(box=box.SIMPLE_HEAD, title=f"{found.model}: gradient of the top loss, {found.iterations} iterations")
-    for title in ("layer", "depth", "mean |gradient|", "", "tap after"):
-        table.add_column(title, justify="right" if title in ("depth", "mean |gradient|") else "left")
-    largest = max(row.mean for row in found.rows) or 1.0
-    smallest = min((row.mean for row in found.rows if row.mean > 0), default=largest)
-    for row in found.rows:
-        table.add_row(
-            row.layer, f"{row.depth:.0%}", f"{row.mean:.1e}", _bar(row.mean, smallest, largest), row.tap or ""
-        )
-    console.print(table)
+def _print_rules(found: Probe, settings: configs.ProbeConfig) -> None:
     for rule, says in (
         ("threshold", f"the deepest layer below {settings.threshold:g}, as in CNDS"),
         ("drop", f"wherever it fell to 1/{settings.factor:g} of that at the branch above"),
@@ -175,12 +194,42 @@ def _print_probe(found: Probe, settings: configs.ProbeConfig) -> None:
         console.print(f"{f'supervise.at=[{chosen}]' if chosen else 'no layer'}  by rule '{rule}': {says}", markup=False)
 
 
-def _bar(value: float, smallest: float, largest: float) -> str:
-    """A bar on a logarithmic scale, 1 to 24 characters."""
-    if value <= 0 or largest <= smallest:
-        return ""
-    share = torch.log(torch.tensor(value / smallest)) / torch.log(torch.tensor(largest / smallest))
-    return "█" * (1 + round(23 * float(share)))
+def _print_advice(advice: Recommendation) -> None:
+    console.print(f"\nrecommended by rule '{advice.rule}': {advice.reason}", highlight=False, markup=False)
+    console.print(screens.recommendation_table(advice))
+    console.print(advice.paste, highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command(no_args_is_help=True)
+def doctor(
+    words: Annotated[list[str] | None, typer.Argument(metavar="MODEL | [CONFIG.yaml] [KEY=VALUE]...")] = None,
+    at: Annotated[list[str] | None, typer.Option(help="Layer to supervise, as in `plan`. Repeatable.")] = None,
+    method: Annotated[str, typer.Option(help="A published method; `deepsup methods` lists them.")] = "aux",
+    head: Annotated[str | None, typer.Option(help="As in `plan`.")] = None,
+    weight: Annotated[str | None, typer.Option(help="A number or a schedule: `linear(0.3, 0)`.")] = None,
+    size: Size = 224,
+    channels: Channels = 3,
+    classes: Classes = 1000,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples in a batch that you will train on.")] = 32,
+) -> None:
+    """Find the traps before training does: one line each, with its fix. Exit status 1 if there is an error.
+
+    A model by name is looked at with the options below, `deepsup doctor torchvision:resnet18 --at layer2 --size 64`;
+    settings as for `train` with their data: `deepsup doctor examples/digits.yaml`. Nothing is trained or written.
+    """
+    if words and len(words) == 1 and "=" not in words[0] and not words[0].endswith((".yaml", ".yml")):
+        built, sample = _build(words[0], size, channels, classes), torch.randn(2, channels, size, size)
+        options: dict[str, Any] = {"at": at, "method": method, "head": head, "weight": weight, "classes": classes}
+        found = {"": diagnose(built, sample, batch_sizes=[batch_size], **options)}
+    elif at:
+        raise ConfigError("--at goes with a model's name; in a configuration write supervise.at=[LAYER, ...].")
+    else:
+        found = runs.diagnose(_load(words))
+    for name, diagnosis in found.items():
+        for line in [name] * bool(name) + str(diagnosis).splitlines():
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if any(diagnosis.errors for diagnosis in found.values()):
+        raise typer.Exit(1)
 
 
 @app.command(no_args_is_help=True)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import AttachError
+from .errors import AttachError, ConfigError, MissingPackageError
 from .gradients import STATISTICS, dot, new_slot
 from .objectives import Terms
 from .supervised import Supervised, unwrap
@@ -179,6 +179,47 @@ def _gradient(value: Tensor, parameters: Sequence[Tensor]) -> list[Tensor | None
 def _products(above: Any, branch: Any) -> Tensor:
     both, aa = dot(above, branch), dot(above, above)
     return torch.stack([both, aa, dot(branch, branch), aa + both]).double()
+
+
+def jacobian_backward(net: nn.Module, terms: Terms, aggregator: Any) -> Tensor | None:
+    """In place of `terms.total.backward()`: the trunk gets what an aggregator of torchjd makes of every loss's gradient.
+
+        >>> from torchjd.aggregation import UPGrad
+        >>> ds.jacobian_backward(net, objective(net(x), y), UPGrad())
+
+    The full Jacobian: one row a loss (main first, then the branches of the plan), weighted as it trains, one column a
+    trainable parameter of the model; one backward and one gradient's memory a loss. Heads get their plain gradient.
+    Returns the weights of the rows, where the aggregator has such. For cheaper rules at the taps see `gradients`.
+    Raises `MissingPackageError` without torchjd, `ConfigError` in several processes, between which nothing would be
+    averaged.
+    """
+    try:
+        from torchjd.autojac import backward, jac_to_grad
+    except ModuleNotFoundError:
+        raise MissingPackageError(
+            'jacobian_backward needs the package torchjd, which is not installed: pip install "deepsup[conflict]".'
+        ) from None
+    if (
+        torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+        and torch.distributed.get_world_size() > 1
+    ):
+        raise ConfigError(
+            "jacobian_backward would leave every process with gradients of its own, because it goes past the averaging of "
+            "DistributedDataParallel. Train in one process, or use a rule at the taps: plan(gradient='project')."
+        )
+    target = unwrap(net)
+    trunk = [p for p in target.model.parameters() if p.requires_grad]
+    held = {id(p) for p in trunk}
+    heads = [p for p in target.heads.parameters() if p.requires_grad and id(p) not in held]
+    losses = [terms.weights[name] * part for name, part in terms.parts.items()]
+    if heads:
+        terms.total.backward(inputs=heads, retain_graph=True)  # type: ignore[no-untyped-call]
+    backward(
+        losses, inputs=trunk, parallel_chunk_size=1
+    )  # one loss at a time: forks and compiled nets cannot be batched
+    weights: Tensor | None = jac_to_grad(trunk, aggregator)
+    return weights
 
 
 def _device(net: Supervised, name: str) -> torch.device:

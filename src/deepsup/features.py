@@ -13,7 +13,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from .errors import OutputError
 
@@ -26,6 +29,7 @@ LAYOUTS = {
     "NCHW": "a map, channels first",
     "NHWC": "a map, channels last",
     "NCDHW": "a volume, channels first",
+    "NDHWC": "a volume, channels last",
 }
 
 # The usual names of "the" tensor in outputs with several: transformers', torchvision's and timm's conventions.
@@ -60,17 +64,20 @@ class Feature:
         return "x".join(map(str, self.shape))
 
 
-def infer_layout(shape: tuple[int, ...], input_shape: tuple[int, ...]) -> str:
+def infer_layout(shape: tuple[int, ...], input_shape: tuple[int, ...], channels: int | None = None) -> str:
     """Guess the layout of an activation of `shape` (batch included) from the shape of the model's input.
 
     Maps keep the aspect ratio of the image, so the two axes that shrank by one factor are height and width. Where
-    both readings fit (8x8x8), channels come first, as PyTorch has it. Of a sequence (N, A, B) whose last axis grew,
-    that axis is the channels. Pass `layout=` to `plan` to say otherwise.
+    both readings fit (8x8x8) or none does (blocks of tokens), `channels` decides: the axis, 1 or -1, on which the layer
+    that last gave out this shape has them (`channel_axis`); else they come first, as PyTorch has it. Of a sequence
+    (N, A, B) whose last axis grew, that axis is the channels. Pass `layout=` to `plan` to say otherwise.
     """
-    if len(shape) == 5:
-        return "NCDHW"
-    if len(shape) == 4:
-        return "NCHW" if _is_map(shape[2:], input_shape) or not _is_map(shape[1:3], input_shape) else "NHWC"
+    if len(shape) in (4, 5):
+        first, last = _is_map(shape[-2:], input_shape), _is_map(shape[-3:-1], input_shape)
+        channels_last = last if first != last else channels == -1
+        return ("NHWC" if channels_last else "NCHW") if len(shape) == 4 else "NDHWC" if channels_last else "NCDHW"
+    if len(shape) == 3 and channels is not None and shape[1] != shape[2]:
+        return "NCL" if channels == 1 else "NLC"
     if len(shape) == 3:
         tokens = len(input_shape) != 3 or (shape[1] == input_shape[1] and shape[2] > input_shape[2])
         return "NLC" if tokens else "NCL"
@@ -79,10 +86,22 @@ def infer_layout(shape: tuple[int, ...], input_shape: tuple[int, ...]) -> str:
 
 def _is_map(size: tuple[int, ...], input_shape: tuple[int, ...]) -> bool:
     """Whether `size` is the image's height and width, both divided by one factor (give or take rounding)."""
-    if len(input_shape) != 4:
+    if len(input_shape) not in (4, 5):
         return size[0] == size[1]
-    height, width = input_shape[2:]
+    height, width = input_shape[-2:]
     return abs(height * size[1] - width * size[0]) <= max(height, width)
+
+
+def channel_axis(layer: nn.Module, ndim: int) -> int | None:
+    """On which axis of its output, of `ndim` dimensions, a layer of PyTorch's own has the channels; None: not known.
+
+    A linear layer on a sequence is not asked, because mixers run it over the tokens.
+    """
+    if isinstance(layer, (_ConvNd, _BatchNorm, _InstanceNorm, nn.GroupNorm)):
+        return 1
+    if type(layer) in (nn.LayerNorm, nn.RMSNorm) or (type(layer) is nn.Linear and ndim > 3):
+        return -1
+    return None
 
 
 def tensors_in(output: object) -> dict[Pick, Tensor]:

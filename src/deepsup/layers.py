@@ -157,6 +157,12 @@ def check_readable(trace: Trace, name: str, layer: Layer | None = None) -> Layer
         raise LayerError(layer.problem)
     if layer.feature is None:
         raise LayerError(f"layer '{name}' of {trace.model} gives out a tensor with too many dimensions for a head.")
+    if not layer.reads_input:
+        raise LayerError(
+            f"the output of layer '{name}' of {trace.model} does not depend on the input: it is a position embedding, learned "
+            f"queries or a mask, which tell no sample from another. Choose a layer that does, for example: "
+            f"{', '.join(trace.trunk[:3])}."
+        )
     if not layer.trains:
         raise LayerError(
             f"no gradient can flow into the output of layer '{name}' of {trace.model}: it was computed without a graph, "

@@ -8,130 +8,85 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.parameter import is_lazy
 
 from . import losses
-from .errors import ConfigError, DatasetError, LayerError, NonFiniteError
-from .features import main_prediction, read_pick, show_pick
+from .errors import CompiledModelError, ConfigError, DatasetError, LayerError, NonFiniteError, OutputError
+from .features import main_prediction, picked, read_pick, show_pick
 from .layers import tap_points
-from .traces import Trace, as_call, trace, untouched
+from .magnitudes import Meter
+from .placements import Point
+from .readings import PAPER_THRESHOLD as PAPER_THRESHOLD
+from .readings import LayerGradient as LayerGradient
+from .readings import Probe as Probe
+from .taps import taps_on
+from .traces import Layer, Trace, as_call, trace, untouched
 
-PAPER_THRESHOLD = 1e-7  # CNDS, section 3; on float16's floor, so gradients are averaged in float32
-
-
-@dataclass(frozen=True)
-class LayerGradient:
-    """One weight-bearing layer: mean |gradient| of its weight in each iteration, and the tap point that follows it."""
-
-    layer: str
-    tap: str | None  # None behind the last tap point: the classifier
-    depth: float
-    gradients: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        """Mean over the iterations."""
-        return math.fsum(self.gradients) / len(self.gradients)
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What `probe` measured: one row a weight-bearing layer, in the order in which they run."""
-
-    model: str
-    rows: tuple[LayerGradient, ...]
-    iterations: int
-
-    def recommend(
-        self, rule: str = "threshold", *, threshold: float = PAPER_THRESHOLD, factor: float = 10.0
-    ) -> list[str]:
-        """The layers to supervise, ready for `plan(at=...)`; empty when no gradient vanishes by this rule.
-
-        `"threshold"`, the paper's: one branch, after the deepest layer whose mean gradient is under `threshold`.
-        `"drop"`: walking down from the top, one branch wherever the mean gradient has fallen below 1/`factor` of what
-        it was at the last supervised layer (at first: the last layer that can be tapped).
-        """
-        rows = [r for r in self.rows if r.tap is not None]
-        if rule == "threshold":
-            vanished = [r.tap for r in rows if r.mean < threshold and r.tap]
-            return vanished[-1:]
-        if rule == "drop":
-            return _drops(rows, factor)
-        raise ConfigError(f"the probe has no rule {rule!r}. Rules: 'threshold' (the paper's), 'drop' (relative).")
-
-    def to_dict(self) -> dict[str, Any]:
-        """For a journal: layer -> mean gradient."""
-        return {r.layer: r.mean for r in self.rows}
-
-    def __str__(self) -> str:
-        width = max(len("layer"), *(len(r.layer) for r in self.rows))
-        lines = [f"{self.model}: mean |gradient| of each layer's weights, {self.iterations} iterations, top loss only"]
-        lines += [f"  {'layer':<{width}}  depth  gradient  tap after"]
-        for r in self.rows:
-            lines.append(f"  {r.layer:<{width}}  {r.depth:>5.0%}  {r.mean:>8.1e}  {r.tap or '-'}")
-        for rule in ("threshold", "drop"):
-            lines.append(f"  at={self.recommend(rule)}  by rule {rule!r}")
-        return "\n".join(lines)
-
-
-def _drops(rows: list[LayerGradient], factor: float) -> list[str]:
-    if not factor > 1:
-        raise ConfigError(f"rule 'drop' needs a factor above 1; found {factor!r}.")
-    found: list[str] = []
-    reference = rows[-1].mean if rows else 0.0
-    for row in reversed(rows):
-        if row.mean < reference / factor and row.tap not in found:
-            found.append(str(row.tap))
-            reference = row.mean
-    return found[::-1]
+Goal = Callable[[Any, Any], Tensor]  # (what the model returned, target) -> the scalar to go down
 
 
 def probe(
     model: nn.Module,
-    batches: Iterable[tuple[Any, Tensor]],
+    batches: Iterable[tuple[Any, Any]],
     *,
     iterations: int = 30,
     loss: str | losses.Loss = "cross_entropy",
     lr: float = 0.01,
     main: str | None = None,
+    objective: Goal | None = None,
+    threshold: float = PAPER_THRESHOLD,
 ) -> Probe:
-    """Mean |gradient| of every weight-bearing layer over `iterations` steps of plain SGD with the top loss only.
+    """Gradients and activations of every weight-bearing layer over `iterations` steps of plain SGD with the top loss only.
 
-    `batches` yields (input, target) on the model's device and is run through again if it is short; `lr=0` measures
-    at the present weights; `main` says where the prediction is in an output with several tensors. One backward a
-    step, parameter gradients only (module backward hooks break models with in-place operations). The model, its
-    gradients and the random state are restored, also after Ctrl-C.
-    Raises `DatasetError` for no batches, `LayerError` for a frozen model, `NonFiniteError` for a loss that is not finite.
+        >>> found = ds.probe(model, loader, iterations=30, loss=my_loss)
+        >>> print(found.recommendation("drop"))
+        >>> supervised = ds.probe(net, loader, objective=lambda out, y: ds.Objective(plan)(out, y, progress=0).total)
+
+    `batches` yields (input, target), which are moved to the model's device, and is run through again if it is short;
+    `lr=0` measures at the present weights; `main` says where the prediction is in an output with several tensors.
+    `objective`, a function of (all that the model returns, target), takes the place of `loss`; a supervised net needs it.
+
+    One backward a step; gradients of parameters, and hooks on the tensors that layers give out (module backward hooks
+    break models with in-place operations). Means are exact, the other numbers estimates for tensors of more than 4096
+    values (module `magnitudes`). All is computed in float32: a model in half precision is lent float32 copies of its
+    values, autocast around the call is off. What happened to the model, its gradients and the random state is undone,
+    also after Ctrl-C.
+
+    Raises `DatasetError` for no batches or other ones, `LayerError` for a frozen trunk, `ConfigError` for a loss that the
+    model has no part in, `NonFiniteError` for a loss or a gradient that is not finite.
     """
     if iterations < 1:
         raise ConfigError(f"the probe needs at least 1 iteration; found {iterations}.")
+    net, inner = _parts(model, supervised=objective is not None)
+    value_of = losses.get(loss)
     pick = None if main is None else read_pick(main)
-    measured: list[dict[str, float]] = []  # one dict an iteration; a layer that got no gradient is not in it
-    with untouched(model, parameters=True):  # loaders draw random numbers too
-        stream = _cycle(batches)
+    meter = Meter(threshold)
+    found: list[Tensor] = []
+    with untouched(net, parameters=True), _in_float32(net):  # loaders draw random numbers too
+        stream = (_moved(_pair(batch), _device(net)) for batch in _cycle(batches))
         first = next(stream, None)
         if first is None:
             raise DatasetError(
                 "the probe got no batch: `batches` yielded nothing. Pass an iterable of (input, target)."
             )
-        seen = trace(model, first[0], main=pick)
-        weights = _weights(model, seen)
-        model.train()
-        for i, (x, y) in enumerate(itertools.islice(itertools.chain([first], stream), iterations)):
-            _step(model, x, y, i, main=show_pick(seen.main), loss=losses.get(loss), lr=lr)
-            found = {n: w.grad for n, w in weights.items() if w.grad is not None}
-            measured.append({n: float(g.float().abs().mean()) for n, g in found.items()})
-    rows = [
-        LayerGradient(n, _tap_after(seen, n), seen.layers[n].depth, tuple(step.get(n, 0.0) for step in measured))
-        for n in weights
-        if any(n in step for step in measured)
-    ]
-    return Probe(seen.model, tuple(rows), len(measured))
+        if not net.training:
+            net.train()
+        seen = trace(inner, first[0], main=pick)
+        weights = _weights(inner, seen)
+        goal = objective or (lambda output, y: value_of(main_prediction(output, show_pick(seen.main)), y))
+        with _Watch(inner, {n: seen.layers[n] for n in weights}, meter) as watch:
+            for x, y in itertools.islice(itertools.chain([first], stream), iterations):
+                found.append(_step(net, x, y, goal=goal, lr=lr, watch=watch, weights=weights))
+                meter.step()
+    return _result(seen, weights, meter, found, lr=lr, branches=_branches(net, inner) if objective else ())
 
 
 def weight_layers(model: nn.Module) -> dict[str, Tensor]:
@@ -142,6 +97,36 @@ def weight_layers(model: nn.Module) -> dict[str, Tensor]:
             if parameter.requires_grad and parameter.ndim >= 2:
                 found.setdefault(name, parameter)
     return found
+
+
+def _parts(model: nn.Module, *, supervised: bool) -> tuple[nn.Module, nn.Module]:
+    """What is run, and the plain model in it, whose layers are measured."""
+    while isinstance(model, (DataParallel, DistributedDataParallel)) or hasattr(model, "_orig_mod"):
+        model = model.get_submodule("_orig_mod" if hasattr(model, "_orig_mod") else "module")  # the same parameters
+    for name, module in model.named_modules():
+        if module._compiled_call_impl is not None or hasattr(module, "_orig_mod"):
+            raise CompiledModelError(
+                f"{f'layer {name!r}' if name else 'the model'} is compiled, so the probe cannot look inside. Probe the plain "
+                "model first, then compile."
+            )
+    if any(is_lazy(p) for p in model.parameters()):
+        raise LayerError(
+            f"{type(model).__name__} has lazy parameters without a shape. Run the model once on a sample before probing."
+        )
+    taps = taps_on(model)
+    if not taps or getattr(model, "recorder", None) is not taps[0][2].recorder:
+        return model, model  # a plain model, or the one inside a supervised net, whose taps are idle
+    if not supervised:
+        raise ConfigError(
+            "this net is supervised, so its loss is more than loss=. Pass objective=lambda out, y: "
+            "ds.Objective(plan)(out, y, progress=0).total, or probe the plain model in it: ds.probe(net.model, ...)."
+        )
+    return model, model.get_submodule("model")
+
+
+def _branches(net: nn.Module, inner: nn.Module) -> tuple[str, ...]:
+    tapped = [id(module) for module, _, _ in taps_on(net)] if net is not inner else []
+    return tuple(name for name, module in inner.named_modules() if id(module) in tapped)
 
 
 def _weights(model: nn.Module, seen: Trace) -> dict[str, Tensor]:
@@ -155,24 +140,129 @@ def _weights(model: nn.Module, seen: Trace) -> dict[str, Tensor]:
             f"{seen.model} has no layer whose gradient could be probed: {frozen}. "
             "Set requires_grad on the trunk, or choose at=[...] by hand."
         )
+    frozen_below = [n for n, p in model.named_parameters() if not p.requires_grad and p.ndim >= 2]
+    if frozen_below and all(_tap_after(seen, n) is None for n in ran):
+        raise LayerError(
+            f"the trunk of {seen.model} is frozen: of its weights only {', '.join(ran)} can be trained, behind the last place "
+            "for a branch. Set requires_grad on the layers that you mean to train, then probe."
+        )
     return {n: every[n] for n in sorted(ran, key=lambda n: seen.layers[n].order)}
 
 
+class _Watch:
+    """Forward hooks on the layers to measure, and hooks on what they give out; all are gone when the block ends."""
+
+    def __init__(self, model: nn.Module, layers: dict[str, Layer], meter: Meter) -> None:
+        self.model = model
+        self.layers = layers
+        self.meter = meter
+        self.going_up = False  # checkpointing runs layers again in backward
+        self.handles: list[Any] = []
+
+    def __enter__(self) -> _Watch:
+        for name, layer in self.layers.items():
+            module = self.model.get_submodule(name)
+            self.handles.append(module.register_forward_hook(partial(self.leave, layer)))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def leave(self, layer: Layer, module: nn.Module, args: Any, output: Any) -> None:
+        try:
+            tensor = picked(output, layer.pick)
+        except LookupError:
+            return
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            return
+        if self.going_up:  # now, because a later operation may overwrite it
+            self.meter.add(("activation", layer.name), tensor, sampled=False)
+        if tensor.requires_grad:
+            tensor.register_hook(  # type: ignore[no-untyped-call]
+                partial(self.meter.add, ("output", layer.name), calls=layer.calls)
+            )
+
+
 def _step(
-    model: nn.Module, x: Any, y: Tensor, i: int, *, main: str, loss: Callable[[Tensor, Tensor], Tensor], lr: float
-) -> None:
+    net: nn.Module, x: Any, y: Any, *, goal: Goal, lr: float, watch: _Watch, weights: dict[str, Tensor]
+) -> Tensor:
+    """One step of SGD; the loss, still on the device."""
     args, kwargs = as_call(x)
-    model.zero_grad(set_to_none=True)
-    value = loss(main_prediction(model(*args, **kwargs), main), y)
-    if not torch.isfinite(value):
-        raise NonFiniteError(
-            f"the loss is {value.detach().item()} at iteration {i} of the probe. Lower lr (now {lr:g}) or check the data."
+    net.zero_grad(set_to_none=True)
+    watch.going_up = True
+    output = net(*args, **kwargs)
+    watch.going_up = False
+    value = goal(output, y)
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ConfigError(
+            f"the loss of the probe must be one number in a tensor; found {found}. Average it, or take .total."
+        )
+    if not value.requires_grad:
+        raise ConfigError(
+            "the loss has no graph, so it cannot train the model: it does not depend on what the model returned, or was "
+            "detached or turned into a number on the way. Compute it from the prediction with torch operations alone."
         )
     value.backward()  # type: ignore[no-untyped-call]
-    with torch.no_grad():
-        for p in model.parameters():
-            if lr and p.grad is not None:
-                p.sub_(p.grad, alpha=lr)
+    for name, weight in weights.items():
+        if weight.grad is not None:
+            watch.meter.add(("weight", name), weight.grad)
+    moved: list[tuple[Tensor, Tensor]] = [(p, p.grad) for p in net.parameters() if p.grad is not None]
+    if lr and moved:
+        with torch.no_grad():
+            torch._foreach_add_([p for p, _ in moved], [grad for _, grad in moved], alpha=-lr)
+    return value.detach()
+
+
+def _result(
+    seen: Trace, weights: dict[str, Tensor], meter: Meter, found: list[Tensor], *, lr: float, branches: tuple[str, ...]
+) -> Probe:
+    measured = meter.read()
+    rows = [
+        LayerGradient(
+            layer=n,
+            tap=_tap_after(seen, n),
+            depth=seen.layers[n].depth,
+            weight=measured["weight", n],
+            output=measured.get(("output", n)),
+            activation=measured["activation", n].mean if ("activation", n) in measured else (),
+        )
+        for n in weights
+        if ("weight", n) in measured
+    ]
+    _check_finite(rows, torch.stack([v.reshape(()) for v in found]).tolist(), lr)
+    if not rows:
+        raise ConfigError(
+            f"the loss gave no gradient to any weight of {seen.model}: it does not depend on what the model returned. "
+            "Compute it from the prediction."
+        )
+    points = [
+        Point(p.name, p.depth, p.stride, p.feature)
+        for p in tap_points(seen)
+        if p.feature is not None and p.requires_grad
+    ]
+    try:
+        classes = seen.classes
+    except OutputError:
+        classes = None
+    return Probe(seen.model, tuple(rows), len(found), meter.threshold, tuple(points), classes, branches)
+
+
+def _check_finite(rows: list[LayerGradient], values: list[float], lr: float) -> None:
+    """Raise `NonFiniteError` for the first number that is not finite: from there on everything is lost."""
+    for i, value in enumerate(values):
+        if not math.isfinite(value):
+            raise NonFiniteError(
+                f"the loss is {value} at iteration {i} of the probe. Lower lr (now {lr:g}) or check the data."
+            )
+        bad = [r.layer for r in rows if not math.isfinite(r.weight.mean[i] + (r.output.mean[i] if r.output else 0))]
+        if bad:
+            raise NonFiniteError(
+                f"the loss is finite at iteration {i} of the probe, but the gradient is not, in {len(bad)} of {len(rows)} "
+                f"layers: {', '.join(bad)}. Look behind the last of them for what has no derivative there: sqrt or a norm "
+                "at 0, log of 0, a division by 0."
+            )
 
 
 def _tap_after(seen: Trace, name: str) -> str | None:
@@ -188,3 +278,63 @@ def _cycle(batches: Iterable[Any]) -> Iterator[Any]:
             yield batch
         if empty or isinstance(batches, Iterator):
             return
+
+
+def _pair(batch: Any) -> tuple[Any, Any]:
+    if isinstance(batch, (tuple, list)) and len(batch) == 2:
+        return batch[0], batch[1]
+    found = type(batch).__name__
+    if isinstance(batch, Tensor):
+        found = f"one tensor of shape {tuple(batch.shape)}"
+    elif isinstance(batch, Mapping):
+        found = f"{found} with {', '.join(map(repr, batch))}"
+    elif isinstance(batch, (tuple, list)):
+        found = f"{found} of {len(batch)}"
+    raise DatasetError(
+        f"the probe needs batches of (input, target); the loader yielded {found}. Pass a generator of pairs, for example "
+        "((b['image'], b['label']) for b in loader), and several inputs as a tuple or dict: ((x1, x2), y)."
+    )
+
+
+def _device(model: nn.Module) -> torch.device | None:
+    """Of the parameters; None where they lie on several devices."""
+    devices = {p.device for p in model.parameters()}
+    return devices.pop() if len(devices) == 1 else None
+
+
+def _moved(value: Any, device: torch.device | None) -> Any:
+    """Every tensor in there on the device, half precision as float32."""
+    if isinstance(value, Tensor):
+        return value.to(device, torch.float32 if _is_half(value) else None, non_blocking=True)
+    if isinstance(value, Mapping):
+        return {k: _moved(v, device) for k, v in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_moved(v, device) for v in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(_moved(v, device) for v in value)
+    return value
+
+
+def _is_half(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.element_size() < 4
+
+
+@contextmanager
+def _in_float32(model: nn.Module) -> Iterator[None]:
+    """Lend parameters and buffers in half precision float32 copies of their values; autocast is off, gradients are on."""
+    lent = [(t, t.data) for t in (*model.parameters(), *model.buffers()) if _is_half(t)]
+    devices = {p.device.type for p in model.parameters()} - {"meta"}
+    with ExitStack() as stack:
+        stack.enter_context(torch.enable_grad())
+        for kind in devices:
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        try:
+            for p in model.parameters():
+                p.grad = None  # of the old dtype; `untouched` has kept it
+            for tensor, values in lent:
+                tensor.data = values.float()
+            yield
+        finally:
+            for tensor, values in lent:
+                tensor.data = values

@@ -7,13 +7,10 @@ hooks and random state are afterwards what they were, also when the forward fail
 
 from __future__ import annotations
 
-import random
-import sys
 import warnings
-from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -22,7 +19,9 @@ from torch.nn.parameter import is_lazy
 from torch.utils.flop_counter import FlopCounterMode
 
 from .errors import DeepsupError, LayerError, OutputError
-from .features import Feature, Pick, default_pick, infer_layout, picked, show_pick, tensors_in
+from .features import Feature, Pick, channel_axis, default_pick, infer_layout, picked, show_pick, tensors_in
+from .lineage import Lineage
+from .restoring import untouched as untouched  # passed on to those who take both from here
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -42,6 +41,7 @@ class Layer:
     stride: int | None = None  # input height / map height
     overwritten: bool = False  # a later operation wrote into its output in place
     leads_to_output: bool = True  # the prediction depends on it
+    reads_input: bool = True  # it depends on the model's input, as position embeddings and learned queries do not
     trains: bool = True  # a gradient can flow into its output, or nothing before it could be trained
     requires_grad: bool = True  # its output had a graph
     dtype: torch.dtype | None = None  # of its output
@@ -70,67 +70,6 @@ class Trace:
         return shape[1]
 
 
-_INTERNAL = frozenset(vars(nn.Module()))  # nn.Module's own tables, which are looked after one by one
-
-
-@contextmanager
-def untouched(model: nn.Module, *, parameters: bool = False) -> Iterator[None]:
-    """Whatever happens inside, leave `model` and the random state as they were, also after an exception.
-
-    Restores attributes and train flags of every module (lists, dicts and sets with their content), buffers (bit for
-    bit) and the random states of torch, CUDA, Python and numpy; with `parameters` also parameter values, their gradients and
-    `requires_grad`.
-    """
-    modules = list(model.modules())
-    attributes = [dict(m.__dict__) for m in modules]
-    held = [v for a in attributes for k, v in a.items() if type(v) in (list, dict, set, deque) and k not in _INTERNAL]
-    contents = [v.copy() for v in held]
-    python_state = random.getstate()
-    numpy_random = sys.modules["numpy"].random if "numpy" in sys.modules else None
-    numpy_state = numpy_random.get_state() if numpy_random else None
-    tables = [(dict(m._buffers), dict(m._parameters), dict(m._modules)) for m in modules]
-    tensors = {b: b.detach().clone() for b in model.buffers()}
-    grads = {p: (p.grad, p.requires_grad) for p in model.parameters()}
-    if parameters:
-        tensors.update({p: p.detach().clone() for p in model.parameters()})
-    devices = {t.device.index for t in (*model.parameters(), *model.buffers()) if t.device.type == "cuda"}
-    with torch.random.fork_rng(devices=[d for d in devices if d is not None]):
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            if numpy_random:
-                numpy_random.set_state(numpy_state)
-            for module, saved, table in zip(modules, attributes, tables, strict=True):
-                _restore(module, saved, table)
-            for collection, content in zip(held, contents, strict=True):
-                _refill(collection, content)
-            with torch.no_grad():
-                for tensor, value in tensors.items():
-                    if 0 not in tensor.stride() or not torch.equal(tensor, value):  # expanded ones cannot be written to
-                        tensor.copy_(value)
-            for p, (grad, requires_grad) in grads.items():
-                p.grad, p.requires_grad = grad, requires_grad
-
-
-def _restore(
-    module: nn.Module, attributes: dict[str, Any], tables: tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
-) -> None:
-    for key in [k for k in module.__dict__ if k not in attributes]:
-        del module.__dict__[key]
-    module.__dict__.update(attributes)
-    live: tuple[dict[str, Any], ...] = (module._buffers, module._parameters, module._modules)
-    for there, saved in zip(live, tables, strict=True):
-        if list(there) != list(saved) or any(there[k] is not saved[k] for k in saved):
-            there.clear()
-            there.update(saved)
-
-
-def _refill(collection: Any, content: Any) -> None:
-    collection.clear()
-    collection.extend(content) if isinstance(collection, (list, deque)) else collection.update(content)
-
-
 @dataclass
 class _Recorder:
     """Forward hooks for one dry run. Holds every output until the end, to see who was overwritten."""
@@ -138,9 +77,15 @@ class _Recorder:
     input_shape: tuple[int, ...]
     layouts: Mapping[str, str]
     picks: Mapping[str, Pick]
+    lineage: Lineage
+    apart: set[str] = field(default_factory=set)  # outputs that do not depend on the input
     calls: dict[str, int] = field(default_factory=dict)
     exits: list[str] = field(default_factory=list)
     held: dict[str, tuple[Tensor, int, Pick]] = field(default_factory=dict)
+    axes: dict[tuple[int, ...], int] = field(
+        default_factory=dict
+    )  # of the channels, by shape, as the last layer had it
+    channels: dict[str, int | None] = field(default_factory=dict)  # the axis for this layer's shape when it was done
     graphs: dict[str, bool] = field(default_factory=dict)
     cut: set[str] = field(default_factory=set)  # outputs without a graph, though something before them could be trained
     trainable: bool = False
@@ -165,6 +110,12 @@ class _Recorder:
             self.problems[name] = _no_pick(name, pick, output)
             return
         self.held[name] = (tensor, tensor._version, pick)
+        shape = tuple(tensor.shape)
+        if (axis := channel_axis(module, len(shape))) is not None:
+            self.axes[shape] = axis
+        self.channels[name] = self.axes.get(shape)
+        if not self.lineage.follows(tensor):
+            self.apart.add(name)
         self.graphs[name] = tensor.requires_grad
         inside = any(p.requires_grad for p in module.parameters())
         without_graph = self.trainable and not torch.is_grad_enabled()
@@ -179,12 +130,12 @@ class _Recorder:
         shape = tuple(self.held[name][0].shape)
         if not 2 <= len(shape) <= 5:
             return None
-        return Feature(shape[1:], self.layouts.get(name) or self._guess(shape))
+        return Feature(shape[1:], self.layouts.get(name) or self._guess(shape, self.channels[name]))
 
-    def _guess(self, shape: tuple[int, ...]) -> str:
+    def _guess(self, shape: tuple[int, ...], channels: int | None) -> str:
         if len(shape) == len(self.input_shape) == 3 and not self.convolves:
             return "NLC"  # a model of sequences without a convolution is a transformer or recurrent, channels last
-        return infer_layout(shape, self.input_shape)
+        return infer_layout(shape, self.input_shape, channels)
 
 
 def _no_pick(name: str, pick: Pick, output: object) -> str:
@@ -217,7 +168,8 @@ def trace(
     """
     names = {m: n for n, m in model.named_modules() if n}
     args, kwargs = as_call(sample, batch=2)
-    recorder = _Recorder(_shape_of(args, kwargs), layouts or {}, picks or {})
+    lineage = Lineage((args, kwargs))
+    recorder = _Recorder(_shape_of(args, kwargs), layouts or {}, picks or {}, lineage)
     recorder.convolves = any(isinstance(m, (nn.Conv1d, nn.ConvTranspose1d)) for m in names)
     flops = FlopCounterMode(display=False)
     with untouched(model):
@@ -226,7 +178,7 @@ def trace(
             _check_materialised(model)
             if not model.training:
                 model.train()
-            with torch.enable_grad(), flops, warnings.catch_warnings():
+            with torch.enable_grad(), flops, lineage, warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 output = model(*args, **kwargs)
         except DeepsupError:
@@ -284,6 +236,8 @@ def _summary(model: nn.Module, rec: _Recorder, output: Any, main: Pick | None, f
         raise OutputError(
             f"{type(model).__name__} has no output '{show_pick(main)}' for main=; found: {there or 'no tensor'}."
         )
+    if not rec.lineage.follows(outputs[main]):  # the way was lost, through numpy say
+        rec.apart.clear()
     ancestors = _graph(outputs[main])
     upstream = {n: not ancestors or t.grad_fn is None or t.grad_fn in ancestors for n, (t, _, _) in rec.held.items()}
     for name, (tensor, _, _) in rec.held.items():
@@ -326,6 +280,7 @@ def _layer(name: str, module: nn.Module, rec: _Recorder, upstream: bool, depth: 
         stride=stride,
         overwritten=tensor is not None and tensor._version != version,
         leads_to_output=upstream,
+        reads_input=name not in rec.apart,
         trains=name not in rec.cut,
         requires_grad=rec.graphs.get(name, False),
         dtype=tensor.dtype if tensor is not None else None,
@@ -378,10 +333,14 @@ def _trunk(model: nn.Module, layers: dict[str, Layer], weighted: set[str]) -> tu
                     look_into(f"{path}.", child)
 
     look_into("", model)
-    usable = [p for p in points if _is_trunk_point(layers[p])]
-    return tuple(sorted(usable, key=lambda p: layers[p].order))
+    usable = sorted((p for p in points if _is_trunk_point(layers[p])), key=lambda p: layers[p].order)
+    frozen = takewhile(
+        lambda p: not layers[p].requires_grad, usable
+    )  # later ones without a graph are masks and the like
+    return (*frozen, *(p for p in usable if layers[p].requires_grad))
 
 
 def _is_trunk_point(layer: Layer) -> bool:
     usable = layer.feature is not None and not layer.problem
-    return layer.calls == 1 and layer.leads_to_output and usable and layer.trains and layer.depth > 0
+    passes_on = layer.reads_input and layer.leads_to_output
+    return layer.calls == 1 and passes_on and usable and layer.trains and layer.depth > 0

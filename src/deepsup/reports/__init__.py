@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from deepsup.reports.page import render, write_html
-from deepsup.reports.pictures import accuracy_picture, gradient_picture
+from deepsup.reports.pictures import accuracy_picture, gradient_figure, gradient_picture
 from deepsup.reports.read import Run, run, runs
 from deepsup.reports.summary import Evidence, evidence
 from deepsup.reports.tables import comparison_table, run_table, verdict_lines
@@ -18,6 +18,7 @@ __all__ = [
     "accuracy_picture",
     "comparison_table",
     "evidence",
+    "gradient_figure",
     "gradient_picture",
     "render",
     "run",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from deepsup.reports.formats import known, listing
-from deepsup.reports.read import Run
+from deepsup.reports.read import Pull, Run
 
 THRESHOLD: Final = 1e-7
 """Mean gradient under which the CNDS paper (arXiv 1505.02496, section 3.2) attaches a branch."""
@@ -116,6 +117,46 @@ def weights(runs: Iterable[Run]) -> dict[str, Curve]:
     for head, by in samples.items():
         together.setdefault(Curve.of(dict(sorted(by.items()))), []).append(head)
     return {listing(heads): curve for curve, heads in together.items()}
+
+
+def conflicts(runs: Iterable[Run]) -> dict[str, dict[str, Curve]]:
+    """Return, for each branch, the curves `cosine`, `ratio` and `kept` over progress (0 to 1)."""
+    samples: dict[str, dict[str, dict[Any, list[float]]]] = {}
+    for run in runs:
+        for record in run.conflicts:
+            for branch, pull in record.branches.items():
+                by = samples.setdefault(branch, {"cosine": {}, "ratio": {}, "kept": {}})
+                for quantity, at in by.items():
+                    at.setdefault(record.progress, []).append(getattr(pull, quantity))
+    return {
+        branch: {quantity: Curve.of(dict(sorted(at.items()))) for quantity, at in by.items()}
+        for branch, by in samples.items()
+    }
+
+
+def pulls(runs: Iterable[Run], *, since: float = 0.0, until: float = 1.0) -> dict[str, Pull]:
+    """Return each branch's pull over all steps of the runs between two shares of training, each step counted once.
+
+    A branch that was never measured there (a weight of 0, a frozen trunk) is left out. The strength is a geometric mean.
+    """
+    found: dict[str, list[tuple[int, Pull]]] = {}
+    for run in runs:
+        for record in run.conflicts:
+            for branch, pull in record.branches.items():
+                whole = all(map(known, (pull.cosine, pull.ratio, pull.kept, pull.share))) and pull.ratio > 0
+                if whole and since <= record.progress <= until:
+                    found.setdefault(branch, []).append((record.steps, pull))
+    return {branch: _together(weighted) for branch, weighted in found.items()}
+
+
+def _together(weighted: Sequence[tuple[int, Pull]]) -> Pull:
+    steps = sum(n for n, _ in weighted)
+    return Pull(
+        cosine=sum(n * pull.cosine for n, pull in weighted) / steps,
+        ratio=math.exp(sum(n * math.log(pull.ratio) for n, pull in weighted) / steps),
+        kept=sum(n * pull.kept for n, pull in weighted) / steps,
+        share=sum(n * pull.share for n, pull in weighted) / steps,
+    )
 
 
 def first_iterations(runs: Iterable[Run]) -> int:

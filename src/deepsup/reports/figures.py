@@ -1,4 +1,4 @@
-"""The four figures of the page, each one function from runs by group and arm to a plotly figure as a plain dict."""
+"""The figures of the page, each one function from runs by group and arm to a plotly figure as a plain dict."""
 
 from __future__ import annotations
 
@@ -10,6 +10,15 @@ from deepsup.reports.curves import THRESHOLD, Curve
 from deepsup.reports.formats import magnitude
 from deepsup.reports.panels import DASHES, Figure
 from deepsup.reports.read import Run
+
+_CAPTIONS = (
+    "<b>Agreement</b> (cosine); shaded: against the rest",
+    "<b>Relative strength</b>; 1: as strong as the rest",
+    "<b>Kept</b>; 1: nothing is taken from the rest",
+)
+
+_FRAME = (-1.0, 3.0)
+"""What is shown of `kept` at most: where a branch is a thousand times as strong, nothing else could be seen."""
 
 Arms = Mapping[str, Sequence[Run]]
 Baselines = Mapping[str, str | None]
@@ -33,7 +42,7 @@ def gradients(arms: Arms, *, limits: tuple[float, float]) -> Figure:
         panels.logarithmic(figure, i, limits)
         _threshold(figure, panel=i, label=i == len(arms) - 1)
     panels.axis(figure, "y", 0)["title"] = {"text": "mean |gradient|"}
-    figure["data"].append(panels.depth_bar(layers, list(colours.values())))
+    panels.depth_bar(figure, layers, list(colours.values()))
     return figure
 
 
@@ -84,6 +93,48 @@ def weights(groups: Mapping[str, Arms], *, baselines: Baselines) -> Figure | Non
         panels.axis(figure, "y", i)["rangemode"] = "tozero"
     panels.axis(figure, "y", 0)["title"] = {"text": "weight of the loss"}
     return panels.with_legend(figure)
+
+
+def conflict(arms: Arms, *, titled: bool = True) -> Figure:
+    """Draw, for each branch over progress, its cosine with what comes from above, its relative strength, and `kept`.
+
+    One column an arm; two arms are as many as there is room for.
+    """
+    titles = list(arms) if titled else [""]
+    figure = panels.grid(titles, rows=[190, 130, 130], captions=_CAPTIONS)
+    pulls = {arm: curves.conflicts(runs) for arm, runs in arms.items()}
+    branches = list(dict.fromkeys(branch for by in pulls.values() for branch in by))
+    colours = dict(zip(branches, curves.depth_colours(len(branches) + 1), strict=False))  # the palest is hard to see
+    found = [by for arm in pulls.values() for by in arm.values()]
+    for i, arm in enumerate(pulls.values()):
+        for row, quantity in enumerate(("cosine", "ratio", "kept")):
+            for branch, by in arm.items():
+                figure["data"] += _pull(by[quantity], branch, quantity, colour=colours[branch], panel=3 * i + row)
+        _pull_axes(figure, 3 * i, [[by[quantity] for by in found] for quantity in ("cosine", "ratio", "kept")])
+    return panels.with_legend(figure)
+
+
+def _pull(curve: Curve, branch: str, quantity: str, *, colour: str, panel: int) -> list[Figure]:
+    curve = curve.positive() if quantity == "ratio" else curve
+    line = panels.line(curve, name=branch, colour=colour, width=2, panel=panel, value=".2r")
+    return [*panels.band(curve, colour=colour, panel=panel), line]
+
+
+def _pull_axes(figure: Figure, panel: int, drawn: Sequence[Sequence[Curve]]) -> None:
+    """Set the axes of one column of the conflict timeline, with the line in each panel that values are read against."""
+    cosine, ratio, kept = ([v for curve in row for v in (*curve.low, *curve.high)] for row in drawn)
+    span = [max(-1.05, min([-0.15, *cosine]) - 0.08), min(1.05, max([0.15, *cosine]) + 0.08)]
+    panels.axis(figure, "y", panel)["range"] = span
+    panels.below(figure, 0, panel=panel)
+    positive = [1, *(value for value in ratio if value > 0)]
+    panels.logarithmic(figure, panel + 1, (min(positive), max(positive)), ticks=4)
+    panels.level(figure, 1, panel=panel + 1)
+    low, high = max(_FRAME[0], min([0.9, *kept]) - 0.05), min(_FRAME[1], max([1.1, *kept]) + 0.05)
+    panels.axis(figure, "y", panel + 2)["range"] = [low, high]
+    panels.level(figure, 1, panel=panel + 2)
+    for row in range(3):
+        panels.axis(figure, "x", panel + row).update(tickformat=".0%", range=[0, 1])
+    panels.axis(figure, "x", panel + 2)["title"] = {"text": "share of training done", "standoff": 8}
 
 
 def limits(groups: Mapping[str, Arms]) -> tuple[float, float]:

@@ -77,6 +77,15 @@ def times(ratio: Any) -> str:
     return f"{ratio:.1f}x" if ratio < 9.95 else f"{ratio:,.0f}x" if ratio < 1e6 else f"{magnitude(ratio)}x"
 
 
+def strength(ratio: Any) -> str:
+    """Write how strong one thing is beside another, two digits: `strength(0.4)` is `"0.4"`, `strength(63425)` `"63,000"`."""
+    if not known(ratio) or ratio <= 0 or not 1e-3 <= ratio < 1e6:
+        return magnitude(ratio)
+    ratio = float(f"{ratio:.1e}")
+    text = f"{ratio:,.{max(0, 1 - math.floor(math.log10(ratio)))}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
 def magnitude(value: Any) -> str:
     """Write a number that may be very small: `magnitude(1.23e-07)` is `"1.2e-7"`, `magnitude(1e-07)` is `"1e-7"`."""
     if not known(value):

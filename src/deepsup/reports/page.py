@@ -7,15 +7,18 @@ import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from deepsup.reports import curves, figures, formats, read, tables
+from deepsup.reports import curves, figures, formats, phones, read, sections, tables
 from deepsup.reports.packages import need
 from deepsup.reports.panels import Figure
 from deepsup.reports.read import Run
+from deepsup.reports.sections import path
 from deepsup.reports.summary import Evidence, baseline, evidence
 
-_CONFIG: Final = {"displayModeBar": False, "responsive": True}
+Views = Mapping[str, figures.Arms]
+
+_BEFORE, _AFTER = "before, without branches", "after, with branches"
 
 
 def write_html(path_in: str | Path, out: str | Path) -> Path:
@@ -51,6 +54,7 @@ def render(path_in: str | Path, *, beside: str | Path | None = None) -> str:
     environment.filters["count"] = formats.count
     environment.filters["size"] = formats.size
     environment.filters["percent"] = formats.percent
+    environment.filters["magnitude"] = formats.magnitude
     page = environment.from_string(template)
     html: str = page.render(content(found, beside=Path(beside or found.path)), plotly_js=offline.get_plotlyjs())
     return html
@@ -59,6 +63,8 @@ def render(path_in: str | Path, *, beside: str | Path | None = None) -> str:
 def content(found: Evidence, *, beside: Path) -> dict[str, Any]:
     """Return everything the template shows, as plain values."""
     compare = found.compare
+    views, baselines = _views(found)
+    earlier = views.get("", {}).get(_BEFORE, ())
     return {
         "name": str(found.runs[0].name if found.single else compare.get("name")),
         "single": found.single,
@@ -71,9 +77,19 @@ def content(found: Evidence, *, beside: Path) -> dict[str, Any]:
         "rows": [] if found.single else tables.rows(compare),
         "baseline": next((baseline(group) for group in compare["groups"]), None),
         "iterations": max((curves.first_iterations([run]) for run in found.runs), default=0),
+        "before": bool(earlier),
+        "probed": curves.first_iterations(earlier) > 1,
+        "narrow": phones.WIDTH,
         "threshold": formats.magnitude(curves.THRESHOLD),
-        "figures": _figures(found),
-        "seen": {"gradients": _weakest_layers(found), "accuracy": _last_accuracies(found)},
+        "figures": _figures(found, views, baselines),
+        "seen": {
+            "gradients": _weakest_layers(views) + sections.gains(views, baselines),
+            "accuracy": _last_accuracies(found),
+            "pulls": sections.pulls(found),
+        },
+        "findings": sections.findings(found),
+        "conflicts": any(run.conflicts for run in found.runs),
+        "placements": sections.placements(found),
         "plans": _plans(found.runs),
         "certificates": _certificates(found, beside=beside),
         "environment": _environment(found),
@@ -91,59 +107,78 @@ def _outcome(found: Evidence) -> list[tables.Verdict]:
     return tables.verdicts(found.compare)
 
 
-def _figures(found: Evidence) -> dict[str, Any]:
-    """Return the scripts of the four figures; an empty list or None where no journal holds what a figure shows."""
+def _views(found: Evidence) -> tuple[Views, figures.Baselines]:
+    """Return the runs whose gradients are drawn beside each other, by group and arm, and the arm to measure against.
+
+    A single run whose layers a probe chose is set against what the probe saw before.
+    """
+    if found.single and (earlier := sections.before(found.runs[0])):
+        return {"": {_BEFORE: (earlier,), _AFTER: found.runs}}, {"": _BEFORE}
+    return found.groups, {group["name"]: baseline(group) for group in found.compare["groups"]}
+
+
+def _figures(found: Evidence, views: Views, baselines: figures.Baselines) -> dict[str, Any]:
+    """Return the scripts of the figures; an empty list or None where no journal holds what a figure shows."""
     groups = found.groups
-    baselines = {group["name"]: baseline(group) for group in found.compare["groups"]}
-    probed = {group: arms for group, arms in groups.items() if any(map(curves.first_iterations, arms.values()))}
+    arms_of = {group["name"]: baseline(group) for group in found.compare["groups"]}
+    probed = {group: arms for group, arms in views.items() if any(map(curves.first_iterations, arms.values()))}
     trained = {group: arms for group, arms in groups.items() if any(run.epochs for r in arms.values() for run in r)}
+    stepwise = {group: _with_steps(arms) for group, arms in probed.items()}
     span = figures.limits(probed)
-    weights = figures.weights(groups, baselines=baselines)
+    weights = figures.weights(groups, baselines=arms_of)
+    timelines = [(group, chunk) for group, arms in groups.items() for chunk in _conflicts(arms, single=found.single)]
     return {
         "gradients": [
             {"group": group, "html": _div(figures.gradients(arms, limits=span), f"gradients-{i}")}
-            for i, (group, arms) in enumerate(probed.items())
+            for i, (group, arms) in enumerate(stepwise.items())
         ],
         "profile": _div(figures.profile(probed, baselines=baselines, limits=span), "profile") if probed else None,
-        "accuracy": _div(figures.accuracy(trained, baselines=baselines), "accuracy") if trained else None,
+        "accuracy": _div(figures.accuracy(trained, baselines=arms_of), "accuracy") if trained else None,
         "weights": _div(weights, "weights") if weights else None,
+        "conflicts": [
+            {"group": "" if found.single else group, "html": _div(figure, f"conflict-{i}")}
+            for i, (group, figure) in enumerate(timelines)
+        ],
     }
 
 
+def _with_steps(arms: figures.Arms) -> figures.Arms:
+    """Leave out what a probe saw before if only its means were written down: they are no timeline."""
+    return {arm: runs for arm, runs in arms.items() if arm != _BEFORE or curves.first_iterations(runs) > 1}
+
+
+def _conflicts(arms: figures.Arms, *, single: bool) -> list[Figure]:
+    """Return the conflict timelines of a group, a figure for every two arms."""
+    measured = [arm for arm, runs in arms.items() if curves.pulls(runs)]
+    chunks = [measured[i : i + 2] for i in range(0, len(measured), 2)]
+    return [figures.conflict({arm: arms[arm] for arm in chunk}, titled=not single) for chunk in chunks]
+
+
 def _div(figure: Figure, name: str) -> str:
-    """Return the figure as a `<div>` and the script that draws it; the library itself is in the page once."""
-    io = need("plotly.io", purpose="a report")
-    html: str = io.to_html(
-        figure,
-        include_plotlyjs=False,
-        include_mathjax=False,
-        full_html=False,
-        validate=False,
-        div_id=name,
-        config=_CONFIG,
-    )
-    return html
+    """Return the figure as a `<div>` and the script that draws it; the page holds the library and `draw` once."""
+    parts = [
+        json.dumps(part, ensure_ascii=False) for part in (name, figure["data"], figure["layout"], phones.narrow(figure))
+    ]
+    arguments = ", ".join(part.replace("<", "\\u003c") for part in parts)  # a name must not end the script
+    height = figure["layout"]["height"]
+    return f'<div id="{name}" class="plot" style="min-height: {height}px"></div><script>draw({arguments})</script>'
 
 
-def _weakest_layers(found: Evidence) -> list[str]:
+def _weakest_layers(views: Views) -> list[str]:
     """Return one sentence for each arm: its weakest layer, and how many layers are under the threshold."""
     limit = formats.magnitude(curves.THRESHOLD)
     sentences = []
-    for group, arms in found.groups.items():
+    for group, arms in views.items():
         for arm, runs in arms.items():
             profile = curves.profile(runs)
             if profile.x:
                 smallest, layer = min(zip(profile.mean, profile.x, strict=True))
                 under = sum(value < curves.THRESHOLD for value in profile.mean)
                 sentences.append(
-                    f"{_path(group, arm)}: the smallest mean gradient is {formats.magnitude(smallest)}, in {layer}; "
+                    f"{path(group, arm)}: the smallest mean gradient is {formats.magnitude(smallest)}, in {layer}; "
                     f"{under} of {len(profile.x)} layers are under {limit}."
                 )
     return sentences
-
-
-def _path(group: str, arm: str) -> str:
-    return f"{group} / {arm}" if group else arm
 
 
 def _last_accuracies(found: Evidence) -> list[str]:
@@ -154,7 +189,7 @@ def _last_accuracies(found: Evidence) -> list[str]:
             heads = {head: curve.mean[-1] for head, curve in curves.accuracies(runs).items() if curve.mean}
             if len(heads) > 1:
                 values = ", ".join(f"{head} {formats.percent(value)} %" for head, value in heads.items())
-                lines.append(f"After the last epoch, {_path(group, arm)}: {values}.")
+                lines.append(f"After the last epoch, {path(group, arm)}: {values}.")
     return lines
 
 
@@ -170,9 +205,6 @@ def _plans(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _plan(plan: Mapping[str, Any], runs: Sequence[Run], *, everyone: Sequence[Run]) -> dict[str, Any]:
-    arms = list(dict.fromkeys((run.group, run.arm) for run in runs))
-    whole = all(run in runs for run in everyone if (run.group, run.arm) in arms)
-    names = [_path(*arm) for arm in arms] if whole else [run.name for run in runs]
     branches = [dict(branch) for branch in plan.get("branches") or ()]
     trunk = plan.get("trunk") or {}
     heads = {key: sum(b.get(key) or 0 for b in branches) for key in ("params", "flops", "activation_bytes")}
@@ -180,7 +212,8 @@ def _plan(plan: Mapping[str, Any], runs: Sequence[Run], *, everyone: Sequence[Ru
     return {
         "model": plan.get("model") or "the network",
         "method": plan.get("method"),
-        "used_by": formats.listing(names),
+        "used_by": sections.owners(runs, everyone),
+        "rules": any(branch.get("gradient") not in (None, "add") for branch in branches),
         "notes": list(plan.get("notes") or ()),
         "branches": [
             branch

@@ -6,7 +6,7 @@ Nothing here imports plotly: a figure is data until the page draws it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from deepsup.reports.curves import Curve
@@ -21,7 +21,13 @@ EDGE: Final = "#b8c0c9"
 FONT: Final = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 DASHES: Final = ("dot", "dash", "dashdot", "longdash", "longdashdot", "5px,2px")
 
-_GAP = 0.045  # between panels, as a share of the width
+MOST: Final = 3
+"""Panels that stand side by side at most."""
+
+_GAP = 0.045  # between columns of panels, as a share of the width
+_BETWEEN = 34  # between rows of panels; this and the margins are pixels
+_TOP, _BOTTOM = 42, 60
+_SILENT: Figure = {"showticklabels": False, "ticks": ""}
 _AXIS: Figure = {
     "gridcolor": GRID,
     "linecolor": EDGE,
@@ -37,13 +43,45 @@ _AXIS: Figure = {
 def beside(titles: Sequence[str], *, height: int, right: int = 28) -> Figure:
     """Return an empty figure with one panel for each title, side by side, with the scale of their y axes in common.
 
-    `height` and `right` (the right margin) are pixels.
+    More than `MOST` panels go on below. `height` (of one line of panels) and `right` (the right margin) are pixels.
     """
-    n = len(titles)
-    width = (1 - _GAP * (n - 1)) / max(n, 1)
+    lines = math.ceil(len(titles) / MOST)
+    figure = grid(titles, rows=[height - _TOP - _BOTTOM], right=right)
+    if lines > 1:
+        _fold(figure, lines=lines, line=height - _TOP - _BOTTOM)
+    return figure
+
+
+def _fold(figure: Figure, *, lines: int, line: int) -> None:
+    """Lay the panels of a row out in several lines, each `line` pixels high."""
+    layout = figure["layout"]
+    n = sum(key.startswith("xaxis") for key in layout)
+    across = math.ceil(n / lines)
+    gap = _TOP + _BOTTOM
+    inner = lines * line + (lines - 1) * gap
+    width = (1 - _GAP * (across - 1)) / across
+    for panel in range(n):
+        down, left = panel // across, panel % across * (width + _GAP)
+        upper = 1 - down * (line + gap) / inner
+        axis(figure, "x", panel)["domain"] = [left, left + width]
+        axis(figure, "y", panel)["domain"] = [max(0.0, upper - line / inner), upper]
+        if panel % across == 0:
+            axis(figure, "y", panel).update(showticklabels=True, ticks="outside")
+    layout["height"] += inner - line
+
+
+def grid(titles: Sequence[str], *, rows: Sequence[int], captions: Sequence[str] = (), right: int = 28) -> Figure:
+    """Return an empty figure with one column of panels for each title, and in it panels of the heights `rows`, in pixels.
+
+    Panels count down the first column, then down the next. A column has its x axis in common, a row its y axis.
+    `captions` (markup, one a row) stand over the panels. The first annotations of the layout are the headings, one a panel.
+    """
+    captions = captions or [""] * len(rows)
+    inner = sum(rows) + _BETWEEN * (len(rows) - 1)
+    top = _TOP + (18 if captions[0] and any(titles) else 0)
     layout: Figure = {
-        "height": height,
-        "margin": {"l": 70, "r": right, "t": 42, "b": 60},
+        "height": inner + top + _BOTTOM,
+        "margin": {"l": 70, "r": right, "t": top, "b": _BOTTOM},
         "font": {"family": FONT, "size": 13, "color": INK},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
@@ -53,15 +91,28 @@ def beside(titles: Sequence[str], *, height: int, right: int = 28) -> Figure:
         "annotations": [],
         "shapes": [],
     }
-    for i, title in enumerate(titles):
-        left = i * (width + _GAP)
-        layout[_key("x", i)] = _AXIS | {"domain": [left, left + width], "anchor": _ref("y", i), "showline": True}
-        layout[_key("y", i)] = _AXIS | {"anchor": _ref("x", i)}
-        layout[_key("y", i)] |= {"matches": "y", "showticklabels": False, "ticks": ""} if i else {}
-        place = {"xref": "paper", "yref": "paper", "x": left, "y": 1, "xanchor": "left", "yanchor": "bottom"}
-        text = f"<b>{plain(title)}</b>" if title else ""
-        layout["annotations"].append(place | {"text": text, "yshift": 8, "showarrow": False, "font": {"size": 14}})
+    n = len(titles)
+    width = (1 - _GAP * (n - 1)) / max(n, 1)
+    for column, title in enumerate(titles):
+        left = column * (width + _GAP)
+        for row, height in enumerate(rows):
+            panel, upper = column * len(rows) + row, 1 - (sum(rows[:row]) + _BETWEEN * row) / inner
+            x = {"domain": [left, left + width], "anchor": _ref("y", panel), "showline": True}
+            y = {"domain": [max(0.0, upper - height / inner), upper], "anchor": _ref("x", panel)}
+            last = (column + 1) * len(rows) - 1
+            layout[_key("x", panel)] = _AXIS | x | ({} if panel == last else _SILENT | {"matches": _ref("x", last)})
+            layout[_key("y", panel)] = _AXIS | y | (_SILENT | {"matches": _ref("y", row)} if column else {})
+            layout["annotations"].append(_heading("" if row else title, captions[row], panel))
     return {"data": [], "layout": layout}
+
+
+def _heading(title: str, caption: str, panel: int) -> Figure:
+    """Return a title, and a caption under it, over the left end of a panel."""
+    place = {"xref": f"{_ref('x', panel)} domain", "yref": f"{_ref('y', panel)} domain", "x": 0, "y": 1}
+    small = f'<span style="font-size: 12.5px; color: {MUTED}">{caption}</span>'
+    lines = [f"<b>{plain(title)}</b>"] * bool(title) + [small] * bool(caption)
+    look = {"xanchor": "left", "yanchor": "bottom", "align": "left", "showarrow": False, "font": {"size": 14}}
+    return place | look | {"text": "<br>".join(lines), "yshift": 2 if caption else 8}
 
 
 def axis(figure: Figure, letter: str, panel: int) -> Figure:
@@ -101,8 +152,8 @@ def on(panel: int) -> Figure:
     return {"xaxis": _ref("x", panel), "yaxis": _ref("y", panel)}
 
 
-def depth_bar(layers: Sequence[str], colours: Sequence[str]) -> Figure:
-    """Return an invisible trace whose colour bar is the legend: one band a layer, the first at the bottom."""
+def depth_bar(figure: Figure, layers: Sequence[str], colours: Sequence[str]) -> None:
+    """Add an invisible trace whose colour bar is the legend: one band a layer, the first at the bottom."""
     n = len(layers)
     scale = [[(i + edge) / n, colour] for i, colour in enumerate(colours) for edge in (0, 1)]
     shown = some(n)
@@ -112,9 +163,10 @@ def depth_bar(layers: Sequence[str], colours: Sequence[str]) -> Figure:
         "ticktext": [plain(short(layers[i])) for i in shown],
         "tickfont": {"size": 11.5, "color": MUTED},
     }
-    marker = {"color": [0], "cmin": -0.5, "cmax": n - 0.5, "colorscale": scale, "showscale": True, "colorbar": bar}
+    figure["layout"]["coloraxis"] = {"cmin": -0.5, "cmax": n - 0.5, "colorscale": scale, "colorbar": bar}
     hidden = {"x": [None], "y": [None], "hoverinfo": "skip", "showlegend": False}
-    return {"type": "scatter", "mode": "markers", "marker": marker} | hidden
+    marker = {"color": [0], "coloraxis": "coloraxis"}
+    figure["data"].append({"type": "scatter", "mode": "markers", "marker": marker} | hidden)
 
 
 def some(n: int, *, most: int = 16) -> list[int]:
@@ -123,10 +175,13 @@ def some(n: int, *, most: int = 16) -> list[int]:
     return [round(i * (n - 1) / (ticks - 1)) for i in range(ticks)] if ticks > 1 else list(range(n))
 
 
-def logarithmic(figure: Figure, panel: int, limits: tuple[float, float]) -> None:
-    """Make the y axis of a panel logarithmic, from a little below the smaller limit to a little above the larger."""
+def logarithmic(figure: Figure, panel: int, limits: tuple[float, float], *, ticks: int = 10) -> None:
+    """Make the y axis of a panel logarithmic, from a little below the smaller limit to a little above the larger.
+
+    At most `ticks` powers of ten are named.
+    """
     low, high = math.log10(limits[0]) - 0.35, math.log10(limits[1]) + 0.35
-    step = max(1, math.ceil((high - low) / 10))  # in powers of ten
+    step = max(1, math.ceil((high - low) / ticks))  # in powers of ten
     axis(figure, "y", panel).update(type="log", range=[low, high], exponentformat="power", dtick=step)
 
 
@@ -157,6 +212,15 @@ def level(figure: Figure, value: float, *, panel: int, text: str = "", log: bool
     figure["layout"]["annotations"].append(place | where | label | {"font": {"size": 11.5, "color": MUTED}})
 
 
+def below(figure: Figure, value: float, *, panel: int) -> None:
+    """Draw a line over the whole width of a panel at `value`, and shade what lies under it."""
+    place = {"xref": f"{_ref('x', panel)} domain", "yref": _ref("y", panel), "x0": 0, "x1": 1, "y0": value}
+    line = {"type": "line", "y1": value, "line": {"color": MUTED, "width": 1.2}}
+    bottom = min(value, axis(figure, "y", panel)["range"][0])
+    shade = {"type": "rect", "y1": bottom, "line": {"width": 0}, "fillcolor": "rgba(213,94,0,0.1)", "layer": "below"}
+    figure["layout"]["shapes"] += [place | shade, place | line]
+
+
 def with_legend(figure: Figure) -> Figure:
     """Show each name once, above the panels, and make room for as many rows as the names will need."""
     names: dict[str, None] = {}
@@ -164,14 +228,25 @@ def with_legend(figure: Figure) -> Figure:
         if trace.get("showlegend", True):
             trace["showlegend"] = trace["legendgroup"] not in names
             names[trace["legendgroup"]] = None
-    rows = math.ceil(sum(55 + 7.2 * len(name) for name in names) / 900)
+    room = legend_height(names, 880)
     layout = figure["layout"]
     layout["showlegend"] = True
     layout["legend"] = {"orientation": "h", "x": 0, "xanchor": "left", "yref": "container", "y": 1, "yanchor": "top"}
     layout["legend"] |= {"font": {"size": 12.5}, "bgcolor": "rgba(0,0,0,0)"}
-    layout["margin"]["t"] += 22 * rows
-    layout["height"] += 22 * rows
+    layout["margin"]["t"] += room
+    layout["height"] += room
     return figure
+
+
+def legend_height(names: Iterable[str], width: float) -> int:
+    """Return about how many pixels a legend needs above the panels if it is so many pixels wide."""
+    rows, left = 0, 0.0
+    for name in names:
+        entry = 50 + 7 * len(name)
+        if entry > left:
+            rows, left = rows + 1, width
+        left -= entry
+    return max(0, 28 * rows - 6)
 
 
 def plain(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -19,10 +20,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from deepsup.readings import Probe
+
 WIDTH: Final = 9.0
 DPI: Final = 200
 """9 inches at 200 dots: 1800 pixels, drawn for a place that is 900 pixels wide on a sharp screen."""
 
+_NAMED: Final = 16  # layers that have room for their names under a panel
 _DASHES: Final[tuple[Any, ...]] = (":", "--", "-.", (0, (5, 1)), (0, (1, 1)))
 
 
@@ -55,6 +59,71 @@ def gradient_picture(path_in: str | Path, out_png: str | Path, group: str | None
     panels[0].set_ylabel("mean |gradient| of a layer")
     _layer_bar(figure, panels, layers=layers, colours=list(colours.values()))
     return _saved(figure, out_png)
+
+
+def gradient_figure(before: Probe, after: Probe, out_png: str | Path) -> Path:
+    """Draw two probes of one model, without and with branches: each layer over the iterations, and all along the depth.
+
+    >>> gradient_figure(ds.probe(model, loader), ds.probe(net, loader, objective=total), "gradients.png")  # doctest: +SKIP
+
+    Raises `ConfigError` for probes of different models.
+    """
+    layers = [row.layer for row in before.rows]
+    if layers != [row.layer for row in after.rows]:
+        raise ConfigError(
+            f"these are probes of different models: {before.model} with {len(layers)} layers, {after.model} with "
+            f"{len(after.rows)}. Probe the same model without and with branches."
+        )
+    figure, panels = _canvas(3, height=4.3)
+    figure.set_size_inches(13.5, 4.3)
+    colours = dict(zip(layers, curves.depth_colours(len(layers)), strict=True))
+    seen = [g for found in (before, after) for row in found.rows for g in (*row.gradients, row.mean) if g > 0]
+    low, high = min(seen, default=THRESHOLD), max(seen, default=THRESHOLD)
+    n = len(after.branches)
+    titles = ("without branches", f"with {n} branch{'es' * (n != 1)}")
+    for panel, found, title in zip(panels, (before, after), titles, strict=False):
+        for row in found.rows:
+            shown = [g if g > 0 else math.nan for g in row.gradients]
+            point = "o" if len(shown) == 1 else None
+            panel.plot(range(1, len(shown) + 1), shown, color=colours[row.layer], linewidth=1.5, marker=point)
+        panel.xaxis.set_major_locator(_mpl("ticker").MaxNLocator(integer=True))
+        panel.set(xlabel="iteration", yscale="log", ylim=(low / 2.5, high * 2.5))
+        _head(panel, title)
+    _profile(figure, panels[2], before, after)
+    for panel in panels:
+        panel.tick_params(axis="y", which="minor", length=0)
+        if low / 2.5 < before.threshold < high * 2.5:
+            text = f"under {magnitude(before.threshold)}: vanished" if panel is panels[1] else ""
+            _level(panel, before.threshold, text=text)
+    panels[0].set_ylabel("mean |gradient| of a layer")
+    _layer_bar(figure, panels[:2], layers=layers, colours=list(colours.values()))
+    return _saved(figure, out_png)
+
+
+def _profile(figure: Figure, panel: Axes, before: Probe, after: Probe) -> None:
+    """Draw the mean over the iterations by layer, before and after, and where the branches are."""
+    rows = list(before.rows)
+    last = {row.tap: i for i, row in enumerate(rows) if row.tap in after.branches}  # the layer in front of each branch
+    for i, at in enumerate(last.values()):
+        look: dict[str, Any] = {"color": curves.tint("#d55e00", 0.35), "linewidth": 1.4, "linestyle": (0, (4, 2))}
+        panel.axvline(at + 1.5, label=None if i else "branch", **look)
+    for found, colour, width, label in (
+        (before, "#9aa3ad", 5.0, "without branches"),  # broad, to be seen where both are the same
+        (after, "#0072b2", 2.0, "with branches"),
+    ):
+        means = [row.mean if row.mean > 0 else math.nan for row in found.rows]
+        point = "o" if len(means) <= _NAMED else None
+        look = {"color": colour, "linewidth": width, "marker": point, "markersize": 2.2 * width**0.5 + 1, "zorder": 3}
+        panel.plot(range(1, len(means) + 1), means, label=label, **look)
+    if len(rows) <= _NAMED:
+        names = [short(row.layer, 14) for row in rows]
+        panel.set_xticks(range(1, len(rows) + 1), names, rotation=45, ha="right", rotation_mode="anchor")
+        panel.set_xlabel("layer, from the input to the output")
+    else:
+        panel.set_xlabel("number of the layer, from the input to the output")
+    handles, names = panel.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower right", ncols=3, frameon=False, fontsize=9.5, labelcolor=INK)
+    _head(panel, "before and after, layer by layer")
 
 
 def accuracy_picture(path_in: str | Path, out_png: str | Path, group: str | None = None) -> Path:

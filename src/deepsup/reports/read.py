@@ -37,6 +37,26 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Pull:
+    """How one branch's gradient met what comes down from above it, over some steps; nan where nothing was measured."""
+
+    cosine: float  # mean: 1 the same direction, below 0 against each other
+    ratio: float  # strength of the branch over strength of what comes from above, geometric mean
+    kept: float  # mean share of what comes from above that is left in what goes on down: 1 unhurt
+    share: float  # of these steps, those with a cosine below 0
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """The pull of every branch over the last `steps` optimiser steps, up to `step`."""
+
+    step: int
+    progress: float
+    steps: int
+    branches: Mapping[str, Pull]
+
+
+@dataclass(frozen=True, slots=True)
 class Epoch:
     """One finished epoch, counted from 1. Accuracies are fractions in [0, 1], by head; seconds are training only."""
 
@@ -64,6 +84,7 @@ class Run:
     """Everything one journal says, with the records that a resumed run overwrote already dropped.
 
     `stop` is the reason a run gave up (a non-finite loss, say); a run with neither `end` nor `stop` was interrupted.
+    `findings` are what the doctor said before training (None: it was not asked), `placement` the record of that name.
     """
 
     path: Path
@@ -77,7 +98,10 @@ class Run:
     cost: Mapping[str, Any]
     gradients: tuple[Gradients, ...] = ()
     steps: tuple[Step, ...] = ()
+    conflicts: tuple[Conflict, ...] = ()
     epochs: tuple[Epoch, ...] = ()
+    findings: tuple[Mapping[str, Any], ...] | None = None
+    placement: Mapping[str, Any] | None = None
     resumed: tuple[int, ...] = ()
     stop: str | None = None
     end: End | None = None
@@ -104,7 +128,10 @@ class _Draft:
     start: Mapping[str, Any]
     gradients: dict[int, Gradients] = field(default_factory=dict)
     steps: dict[int, Step] = field(default_factory=dict)
+    conflicts: dict[int, Conflict] = field(default_factory=dict)
     epochs: dict[int, Epoch] = field(default_factory=dict)
+    findings: tuple[Mapping[str, Any], ...] | None = None
+    placement: Mapping[str, Any] | None = None
     resumed: list[int] = field(default_factory=list)
     stop: str | None = None
     end: End | None = None
@@ -117,6 +144,13 @@ class _Draft:
             case "step":
                 step = _step(record)
                 self.steps[step.step] = step
+            case "conflict":
+                conflict = _conflict(record)
+                self.conflicts[conflict.step] = conflict
+            case "doctor":
+                self.findings = tuple(dict(finding) for finding in record["findings"])
+            case "placement":
+                self.placement = {**record, "gradients": _numbers(record.get("gradients"))}
             case "epoch":
                 epoch = _epoch(record)
                 self.epochs[epoch.epoch] = epoch
@@ -133,6 +167,7 @@ class _Draft:
         """Forget what the killed process did after the checkpoint: the resumed one did it again."""
         self.gradients = {k: v for k, v in self.gradients.items() if v.step <= step}
         self.steps = {k: v for k, v in self.steps.items() if v.step <= step}
+        self.conflicts = {k: v for k, v in self.conflicts.items() if v.step <= step}
         self.epochs = {k: v for k, v in self.epochs.items() if v.step <= step}
         self.resumed.append(step)
         self.stop = self.end = None
@@ -271,7 +306,10 @@ def _finish(folder: Path, draft: _Draft) -> Run:
         cost=start.get("cost") or {},
         gradients=tuple(draft.gradients[key] for key in sorted(draft.gradients)),
         steps=tuple(draft.steps[key] for key in sorted(draft.steps)),
+        conflicts=tuple(draft.conflicts[key] for key in sorted(draft.conflicts)),
         epochs=tuple(draft.epochs[key] for key in sorted(draft.epochs)),
+        findings=draft.findings,
+        placement=draft.placement,
         resumed=tuple(draft.resumed),
         stop=draft.stop,
         end=draft.end,
@@ -294,6 +332,15 @@ def _step(record: Mapping[str, Any]) -> Step:
         parts=_numbers(record.get("parts")),
         weights=_numbers(record.get("weights")),
     )
+
+
+def _conflict(record: Mapping[str, Any]) -> Conflict:
+    names = ("cosine", "ratio", "kept", "share")
+    branches = {
+        str(branch): Pull(*(_number(values.get(name)) for name in names))
+        for branch, values in record["branches"].items()
+    }
+    return Conflict(int(record["step"]), float(record["progress"]), int(record.get("steps") or 1), branches)
 
 
 def _epoch(record: Mapping[str, Any]) -> Epoch:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from deepsup.reports import formats
+from deepsup.reports import curves, formats
 from deepsup.reports.packages import need
 from deepsup.reports.read import Run
 from deepsup.reports.summary import baseline, finished
@@ -128,6 +128,9 @@ def run_facts(run: Run) -> list[tuple[str, str]]:
         ]
         facts += [("accuracy of branches, %", ", ".join(heads))] if heads else []
         facts.append(("epochs to 90 %", formats.epochs([run.epochs_to(0.9)])))
+    if pulls := curves.pulls([run]):
+        shares = ", ".join(f"{branch} {100 * pull.share:.0f}" for branch, pull in pulls.items())
+        facts.append(("steps in conflict, %", shares))
     facts.append(("training time", _time(run)))
     for key, label in (("params", "parameters"), ("flops", "FLOPs per sample")):
         trunk, heads_only = run.cost.get(f"trunk_{key}"), run.cost.get(f"head_{key}") or 0

@@ -33,6 +33,7 @@ class Display:
         self.rule = ""
         self.before = 0  # runs that had finished when the comparison was started
         self.runs: dict[str, dict[str, Any]] = {}
+        self.found: set[str] = set()
         self._live = Live(self, console=console, refresh_per_second=4, transient=False)
 
     def __enter__(self) -> Display:
@@ -58,8 +59,10 @@ class Display:
             self._live.refresh()
 
     def _print(self, name: str, line: Mapping[str, Any], event: Mapping[str, Any]) -> None:
-        """What scrolls by: above the table a line for each run that is resumed, without a table all news."""
-        if event["kind"] == "resume":
+        """What scrolls by: above the table what the doctor found and which run is resumed, without a table all news."""
+        if event["kind"] == "doctor":
+            self._print_findings(name, event["findings"])
+        elif event["kind"] == "resume":
             self.console.print(f"{name}: resumes at epoch {event['epoch']}", highlight=False)
         elif event["kind"] in ("epoch", "failed", "stop", "end") and not self.console.is_terminal:
             cells = _cells(line)
@@ -69,6 +72,14 @@ class Display:
                 cells.accuracy and f"accuracy {cells.accuracy}",
             ]
             self.console.print(f"{name}: {', '.join(filter(None, news))}", highlight=False)
+
+    def _print_findings(self, name: str, findings: list[Mapping[str, str]]) -> None:
+        """Each once, however many runs of a comparison have it."""
+        for f in findings:
+            text = f"{f['severity']}: {f['where']}: {f['what'].rstrip('.')}. Fix: {f['fix'].rstrip('.')}."
+            if text not in self.found:
+                self.found.add(text)
+                self.console.print(f"{name}: {text}", style="red" if f["severity"] == "error" else "yellow", markup=False)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self.rule:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data.distributed import DistributedSampler
 
+from deepsup import rehearsals
 from deepsup.datasets import Split
 from deepsup.errors import ConfigError, DatasetError
 
@@ -31,6 +32,11 @@ class Feed(ABC):
     @abstractmethod
     def length(self) -> int | None:
         """Batches an epoch, or None when the source cannot say."""
+
+    @property
+    @abstractmethod
+    def batch_sizes(self) -> set[int] | None:
+        """The sizes that batches have in this process, or None when the source cannot say without being read."""
 
 
 class SplitFeed(Feed):
@@ -61,6 +67,13 @@ class SplitFeed(Feed):
     def length(self) -> int:
         """Batches an epoch."""
         return self.split.n_batches(self.batch_size, self.world)
+
+    @property
+    def batch_sizes(self) -> set[int]:
+        """The full one, and what is left for the last batch."""
+        each = self.batch_size * self.world
+        last = -(-(len(self.split) % each) // self.world)
+        return {size for size in (self.batch_size if len(self.split) >= each else 0, last) if size}
 
 
 class IterableFeed(Feed):
@@ -97,6 +110,12 @@ class IterableFeed(Feed):
             return len(self._source) if isinstance(self._source, Sized) else None
         except TypeError:  # a DataLoader over an iterable dataset has __len__ and no length
             return None
+
+    @property
+    def batch_sizes(self) -> set[int] | None:
+        """Those of a DataLoader or a list."""
+        sizes = rehearsals.sizes_of(self._source)
+        return None if sizes is None else set(sizes)
 
 
 def feed(source: Split | Batches | Feed, batch_size: int, **options: Any) -> Feed:

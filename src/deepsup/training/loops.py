@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from deepsup.errors import CheckpointError, DatasetError, NonFiniteError
+from deepsup.findings import Diagnosis
 from deepsup.objectives import Objective, Terms
 from deepsup.probes import weight_layers
 from deepsup.supervised import Supervised
@@ -22,6 +23,7 @@ from .configs import LogConfig
 from .evaluations import evaluate
 from .feeds import Batch, Feed, samples_in
 from .journals import Journal, Record, Sink, read
+from .preflight import examine
 from .tallies import Conflicts, Stopwatch, Tally, check_weights
 
 if TYPE_CHECKING:
@@ -90,6 +92,7 @@ class Loop:
         if checkpoint is not None:
             load_net(job.net, checkpoint)
         fabric.to_device(job.net)
+        found = None if checkpoint else examine(job.net, job.objective, job.optimizer, job.train, fabric)
         self.conflicts = Conflicts(job.net, job.log, fabric)
         net = engines.compiled(job.net) if job.compile else job.net
         self.wrapped, self.optimizer = fabric.setup(net, job.optimizer)
@@ -107,10 +110,12 @@ class Loop:
         path = job.folder / "journal.jsonl" if job.folder and fabric.is_global_zero else None
         sinks = (*(job.sinks if fabric.is_global_zero else ()), self._remember)
         self.journal = Journal(path, offset=checkpoint.journal if checkpoint else 0, sinks=sinks)
-        self._resume(checkpoint) if checkpoint else self._begin()
+        self._resume(checkpoint) if checkpoint else self._begin(found)
 
-    def _begin(self) -> None:
+    def _begin(self, found: Diagnosis | None) -> None:
         self.journal.write("start", format=1, **self.job.start)
+        if found is not None:
+            self.journal.write("doctor", findings=found.to_dict())
         for record in self.job.opening:
             self.journal.write(**record)
 

@@ -13,14 +13,16 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
 
-from deepsup import datasets, methods, networks, schedules
-from deepsup.errors import ConfigError
+from deepsup import datasets, doctor, methods, networks, schedules
+from deepsup.errors import ConfigError, DeepsupError
+from deepsup.findings import Diagnosis, diagnosis, from_error
 from deepsup.objectives import Objective
 from deepsup.planning import plan as make_plan
 from deepsup.plans import Plan
@@ -119,12 +121,61 @@ def prepare(config: TrainConfig, *, plan: dict[str, Any] | None = None, fabric: 
     return Prepared(attach(model, chosen) if chosen.branches else model, chosen, data, placement)
 
 
-def measure(config: TrainConfig) -> Probe:
-    """Probe the gradients of the configured model on its training batches; trains and writes nothing."""
+def measure(config: TrainConfig, *, at: list[str] | dict[str, str] | None = None) -> Probe:
+    """Probe the gradients of the configured model on its training batches; trains and writes nothing.
+
+    With `at` the model is supervised there, from the same weights and on the same batches, and measured under the whole
+    objective as it is at the start of training.
+    """
     data = _load_data(config)
     engines.seed_everything(config.seed)
     model = _build(config, classes=data.classes, channels=data.train.channels, size=data.train.size)
-    return _probe(config, model, data)
+    if at is None:
+        return _probe(config, model, data)
+    settings = config.supervise or configs.SuperviseConfig()
+    method = "aux" if settings.method == "none" else settings.method
+    supervise = settings.model_copy(update={"at": at, "method": method})
+    plan, _ = _plan(config.model_copy(update={"supervise": supervise}), model, data)
+    return _probe(config, attach(model, plan), data, objective=Objective(plan))
+
+
+def diagnose(config: configs.Config) -> dict[str, Diagnosis]:
+    """Look for traps in model, branches and data as configured, on the first training batch; trains and writes nothing.
+
+    Of a comparison, in the supervised run of every group, by the name GROUP/ARM; a single run has no name. What `prepare`
+    would refuse is a finding here. Raises only what leaves nothing to look at (`DatasetError`, `ConfigError`).
+    """
+    if isinstance(config, TrainConfig):
+        return {"": _diagnose(config)}
+    cells = {c.group: c.config for c in config.expand() if c.arm == config.candidate}
+    return {f"{group}/{config.candidate}": _diagnose(cells[group]) for group in config.groups}
+
+
+def _diagnose(config: TrainConfig) -> Diagnosis:
+    data = _load_data(config)
+    engines.seed_everything(config.seed)
+    model = _build(config, classes=data.classes, channels=data.train.channels, size=data.train.size)
+    sample, target = next(_batches(config, data))
+    settings = config.supervise
+    look = partial(
+        doctor.diagnose, model, sample, target, batch_sizes=SplitFeed(data.train, config.data.batch_size).batch_sizes
+    )
+    if settings is None or settings.method == "none":
+        return look(classes=data.classes)
+    if settings.at == "auto":
+        try:
+            return look(plan=_plan(config, model, data)[0])
+        except DeepsupError as error:
+            plain = look(classes=data.classes)
+            return diagnosis([from_error(error, "supervise.at"), *plain.findings], plain.checked)
+    weight = settings.weight if settings.weight is not None else methods.get(settings.method).weight_over(config.epochs)
+    options: dict[str, Any] = {
+        "head": settings.head,
+        "branch_loss": settings.loss,
+        "weight": weight,
+        "gradient": settings.gradient,
+    }
+    return look(at=settings.at, method=settings.method, classes=data.classes, **options)
 
 
 def untouched_model(folder: str | Path, *, plan: Path | None = None) -> nn.Module:
@@ -227,15 +278,22 @@ def _plan(config: TrainConfig, model: nn.Module, data: datasets.Dataset) -> tupl
     if at == "auto":
         rule = settings.probe.rule or methods.get(settings.method).rule
         seen = _probe(config, model, data)
-        at = seen.recommend(rule, threshold=settings.probe.threshold, factor=settings.probe.factor)
-        placement = {"kind": "placement", "rule": rule, "layers": at, "gradients": seen.to_dict()}
+        advice = seen.recommendation(rule, factor=settings.probe.factor)
+        at = advice.at
+        placement = {"kind": "placement", "rule": rule, "layers": at, "gradients": seen.means()}
+        placement |= {"reason": advice.reason, "probe": seen.to_dict()}
         if not at:
             raise ConfigError(
                 f"supervise.at is auto, but by the rule '{rule}' no gradient vanishes in {config.model}:\n{seen}\n"
                 "Choose layers by name or depth (supervise.at=[50%]), or train the plain model (supervise=null)."
             )
     weight = settings.weight if settings.weight is not None else methods.get(settings.method).weight_over(config.epochs)
-    options: dict[str, Any] = {"head": settings.head, "loss": settings.loss, "weight": weight}
+    options: dict[str, Any] = {
+        "head": settings.head,
+        "loss": settings.loss,
+        "weight": weight,
+        "gradient": settings.gradient,
+    }
     return make_plan(model, sample, at, method=settings.method, classes=data.classes, **options), placement
 
 
@@ -243,11 +301,15 @@ def _batches(config: TrainConfig, data: datasets.Dataset, *, epoch: int = 0) -> 
     return data.train.batches(config.data.batch_size, seed=config.seed, epoch=epoch, shuffle=True)
 
 
-def _probe(config: TrainConfig, model: nn.Module, data: datasets.Dataset) -> Probe:
+def _probe(
+    config: TrainConfig, model: nn.Module, data: datasets.Dataset, *, objective: Objective | None = None
+) -> Probe:
     """Over as many epochs as it takes, because a small data set has fewer batches than the probe has iterations."""
     settings = config.supervise.probe if config.supervise else configs.ProbeConfig()
     epochs = chain.from_iterable(_batches(config, data, epoch=epoch) for epoch in count())
-    return probe(model, islice(epochs, settings.iterations), iterations=settings.iterations)
+    goal = None if objective is None else lambda output, y: objective(output, y, progress=0).total
+    limits: dict[str, Any] = {"iterations": settings.iterations, "threshold": settings.threshold}
+    return probe(model, islice(epochs, settings.iterations), objective=goal, **limits)
 
 
 def _job(

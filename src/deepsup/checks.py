@@ -1,0 +1,261 @@
+"""What the doctor sees without running anything: wrappers, compiled parts, optimiser, weights and costs.
+
+`Setup` finds the supervised net and the user's model inside whatever was given; `opened` runs them without their
+wrappers and leaves everything as it was.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from . import gradients, heads, schedules
+from .findings import ERROR, Finding, finding
+from .objectives import Objective
+from .plans import Branch, Plan, millions
+from .supervised import Supervised
+from .taps import Tap, taps_on
+from .traces import untouched
+
+WRAPPERS = (nn.DataParallel, DistributedDataParallel)
+INNER = ("_orig_mod", "_forward_module", "_original_module")
+EARLY, HEAVY, LIGHT = 1 / 3, 0.5, ("pool", "linear", "token")
+STEPS = [i / 100 for i in range(101)]  # of progress, at which schedules are looked at
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Who is who in the module that was given."""
+
+    given: nn.Module
+    net: Supervised | None
+    core: nn.Module  # the user's model, without wrappers
+    compiled: tuple[str, ...]  # layers of the plain model that are compiled; "" is the model itself
+    sharded: bool
+
+    @classmethod
+    def of(cls, given: nn.Module) -> Setup:
+        """Look through compile, DataParallel, DistributedDataParallel and Fabric wrappers."""
+        net = next((m for m in given.modules() if isinstance(m, Supervised)), None)
+        core = bare(net.model if net else given)
+        wrapped = given if net is None else net.model
+        compiled = [clean(n) for n, m in core.named_modules() if _is_compiled(m)]
+        if wrapped is not core and any(_is_compiled(m) for m in _chain(wrapped)):
+            compiled.insert(0, "")
+        return cls(given, net, core, tuple(dict.fromkeys(compiled)), _is_sharded(given))
+
+    @property
+    def ddp(self) -> DistributedDataParallel | None:
+        """The DistributedDataParallel in it, if there is one."""
+        return next((m for m in self.given.modules() if isinstance(m, DistributedDataParallel)), None)
+
+
+def _chain(module: nn.Module) -> Iterator[nn.Module]:
+    """A module, what it wraps, what that wraps, and so on."""
+    inner: nn.Module | None = module
+    while inner is not None:
+        yield inner
+        names = ("module",) if isinstance(inner, WRAPPERS) else INNER
+        inside = (getattr(inner, name, None) for name in names)
+        inner = next((m for m in inside if isinstance(m, nn.Module)), None)
+
+
+def bare(module: nn.Module) -> nn.Module:
+    """The module inside all wrappers."""
+    return list(_chain(module))[-1]
+
+
+def clean(layer: str) -> str:
+    """A layer's name without the part that `torch.compile` adds."""
+    return ".".join(part for part in layer.split(".") if part != "_orig_mod")
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
+
+
+def _is_sharded(model: nn.Module) -> bool:
+    return any(type(m).__name__.startswith(("FSDP", "FullyShardedDataParallel")) for m in model.modules())
+
+
+@contextmanager
+def opened(setup: Setup) -> Iterator[None]:
+    """Inside, the net runs without wrappers, compilation or stray taps; afterwards all is as it was, also on exceptions."""
+    root = setup.net or setup.core
+    stray = [] if setup.net else [(m, dict(m._forward_hooks)) for m, _, _ in taps_on(setup.core)]
+    with untouched(root):
+        try:
+            for module in list(root.modules()):
+                if module._compiled_call_impl is not None:
+                    module._compiled_call_impl = None
+                for name, child in module.named_children():
+                    if bare(child) is not child:
+                        module._modules[name] = bare(child)
+            for module, hooks in stray:
+                for key in [k for k, hook in hooks.items() if isinstance(hook, Tap)]:
+                    module._forward_hooks.pop(key, None)
+            yield
+        finally:
+            for module, hooks in stray:
+                module._forward_hooks.clear()
+                module._forward_hooks.update(hooks)
+
+
+def wrapping(setup: Setup, *, wanted: bool) -> Iterator[Finding]:
+    """Traps of the wrappers; `wanted`: branches are to be attached to this model."""
+    this = f"this {type(setup.core).__name__}"
+    if any(isinstance(m, nn.DataParallel) for m in setup.given.modules()):
+        yield finding("data-parallel", "model", f"nn.DataParallel wraps {this}")
+    if setup.net is not None:
+        if wanted:
+            yield finding(
+                "already-attached", "model", f"{this} is supervised already, and other branches are asked for"
+            )
+        yield from _distributed(setup.net, setup.ddp)
+    elif taps_on(setup.given) and setup.ddp is not None:
+        what = "DistributedDataParallel wraps the tapped model, not the net that attach returned, which has the heads"
+        yield finding("head-outside-ddp", "model", what)
+        yield from _clashing(setup.ddp)
+    elif taps_on(setup.given):
+        yield finding("bare-model", "model", f"{this} carries taps, but it is not the net that attach returned")
+    elif wanted and (setup.ddp is not None or setup.sharded):
+        what = f"{this} is wrapped for several processes before its branches are attached"
+        yield finding("wrapped-before-attach", "model", what)
+
+
+def _distributed(net: Supervised, ddp: DistributedDataParallel | None) -> Iterator[Finding]:
+    if ddp is None:
+        return
+    if not any(m is net for m in ddp.modules()):
+        what = f"DistributedDataParallel wraps the model alone; the heads ({', '.join(net.heads)}) are outside"
+        yield finding("head-outside-ddp", "model", what)
+        yield from _clashing(ddp)
+        return
+    known = {id(p) for p in getattr(ddp, "_module_parameters", ddp.parameters())}  # when it was made
+    for name, head in net.heads.items():
+        if any(p.requires_grad and id(p) not in known for p in head.parameters()):
+            what = "DistributedDataParallel was made before this head had these parameters"
+            yield finding("head-outside-ddp", branch(name), what)
+
+
+def _clashing(ddp: DistributedDataParallel) -> Iterator[Finding]:
+    if ddp.find_unused_parameters:
+        what = "DistributedDataParallel was made with find_unused_parameters=True, and the heads run outside of it"
+        why = "It takes the layers that only heads lead to for unused and stops: 'marked as ready only once'"
+        yield finding("unused-parameter-search", "model", what, why=why, severity=ERROR)
+
+
+def branch(name: str) -> str:
+    """How a finding says where."""
+    return f"branch '{name}'"
+
+
+def compiled(setup: Setup, plan: Plan | None, *, wanted: bool) -> Iterator[Finding]:
+    """Layers to be tapped that are compiled, inside something compiled, or around it."""
+    if setup.net is not None or not wanted:
+        return
+    if "" in setup.compiled:
+        what = f"this {type(setup.core).__name__} was compiled before its branches are attached"
+        yield finding("compiled-before-attach", "model", what)
+        return
+    for b in plan.branches if plan else ():
+        around = [c for c in setup.compiled if f"{clean(b.layer)}.".startswith(f"{c}.")]
+        if around:
+            what = f"layer '{around[0]}' was compiled before branch '{b.name}' is attached"
+            yield finding("compiled-before-attach", f"layer '{b.layer}'", what)
+
+
+def optimising(setup: Setup, plan: Plan | None, optimizer: Optimizer | None) -> Iterator[Finding]:
+    """Parameters that the optimiser should hold and does not."""
+    if optimizer is None:
+        return
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    trained = [p for p in setup.core.parameters() if p.requires_grad]
+    if trained and not any(id(p) in held for p in trained):
+        what = f"this {type(optimizer).__name__} holds no parameter of the model"
+        yield finding("foreign-optimizer", "optimizer", what)
+    if setup.net is None and plan is not None and plan.branches:
+        what = f"it was made before the heads of {', '.join(plan.names)} are attached"
+        yield finding("head-not-in-optimizer", "optimizer", what)
+    for name, head in setup.net.heads.items() if setup.net else ():
+        missing = [n for n, p in head.named_parameters() if p.requires_grad and id(p) not in held]
+        if missing:
+            what = f"the optimiser lacks {len(missing)} parameters of its head ({missing[0]}, ...)"
+            yield finding("head-not-in-optimizer", branch(name), what)
+
+
+def weighing(objective: Objective) -> Iterator[Finding]:
+    """Branches whose weight is zero throughout, negative, or no number."""
+    for edge in objective.edges:
+        if edge.source == "main":
+            continue
+        where, shown = branch(edge.source), schedules.show(edge.weight)
+        try:
+            values = [float(edge.weight(p)) for p in STEPS]
+        except Exception as error:
+            yield finding("weight-unusable", where, f"its weight {shown} fails: {type(error).__name__}: {error}")
+            continue
+        bad = [(p, v) for p, v in zip(STEPS, values, strict=True) if not math.isfinite(v) or v < 0]
+        if bad:
+            yield finding("weight-unusable", where, f"its weight {shown} is {bad[0][1]:g} at progress {bad[0][0]:g}")
+        elif not any(values):
+            yield finding("weight-always-zero", where, f"its weight {shown} is 0 from beginning to end")
+
+
+def naming(plan: Plan, objective: Objective) -> Iterator[Finding]:
+    """Branches without a loss, and losses without a branch."""
+    sources = [e.source for e in objective.edges if e.source != "main"]
+    for name in plan.names:
+        if name not in sources:
+            what = f"no loss of the objective uses its output; it has losses on {', '.join(['main', *sources])}"
+            yield finding("branch-without-loss", branch(name), what)
+    for name in sources:
+        if name not in plan.names:
+            what = f"the objective has a loss on it, but the net has the branches {', '.join(plan.names) or '(none)'}"
+            yield finding("loss-without-branch", branch(name), what)
+
+
+def pricing(plan: Plan) -> Iterator[Finding]:
+    """Branches that cost more than the trunk, and light heads early on with a heavy constant weight."""
+    for b in plan.branches:
+        dearer = [
+            f"{millions(own)} {word} to the model's {millions(trunk)}"
+            for own, trunk, word in ((b.params, plan.params, "parameters"), (b.flops, plan.flops, "FLOPs"))
+            if own > trunk > 0
+        ]
+        if dearer:
+            yield finding("dear-branch", branch(b.name), f"its head '{heads.show(b.head)}' has {' and '.join(dearer)}")
+        if _is_early_and_heavy(b):
+            what = f"a light head '{heads.show(b.head)}' at depth {b.depth:.0%} has the constant weight {b.weight(0):g}"
+            yield finding("early-heavy-branch", branch(b.name), what)
+
+
+def _is_early_and_heavy(b: Branch) -> bool:
+    light = isinstance(b.head, str) and b.head.split("(")[0] in LIGHT
+    try:
+        weights = {float(b.weight(p)) for p in STEPS}
+    except Exception:  # said elsewhere
+        return False
+    undamped = b.gradient == gradients.ADD
+    return light and undamped and b.depth < EARLY and len(weights) == 1 and min(weights) >= HEAVY
+
+
+def precision(setup: Setup) -> Iterator[Finding]:
+    """Weights in float16, and heads that cannot learn."""
+    parts = [("model", setup.core), *([(branch(n), h) for n, h in setup.net.heads.items()] if setup.net else [])]
+    half = [
+        where for where, part in parts if any(p.dtype == torch.float16 and p.requires_grad for p in part.parameters())
+    ]
+    if half:
+        yield finding("half-weights", ", ".join(half), "its trainable weights are float16")
+    for name, head in setup.net.heads.items() if setup.net else ():
+        own = list(head.parameters())
+        if own and not any(p.requires_grad for p in own):
+            yield finding("frozen-head", branch(name), "every parameter of its head is frozen")

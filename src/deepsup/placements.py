@@ -1,0 +1,209 @@
+"""Where to put branches: the rules that read a probe, and a recommendation that says why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from . import heads
+from .costs import millions, price
+from .errors import ConfigError
+from .features import Feature
+
+RULES = {
+    "threshold": "after the deepest layer whose mean gradient is under a threshold, as in CNDS",
+    "drop": "wherever the gradient has fallen to a fraction of that at the branch above",
+    "evenly": "at even distances, wherever gradients are weak or strong",
+}
+OTHERS = 5  # tap points that were not chosen, as printed
+
+
+class Weighted(NamedTuple):
+    """A weight-bearing layer in front of the tap point `tap`: mean |gradient| of its weight."""
+
+    layer: str
+    tap: str
+    depth: float
+    gradient: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """A tap point of the trunk: a place where a branch can go."""
+
+    layer: str
+    depth: float
+    stride: int | None
+    feature: Feature
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A tap point as a place for a branch, with the price of the default head there."""
+
+    layer: str
+    chosen: bool
+    channels: int
+    stride: int | None
+    depth: float
+    gradient: float | None  # the weakest mean |gradient| of the weights between the tap point before and this one
+    params: int | None  # None where the model's output has no axis for classes
+    flops: int | None  # forward, per sample
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """Layers to supervise by one rule, with the reason in a sentence; `at` is ready for `plan(at=...)`.
+
+    `rows` hold every tap point: first those chosen, then the others, each from the weakest gradient to the strongest.
+    """
+
+    model: str
+    rule: str
+    at: list[str]
+    reason: str
+    rows: tuple[Candidate, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{self.model}: where to put branches, by rule '{self.rule}'", f"  {self.reason}"]
+        shown = [r for i, r in enumerate(self.rows) if i < len(self.at) + OTHERS]
+        lines += _table(shown)
+        left = len(self.rows) - len(shown)
+        lines += [f"  and {left} more with stronger gradients"] if left else []
+        return "\n".join([*lines, self.paste])
+
+    @property
+    def paste(self) -> str:
+        """The line to paste into a call of `plan`: `at=["layer1", "layer2"]`; where nothing was chosen it says so."""
+        if not self.at:
+            return "nothing to paste: no layer was chosen; rule 'evenly' chooses by depth alone"
+        return f"at={json.dumps(self.at, ensure_ascii=False)}"
+
+
+def recommend(
+    model: str,
+    rule: str,
+    rows: Sequence[Weighted],
+    points: Sequence[Point],
+    *,
+    threshold: float,
+    factor: float,
+    count: int,
+    classes: int | None,
+) -> Recommendation:
+    """Apply a rule and say why; `rows` and `points` come in running order. Raises `ConfigError`."""
+    at = choose(rule, rows, points, threshold=threshold, factor=factor, count=count)
+    reason = {"threshold": _why_threshold, "drop": _why_drop, "evenly": _why_evenly}[rule]
+    weakest: dict[str, float] = {}
+    for row in rows:
+        weakest[row.tap] = min(row.gradient, weakest.get(row.tap, row.gradient))
+    found = [_candidate(p, p.layer in at, weakest.get(p.layer), classes) for p in points]
+    found.sort(key=lambda c: (not c.chosen, c.gradient is None, c.gradient))
+    return Recommendation(model, rule, at, reason(rows, at, threshold=threshold, factor=factor), tuple(found))
+
+
+def choose(
+    rule: str, rows: Sequence[Weighted], points: Sequence[Point], *, threshold: float, factor: float, count: int
+) -> list[str]:
+    """The tap points that a rule picks, in running order; empty when by this rule no layer needs help."""
+    check_rule(rule)
+    if rule == "threshold":
+        return [r.tap for r in rows if r.gradient < threshold][-1:]
+    if rule == "drop":
+        return _drops(rows, factor)
+    return _evenly(points, count)
+
+
+def check_rule(rule: str) -> None:
+    """Raise `ConfigError` for a rule that is not there."""
+    if rule not in RULES:
+        raise ConfigError(
+            f"the probe has no rule {rule!r}. Rules: {', '.join(f'{name!r} ({says})' for name, says in RULES.items())}."
+        )
+
+
+def _drops(rows: Sequence[Weighted], factor: float) -> list[str]:
+    if not factor > 1:
+        raise ConfigError(f"rule 'drop' needs a factor above 1; found {factor!r}.")
+    found: list[str] = []
+    reference = rows[-1].gradient if rows else 0.0
+    for row in reversed(rows):
+        if row.gradient < reference / factor and row.tap not in found:
+            found.append(row.tap)
+            reference = row.gradient
+    return found[::-1]
+
+
+def _evenly(points: Sequence[Point], count: int) -> list[str]:
+    if not 1 <= count <= len(points):
+        raise ConfigError(
+            f"rule 'evenly' puts 1 to {len(points)} branches here, one a tap point of the trunk; count={count!r} was asked."
+        )
+    chosen: list[Point] = []
+    for i in range(count):
+        left = [p for p in points if p not in chosen]
+        chosen.append(min(left, key=lambda p, at=(i + 1) / (count + 1): abs(p.depth - at)))  # type: ignore[misc]
+    return [p.layer for p in points if p in chosen]
+
+
+def _why_threshold(rows: Sequence[Weighted], at: list[str], *, threshold: float, factor: float) -> str:
+    if not at:
+        return f"no layer needs help by this rule: {_weakest(rows)}, which is not under {threshold:g}."
+    last = [r for r in rows if r.gradient < threshold][-1]
+    return (
+        f"the training signal fades on its way down from the output: at {last.layer} ({last.depth:.0%} of the way from the "
+        f"input) the mean gradient is {last.gradient:.1e}, under {threshold:g}, so this layer hardly learns, and a branch "
+        f"at {at[0]} gives it a loss close by."
+    )
+
+
+def _why_drop(rows: Sequence[Weighted], at: list[str], *, threshold: float, factor: float) -> str:
+    if not at:
+        return (
+            f"no layer needs help by this rule: {_weakest(rows)}, and on the way down from the output the gradient "
+            f"never falls below 1/{factor:g} of {rows[-1].gradient if rows else 0:.1e}, where it starts."
+        )
+    times = "once" if len(at) == 1 else "twice" if len(at) == 2 else f"{len(at)} times"
+    places = "the place" if len(at) == 1 else "each place"
+    return (
+        f"the training signal fades on its way down from the output: {times} it falls below 1/{factor:g} of what it was, so "
+        f"a branch at {places} where that happens gives the layers below it a loss close by."
+    )
+
+
+def _why_evenly(rows: Sequence[Weighted], at: list[str], *, threshold: float, factor: float) -> str:
+    places = "half way" if len(at) == 1 else "at even distances"
+    return f"{places} between input and output, by depth alone: this rule does not look at the gradients."
+
+
+def _weakest(rows: Sequence[Weighted]) -> str:
+    if not rows:
+        return "no layer in front of a tap point was measured"
+    row = min(rows, key=lambda r: r.gradient)
+    return f"the weakest mean gradient is {row.gradient:.1e}, at {row.layer}"
+
+
+def _candidate(point: Point, chosen: bool, gradient: float | None, classes: int | None) -> Candidate:
+    feature = point.feature
+    cost = None if classes is None else price(point.layer, heads.resolve(heads.AUTO, feature), feature, classes)
+    params, flops = (None, None) if cost is None else (cost.params, cost.flops)
+    return Candidate(point.layer, chosen, feature.channels, point.stride, point.depth, gradient, params, flops)
+
+
+def _table(rows: Sequence[Candidate]) -> list[str]:
+    head = ["", "layer", "channels", "stride", "depth", "gradient", "head params", "head FLOPs"]
+    cells = [["*" if r.chosen else "", r.layer, *figures(r)] for r in rows]
+    widths = [max(len(line[i]) for line in [head, *cells]) for i in range(len(head))]
+    return [
+        "  " + "  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
+        for line in [head, *cells]
+    ]
+
+
+def figures(row: Candidate) -> list[str]:
+    """Channels, stride, depth, gradient, parameters and FLOPs of the head, as they are printed."""
+    gradient = "" if row.gradient is None else f"{row.gradient:.1e}"
+    cost = ["" if n is None else millions(n) for n in (row.params, row.flops)]
+    return [str(row.channels), "" if row.stride is None else str(row.stride), f"{row.depth:.0%}", gradient, *cost]

@@ -1,0 +1,181 @@
+"""What the doctor sees in predictions, labels and losses, each by the name of the output it is about."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import losses
+from .checks import branch
+from .errors import ClassCountError, HeadError
+from .findings import WARNING, Finding, finding, from_error
+from .objectives import Edge, Objective
+
+IGNORED = (-100, 255)  # labels that mean "no class" by custom
+SAID = 10  # of a list of labels
+KINDS: dict[Any, str] = {
+    F.cross_entropy: "cross_entropy",
+    losses.cross_entropy: "cross_entropy",
+    nn.CrossEntropyLoss: "cross_entropy",
+    F.nll_loss: "nll_loss",
+    nn.NLLLoss: "nll_loss",
+    F.kl_div: "kl_div",
+    nn.KLDivLoss: "kl_div",
+}
+
+
+def scoring(predictions: Mapping[str, Tensor], target: Any, objective: Objective) -> tuple[list[Finding], list[Tensor]]:
+    """Traps of predictions, labels and losses, and the losses themselves (or the predictions where there is no target)."""
+    found: list[Finding] = []
+    values: list[Tensor] = []
+    for edge in objective.edges:
+        prediction = predictions.get(edge.source)
+        if prediction is None:
+            continue
+        found += _scale_of_scores(edge, prediction)
+        bad = _labels(edge, prediction, target)
+        if bad is not None and not any(f.code == bad.code and f.what == bad.what for f in found):
+            found.append(bad)  # said once where main output and branches have the same classes
+        value = None if target is None or bad is not None else _value(edge, prediction, target, found)
+        if value is not None:
+            found += _lost(edge, prediction, target, value)
+        values.append(prediction if value is None else value)
+    return found, values
+
+
+def place(source: str) -> str:
+    """How a finding says which output it is about."""
+    return "main output" if source == "main" else branch(source)
+
+
+def _kind(loss: Any) -> str:
+    """`cross_entropy`, `nll_loss` or `kl_div`, where a loss is known to be one of them."""
+    if isinstance(loss, str):
+        return loss
+    function = loss.func if isinstance(loss, functools.partial) else loss
+    return next((kind for known, kind in KINDS.items() if function is known or type(loss) is known), "")
+
+
+def _option(loss: Any, name: str, default: Any) -> Any:
+    return loss.keywords.get(name, default) if isinstance(loss, functools.partial) else getattr(loss, name, default)
+
+
+def _scale_of_scores(edge: Edge, prediction: Tensor) -> Iterator[Finding]:
+    kind, scores = _kind(edge.loss), normalised(prediction)
+    where, loss = place(edge.source), losses.show(edge.loss)
+    if kind == "cross_entropy" and scores:
+        what = "sum to 1" if scores == "probabilities" else "have exponentials that sum to 1"
+        yield finding("normalised-scores", where, f"it gives {scores} (they {what}), and its loss is {loss}")
+    if kind == "nll_loss" and scores != "log-probabilities":
+        yield finding("raw-scores-in-nll", where, f"it gives {scores or 'raw scores'}, and its loss is {loss}")
+    if kind == "kl_div" and _option(edge.loss, "reduction", "mean") == "mean":
+        shape = tuple(prediction.shape)
+        yield finding("mean-kl", where, f"its loss is {loss} with reduction='mean', over scores of shape {shape}")
+
+
+def normalised(prediction: Tensor) -> str:
+    """`probabilities` or `log-probabilities` where the scores over axis 1 are such in every place, else an empty text."""
+    if prediction.ndim < 2 or prediction.shape[1] < 2 or not prediction.numel() or not prediction.is_floating_point():
+        return ""
+    scores = prediction.detach()
+    tolerance = 1e-3 if scores.dtype in (torch.float32, torch.float64) else 2e-2
+    scores = scores.float()
+    if not bool(torch.isfinite(scores).any()):
+        return ""
+    if bool((scores <= tolerance).all()) and bool((scores.logsumexp(1).abs() < tolerance).all()):
+        return "log-probabilities"
+    if bool((scores >= 0).all()) and bool(((scores.sum(1) - 1).abs() < tolerance).all()):
+        return "probabilities"
+    return ""
+
+
+def _labels(edge: Edge, prediction: Tensor, target: Any) -> Finding | None:
+    """Labels without a class. Asked before the loss is run, which would abort the process on a GPU."""
+    if not isinstance(target, Tensor) or target.is_floating_point() or not target.numel() or prediction.ndim < 2:
+        return None
+    classes = prediction.shape[1]
+    sure = _kind(edge.loss) in ("cross_entropy", "nll_loss")
+    present = _present(target, (_option(edge.loss, "ignore_index", -100),) if sure else IGNORED)
+    bad = [v for v in present if not 0 <= v < classes]
+    if not bad or not (sure or target.is_cuda):
+        return None
+    fix = "Labels seem to be counted from 1: subtract 1" if (present[0], present[-1]) == (1, classes) else ""
+    fix = "If 255 means 'no class', set those labels to -100" if bad == [255] else fix
+    what = f"there are {classes} classes (0..{classes - 1}), but the target holds {_counted('label', bad)}"
+    return finding("class-count", place(edge.source), what, fix=fix, severity="" if sure else WARNING)
+
+
+def _present(target: Tensor, ignored: tuple[int, ...]) -> list[int]:
+    """The labels in a target, in order."""
+    labels: list[int] = torch.unique(target).tolist()
+    return [v for v in labels if v not in ignored]
+
+
+def _counted(word: str, values: list[int]) -> str:
+    """`class 3`, `classes 3, 4`, and not more than ten."""
+    plural = {"class": "classes", "label": "labels"}[word] if len(values) > 1 else word
+    return f"{plural} {', '.join(map(str, values[:SAID]))}{', ...' if len(values) > SAID else ''}"
+
+
+def _value(edge: Edge, prediction: Tensor, target: Any, found: list[Finding]) -> Tensor | None:
+    """The loss on the batch; None, and a finding, where it cannot be had."""
+    where, loss = place(edge.source), losses.show(edge.loss)
+    try:
+        with torch.enable_grad():
+            value = losses.get(edge.loss)(prediction, target)
+    except Exception as error:
+        known = {HeadError: "target-unfit", ClassCountError: "class-count"}
+        code = next((code for kind, code in known.items() if isinstance(error, kind)), "loss-failed")
+        found.append(from_error(error, where, code=code))
+        return None
+    if not isinstance(value, Tensor) or value.ndim:
+        given = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        fix = "Return one number, the mean over the batch"
+        found.append(finding("loss-failed", where, f"its loss {loss} returned {given}", fix=fix))
+        return None
+    if not bool(torch.isfinite(value.detach())):
+        found.append(finding("loss-not-finite", where, f"its loss {loss} is {value.item()} on the first batch"))
+    elif prediction.requires_grad and not value.requires_grad:
+        found.append(finding("loss-without-gradient", where, f"its loss {loss} has no graph"))
+    return value
+
+
+def _lost(edge: Edge, prediction: Tensor, target: Any, value: Tensor) -> Iterator[Finding]:
+    """Classes that shrinking to the branch's map drops, if the loss really does not see them.
+
+    Their labels are exchanged for those of another class: a loss that stays the same to the bit never read them.
+    """
+    if not isinstance(target, Tensor) or target.is_floating_point() or target.ndim < 3:
+        return
+    size, full = tuple(prediction.shape[2:]), tuple(target.shape[1:])
+    if len(size) != len(full) or not any(s < f for s, f in zip(size, full, strict=True)):
+        return
+    gone = [c for c in _dropped(target, size) if _is_unread(edge.loss, prediction, target, value, c)]
+    if gone:
+        small, large = ("x".join(map(str, shape)) for shape in (size, full))
+        what = f"labels of {large}, shrunk to its map of {small}, lose {_counted('class', gone)}"
+        yield finding("lost-classes", place(edge.source), what)
+
+
+def _dropped(target: Tensor, size: tuple[int, ...]) -> list[int]:
+    """The classes that either way of nearest shrinking loses."""
+    pixels = target[:, None].float()
+    kept = [set(_present(F.interpolate(pixels, size=size, mode=mode), ())) for mode in ("nearest", "nearest-exact")]
+    return [v for v in _present(target, IGNORED) if not all(v in labels for labels in kept)]
+
+
+def _is_unread(loss: Any, prediction: Tensor, target: Tensor, value: Tensor, label: int) -> bool:
+    others = [v for v in _present(target, IGNORED) if v != label]
+    if not others:
+        return False
+    try:
+        with torch.no_grad():
+            again = losses.get(loss)(prediction.detach(), torch.where(target == label, others[0], target))
+    except Exception:
+        return False
+    return torch.equal(again, value.detach())

@@ -1,0 +1,206 @@
+"""Traps that show without running anything: wrappers, compiled parts, optimiser, weights, costs, precision."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import deepsup as ds
+from deepsup.checks import Setup, clean, opened
+
+from .patients import attached, examined, one_process, only
+from .small_nets import CLASSES, Plain, Residual, images, mlp
+
+in_one_process = pytest.mark.filterwarnings("ignore::FutureWarning")
+
+
+def test_data_parallel_is_found_before_and_after_attaching() -> None:
+    only(examined(nn.DataParallel(Plain()), at=["relu1"]), "data-parallel", "model", "DistributedDataParallel(")
+    only(examined(nn.DataParallel(attached())), "data-parallel", "model", "DistributedDataParallel(")
+
+
+def test_a_model_compiled_before_attaching_is_found() -> None:
+    for model in (torch.compile(Plain()), _compiled_in_place(Plain())):
+        only(
+            examined(model, at=["relu1"]),
+            "compiled-before-attach",
+            "model",
+            "torch.compile(deepsup.attach(model, plan))",
+        )
+
+
+def test_a_compiled_part_is_found_where_a_tap_would_lie_in_it_and_only_there() -> None:
+    model = Residual()
+    model.layer1 = torch.compile(model.layer1)  # type: ignore[assignment]
+    for name in ("layer1", "layer1.0", "layer1._orig_mod.0"):
+        only(
+            examined(model, at=[name]), "compiled-before-attach", f"layer '{clean(name)}'", "Attach to the plain model"
+        )
+    assert not examined(model, at=["layer2"])
+    plan = ds.plan(model, images(), at=["layer1._orig_mod.0"])
+    only(
+        examined(model, plan=plan), "compiled-before-attach", "layer 'layer1._orig_mod.0'", "Attach to the plain model"
+    )
+
+
+def _compiled_in_place(model: nn.Module) -> nn.Module:
+    model.compile()
+    return model
+
+
+@in_one_process
+def test_heads_outside_of_ddp_are_found_however_they_got_there() -> None:
+    with one_process():
+        net = attached()
+        found = examined(DistributedDataParallel(net.model))
+        only(found, "head-outside-ddp", "model", "DistributedDataParallel(deepsup.attach(model, plan))")
+        net.model = DistributedDataParallel(net.model)
+        assert "relu1" in only(examined(net), "head-outside-ddp", "model", "Wrap what attach returned").what
+        assert isinstance(net.model, DistributedDataParallel)
+
+
+@in_one_process
+def test_a_head_that_came_after_ddp_is_found() -> None:
+    with one_process():
+        net = attached()
+        wrapped = DistributedDataParallel(net)
+        net.heads._modules["relu1"] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES))
+        only(examined(wrapped), "head-outside-ddp", "branch 'relu1'", "once everything is in it")
+        assert not examined(DistributedDataParallel(net))
+
+
+@in_one_process
+def test_a_search_for_unused_parameters_is_found_needless_or_clashing() -> None:
+    with one_process():
+        found = examined(DistributedDataParallel(attached(), find_unused_parameters=True))
+        only(found, "unused-parameter-search", "model", "Leave it out", severity="warning")
+        found = examined(DistributedDataParallel(attached().model, find_unused_parameters=True))
+        assert found.codes == ("head-outside-ddp", "unused-parameter-search")
+        assert "marked as ready only once" in found.findings[1].why
+
+
+@in_one_process
+def test_a_model_wrapped_before_attaching_is_found() -> None:
+    with one_process():
+        found = examined(DistributedDataParallel(Plain()), at=["relu1"])
+        only(found, "wrapped-before-attach", "model", "Attach first, then wrap")
+
+
+def test_a_sharded_model_is_looked_at_without_running_it() -> None:
+    class FSDPPlain(Plain):  # as fully_shard names classes
+        def forward(self, x: Tensor) -> Tensor:
+            raise AssertionError("it was run")
+
+    only(examined(FSDPPlain(), at=["relu1"]), "wrapped-before-attach", "model", "Attach first, then wrap")
+    assert not examined(FSDPPlain())
+
+
+def test_the_tapped_model_without_its_heads_is_found() -> None:
+    net = attached()
+    only(examined(net.model), "bare-model", "model", "Train the net that deepsup.attach returned")
+    assert not examined(net)
+    assert not examined(ds.strip(net))
+
+
+def test_heads_that_the_optimiser_lacks_are_found() -> None:
+    model = Plain()
+    early = torch.optim.SGD(model.parameters(), lr=0.1)
+    only(
+        examined(model, at=["relu1"], optimizer=early), "head-not-in-optimizer", "optimizer", "Make the optimiser after"
+    )
+    net = attached(model)
+    only(examined(net, optimizer=early), "head-not-in-optimizer", "branch 'relu1'", "deepsup.parameter_groups(net")
+    assert not examined(net, optimizer=torch.optim.SGD(ds.parameter_groups(net, lr=0.1)))
+
+
+def test_an_optimiser_of_another_model_is_found() -> None:
+    foreign = torch.optim.SGD(Plain().parameters(), lr=0.1)
+    only(examined(Plain(), optimizer=foreign), "foreign-optimizer", "optimizer", "for this very net")
+
+
+@pytest.mark.parametrize("weight", [0, "until(constant(0), 0.5)", lambda progress: 0.0])
+def test_a_weight_that_is_zero_throughout_is_found(weight: object) -> None:
+    found = examined(Plain(), at=["relu2"], weight=weight)
+    only(found, "weight-always-zero", "branch 'relu2'", "weight=0.3", severity="warning")
+
+
+@pytest.mark.parametrize("weight", ["linear(0.3, -0.1)", lambda p: math.nan, lambda p: 1 / (p - 0.5)])
+def test_a_weight_that_is_negative_or_no_number_is_found(weight: object) -> None:
+    found = examined(Plain(), at=["relu2"], weight=weight)
+    only(found, "weight-unusable", "branch 'relu2'", "finite numbers from 0 up")
+
+
+def test_weights_that_start_or_end_at_zero_are_fine() -> None:
+    for weight in ("linear(0.3, 0)", "warmup(constant(0.3), 0.2)", "until(constant(0.3), 0.1)"):
+        assert not examined(Plain(), at=["relu2"], weight=weight)
+
+
+def test_an_objective_with_branches_for_a_model_that_was_never_attached_is_found() -> None:
+    model = Plain()
+    objective = ds.Objective(ds.plan(model, images(), at=["relu2"]))
+    only(examined(model, objective=objective), "loss-without-branch", "branch 'relu2'", "the net was attached with")
+
+
+def test_branches_and_losses_that_miss_each_other_are_found() -> None:
+    net = attached(at=["relu1"])
+    other = ds.plan(Plain(), images(), at=["relu2"])
+    found = examined(net, objective=ds.Objective(other))
+    assert [(f.code, f.where) for f in found] == [
+        ("branch-without-loss", "branch 'relu1'"),
+        ("loss-without-branch", "branch 'relu2'"),
+    ]
+    assert all("Objective(net.plan)" in f.fix for f in found)
+    only(examined(net, objective=ds.Objective()), "branch-without-loss", "branch 'relu1'", "Objective(net.plan)")
+    assert not examined(net, objective=ds.Objective(net.plan))
+
+
+def test_a_branch_dearer_than_the_model_is_found() -> None:
+    found = examined(Plain(), at=["relu1"], head="cnds(hidden=64)")
+    only(found, "dear-branch", "branch 'relu1'", "head='pool'", severity="warning")
+    assert "parameters to the model's" in found.findings[0].what
+    assert not examined(Plain(), at=["relu1"], head="pool")
+
+
+def test_an_early_light_branch_with_a_heavy_constant_weight_is_found() -> None:
+    deep = mlp(*[16] * 8, CLASSES)
+    x, y = torch.randn(4, 16), torch.arange(4)
+    found = ds.diagnose(deep, x, y, at=["1"], weight=0.5)
+    only(found, "early-heavy-branch", "branch '1'", "weight='linear(0.3, 0)'", "'cnds'", severity="warning")
+    for harmless in ({"weight": 0.4}, {"weight": "linear(1, 0)"}, {"gradient": "scale(0.1)", "weight": 0.5}):
+        assert not ds.diagnose(deep, x, y, at=["1"], **harmless)
+    assert not ds.diagnose(deep, x, y, at=["9"], weight=0.5)
+
+
+def test_float16_weights_are_found_and_bfloat16_ones_are_not() -> None:
+    half = attached().half()
+    found = ds.diagnose(half, images(4).half())
+    only(found, "half-weights", "model, branch 'relu1'", "torch.autocast with a GradScaler", severity="warning")
+    assert not ds.diagnose(attached().bfloat16(), images(4).bfloat16())
+
+
+def test_a_frozen_head_is_found() -> None:
+    net = attached()
+    net.heads.requires_grad_(False)
+    only(examined(net), "frozen-head", "branch 'relu1'", "requires_grad_(True)", severity="warning")
+
+
+def test_a_setup_knows_who_is_who_in_wrappers() -> None:
+    net = attached()
+    model = net.model
+    setup = Setup.of(torch.compile(net))
+    assert (setup.net, setup.core) == (net, model)
+    net.model = torch.compile(model)  # type: ignore[assignment]
+    wrapped = net.model
+    with pytest.raises(ZeroDivisionError):
+        _fail_inside(net, model)
+    assert net.model is wrapped
+
+
+def _fail_inside(net: ds.Supervised, model: nn.Module) -> None:
+    with opened(Setup.of(net)):
+        assert net.model is model
+        raise ZeroDivisionError

@@ -1,0 +1,166 @@
+"""The rules that read a probe, and recommendations that give their reason."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from deepsup.costs import price
+from deepsup.errors import ConfigError
+from deepsup.features import Feature
+from deepsup.magnitudes import Magnitudes
+from deepsup.placements import RULES, Candidate, Point
+from deepsup.probes import LayerGradient, Probe
+
+FEATURE = Feature((8, 4, 4), "NCHW")
+
+
+def hand_made(*means: float, classes: int | None = 10) -> Probe:
+    """Layers a, b, c, ... with these mean gradients; the last is the classifier, behind every tap."""
+    names = "abcdefghijkl"[: len(means)]
+    rows = [
+        LayerGradient(
+            layer=n,
+            tap=f"tap_{n}" if i < len(means) - 1 else None,
+            depth=(i + 1) / len(means),
+            weight=Magnitudes((m / 2, 3 * m / 2), (m, m), (m / 10, m / 10), (0.25, 0.75)),
+            activation=(1.0, 3.0),
+        )
+        for i, (n, m) in enumerate(zip(names, means, strict=True))
+    ]
+    points = tuple(Point(r.tap, r.depth, 2, FEATURE) for r in rows if r.tap is not None)
+    return Probe("Net", tuple(rows), 2, points=points, classes=classes)
+
+
+@pytest.mark.parametrize(
+    ("means", "threshold", "found"),
+    [
+        ((1e-9, 1e-8, 5e-8, 1e-3, 1e-2), 1e-7, ["tap_c"]),  # the deepest that vanished
+        ((1e-9, 1e-3, 1e-9, 1e-3, 1e-2), 1e-7, ["tap_c"]),
+        ((1e-9, 1e-3, 1e-2), 1e-7, ["tap_a"]),
+        ((1e-7, 1e-3, 1e-2), 1e-7, []),  # under, not at
+        ((1e-6, 1e-3, 1e-2), 1e-7, []),
+        ((1e-6, 1e-3, 1e-2), 1e-2, ["tap_b"]),
+        ((1.0, 1.0, 1e-9), 1e-7, []),  # after the classifier there is nothing to supervise
+    ],
+)
+def test_the_papers_rule(means: tuple[float, ...], threshold: float, found: list[str]) -> None:
+    assert hand_made(*means).recommend("threshold", threshold=threshold) == found
+    if threshold == 1e-7:
+        assert hand_made(*means).recommend() == found
+
+
+@pytest.mark.parametrize(
+    ("means", "factor", "found"),
+    [
+        ((1 / 512, 1 / 64, 1 / 8, 1.0, 2.0), 8, ["tap_b"]),  # below 1/8, not at it; then below 1/8 of that
+        ((9e-7, 1e-5, 9e-5, 1e-3, 1e-2), 10, ["tap_a", "tap_c"]),
+        ((1e-8, 1e-5, 1e-5, 1e-5, 1e-2), 10, ["tap_a"]),
+        ((1e-4, 2e-4, 3e-4, 1e-3, 1e-2), 10, []),
+        ((1e-4, 2e-4, 3e-4, 1e-3, 1e-2), 2, ["tap_a", "tap_c"]),
+        ((0.0, 0.0, 1.0, 1.0), 10, ["tap_b"]),
+        ((1.0, 1e-9), 10, []),
+        ((1.0,), 10, []),
+    ],
+)
+def test_the_relative_rule(means: tuple[float, ...], factor: float, found: list[str]) -> None:
+    assert hand_made(*means).recommend("drop", factor=factor) == found
+
+
+@pytest.mark.parametrize(
+    ("count", "found"),
+    [
+        (1, ["tap_d"]),  # depths are 1/8 to 7/8
+        (2, ["tap_c", "tap_e"]),
+        (3, ["tap_b", "tap_d", "tap_f"]),
+        (7, [f"tap_{n}" for n in "abcdefg"]),
+    ],
+)
+def test_the_even_rule_looks_at_depth_alone(count: int, found: list[str]) -> None:
+    assert hand_made(*[1.0] * 8).recommend("evenly", count=count) == found
+    assert hand_made(*[1e-9] * 8).recommend("evenly", count=count) == found
+
+
+@pytest.mark.parametrize("count", [0, -1, 3])
+def test_no_more_branches_than_places(count: int) -> None:
+    with pytest.raises(ConfigError, match=rf"rule 'evenly' puts 1 to 2 branches here.*count={count}"):
+        hand_made(1.0, 1.0, 1.0).recommend("evenly", count=count)
+
+
+def test_rules_that_cannot_be() -> None:
+    with pytest.raises(ConfigError, match=r"the probe has no rule 'median'\. Rules: 'threshold' \(after the deepest"):
+        hand_made(1.0, 1.0).recommend("median")
+    for factor in (1.0, 0.0, float("nan")):
+        with pytest.raises(ConfigError, match="needs a factor above 1"):
+            hand_made(1.0, 1.0).recommend("drop", factor=factor)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("means", [(5e-9, 2e-6, 1e-2, 2e-2), (1.0, 1.0, 1.0, 1.0)])
+def test_a_recommendation_says_what_recommend_says(rule: str, means: tuple[float, ...]) -> None:
+    found = hand_made(*means)
+    advice = found.recommendation(rule, count=1)
+    assert (advice.rule, advice.at) == (rule, found.recommend(rule, count=1))
+    assert [r.layer for r in advice.rows if r.chosen] == sorted(advice.at, key=lambda tap: means["abcd".index(tap[-1])])
+    assert sorted(r.layer for r in advice.rows) == ["tap_a", "tap_b", "tap_c"]
+    assert re.fullmatch(r"[^.].*[^.]\.", advice.reason)  # one sentence
+
+
+def test_rows_are_the_chosen_ones_first_each_group_from_the_weakest_gradient_up() -> None:
+    advice = hand_made(1e-3, 5e-9, 2e-6, 1e-8, 1e-2, 1.0).recommendation("threshold")
+    assert [(r.layer, r.chosen) for r in advice.rows] == [
+        ("tap_d", True),
+        ("tap_b", False),
+        ("tap_c", False),
+        ("tap_a", False),
+        ("tap_e", False),
+    ]
+    cost = price("tap_d", "pool", FEATURE, 10)
+    assert advice.rows[0] == Candidate("tap_d", True, 8, 2, 4 / 6, 1e-8, cost.params, cost.flops)
+
+
+def test_of_the_layers_in_front_of_one_tap_the_weakest_counts() -> None:
+    rows = tuple(LayerGradient(n, "tap", 0.5, Magnitudes((m,))) for n, m in (("a", 3.0), ("b", 1.0), ("c", 2.0)))
+    found = Probe("Net", rows, 1, points=(Point("tap", 0.5, None, FEATURE),), classes=10)
+    assert found.recommendation("evenly", count=1).rows[0].gradient == 1.0
+
+
+def test_reasons_are_for_people_who_never_read_the_papers() -> None:
+    found = hand_made(5e-9, 2e-8, 1e-2, 2e-2)
+    assert found.recommendation("threshold").reason == (
+        "the training signal fades on its way down from the output: at b (50% of the way from the input) the mean gradient is "
+        "2.0e-08, under 1e-07, so this layer hardly learns, and a branch at tap_b gives it a loss close by."
+    )
+    assert "once it falls below 1/10 of what it was, so a branch at the place" in found.recommendation("drop").reason
+    assert "twice it falls below 1/3" in found.recommendation("drop", factor=3).reason
+    assert "does not look at the gradients" in found.recommendation("evenly").reason
+    healthy = hand_made(1e-2, 2e-2, 1e-2, 2e-2)
+    for rule in ("threshold", "drop"):
+        reason = healthy.recommendation(rule).reason
+        assert reason.startswith("no layer needs help by this rule: the weakest mean gradient is 1.0e-02, at a")
+
+
+def test_a_recommendation_prints_as_a_table_that_ends_in_a_line_to_paste() -> None:
+    advice = hand_made(5e-9, 2e-6, 1e-2, 2e-2).recommendation("drop")
+    lines = [" ".join(line.split()) for line in str(advice).splitlines()]
+    assert lines == [
+        "Net: where to put branches, by rule 'drop'",
+        advice.reason,
+        "layer channels stride depth gradient head params head FLOPs",
+        "* tap_a 8 2 25% 5.0e-09 90 160",
+        "* tap_b 8 2 50% 2.0e-06 90 160",
+        "tap_c 8 2 75% 1.0e-02 90 160",
+        'at=["tap_a", "tap_b"]',
+    ]
+    assert eval(f"dict({lines[-1]})") == {"at": advice.at}
+    assert str(hand_made(*[1.0] * 12).recommendation()).splitlines()[-2:] == [
+        "  and 6 more with stronger gradients",
+        "nothing to paste: no layer was chosen; rule 'evenly' chooses by depth alone",
+    ]
+
+
+def test_a_model_without_an_axis_for_classes_has_no_prices() -> None:
+    advice = hand_made(5e-9, 1.0, 1.0, classes=None).recommendation()
+    assert (advice.rows[0].params, advice.rows[0].flops) == (None, None)
+    assert str(advice).splitlines()[3].split() == ["*", "tap_a", "8", "2", "33%", "5.0e-09"]
