@@ -10,8 +10,8 @@ down; the head itself always trains on its full gradient. A rule prints as the t
     warmup(0.2)        scale, rising from 0 to 1 over the first fifth of training
     project            the part of the branch that opposes what comes from above is removed
     pcgrad             each loses the part that opposes the other (Yu et al. 2020, alg. 1, two tasks)
-    mgda               the shortest convex combination of the two (Sener & Koltun 2018, eq. 4, on activations)
-    equilibrium        (m above + branch) / (m + 1), with m outputs higher up (Li et al. 2019, sec. 3.2)
+    mgda               the shortest convex combination of the two (Sener & Koltun 2018, two tasks, on activations)
+    equilibrium        (m above + branch) / (m + 1), with m outputs higher up (Li et al. 2019)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import ast
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -39,7 +39,9 @@ STATISTICS = 4  # <above, branch>, |above|², |branch|², <above, result>
 class Rule:
     """Base of the rules below: frozen dataclasses whose `repr` is the text that `parse` reads."""
 
-    def __call__(self, above: Tensor, branch: Tensor, factor: Tensor) -> Tensor:
+    scales: ClassVar[bool] = False  # whether `__call__` needs the factor
+
+    def __call__(self, above: Tensor, branch: Tensor, factor: Any) -> Tensor:
         """The gradient that goes further down, from the two that meet (same shape) and the present `factor()`."""
         raise TypeError(f"{type(self).__name__} does not say what goes down: define __call__")
 
@@ -61,7 +63,7 @@ class Rule:
 class add(Rule):
     """The plain sum: what training on the sum of the losses does."""
 
-    def __call__(self, above: Tensor, branch: Tensor, factor: Tensor) -> Tensor:
+    def __call__(self, above: Tensor, branch: Tensor, factor: Any) -> Tensor:
         return above + branch
 
 
@@ -70,13 +72,15 @@ class scale(Rule):
     """The branch's gradient times `by`, a number or a schedule of progress; the head keeps all of it."""
 
     by: Any
+    scales = True
 
     def __post_init__(self) -> None:
         given = schedules.as_schedule(self.by)
         object.__setattr__(self, "by", given.value if isinstance(given, schedules.constant) else given)
 
-    def __call__(self, above: Tensor, branch: Tensor, factor: Tensor) -> Tensor:
-        return above + factor.to(branch.dtype) * branch
+    def __call__(self, above: Tensor, branch: Tensor, factor: Any) -> Tensor:
+        sent: Tensor = factor.to(branch.dtype) * branch
+        return above + sent
 
     def factor(self, progress: float, outputs_above: int) -> float:
         return float(self.by(progress) if callable(self.by) else self.by)
@@ -91,6 +95,7 @@ class warmup(Rule):
     """Nothing at first, all of it from progress `until` on: the head finds its way before it pulls at the trunk."""
 
     until: float
+    scales = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.until, (int, float)) or not 0 < self.until <= 1:
@@ -110,7 +115,7 @@ class warmup(Rule):
 class detach(Rule):
     """The trunk does not feel the branch at all."""
 
-    def __call__(self, above: Tensor, branch: Tensor, factor: Tensor) -> Tensor:
+    def __call__(self, above: Tensor, branch: Tensor, factor: Any) -> Tensor:
         return above
 
 
@@ -118,7 +123,7 @@ class detach(Rule):
 class project(Rule):
     """Where the two oppose each other, the branch loses its part along `above`; otherwise the plain sum."""
 
-    def __call__(self, above: Tensor, branch: Tensor, factor: Tensor) -> Tensor:
+    def __call__(self, above: Tensor, branch: Tensor, factor: Any) -> Tensor:
         return above + branch - _opposing(above, branch) * above
 
 
@@ -126,7 +131,7 @@ class project(Rule):
 class pcgrad(Rule):
     """Where the two oppose each other, each loses its part along the other."""
 
-    def __call__(self, above: Tensor, branch: Tensor, factor: Tensor) -> Tensor:
+    def __call__(self, above: Tensor, branch: Tensor, factor: Any) -> Tensor:
         return above + branch - _opposing(above, branch) * above - _opposing(branch, above) * branch
 
 
@@ -138,7 +143,7 @@ class mgda(Rule):
     of the two is zero, the other goes down whole: a branch of weight 0 must not stop the trunk.
     """
 
-    def __call__(self, above: Tensor, branch: Tensor, factor: Tensor) -> Tensor:
+    def __call__(self, above: Tensor, branch: Tensor, factor: Any) -> Tensor:
         both, aa, bb = dot(above, branch), dot(above, above), dot(branch, branch)
         distance = aa + bb - 2 * both
         share = torch.where(distance > 0, (bb - both) / distance, 0.5).clamp(0.001, 0.999)
@@ -152,8 +157,10 @@ class mgda(Rule):
 class equilibrium(Rule):
     """Every output has the same say in the layers below it, however many there are (gradient equilibrium)."""
 
-    def __call__(self, above: Tensor, branch: Tensor, factor: Tensor) -> Tensor:
-        share = factor.to(above.dtype)
+    scales = True
+
+    def __call__(self, above: Tensor, branch: Tensor, factor: Any) -> Tensor:
+        share: Tensor = factor.to(above.dtype)
         return share * above + (1 - share) * branch
 
     def factor(self, progress: float, outputs_above: int) -> float:
@@ -166,7 +173,7 @@ class custom(Rule):
 
     function: Custom
 
-    def __call__(self, above: Tensor, branch: Tensor, factor: Tensor) -> Tensor:
+    def __call__(self, above: Tensor, branch: Tensor, factor: Any) -> Tensor:
         return self.function(above, branch)
 
     def __repr__(self) -> str:
@@ -174,7 +181,9 @@ class custom(Rule):
 
 
 ADD = add()
-RULES: dict[str, Callable[..., Rule]] = {c.__name__: c for c in (add, scale, detach, warmup, project, pcgrad, mgda, equilibrium)}
+RULES: dict[str, Callable[..., Rule]] = {
+    c.__name__: c for c in (add, scale, detach, warmup, project, pcgrad, mgda, equilibrium)
+}
 
 
 def get(rule: GradientLike) -> Rule:
@@ -238,7 +247,7 @@ class Fork(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, activation: Tensor, slot: Tensor | None, factor: Tensor, rule: Rule, copy: bool
+        ctx: Any, activation: Tensor, slot: Tensor | None, factor: Tensor | None, rule: Rule, copy: bool
     ) -> tuple[Tensor, Tensor]:
         ctx.rule, ctx.factor, ctx.measures = rule, factor, slot is not None
         if torch.compiler.is_compiling():  # a compiled graph may not hand out views; it removes copies itself

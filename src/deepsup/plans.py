@@ -207,6 +207,8 @@ def _share(part: int, whole: int) -> str:
 
 def _read_branch(data: Mapping[str, Any]) -> Branch:
     _refuse_custom({"branches": [data]})
+    heads.read(data["head"])
+    losses.get(data["loss"])
     return Branch(
         name=data["name"],
         layer=data["layer"],

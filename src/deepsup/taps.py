@@ -7,6 +7,7 @@ recomputation under checkpointing and exceptions all find it idle.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -71,19 +72,31 @@ class Tap:
             )
         tensor = picked(output, self.pick)
         if torch.is_grad_enabled() and tensor.requires_grad and (self.slot is not None or self.rule != ADD):
-            trunk, seen = Fork.apply(tensor, self.slot, self.factor, self.rule, self.clone)
+            factor = self.factor if self.rule.scales else None  # an unused input would only burden a compiled graph
+            trunk, seen = Fork.apply(tensor, self.slot, factor, self.rule, self.clone)
             self._keep(seen)
             return replaced(output, self.pick, trunk)
         # A view made here, not later: autograd runs nodes youngest first, so the branch's gradient is added to the
         # trunk's and not the other way round. The sum then keeps the trunk's memory layout, without which a branch
         # of weight 0 would make the layers below pick other kernels and round differently (seen on ConvNeXt).
-        self._keep(tensor.clone() if self.clone else tensor.view_as(tensor))
+        seen = tensor.clone() if self.clone else tensor.view_as(tensor)
+        if seen.requires_grad and not torch.compiler.is_compiling():
+            # Where the layer itself reads its output again (a decoder's list of maps), the branch does come first.
+            seen.register_hook(partial(_laid_out_like, torch.empty_like(tensor, device="meta").stride()))
+        self._keep(seen)
         return None
 
     def _keep(self, seen: Tensor) -> None:
         self.recorder.seen[self.name] = seen
         if not torch.compiler.is_compiling() and not seen.is_inference():
             self.recorder.versions[self.name] = seen._version
+
+
+def _laid_out_like(strides: tuple[int, ...], gradient: Tensor) -> Tensor | None:
+    """The gradient in the memory layout of the activation, which is that of the trunk's gradient."""
+    if gradient.stride() == strides:
+        return None
+    return torch.empty_strided(gradient.shape, strides, dtype=gradient.dtype, device=gradient.device).copy_(gradient)
 
 
 def taps_on(model: nn.Module) -> list[tuple[nn.Module, int, Tap]]:
