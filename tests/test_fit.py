@@ -463,7 +463,20 @@ def test_measuring_probes_as_placement_does_and_writes_nothing(tmp_path: Path):
     prepared = runs.prepare(settings)
     assert prepared.placement is not None
     assert prepared.placement["gradients"] == found.means()
+    assert prepared.placement["reason"] == found.recommendation("drop", factor=1.2).reason
+    assert ds.Probe.from_dict(prepared.placement["probe"]) == found
     assert not (tmp_path / "run").exists()
+
+
+def test_measuring_with_branches_starts_from_the_same_weights_and_batches(tmp_path: Path):
+    small = {"model": "deepsup:plain-4", "model_options": {"widths": [4, 8]}}
+    settings = config(tmp_path / "run", supervise={"gradient": "warmup(0.5)", "head": "pool"}, **small)
+    plain, supervised = runs.measure(settings), runs.measure(settings, at=["relu2"])
+    assert (plain.branches, supervised.branches) == ((), ("relu2",))
+    # the branch's gradient enters with factor 0 at the start, and changes nothing above itself ever
+    assert supervised.rows[-1].weight.mean[0] == pytest.approx(plain.rows[-1].weight.mean[0], rel=1e-5)
+    assert supervised.rows[0].weight.mean[0] == pytest.approx(plain.rows[0].weight.mean[0], rel=1e-5)
+    assert runs.measure(config(tmp_path / "run", supervise=None, **small), at=["relu2"]).means() != plain.means()
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,18 @@ def test_of_large_tensors_the_mean_is_exact_and_the_rest_is_near(layout: str) ->
 
 def test_the_mean_of_millions_of_values_has_its_digits() -> None:
     tensor = torch.rand(2048, 2048) + 1  # added one by one in float32, this is off in the fourth digit
-    assert measure(tensor, sampled=False).mean == pytest.approx([float(tensor.double().mean())], rel=1e-5)
+    assert measure(tensor).mean == pytest.approx([float(tensor.double().mean())], rel=1e-5)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_mean_alone_is_exact_for_small_tensors_and_near_for_large_ones(layout: str) -> None:
+    for shape, error in (((3, 4, 5, 6), 1e-5), ((9, 30, 50, 41), 0.15)):
+        tensor = LAYOUTS[layout](torch.randn(shape))
+        meter = Meter(0.5)
+        meter.add_mean(("activation", "a"), tensor)
+        meter.step()
+        found = meter.read()["activation", "a"].mean
+        assert found == pytest.approx([float(tensor.double().abs().mean())], rel=error)
 
 
 class Largest(TorchDispatchMode):
@@ -109,7 +120,7 @@ def test_tensors_of_many_sizes_keep_their_names() -> None:
     for _ in range(2):
         for name, tensor in tensors.items():
             meter.add(("weight", name), tensor)
-            meter.add(("activation", name), 10 * tensor, sampled=False)
+            meter.add_mean(("activation", name), 10 * tensor)
         meter.step()
     found = meter.read()
     for i, name in enumerate(tensors):

@@ -289,7 +289,8 @@ def test_every_number_is_that_of_the_slow_exact_way(name: str) -> None:
         check(row.weight, values["weight"], f"weight of {row.layer}")
         assert row.output is not None
         check(row.output, values["output"], f"output of {row.layer}")
-        assert row.activation == pytest.approx([float(values["activation"].mean())], rel=1e-4)
+        error = 1e-4 if len(values["activation"]) <= EXACT else 0.2
+        assert row.activation == pytest.approx([float(values["activation"].mean())], rel=error)
 
 
 class Twice(nn.Module):
@@ -422,6 +423,18 @@ def test_the_plain_model_in_a_supervised_net_is_measured_without_branches() -> N
     assert after.rows[-1].weight == plain.rows[-1].weight or after.rows[-1].mean == pytest.approx(
         plain.rows[-1].mean, 0.1
     )
+
+
+@pytest.mark.parametrize("rule", ["scale(0.5)", "detach", "pcgrad", "equilibrium"])
+def test_what_a_rule_does_to_a_branchs_gradient_is_measured_and_undone(rule: str) -> None:
+    model, data = Residual(), batches(1)
+    plan = ds.plan(model, images(2), ["layer1.0", "layer2.0"], weight=0.5, gradient=rule)
+    objective, plain = ds.Objective(plan), probe(model, data, iterations=1)
+    net = with_grads(ds.attach(model, plan))
+    before = strict(net)
+    seen = probe(net, data, iterations=1, objective=lambda output, y: objective(output, y).total)
+    assert_untouched(before, strict(net))
+    assert (seen.rows[0].mean == pytest.approx(plain.rows[0].mean, rel=1e-4)) is (rule == "detach")
 
 
 def test_a_supervised_net_without_an_objective_is_told_what_to_pass() -> None:

@@ -90,3 +90,21 @@ def test_removing_taps_leaves_the_users_hooks() -> None:
     remove_taps(model)
     assert [list(m._forward_hooks) for m in (model[0], model[1])] == [[theirs[0].id], [theirs[1].id]]
     remove_taps(model)  # nothing left to remove
+
+
+def test_a_branchs_gradient_comes_down_in_the_memory_layout_of_the_activation() -> None:
+    """Where a layer reads its own output again, the branch's comes first, and the sum would keep a foreign layout."""
+
+    class Turned(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (2 * x).permute(0, 2, 1)
+
+    recorder, layer = Recorder(), Turned()
+    layer.register_forward_hook(Tap("first", recorder))
+    recorder.armed = True
+    strides: list[tuple[int, ...]] = []
+    out = layer(torch.randn(2, 3, 4, requires_grad=True))
+    out.register_hook(lambda g: strides.append(g.stride()))
+    (recorder.seen["first"] * torch.randn(2, 4, 3)).sum().backward()
+    assert out.stride() == (12, 1, 4)
+    assert strides == [out.stride()]

@@ -1,9 +1,10 @@
 """How large the values of a tensor are, measured cheaply enough to do it for every layer in every step.
 
-The mean of |values| is exact and makes no copy of the tensor. Median, 5th percentile and the share below a threshold
+The mean of |gradient| is exact and makes no copy of the tensor. Median, 5th percentile and the share below a threshold
 are exact for tensors of up to 4096 values; of larger ones they come from 512 values at fixed pseudo-random positions, the
 same in every step, drawn by a generator of their own. Shares and ranks estimated so have a standard error of 1 to 2 % of
-the values; more positions would cost more than the 5 % of a training step that a probe may take.
+the values; more positions would cost more than the 5 % of a training step that a probe may take. Where the mean alone is
+asked for (activations), it comes from such a sample too: right to a few percent.
 """
 
 from __future__ import annotations
@@ -60,19 +61,18 @@ class Meter:
         self._done: list[_Step] = []
         self._new()
 
-    def add(self, key: Key, tensor: Tensor, *, calls: int = 1, sampled: bool = True) -> None:
-        """Count a tensor under `key`; several in one iteration count as one, from `calls` of them as many values.
-
-        Without `sampled` only the mean is measured.
-        """
+    def add(self, key: Key, tensor: Tensor, *, calls: int = 1) -> None:
+        """Count a tensor under `key`; several in one iteration count as one, sampled as `calls` of them share a sample."""
         tensor = tensor.detach()
         if tensor.is_sparse:
             tensor = tensor.to_dense()
-        self._counts[key] += tensor.numel()
-        total = _absolute_sum(tensor)
-        self._sums[key] = self._sums[key] + total if key in self._sums else total
-        if sampled:
-            self._samples[key].append(self._sample(tensor, calls))
+        self._count(key, _absolute_sum(tensor), tensor.numel())
+        self._samples[key].append(self._sample(tensor, EXACT // calls, max(1, SAMPLE // calls)))
+
+    def add_mean(self, key: Key, tensor: Tensor) -> None:
+        """Count only the mean of a tensor under `key`: exact up to 4096 values, from a sample of larger ones."""
+        values = self._sample(tensor.detach(), EXACT, SAMPLE)
+        self._count(key, values.abs().mean() * tensor.numel(), tensor.numel())
 
     def step(self) -> None:
         """End the iteration."""
@@ -111,14 +111,18 @@ class Meter:
         self._counts: dict[Key, int] = defaultdict(int)
         self._samples: dict[Key, list[Tensor]] = defaultdict(list)
 
+    def _count(self, key: Key, total: Tensor, numel: int) -> None:
+        self._counts[key] += numel
+        self._sums[key] = self._sums[key] + total if key in self._sums else total
+
     def _device(self) -> torch.device:
         return next(iter(self._sums.values())).device  # the first layer's, where a model lies on several
 
-    def _sample(self, tensor: Tensor, calls: int) -> Tensor:
+    def _sample(self, tensor: Tensor, most: int, count: int) -> Tensor:
+        """All values of a tensor that has at most so many, else `count` of them."""
         size = tensor.numel()
-        if size <= EXACT // calls:
+        if size <= most:
             return tensor.reshape(-1).float()
-        count = max(1, SAMPLE // calls)
         place = (size, count, tensor.device)
         if place not in self._positions:
             own = torch.Generator().manual_seed(size)

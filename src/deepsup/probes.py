@@ -55,8 +55,8 @@ def probe(
     `objective`, a function of (all that the model returns, target), takes the place of `loss`; a supervised net needs it.
 
     One backward a step; gradients of parameters, and hooks on the tensors that layers give out (module backward hooks
-    break models with in-place operations). Means are exact, the other numbers estimates for tensors of more than 4096
-    values (module `magnitudes`). All is computed in float32: a model in half precision is lent float32 copies of its
+    break models with in-place operations). Means of gradients are exact, the other numbers estimates for tensors of more
+    than 4096 values (module `magnitudes`). All is computed in float32: a model in half precision is lent float32 copies of its
     values, autocast around the call is off. What happened to the model, its gradients and the random state is undone,
     also after Ctrl-C.
 
@@ -177,7 +177,7 @@ class _Watch:
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             return
         if self.going_up:  # now, because a later operation may overwrite it
-            self.meter.add(("activation", layer.name), tensor, sampled=False)
+            self.meter.add_mean(("activation", layer.name), tensor)
         if tensor.requires_grad:
             tensor.register_hook(  # type: ignore[no-untyped-call]
                 partial(self.meter.add, ("output", layer.name), calls=layer.calls)

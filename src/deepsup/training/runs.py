@@ -136,7 +136,9 @@ def measure(config: TrainConfig, *, at: list[str] | dict[str, str] | None = None
     method = "aux" if settings.method == "none" else settings.method
     supervise = settings.model_copy(update={"at": at, "method": method})
     plan, _ = _plan(config.model_copy(update={"supervise": supervise}), model, data)
-    return _probe(config, attach(model, plan), data, objective=Objective(plan))
+    net = attach(model, plan)
+    net.set_progress(0.0)
+    return _probe(config, net, data, objective=Objective(plan))
 
 
 def diagnose(config: configs.Config) -> dict[str, Diagnosis]:
