@@ -2,7 +2,7 @@
 
     python benchmarks/diagnostics_cost.py         # writes benchmarks/results/diagnostics_cost.json
 
-On ResNet-18 (batch 16, 64x64) and a U-Net (ResNet-18 encoder, batch 4, 64x64), one thread, each with two branches:
+On ResNet-18 (batch 16, 64x64) and a U-Net (ResNet-18 encoder, batch 8, 96x96), one thread, each with two branches:
 
 * probe step / plain step of SGD. Limit 1.05. The probe's steps alone: a long probe minus a short one.
 * supervised step with the conflict meter / without. Limit 1.05.
@@ -34,7 +34,7 @@ from torch.nn import functional as F
 import deepsup as ds
 
 Way = Callable[[], None]
-PROBED = 8  # steps by which the long probe is longer than the short one
+PROBED = 12  # steps by which the long probe is longer than the short one
 
 
 class DenseHead(nn.Module):
@@ -61,9 +61,9 @@ def unet() -> tuple[nn.Module, Tensor, Tensor, dict[str, object]]:
     model = smp.Unet("resnet18", encoder_weights=None, classes=4)
     options = {
         "at": ["decoder.blocks.1", "decoder.blocks.3"],
-        "head": lambda feature, classes: DenseHead(feature.channels, classes, 64),
+        "head": lambda feature, classes: DenseHead(feature.channels, classes, 96),
     }
-    return model, torch.randn(4, 3, 64, 64), torch.randint(0, 4, (4, 64, 64)), options
+    return model, torch.randn(8, 3, 96, 96), torch.randint(0, 4, (8, 96, 96)), options
 
 
 def conflict_ways(build: Callable[[], tuple[nn.Module, Tensor, Tensor, dict[str, object]]]) -> dict[str, Way]:

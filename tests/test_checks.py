@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import deepsup as ds
-from deepsup.checks import Setup, clean, opened
+from deepsup.doctor.checks import Setup, clean, opened
 
 from .patients import attached, examined, one_process, only
 from .small_nets import CLASSES, Plain, Residual, images, mlp

@@ -269,7 +269,7 @@ def test_every_finding_of_a_normalised_output_names_output_and_remedy() -> None:
 
 
 def test_the_documentation_explains_every_code() -> None:
-    from deepsup.findings import TRAPS
+    from deepsup.doctor.findings import TRAPS
 
     text = (Path(__file__).parents[1] / "docs" / "doctor.md").read_text()
     assert [line[3:] for line in text.splitlines() if line.startswith("## ")] == list(TRAPS)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
+from deepsup.doctor.findings import TRAPS, Finding, diagnosis, finding, from_error
 from deepsup.errors import LayerReusedError, UnknownLayerError
-from deepsup.findings import TRAPS, Finding, diagnosis, finding, from_error
 
 
 def test_a_finding_prints_what_where_why_and_fix_in_one_line() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from deepsup.magnitudes import CHUNK, EXACT, SAMPLE, Magnitudes, Meter, average
+from deepsup.probes.magnitudes import CHUNK, EXACT, SAMPLE, Magnitudes, Meter, average
 
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "plain": lambda t: t,

@@ -6,9 +6,9 @@ import pytest
 
 from deepsup import heads, losses, methods, schedules
 from deepsup.errors import ConfigError
-from deepsup.magnitudes import Magnitudes
 from deepsup.methods import METHODS, Method
 from deepsup.probes import LayerGradient, Probe
+from deepsup.probes.magnitudes import Magnitudes
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())

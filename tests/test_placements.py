@@ -9,9 +9,9 @@ import pytest
 from deepsup.costs import price
 from deepsup.errors import ConfigError
 from deepsup.features import Feature
-from deepsup.magnitudes import Magnitudes
-from deepsup.placements import RULES, Candidate, Point
 from deepsup.probes import LayerGradient, Probe
+from deepsup.probes.magnitudes import Magnitudes
+from deepsup.probes.placements import RULES, Candidate, Point
 
 FEATURE = Feature((8, 4, 4), "NCHW")
 

@@ -237,7 +237,8 @@ def test_a_damaged_branch_is_a_plan_error(key: str) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("weight", None), ("gradient", None), ("gradient", "projekt"), ("head", "pol"), ("loss", "crossentropy"), ("weight", "lineal(1)"), ("weight", [1]), ("shape", 5), ("shape", [8, 16]), ("layout", "XY"), ("pick", 3)],
+    [("weight", None), ("gradient", None), ("gradient", "projekt"), ("head", "pol"), ("loss", "crossentropy"),
+     ("weight", "lineal(1)"), ("weight", [1]), ("shape", 5), ("shape", [8, 16]), ("layout", "XY"), ("pick", 3)],
 )  # fmt: skip
 def test_a_damaged_value_is_an_error_of_ours(key: str, value: object) -> None:
     data = json.loads(json.dumps(planned().to_dict()))

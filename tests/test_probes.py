@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import deepsup as ds
 from deepsup.errors import CompiledModelError, ConfigError, DatasetError, LayerError, NonFiniteError
-from deepsup.magnitudes import EXACT, Magnitudes
 from deepsup.probes import probe
+from deepsup.probes.magnitudes import EXACT, Magnitudes
 
 from .small_nets import CLASSES, Plain, Residual, images, labels, mlp
 from .test_traces import Branchy, assert_untouched, snapshot, with_grads

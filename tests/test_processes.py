@@ -120,7 +120,14 @@ def test_only_the_first_rank_writes(finished: Path):
     assert not (finished / "fit1").exists()
     kinds = [r["kind"] for r in read(finished / "run" / "journal.jsonl")]
     assert kinds.count("conflict") == kinds.count("step")
-    assert [k for k in kinds if k not in ("step", "conflict")] == ["start", "doctor", *["gradients"] * 3, "epoch", "epoch", "end"]
+    assert [k for k in kinds if k not in ("step", "conflict")] == [
+        "start",
+        "doctor",
+        *["gradients"] * 3,
+        "epoch",
+        "epoch",
+        "end",
+    ]
     steps = [r["step"] for r in read(finished / "run" / "journal.jsonl", "step")]
     assert steps == sorted(set(steps))
     assert (finished / "run" / "model.safetensors").exists()

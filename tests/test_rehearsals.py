@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import deepsup as ds
-from deepsup.rehearsals import doubled, length, sizes_of
+from deepsup.doctor.rehearsals import doubled, length, sizes_of
 
 from .patients import OneValue, SidePath, attached, examined, one_process, only
 from .small_nets import Plain, Residual, images, labels

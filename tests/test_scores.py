@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import deepsup as ds
-from deepsup.scores import normalised
+from deepsup.doctor.scores import normalised
 
 from .patients import Maps, Normalised, attached, examined, map_labels, only
 from .small_nets import CLASSES, Plain, images, labels

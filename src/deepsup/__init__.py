@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import errors, features, gradients, heads, losses, methods, schedules
 from .conflicts import Conflict, ConflictMeter, jacobian_backward, parameter_conflicts
-from .doctor import diagnose
+from .doctor import Diagnosis, Finding, diagnose
 from .features import Feature, main_prediction
-from .findings import Diagnosis, Finding
 from .objectives import Objective, Terms
 from .planning import plan
 from .plans import Branch, Plan

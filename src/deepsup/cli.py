@@ -16,10 +16,10 @@ from . import __version__, networks, reports, screens
 from . import methods as method_table
 from .doctor import diagnose
 from .errors import ConfigError, DeepsupError
-from .placements import Recommendation, check_rule
 from .planning import plan as make_plan
 from .plans import Plan, millions
-from .readings import Probe
+from .probes import Probe
+from .probes.placements import Recommendation, check_rule
 from .stripping import verify as verify_certificate
 from .traces import Trace, trace
 from .training import comparisons, configs, runs

@@ -7,9 +7,9 @@ import math
 from rich import box
 from rich.table import Table
 
-from .magnitudes import average
-from .placements import OTHERS, Recommendation, figures
-from .readings import Probe
+from .probes import Probe
+from .probes.magnitudes import average
+from .probes.placements import OTHERS, Recommendation, figures
 
 BAR = 16  # characters
 

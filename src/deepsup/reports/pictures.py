@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from deepsup.readings import Probe
+    from deepsup.probes import Probe
 
 WIDTH: Final = 9.0
 DPI: Final = 200

@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data.distributed import DistributedSampler
 
-from deepsup import rehearsals
 from deepsup.datasets import Split
+from deepsup.doctor import rehearsals
 from deepsup.errors import ConfigError, DatasetError
 
 Batch = tuple[Any, Any]

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from deepsup.doctor import Diagnosis
 from deepsup.errors import CheckpointError, DatasetError, NonFiniteError
-from deepsup.findings import Diagnosis
 from deepsup.objectives import Objective, Terms
 from deepsup.probes import weight_layers
 from deepsup.supervised import Supervised

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from deepsup import doctor
-from deepsup.findings import ERROR, Diagnosis
+from deepsup.doctor.findings import ERROR, Diagnosis
 from deepsup.objectives import Objective
 
 from . import checkpoints

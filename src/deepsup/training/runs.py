@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch import nn
 
 from deepsup import datasets, doctor, methods, networks, schedules
+from deepsup.doctor.findings import Diagnosis, diagnosis, from_error
 from deepsup.errors import ConfigError, DeepsupError
-from deepsup.findings import Diagnosis, diagnosis, from_error
 from deepsup.objectives import Objective
 from deepsup.planning import plan as make_plan
 from deepsup.plans import Plan

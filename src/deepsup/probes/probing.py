@@ -18,17 +18,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
-from . import losses
-from .errors import CompiledModelError, ConfigError, DatasetError, LayerError, NonFiniteError, OutputError
-from .features import main_prediction, picked, read_pick, show_pick
-from .layers import tap_points
+from .. import losses
+from ..errors import CompiledModelError, ConfigError, DatasetError, LayerError, NonFiniteError, OutputError
+from ..features import main_prediction, picked, read_pick, show_pick
+from ..layers import tap_points
+from ..taps import taps_on
+from ..traces import Layer, Trace, as_call, trace, untouched
 from .magnitudes import Meter
 from .placements import Point
-from .readings import PAPER_THRESHOLD as PAPER_THRESHOLD
-from .readings import LayerGradient as LayerGradient
-from .readings import Probe as Probe
-from .taps import taps_on
-from .traces import Layer, Trace, as_call, trace, untouched
+from .readings import PAPER_THRESHOLD, LayerGradient, Probe
 
 Goal = Callable[[Any, Any], Tensor]  # (what the model returned, target) -> the scalar to go down
 

@@ -17,18 +17,19 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from . import checks, losses, rehearsals, scores
+from .. import losses
+from ..errors import DeepsupError, LayerError, UnknownLayerError
+from ..features import read_pick
+from ..layers import check_readable
+from ..objectives import Objective
+from ..planning import plan as make_plan
+from ..plans import Plan, fingerprint
+from ..supervised import Supervised, attach
+from ..taps import remove_taps
+from ..traces import Trace, trace
+from . import checks, rehearsals, scores
 from .checks import Setup, branch
-from .errors import DeepsupError, LayerError, UnknownLayerError
-from .features import read_pick
 from .findings import ERROR, Diagnosis, Finding, diagnosis, finding, from_error
-from .layers import check_readable
-from .objectives import Objective
-from .planning import plan as make_plan
-from .plans import Plan, fingerprint
-from .supervised import Supervised, attach
-from .taps import remove_taps
-from .traces import Trace, trace
 
 PER_BRANCH = ("head", "loss", "weight", "gradient")  # options of plan that may be mappings by branch name
 CHECKED = "model, layers, heads, outputs, {labels}losses, weights{optimizer} look right for {branches}"

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from . import heads
-from .costs import millions, price
-from .errors import ConfigError
-from .features import Feature
+from .. import heads
+from ..costs import millions, price
+from ..errors import ConfigError
+from ..features import Feature
 
 RULES = {
     "threshold": "after the deepest layer whose mean gradient is under a threshold, as in CNDS",

@@ -16,13 +16,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from . import gradients, heads, schedules
+from .. import gradients, heads, schedules
+from ..objectives import Objective
+from ..plans import Branch, Plan, millions
+from ..supervised import Supervised
+from ..taps import Tap, taps_on
+from ..traces import untouched
 from .findings import ERROR, Finding, finding
-from .objectives import Objective
-from .plans import Branch, Plan, millions
-from .supervised import Supervised
-from .taps import Tap, taps_on
-from .traces import untouched
 
 WRAPPERS = (nn.DataParallel, DistributedDataParallel)
 INNER = ("_orig_mod", "_forward_module", "_original_module")

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import losses
+from .. import losses
+from ..errors import ClassCountError, HeadError
+from ..objectives import Edge, Objective
 from .checks import branch
-from .errors import ClassCountError, HeadError
 from .findings import WARNING, Finding, finding, from_error
-from .objectives import Edge, Objective
 
 IGNORED = (-100, 255)  # labels that mean "no class" by custom
 SAID = 10  # of a list of labels

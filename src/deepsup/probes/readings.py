@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import ConfigError, DeepsupError
-from .features import Feature
+from ..errors import ConfigError, DeepsupError
+from ..features import Feature
+from ..weights import write_atomically
 from .magnitudes import Magnitudes, average
 from .placements import Point, Recommendation, Weighted, choose, recommend
-from .weights import write_atomically
 
 PAPER_THRESHOLD = 1e-7  # CNDS, section 3; on float16's floor, so everything is computed in float32
 FORMAT = 1
