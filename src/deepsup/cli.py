@@ -128,6 +128,7 @@ def plan(
         str | None, typer.Option(help="pool | linear | token | cnds, options as in `cnds(hidden=256)`.")
     ] = None,
     weight: Annotated[str | None, typer.Option(help="A number or a schedule: `linear(0.3, 0)`.")] = None,
+    gradient: Annotated[str | None, typer.Option(help="What enters the trunk: `add`, `project`, `scale(0.5)`...")] = None,
     size: Size = 224,
     channels: Channels = 3,
     classes: Classes = 1000,
@@ -135,7 +136,8 @@ def plan(
 ) -> None:
     """Show what would be attached where, and what it costs, before anything is attached."""
     built = _build(model, size, channels, classes)
-    made = make_plan(built, torch.randn(2, channels, size, size), at=at, method=method, head=head, weight=weight)
+    options: dict[str, Any] = {"head": head, "weight": weight, "gradient": gradient}
+    made = make_plan(built, torch.randn(2, channels, size, size), at=at, method=method, **options)
     _print_plan(made)
     if save:
         made.save(save)
@@ -148,7 +150,7 @@ def probe(
     rule: Annotated[
         str | None, typer.Option(help="How to choose: threshold | drop | evenly; as configured if not given.")
     ] = None,
-    count: Annotated[int, typer.Option(help="How many branches the rule `evenly` places.")] = 2,
+    count: Annotated[int | None, typer.Option(help="How many branches the rule `evenly` places.")] = None,
     save: Annotated[Path | None, typer.Option(help="Write everything measured to this JSON file.")] = None,
     picture: Annotated[
         Path | None,
@@ -169,7 +171,7 @@ def probe(
     found = runs.measure(config)
     console.print(screens.probe_table(found))
     _print_rules(found, supervise.probe)
-    advice = found.recommendation(rule, factor=supervise.probe.factor, count=count)
+    advice = found.recommendation(rule, factor=supervise.probe.factor, count=count or supervise.probe.count)
     _print_advice(advice)
     if save:
         found.save(save)

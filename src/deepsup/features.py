@@ -92,16 +92,17 @@ def _is_map(size: tuple[int, ...], input_shape: tuple[int, ...]) -> bool:
     return abs(height * size[1] - width * size[0]) <= max(height, width)
 
 
-def channel_axis(layer: nn.Module, ndim: int) -> int | None:
-    """On which axis of its output, of `ndim` dimensions, a layer of PyTorch's own has the channels; None: not known.
+def channel_axis(layer: nn.Module, shape: tuple[int, ...]) -> int | None:
+    """On which axis of its output of `shape` a layer of PyTorch's own has the channels, 1 or -1; None: not known.
 
     A linear layer on a sequence is not asked, because mixers run it over the tokens.
     """
     if isinstance(layer, (_ConvNd, _BatchNorm, _InstanceNorm, nn.GroupNorm)):
         return 1
-    if type(layer) in (nn.LayerNorm, nn.RMSNorm) or (type(layer) is nn.Linear and ndim > 3):
-        return -1
-    return None
+    if isinstance(layer, (nn.LayerNorm, nn.RMSNorm)):  # or a zoo's own kind of it, which may have them first
+        first, last = (n == tuple(layer.normalized_shape[-1:]) for n in (shape[1:2], shape[-1:]))
+        return None if first == last else 1 if first else -1
+    return -1 if type(layer) is nn.Linear and len(shape) > 3 else None
 
 
 def tensors_in(output: object) -> dict[Pick, Tensor]:

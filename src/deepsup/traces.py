@@ -111,7 +111,7 @@ class _Recorder:
             return
         self.held[name] = (tensor, tensor._version, pick)
         shape = tuple(tensor.shape)
-        if (axis := channel_axis(module, len(shape))) is not None:
+        if (axis := channel_axis(module, shape)) is not None:
             self.axes[shape] = axis
         self.channels[name] = self.axes.get(shape)
         if not self.lineage.follows(tensor):

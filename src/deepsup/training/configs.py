@@ -49,12 +49,14 @@ class ProbeConfig(Settings):
 
     iterations: int = Field(default=20, ge=1)
     """Batches that the gradients are averaged over."""
-    rule: Literal["drop", "threshold"] | None = None
-    """How the gradients are read; null is the rule of the method."""
+    rule: Literal["drop", "threshold", "evenly"] | None = None
+    """How the gradients are read; null is the rule of the method. `evenly` does not look at them."""
     factor: float = Field(default=10.0, gt=1)
     """`drop` puts a branch wherever the gradient has fallen to 1/`factor` of that at the branch above."""
     threshold: float = Field(default=1e-7, gt=0)
     """`threshold` puts one branch, after the deepest layer whose mean absolute gradient is below this."""
+    count: int = Field(default=2, ge=1)
+    """`evenly` puts so many branches at even distances in depth."""
 
 
 class SuperviseConfig(Settings):

@@ -280,7 +280,7 @@ def _plan(config: TrainConfig, model: nn.Module, data: datasets.Dataset) -> tupl
     if at == "auto":
         rule = settings.probe.rule or methods.get(settings.method).rule
         seen = _probe(config, model, data)
-        advice = seen.recommendation(rule, factor=settings.probe.factor)
+        advice = seen.recommendation(rule, factor=settings.probe.factor, count=settings.probe.count)
         at = advice.at
         placement = {"kind": "placement", "rule": rule, "layers": at, "gradients": seen.means()}
         placement |= {"reason": advice.reason, "probe": seen.to_dict()}
