@@ -26,11 +26,16 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_code_runs_and_prints_what_the_readme_shows() -> None:
-    (code,) = blocks("python")
+    first, second = blocks("python")
+    names: dict[str, object] = {}
     printed = io.StringIO()
     with redirect_stdout(printed):
-        exec(compile(code, "README.md", "exec"), {})
+        exec(compile(first, "README.md", "exec"), names)
     assert printed.getvalue() == blocks("text")[0]
+    with redirect_stdout(printed):
+        exec(compile(second, "README.md", "exec"), names)
+    assert "no finding" in printed.getvalue()
+    assert "in conflict" in printed.getvalue()
 
 
 def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,6 +48,7 @@ def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert program == "deepsup"
         outputs[words[0]] = call(*words)
     assert blocks("text")[1] in outputs["probe"]
+    assert "no finding" in outputs["doctor"]
     assert "outputs identical" in outputs["strip"]
     assert (tmp_path / "runs/readme/report.html").exists()
 

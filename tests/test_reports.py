@@ -460,6 +460,15 @@ def test_what_a_branch_does_is_told_in_words(kept: float, share: float, says: st
     assert says in sentence[0].lower() + sentence[1:]
 
 
+def test_cosines_at_the_parameters_are_told_where_they_were_sampled(tmp_path: Path) -> None:
+    records = conflicts((10, 0.2, {"conv3": (0.5, 4.0, 3.0, 0.0)}), (10, 0.4, {"conv3": (0.5, 4.0, 3.0, 0.0)}))
+    assert "At the parameters" not in sections.pulls(reports.evidence(write(tmp_path / "a", records)))[0]
+    for record, cosine in zip(records[-2:], (-0.5, 0.1), strict=True):
+        record["parameters"] = {"step": record["step"], "conv3": {"cosine": cosine, "ratio": 2.0}}
+    told = sections.pulls(reports.evidence(write(tmp_path / "b", records)))[0]
+    assert "looked at in 2 steps, the agreement was -0.20; there it pulled against the rest in 50 % of them." in told
+
+
 def test_the_conflict_timeline_holds_what_it_draws(demo: Path) -> None:
     arms = {"supervised": reports.evidence(demo).groups["sgd"]["supervised"]}
     figure = figures.conflict(arms)

@@ -149,6 +149,17 @@ def pulls(runs: Iterable[Run], *, since: float = 0.0, until: float = 1.0) -> dic
     return {branch: _together(weighted) for branch, weighted in found.items()}
 
 
+def at_parameters(runs: Iterable[Run]) -> dict[str, list[float]]:
+    """Return by branch the cosines at the shared parameters, one a step in which they were looked at."""
+    found: dict[str, list[float]] = {}
+    for run in runs:
+        for record in run.conflicts:
+            for branch, cosine in record.parameters.items():
+                if known(cosine):
+                    found.setdefault(branch, []).append(cosine)
+    return found
+
+
 def _together(weighted: Sequence[tuple[int, Pull]]) -> Pull:
     steps = sum(n for n, _ in weighted)
     return Pull(

@@ -48,12 +48,16 @@ class Pull:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """The pull of every branch over the last `steps` optimiser steps, up to `step`."""
+    """The pull of every branch over the last `steps` optimiser steps, up to `step`.
+
+    `parameters` holds the cosine at the shared parameters by branch, in records in which they were looked at.
+    """
 
     step: int
     progress: float
     steps: int
     branches: Mapping[str, Pull]
+    parameters: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,7 +344,8 @@ def _conflict(record: Mapping[str, Any]) -> Conflict:
         str(branch): Pull(*(_number(values.get(name)) for name in names))
         for branch, values in record["branches"].items()
     }
-    return Conflict(int(record["step"]), float(record["progress"]), int(record.get("steps") or 1), branches)
+    sampled = {k: _number(v.get("cosine")) for k, v in record.get("parameters", {}).items() if isinstance(v, Mapping)}
+    return Conflict(int(record["step"]), float(record["progress"]), int(record.get("steps") or 1), branches, sampled)
 
 
 def _epoch(record: Mapping[str, Any]) -> Epoch:

@@ -161,7 +161,7 @@ def pulls(found: Evidence) -> list[str]:
         for arm, runs in arms.items():
             halves = curves.pulls(runs, until=0.5), curves.pulls(runs, since=0.5)
             for branch, pull in curves.pulls(runs).items():
-                told = _told(branch, pull, *(half.get(branch) for half in halves))
+                told = _told(branch, pull, *(half.get(branch) for half in halves)) + _at_parameters(runs, branch)
                 sentences.append(_sentence(told) if found.single else f"{path(group, arm)}: {told}")
     return sentences
 
@@ -186,6 +186,17 @@ def _told(branch: str, pull: Pull, early: Pull | None, late: Pull | None) -> str
     return (
         f"{against} against what the layers above wanted. Its pull was {formats.strength(pull.ratio)} times as strong as "
         f"theirs and, over all steps, {left}."
+    )
+
+
+def _at_parameters(runs: Sequence[Run], branch: str) -> str:
+    cosines = curves.at_parameters(runs).get(branch)
+    if not cosines:
+        return ""
+    against = sum(c < 0 for c in cosines) / len(cosines)
+    return (
+        f" At the parameters that both train, looked at in {len(cosines)} steps, the agreement was "
+        f"{statistics.fmean(cosines):+.2f}; there it pulled against the rest in {_share(against)} of them."
     )
 
 
