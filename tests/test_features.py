@@ -232,18 +232,27 @@ def test_where_the_shape_leaves_it_open_the_layers_say_where_the_channels_are(
     assert infer_layout(shape, input_shape, channels) == layout
 
 
+class LayerNorm2d(nn.LayerNorm):
+    """Channels first, as several zoos have it."""
+
+
 @pytest.mark.parametrize(
-    ("layer", "ndim", "axis"),
+    ("layer", "shape", "axis"),
     [
-        (nn.Conv2d(1, 1, 1), 4, 1),
-        (nn.ConvTranspose3d(1, 1, 1), 5, 1),
-        (nn.BatchNorm1d(1), 3, 1),
-        (nn.GroupNorm(1, 1), 4, 1),
-        (nn.LayerNorm(1), 3, -1),
-        (nn.Linear(1, 1), 4, -1),
-        (nn.Linear(1, 1), 3, None),  # a mixer's may run over the tokens
-        (nn.ReLU(), 4, None),
+        (nn.Conv2d(1, 5, 1), (2, 5, 8, 8), 1),
+        (nn.ConvTranspose3d(1, 5, 1), (2, 5, 8, 8, 8), 1),
+        (nn.BatchNorm1d(5), (2, 5, 8), 1),
+        (nn.GroupNorm(1, 5), (2, 5, 8, 8), 1),
+        (nn.LayerNorm(5), (2, 8, 5), -1),
+        (nn.RMSNorm(5), (2, 1, 8, 5), -1),
+        (LayerNorm2d(5), (2, 5, 8, 8), 1),
+        (nn.LayerNorm(5), (2, 5, 5), None),
+        (nn.Linear(1, 5), (2, 8, 8, 5), -1),
+        (nn.Linear(1, 5), (2, 8, 5), None),  # a mixer's may run over the tokens
+        (nn.ReLU(), (2, 5, 8, 8), None),
     ],
 )
-def test_layers_of_pytorch_know_where_their_channels_are(layer: nn.Module, ndim: int, axis: int | None) -> None:
-    assert channel_axis(layer, ndim) == axis
+def test_layers_of_pytorch_know_where_their_channels_are(
+    layer: nn.Module, shape: tuple[int, ...], axis: int | None
+) -> None:
+    assert channel_axis(layer, shape) == axis
