@@ -119,7 +119,7 @@ def test_a_branch_of_weight_zero_and_a_frozen_trunk_have_no_conflict() -> None:
         meter.step()
         assert meter.read()["relu1"] == Conflict(None, None, None, None, 1)
         assert meter.read()["relu2"].cosine is not None
-        assert "relu1   no step in which both gradients reached the layer" in str(meter)
+        assert "relu1   not measured: no step in which both gradients met" in str(meter)
     model = mlp(4, 8, CLASSES)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -164,7 +164,6 @@ def test_a_metered_net_can_be_copied_pickled_and_stripped() -> None:
         objective(net(IMAGES), LABELS).total.backward()
         twin = pickle.loads(pickle.dumps(copy.deepcopy(net)))
         objective(twin(IMAGES), LABELS).total.backward()
-        assert twin.taps["relu1"].slot is not net.taps["relu1"].slot
         model = ds.strip(net)
         assert not any(m._forward_hooks for m in model.modules())
 
@@ -258,3 +257,157 @@ def test_the_bridge_refuses_several_processes(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     with pytest.raises(ds.errors.ConfigError, match="Train in one process, or use a rule at the taps"):
         ds.jacobian_backward(net, terms, None)
+
+
+class Pools(nn.Module):
+    """Returns its hidden state, and what it made of it itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        hidden = torch.tanh(self.first(x))
+        return {"last_hidden_state": hidden, "pooled": torch.tanh(self.second(hidden))}
+
+
+class AroundPools(nn.Module):
+    """Goes on with one of the two."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__()
+        self.encoder, self.key = Pools(), key
+        self.fc = nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.encoder(x)[self.key])
+
+
+VECTORS = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_layer_that_uses_its_output_itself_is_not_measured_and_the_plan_says_so() -> None:
+    model = AroundPools("pooled")
+    plan = ds.plan(model, VECTORS, at=["encoder"], head="linear")
+    assert plan.branches[0].read_inside
+    assert "'encoder' uses its output again before it returns it" in str(plan)
+    net = ds.attach(model, plan)
+    with ds.ConflictMeter(net) as meter:
+        ds.Objective(plan)(net(VECTORS), LABELS).total.backward()
+        meter.step()
+        assert meter.read()["encoder"].cosine is None
+        assert "encoder  not measured: its layer uses its output itself, tap another" in str(meter)
+    ds.strip(net)
+    for rule in ("project", "mgda", "equilibrium", lambda above, branch: above):
+        with pytest.raises(ds.errors.LayerError, match="would see a part only of what comes from above"):
+            ds.plan(model, VECTORS, at=["encoder"], head="linear", gradient=rule)
+    ds.plan(model, VECTORS, at=["encoder"], head="linear", gradient="scale(0.5)")
+
+
+def test_a_second_output_that_nobody_reads_does_no_harm() -> None:
+    plan = ds.plan(AroundPools("last_hidden_state"), VECTORS, at=["encoder"], head="linear", gradient="project")
+    assert not plan.branches[0].read_inside
+
+
+class Twice(nn.Module):
+    """Returns one tensor in two places, as stages of backbones do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        hidden = torch.tanh(self.first(x))
+        return hidden, [hidden]
+
+
+class AroundTwice(nn.Module):
+    """Reads the second place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.fc = Twice(), nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, (other,) = self.encoder(x)
+        return self.fc(other + 0.5 * one)
+
+
+def test_a_tensor_that_stands_in_two_places_of_an_output_is_measured_in_both() -> None:
+    torch.manual_seed(0)
+    model = AroundTwice().double()
+    plan = ds.plan(model, VECTORS.double(), at=["encoder"], head="linear")
+    net, objective = ds.attach(model, plan), ds.Objective(plan)
+    held: list[Tensor] = []
+    handle = model.encoder.register_forward_hook(lambda m, a, out: held.append(out[0]), prepend=True)
+    terms = objective(net(VECTORS.double()), LABELS)
+    handle.remove()
+    (above,) = torch.autograd.grad(terms.parts["main"], held[0], retain_graph=True)
+    (branch,) = torch.autograd.grad(terms.parts["encoder"], held[0])
+    with ds.ConflictMeter(net) as meter:
+        objective(net(VECTORS.double()), LABELS).total.backward()
+        meter.step()
+    expected = F.cosine_similarity(above.flatten(), branch.flatten(), dim=0).item()
+    assert meter.read()["encoder"].cosine == pytest.approx(expected, abs=1e-6)
+
+
+def test_one_meter_at_a_time_and_a_closed_one_says_so() -> None:
+    net, objective = supervised()
+    meter = ds.ConflictMeter(net)
+    with pytest.raises(AttachError, match="another meter measures this net already"):
+        ds.ConflictMeter(net)
+    meter.close()
+    with pytest.raises(AttachError, match="this meter is closed, or its net was stripped"):
+        meter.step()
+    again = ds.ConflictMeter(net)
+    meter.close()  # does not touch the new one
+    objective(net(IMAGES), LABELS).total.backward()
+    again.step()
+    assert again.read()["relu1"].cosine is not None
+    ds.strip(net)
+    with pytest.raises(AttachError, match="stripped"):
+        again.step()
+
+
+def test_copies_are_not_measured_by_the_originals_meter() -> None:
+    net, objective = supervised()
+    with ds.ConflictMeter(net):
+        twin = copy.deepcopy(net)
+        assert all(tap.slot is None for tap in twin.taps.values())
+        objective(twin(IMAGES), LABELS).total.backward()
+
+
+@pytest.mark.filterwarnings("ignore:Using backward.. with create_graph=True")
+def test_no_graph_is_kept_from_step_to_step() -> None:
+    net, objective = supervised()
+    with ds.ConflictMeter(net) as meter:
+        objective(net(IMAGES), LABELS).total.backward(create_graph=True)
+        meter.step()
+        assert not meter.take().requires_grad
+    for parameter in net.parameters():
+        parameter.grad = None
+
+
+def test_gradients_too_small_to_compare_are_not_compared() -> None:
+    assert summarise(["a"], torch.tensor([[[1e-40, 1e-40, 1.0, 1e-40]]], dtype=torch.float64))["a"].cosine is None
+    rows = torch.tensor([[[1e-34, 2e-34, 2e-34, 3e-34]]], dtype=torch.float64)
+    assert summarise(["a"], rows)["a"].cosine == pytest.approx(0.5)
+
+
+def test_sharded_parameters_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, objective = supervised()
+    terms = objective(net(IMAGES), LABELS)
+    monkeypatch.setattr(nn.Parameter, "to_local", lambda self: self, raising=False)
+    for measure in (ds.parameter_conflicts, lambda *a: ds.jacobian_backward(*a, aggregation.Sum())):
+        with pytest.raises(ds.errors.ConfigError, match="sharded over processes"):
+            measure(net, terms)
+
+
+def test_the_bridge_leaves_what_no_loss_reaches_without_a_gradient() -> None:
+    net, objective = supervised()
+    net.model.spare = nn.Linear(3, 3)
+    ds.jacobian_backward(net, objective(net(IMAGES), LABELS), aggregation.Sum())
+    assert net.model.spare.weight.grad is None
+    assert net.model.conv1.weight.grad is not None
+    net.model.requires_grad_(False)
+    ds.jacobian_backward(net, objective(net(IMAGES), LABELS), aggregation.Sum())

@@ -550,13 +550,14 @@ def test_the_journal_says_where_losses_fight(digits: datasets.Dataset, tmp_path:
     fit(net, digits.train, epochs=2, engine=CPU, log=log, folder=tmp_path)
     records = read(tmp_path / "journal.jsonl", "conflict")
     assert [(r["step"], r["steps"]) for r in records] == [(1, 1), (2, 1), (4, 2), (6, 2)]
+    assert sum(r["steps"] for r in records) == 6
     for record in records:
         for found in record["branches"].values():
             assert -1 <= found["cosine"] <= 1
             assert found["ratio"] > 0
         assert record["branches"]["relu1"]["kept"] >= 0.999  # what it takes away is projected out
     assert records[0]["branches"]["relu2"]["kept"] == pytest.approx(1)  # nothing enters the trunk at first
-    sampled = [r["parameters"] for r in records if "parameters" in r]
+    sampled = [sample for r in records for sample in r.get("parameters", [])]
     assert [s["step"] for s in sampled] == [3, 6]
     assert all(-1 <= s[name]["cosine"] <= 1 for s in sampled for name in ("relu1", "relu2"))
     assert all(tap.slot is None for tap in net.taps.values())

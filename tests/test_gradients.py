@@ -146,7 +146,7 @@ def test_the_fork_is_autograds_own_sum_and_measures_both(copied: bool) -> None:
     above, sent = (x.detach() * 2).cos(), 0.3 * (x.detach() * 2).exp()
     torch.testing.assert_close(x.grad, 2 * (above + sent))
     expected = [(above * sent).sum(), above.square().sum(), sent.square().sum(), (above * (above + sent)).sum()]
-    torch.testing.assert_close(slot.grad, torch.stack(expected).float())
+    torch.testing.assert_close(slot.grad, torch.stack(expected))
 
 
 def test_a_copied_fork_may_be_overwritten_in_place() -> None:
@@ -213,3 +213,41 @@ def test_a_rule_of_ones_own_cannot_be_stored(tmp_path: object) -> None:
 def test_a_rule_for_a_branch_that_is_not_there_is_an_error() -> None:
     with pytest.raises(ds.errors.BranchNameError, match="gradient= names branch 'conv9'"):
         ds.plan(Plain(), images(4), at=["relu1"], gradient={"conv9": "project"})
+
+
+@pytest.mark.parametrize("rule", ["project", "pcgrad", "mgda"])
+def test_rules_are_finite_in_float16_where_one_gradient_has_all_but_vanished(rule: str) -> None:
+    above, branch = torch.tensor([1e-7, 0, -1e-7]).half(), torch.tensor([-0.1, 1, 0.1]).half()
+    for one, other in ((above, branch), (branch, above)):
+        result = parse(rule)(one, other, ONE)
+        assert result.isfinite().all()
+        assert result.dtype == torch.float16
+    torch.testing.assert_close(
+        parse("project")(above, branch, ONE).float(), torch.tensor([0.0, 1, 0]), atol=1e-3, rtol=0
+    )
+
+
+@pytest.mark.parametrize(("returned", "found"), [(None, "NoneType"), (torch.zeros(1), r"a tensor of shape \(1,\)")])
+def test_a_function_that_returns_something_else_is_an_error(returned: object, found: str) -> None:
+    model = Plain()
+    net = ds.attach(model, ds.plan(model, images(4), at=["relu1"], gradient=lambda above, branch: returned))
+    with pytest.raises(ConfigError, match=rf"custom:<lambda> returned {found}; it must return what goes down"):
+        ds.Objective(net.plan)(net(images(4)), torch.arange(4) % CLASSES).total.backward()
+
+
+def test_progress_is_asked_for_in_eval_mode_too_where_gradients_flow() -> None:
+    model = Plain()
+    net = ds.attach(model, ds.plan(model, images(4), at=["relu1"], gradient="warmup(0.5)")).eval()
+    with ds.supervising(net), pytest.raises(ConfigError, match=r"net\.set_progress"):
+        net(images(2))
+    with ds.supervising(net), torch.no_grad():
+        assert set(net(images(2)).aux) == {"relu1"}
+
+
+def test_a_head_that_overwrites_its_input_is_refused() -> None:
+    def head(feature: ds.Feature, classes: int) -> torch.nn.Module:
+        width = feature.channels * 256
+        return torch.nn.Sequential(torch.nn.ReLU(inplace=True), torch.nn.Flatten(), torch.nn.Linear(width, classes))
+
+    with pytest.raises(ds.errors.HeadError, match=r"overwrites the activation that it is given in place.*inplace=False"):
+        ds.plan(Plain(), images(4), at=["conv1"], head=head)

@@ -73,6 +73,7 @@ def test_a_plan_says_what_it_holds_by_name() -> None:
         "gradient": "add",
         "clone": False,
         "requires_grad": True,
+        "read_inside": False,
         "params": 45,
         "flops": 80,
         "activation_bytes": 4 * (8 + 5),
@@ -227,7 +228,7 @@ def test_a_plan_with_a_part_of_another_kind_is_a_plan_error(key: str, value: obj
         Plan.from_dict(data)
 
 
-@pytest.mark.parametrize("key", sorted({*planned().to_dict()["branches"][0]} - {"gradient"}))
+@pytest.mark.parametrize("key", sorted({*planned().to_dict()["branches"][0]} - {"gradient", "read_inside"}))
 def test_a_damaged_branch_is_a_plan_error(key: str) -> None:
     data = json.loads(json.dumps(planned().to_dict()))
     del data["branches"][0][key]

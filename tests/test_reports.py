@@ -464,7 +464,7 @@ def test_cosines_at_the_parameters_are_told_where_they_were_sampled(tmp_path: Pa
     records = conflicts((10, 0.2, {"conv3": (0.5, 4.0, 3.0, 0.0)}), (10, 0.4, {"conv3": (0.5, 4.0, 3.0, 0.0)}))
     assert "At the parameters" not in sections.pulls(reports.evidence(write(tmp_path / "a", records)))[0]
     for record, cosine in zip(records[-2:], (-0.5, 0.1), strict=True):
-        record["parameters"] = {"step": record["step"], "conv3": {"cosine": cosine, "ratio": 2.0}}
+        record["parameters"] = [{"step": record["step"], "conv3": {"cosine": cosine, "ratio": 2.0}}]
     told = sections.pulls(reports.evidence(write(tmp_path / "b", records)))[0]
     assert "looked at in 2 steps, the agreement was -0.20; there it pulled against the rest in 50 % of them." in told
 

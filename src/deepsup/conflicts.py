@@ -26,10 +26,16 @@ from .gradients import STATISTICS, dot, new_slot
 from .objectives import Terms
 from .supervised import Supervised, unwrap
 
+NOTHING = "no step in which both gradients met, in one backward, finite and large enough"
+TINY = 1e-34  # squared lengths below come from products that underflow in float32: nothing true can be said of them
+
 
 @dataclass(frozen=True)
 class Conflict:
-    """One branch over `steps` steps. None where no step had both gradients (a weight of 0, a frozen trunk)."""
+    """One branch over `steps` steps, of those in which both gradients reached its layer and were finite.
+
+    None where there was none: a weight of 0, a frozen trunk, losses that went down one by one, or a gradient below 1e-17.
+    """
 
     cosine: float | None  # mean cosine between branch and above: 1 pulls together, below 0 pulls against
     ratio: float | None  # |branch| / |above|, geometric mean
@@ -48,26 +54,38 @@ class ConflictMeter:
     """Measures in every backward from now on, until `close` (or the end of a `with`).
 
     `net` is what `attach` returned, or a wrapper around it; make the meter before the first compiled call and after
-    moving the net to its device. Raises `AttachError` for a net without branches.
+    moving the net to its device. A branch whose layer uses its output itself (`Branch.read_inside`) is not measured.
+    Raises `AttachError` for a net without branches, or one that another meter measures already.
     """
 
     def __init__(self, net: nn.Module) -> None:
-        self._net = unwrap(net)
-        if not self._net.taps:
+        target = unwrap(net)
+        if not target.taps:
             raise AttachError("there is no branch on this net whose gradient could be in conflict. Attach some first.")
-        for name, tap in self._net.taps.items():
-            tap.slot = new_slot(_device(self._net, name))
+        if any(tap.slot is not None for tap in target.taps.values()):
+            raise AttachError("another meter measures this net already. Close it first: meter.close().")
+        self._taps = target.taps
+        self._slots = {name: new_slot(_device(target, name)) for name in target.taps}
         self._taken: list[Tensor] = []
+        self.unmeasured = tuple(b.name for b in target.plan.branches if b.read_inside)
+        for name, tap in target.taps.items():
+            tap.slot = None if name in self.unmeasured else self._slots[name]
 
     @property
     def names(self) -> tuple[str, ...]:
         """The branches, in the order of the numbers that `take` gives."""
-        return tuple(self._net.taps)
+        return tuple(self._slots)
 
     def step(self) -> None:
-        """Keep what the backwards since the last call measured, as one step; on the device, without waiting for it."""
-        slots = [tap.slot for tap in self._net.taps.values() if tap.slot is not None]
-        self._taken.append(torch.stack([torch.zeros_like(s) if s.grad is None else s.grad for s in slots]))
+        """Keep what the backwards since the last call measured, as one step; on the device, without waiting for it.
+
+        Raises `AttachError` when the meter was closed, or the net stripped.
+        """
+        if not any(self._taps[name].slot is slot for name, slot in self._slots.items() if name not in self.unmeasured):
+            if len(self.unmeasured) < len(self._slots):
+                raise AttachError("this meter is closed, or its net was stripped: it measures nothing. Make a new one.")
+        slots = self._slots.values()
+        self._taken.append(torch.stack([torch.zeros_like(s) if s.grad is None else s.grad for s in slots]).detach())
         for slot in slots:
             slot.grad = None
 
@@ -93,8 +111,9 @@ class ConflictMeter:
 
     def close(self) -> None:
         """Stop measuring; the net is as it was before."""
-        for tap in self._net.taps.values():
-            tap.slot = None
+        for name, tap in self._taps.items():
+            if tap.slot is self._slots[name]:
+                tap.slot = None
 
     def __enter__(self) -> ConflictMeter:
         return self
@@ -105,7 +124,7 @@ class ConflictMeter:
         self.close()
 
     def __str__(self) -> str:
-        return table(self.read())
+        return table(self.read(), unmeasured=self.unmeasured)
 
 
 def summarise(names: Sequence[str], taken: Tensor) -> dict[str, Conflict]:
@@ -118,7 +137,7 @@ def summarise(names: Sequence[str], taken: Tensor) -> dict[str, Conflict]:
 
 def _summary(steps: Iterable[Sequence[float]]) -> Conflict:
     rows = list(steps)
-    met = [r for r in rows if all(map(math.isfinite, r)) and r[1] > 0 and r[2] > 0]
+    met = [r for r in rows if all(map(math.isfinite, r)) and r[1] > TINY and r[2] > TINY]
     if not met:
         return Conflict(None, None, None, None, len(rows))
     cosines = [max(-1.0, min(1.0, both / math.sqrt(above * branch))) for both, above, branch, _ in met]
@@ -133,7 +152,7 @@ def _summary(steps: Iterable[Sequence[float]]) -> Conflict:
     )
 
 
-def table(found: Mapping[str, Conflict]) -> str:
+def table(found: Mapping[str, Conflict], *, unmeasured: Sequence[str] = ()) -> str:
     """What a meter prints."""
     steps = max((c.steps for c in found.values()), default=0)
     width = max(len("branch"), *map(len, found))
@@ -143,7 +162,8 @@ def table(found: Mapping[str, Conflict]) -> str:
     ]
     for name, c in found.items():
         if c.cosine is None or c.ratio is None or c.kept is None or c.share is None:
-            lines.append(f"  {name:<{width}}  no step in which both gradients reached the layer")
+            why = "its layer uses its output itself, tap another" if name in unmeasured else NOTHING
+            lines.append(f"  {name:<{width}}  not measured: {why}")
         else:
             lines.append(f"  {name:<{width}}  {c.cosine:>+6.2f}  {c.share:>11.0%}  {c.ratio:>5.2g}  {c.kept:>5.2f}")
     return "\n".join(lines)
@@ -153,10 +173,12 @@ def parameter_conflicts(net: nn.Module, terms: Terms) -> dict[str, Conflict]:
     """The same question asked of the parameters that the branch shares with everything above it.
 
     `terms` is what the objective returned, before its backward. The exact way: one backward a loss, so use it on some
-    steps only. Each loss is weighted as it trains and goes down alone, so of the rules at the taps only those that
-    scale or detach are felt. Nothing is written into `.grad`.
+    steps only. Each loss is weighted as it trains and goes down alone, so of the rules at the taps only those with a
+    fixed factor are felt. Nothing is written into `.grad`. In several processes each sees its own batch.
+    Raises `ConfigError` for parameters that are sharded over processes.
     """
     target = unwrap(net)
+    _refuse_sharded(target.model)
     parameters = [p for p in target.model.parameters() if p.requires_grad]
     names = [name for name in target.plan.names if name in terms.parts]
     above = _gradient(terms.weights.get("main", 1.0) * terms.parts["main"], parameters)
@@ -168,6 +190,14 @@ def parameter_conflicts(net: nn.Module, terms: Terms) -> dict[str, Conflict]:
         found[name] = _summary([torch.stack(products).sum(0).tolist()] if products else [])
         above = [a if b is None else b if a is None else a + b for a, b in zip(above, branch, strict=True)]
     return {name: found[name] for name in names}
+
+
+def _refuse_sharded(model: nn.Module) -> None:
+    if any(hasattr(p, "to_local") for p in model.parameters()):
+        raise ConfigError(
+            "the parameters are sharded over processes (FSDP2), where the gradient of one loss alone cannot be had. Measure at "
+            "the activations: ConflictMeter works there."
+        )
 
 
 def _gradient(value: Tensor, parameters: Sequence[Tensor]) -> list[Tensor | None]:
@@ -209,17 +239,33 @@ def jacobian_backward(net: nn.Module, terms: Terms, aggregator: Any) -> Tensor |
             "DistributedDataParallel. Train in one process, or use a rule at the taps: plan(gradient='project')."
         )
     target = unwrap(net)
-    trunk = [p for p in target.model.parameters() if p.requires_grad]
+    _refuse_sharded(target.model)
+    losses = [terms.weights[name] * part for name, part in terms.parts.items() if part.requires_grad]
+    trunk = _reached([p for p in target.model.parameters() if p.requires_grad], losses)
     held = {id(p) for p in trunk}
     heads = [p for p in target.heads.parameters() if p.requires_grad and id(p) not in held]
-    losses = [terms.weights[name] * part for name, part in terms.parts.items()]
     if heads:
         terms.total.backward(inputs=heads, retain_graph=True)  # type: ignore[no-untyped-call]
-    backward(
-        losses, inputs=trunk, parallel_chunk_size=1
-    )  # one loss at a time: forks and compiled nets cannot be batched
+    if not trunk:
+        return None
+    # One loss at a time: forks and compiled nets cannot be batched.
+    backward(losses, inputs=trunk, parallel_chunk_size=1)
     weights: Tensor | None = jac_to_grad(trunk, aggregator)
     return weights
+
+
+def _reached(parameters: list[nn.Parameter], losses: list[Tensor]) -> list[nn.Parameter]:
+    """Those that some loss depends on: the others must keep no gradient, or weight decay would move them."""
+    todo: list[Any] = [loss.grad_fn for loss in losses]
+    seen: set[Any] = set()
+    leaves: set[int] = {id(loss) for loss in losses}
+    while todo:
+        node = todo.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            leaves.add(id(getattr(node, "variable", None)))
+            todo += [parent for parent, _ in node.next_functions]
+    return [p for p in parameters if id(p) in leaves]
 
 
 def _device(net: Supervised, name: str) -> torch.device:

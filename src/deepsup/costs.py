@@ -41,6 +41,7 @@ def price(name: str, head: heads.HeadLike, feature: Feature, classes: int) -> Pr
     x = torch.zeros(
         2, *feature.shape, dtype=p.dtype if p is not None else None, device=p.device if p is not None else device
     )
+    version = x._version
     sizes: list[int] = []
     leaves = [m for m in module.modules() if not any(m.children())]
     with untouched(module), torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -57,6 +58,11 @@ def price(name: str, head: heads.HeadLike, feature: Feature, classes: int) -> Pr
                 handle.remove()
     if not isinstance(out, Tensor):
         raise HeadError(f"the head of branch '{name}' returned {type(out).__name__}; it must return one tensor.")
+    if x._version != version:
+        raise HeadError(
+            f"the head of branch '{name}' ({heads.show(head)}) overwrites the activation that it is given in place, and with it "
+            "what the model and other branches read. Its first layer must work out of place: inplace=False."
+        )
     params = sum(q.numel() for q in module.parameters())
     return Price(tuple(out.shape), params, counter.get_total_flops() // 2, sum(sizes) // 2)
 

@@ -40,6 +40,7 @@ class Rule:
     """Base of the rules below: frozen dataclasses whose `repr` is the text that `parse` reads."""
 
     scales: ClassVar[bool] = False  # whether `__call__` needs the factor
+    needs_above: ClassVar[bool] = True  # whether all that comes from above must be there, or the rule only adds to it
 
     def __call__(self, above: Tensor, branch: Tensor, factor: Any) -> Tensor:
         """The gradient that goes further down, from the two that meet (same shape) and the present `factor()`."""
@@ -63,6 +64,8 @@ class Rule:
 class add(Rule):
     """The plain sum: what training on the sum of the losses does."""
 
+    needs_above = False
+
     def __call__(self, above: Tensor, branch: Tensor, factor: Any) -> Tensor:
         return above + branch
 
@@ -70,6 +73,8 @@ class add(Rule):
 @dataclass(frozen=True, repr=False)
 class scale(Rule):
     """The branch's gradient times `by`, a number or a schedule of progress; the head keeps all of it."""
+
+    needs_above = False
 
     by: Any
     scales = True
@@ -94,6 +99,8 @@ class scale(Rule):
 class warmup(Rule):
     """Nothing at first, all of it from progress `until` on: the head finds its way before it pulls at the trunk."""
 
+    needs_above = False
+
     until: float
     scales = True
 
@@ -115,6 +122,8 @@ class warmup(Rule):
 class detach(Rule):
     """The trunk does not feel the branch at all."""
 
+    needs_above = False
+
     def __call__(self, above: Tensor, branch: Tensor, factor: Any) -> Tensor:
         return above
 
@@ -124,7 +133,7 @@ class project(Rule):
     """Where the two oppose each other, the branch loses its part along `above`; otherwise the plain sum."""
 
     def __call__(self, above: Tensor, branch: Tensor, factor: Any) -> Tensor:
-        return above + branch - _opposing(above, branch) * above
+        return (_wide(above) + _wide(branch) - _opposing(above, branch) * _wide(above)).to(above.dtype)
 
 
 @dataclass(frozen=True, repr=False)
@@ -132,7 +141,8 @@ class pcgrad(Rule):
     """Where the two oppose each other, each loses its part along the other."""
 
     def __call__(self, above: Tensor, branch: Tensor, factor: Any) -> Tensor:
-        return above + branch - _opposing(above, branch) * above - _opposing(branch, above) * branch
+        a, b = _wide(above), _wide(branch)
+        return (a + b - _opposing(a, b) * a - _opposing(b, a) * b).to(above.dtype)
 
 
 @dataclass(frozen=True, repr=False)
@@ -150,7 +160,7 @@ class mgda(Rule):
         one = torch.ones_like(share)
         g = torch.where(bb > 0, share, one)
         h = torch.where(aa > 0, 1 - share, one)
-        return g.to(above.dtype) * above + h.to(above.dtype) * branch
+        return (g * _wide(above) + h * _wide(branch)).to(above.dtype)
 
 
 @dataclass(frozen=True, repr=False)
@@ -174,7 +184,14 @@ class custom(Rule):
     function: Custom
 
     def __call__(self, above: Tensor, branch: Tensor, factor: Any) -> Tensor:
-        return self.function(above, branch)
+        result = self.function(above, branch)
+        if not isinstance(result, Tensor) or result.shape != above.shape:
+            found = f"a tensor of shape {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
+            raise ConfigError(
+                f"the gradient rule {self!r} returned {found}; it must return what goes down, a tensor of shape "
+                f"{tuple(above.shape)}, as (above, branch) are."
+            )
+        return result
 
     def __repr__(self) -> str:
         return f"custom:{getattr(self.function, '__name__', type(self.function).__name__)}"
@@ -232,17 +249,16 @@ def _wide(x: Tensor) -> Tensor:
 def _opposing(one: Tensor, other: Tensor) -> Tensor:
     """How much of `one` is in `other`, where that is negative: min(0, <one, other>) / |one|²; 0 for a zero `one`."""
     length = dot(one, one)
-    share = torch.where(length > 0, dot(one, other).clamp(max=0) / length, 0.0)
-    return share.to(one.dtype)
+    return torch.where(length > 0, dot(one, other).clamp(max=0) / length, 0.0)
 
 
 class Fork(torch.autograd.Function):
     """One activation handed on twice, to the trunk and to the branch; in backward the two gradients meet again.
 
     What is measured leaves as the gradient of `slot`, a leaf of `STATISTICS` numbers: no side effect in Python, so
-    it compiles into one graph, and autograd itself adds up the forwards before a backward (inner products of
-    gradients of several batches add up). Nothing is saved for backward, so recomputation under checkpointing,
-    which does not fork, finds the same saved tensors.
+    it compiles into one graph, and autograd itself adds up several batches before a step (their inner products add
+    up; the losses of one batch must go down together, or the two gradients never meet). Nothing is saved for
+    backward, so recomputation under checkpointing, which does not fork, finds the same saved tensors.
     """
 
     @staticmethod
@@ -250,23 +266,35 @@ class Fork(torch.autograd.Function):
         ctx: Any, activation: Tensor, slot: Tensor | None, factor: Tensor | None, rule: Rule, copy: bool
     ) -> tuple[Tensor, Tensor]:
         ctx.rule, ctx.factor, ctx.measures = rule, factor, slot is not None
+        ctx.slot_dtype = torch.float32 if slot is None else slot.dtype
         if torch.compiler.is_compiling():  # a compiled graph may not hand out views; it removes copies itself
             return activation.clone(), activation.clone()
+        ctx.set_materialize_grads(False)
+        ctx.layout = torch.empty_like(activation, device="meta")
         trunk = activation.clone() if copy else activation.view_as(activation)
         return trunk, activation.view_as(activation)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         above, branch = gradients
+        if not torch.compiler.is_compiling():
+            if branch is None:  # no loss on it in this backward
+                return above, None, None, None, None
+            if above is None:  # nothing above reads it; zeros as the trunk would lay them out
+                layout = ctx.layout
+                above = torch.empty_strided(
+                    layout.shape, layout.stride(), dtype=branch.dtype, device=branch.device
+                ).zero_()
         result = ctx.rule(above, branch, ctx.factor)
         found = None
         if ctx.measures:
             both, aa = dot(above, branch), dot(above, above)
             along = both + aa if ctx.rule == ADD else dot(above, result)
-            found = torch.stack([both, aa, dot(branch, branch), along]).float()
+            found = torch.stack([both, aa, dot(branch, branch), along]).to(ctx.slot_dtype)
         return result, found, None, None, None
 
 
 def new_slot(device: torch.device) -> Tensor:
     """A leaf that receives `STATISTICS` numbers as its gradient."""
-    return torch.zeros(STATISTICS, device=device, requires_grad=True)
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    return torch.zeros(STATISTICS, device=device, dtype=dtype, requires_grad=True)

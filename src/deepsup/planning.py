@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from . import gradients, heads, losses, methods, probes, schedules
 from .costs import price
-from .errors import BranchNameError, ClassCountError, ConfigError, HeadError, UnknownLayerError
+from .errors import BranchNameError, ClassCountError, ConfigError, HeadError, LayerError, UnknownLayerError
 from .features import Pick, read_pick, show_pick
 from .layers import check_readable, is_measure, select, split_pick
 from .plans import Branch, Plan, fingerprint
@@ -177,6 +177,13 @@ def _refuse_shared(chosen: Mapping[str, heads.HeadLike]) -> None:
 def _branch(seen: Trace, name: str, layer: Layer, *, head: Any, loss: Any, weight: Any, gradient: Any) -> Branch:
     assert layer.feature is not None  # check_readable has seen to it
     losses.get(loss)
+    rule = gradients.get(gradient)
+    if layer.read_inside and rule.needs_above:
+        raise LayerError(
+            f"layer '{layer.name}' of {seen.model} uses its output again before it returns it, so the gradient rule {rule!r} of "
+            f"branch '{name}' would see a part only of what comes from above. Tap a layer inside or around it, or use add, "
+            "scale, warmup or detach."
+        )
     if isinstance(head, str):
         head = heads.resolve(head, layer.feature)
     built, params, flops, activation_bytes = price(name, head, layer.feature, seen.classes)
@@ -188,11 +195,12 @@ def _branch(seen: Trace, name: str, layer: Layer, *, head: Any, loss: Any, weigh
         head=head,
         loss=loss,
         weight=schedules.as_schedule(weight),
-        gradient=gradients.get(gradient),
+        gradient=rule,
         depth=round(layer.depth, 4),
         pick=layer.pick,
         clone=layer.overwritten,
         requires_grad=layer.requires_grad,
+        read_inside=layer.read_inside,
         params=params,
         flops=flops,
         activation_bytes=activation_bytes + 4 * layer.overwritten * int(torch.Size(layer.feature.shape).numel()),
@@ -212,6 +220,11 @@ def _notes(seen: Trace, branches: Iterable[Branch], layers: Mapping[str, Layer])
     for b in branches:
         if b.clone:
             yield f"'{b.layer}' is overwritten in place by what follows, so its tap keeps a copy"
+        if b.read_inside:
+            yield (
+                f"'{b.layer}' uses its output again before it returns it: whether branch '{b.name}' is in conflict with what "
+                "comes from above cannot be measured there"
+            )
         if not b.requires_grad:
             yield f"nothing before '{b.layer}' can be trained: branch '{b.name}' trains its head only"
         if not layers[b.name].leads_to_output:

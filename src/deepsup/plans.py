@@ -41,6 +41,7 @@ class Branch:
     pick: Pick = ()
     clone: bool = False
     requires_grad: bool = True
+    read_inside: bool = False  # the layer also uses its output itself; see `traces.Layer`
     params: int = 0
     flops: int = 0
     activation_bytes: int = 0
@@ -60,6 +61,7 @@ class Branch:
             "gradient": repr(self.gradient),
             "clone": self.clone,
             "requires_grad": self.requires_grad,
+            "read_inside": self.read_inside,
             "params": self.params,
             "flops": self.flops,
             "activation_bytes": self.activation_bytes,
@@ -221,6 +223,7 @@ def _read_branch(data: Mapping[str, Any]) -> Branch:
         pick=read_pick(data["pick"]),
         clone=data["clone"],
         requires_grad=data["requires_grad"],
+        read_inside=data.get("read_inside", False),
         params=data["params"],
         flops=data["flops"],
         activation_bytes=data["activation_bytes"],

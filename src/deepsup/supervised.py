@@ -77,7 +77,7 @@ class Supervised(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if not (self.training if self.supervise is None else self.supervise):
             return self.model(*args, **kwargs)
-        if not self.progress_known and self.training and any(tap.rule.moves for tap in self.taps.values()):
+        if not self.progress_known and torch.is_grad_enabled() and any(tap.rule.moves for tap in self.taps.values()):
             raise ConfigError(_no_progress(self.taps))
         recorder = self.recorder
         recorder.armed = True

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .errors import AlreadyAttachedError, AttachError, CompiledModelError, DataParallelError, TapError
-from .features import Pick, picked, replaced
+from .features import Pick, picked, replaced, tensors_in
 from .gradients import ADD, Fork, Rule
 
 
@@ -75,7 +75,12 @@ class Tap:
             factor = self.factor if self.rule.scales else None  # an unused input would only burden a compiled graph
             trunk, seen = Fork.apply(tensor, self.slot, factor, self.rule, self.clone)
             self._keep(seen)
-            return replaced(output, self.pick, trunk)
+            if isinstance(output, Tensor):
+                return trunk
+            for pick, other in tensors_in(output).items():  # the same tensor may stand in several places
+                if other is tensor:
+                    output = replaced(output, pick, trunk)
+            return output
         # A view made here, not later: autograd runs nodes youngest first, so the branch's gradient is added to the
         # trunk's and not the other way round. The sum then keeps the trunk's memory layout, without which a branch
         # of weight 0 would make the layers below pick other kernels and round differently (seen on ConvNeXt).
@@ -85,6 +90,9 @@ class Tap:
             seen.register_hook(partial(_laid_out_like, torch.empty_like(tensor, device="meta").stride()))
         self._keep(seen)
         return None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "slot": None}  # a copy is not measured by the original's meter
 
     def _keep(self, seen: Tensor) -> None:
         self.recorder.seen[self.name] = seen
@@ -145,5 +153,6 @@ def _is_sharded(model: nn.Module) -> bool:
 
 def remove_taps(model: nn.Module) -> None:
     """Remove every tap from `model`; also from copies, whose handles would point at the original."""
-    for module, key, _ in taps_on(model):
+    for module, key, tap in taps_on(model):
+        tap.slot = None
         del module._forward_hooks[key]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any
 
@@ -45,6 +45,7 @@ class Layer:
     trains: bool = True  # a gradient can flow into its output, or nothing before it could be trained
     requires_grad: bool = True  # its output had a graph
     dtype: torch.dtype | None = None  # of its output
+    read_inside: bool = False  # the prediction also depends on its output past what it returned: it used it itself
     problem: str = ""  # why its output cannot be read, if so
 
 
@@ -87,6 +88,9 @@ class _Recorder:
     )  # of the channels, by shape, as the last layer had it
     channels: dict[str, int | None] = field(default_factory=dict)  # the axis for this layer's shape when it was done
     graphs: dict[str, bool] = field(default_factory=dict)
+    nodes: dict[str, tuple[Any, int, int]] = field(
+        default_factory=dict
+    )  # where each output stands in the graph, and when
     cut: set[str] = field(default_factory=set)  # outputs without a graph, though something before them could be trained
     trainable: bool = False
     convolves: bool = True  # along sequences
@@ -117,6 +121,8 @@ class _Recorder:
         if not self.lineage.follows(tensor):
             self.apart.add(name)
         self.graphs[name] = tensor.requires_grad
+        if tensor.grad_fn is not None:
+            self.nodes[name] = (tensor.grad_fn, tensor.output_nr, _sequence_number())
         inside = any(p.requires_grad for p in module.parameters())
         without_graph = self.trainable and not torch.is_grad_enabled()
         if not tensor.requires_grad and (
@@ -239,6 +245,7 @@ def _summary(model: nn.Module, rec: _Recorder, output: Any, main: Pick | None, f
     if not rec.lineage.follows(outputs[main]):  # the way was lost, through numpy say
         rec.apart.clear()
     ancestors = _graph(outputs[main])
+    read_inside = _read_inside(ancestors, rec.nodes)
     upstream = {n: not ancestors or t.grad_fn is None or t.grad_fn in ancestors for n, (t, _, _) in rec.held.items()}
     for name, (tensor, _, _) in rec.held.items():
         if tensor.ndim and outputs[main].ndim and len(tensor) != len(outputs[main]):
@@ -249,7 +256,8 @@ def _summary(model: nn.Module, rec: _Recorder, output: Any, main: Pick | None, f
     done = dict(_depths(rec.exits, weighted))
     for name, module in modules.items():
         if name:
-            layers[name] = _layer(name, module, rec, upstream.get(name, False), done.get(name, 0.0))
+            layer = _layer(name, module, rec, upstream.get(name, False), done.get(name, 0.0))
+            layers[name] = replace(layer, read_inside=name in read_inside)
     batch = rec.input_shape[0] if rec.input_shape else 1
     return Trace(
         model=type(model).__name__,
@@ -313,6 +321,25 @@ def _graph(output: Tensor) -> set[Any]:
             found.add(node)
             todo += [parent for parent, _ in node.next_functions]
     return found
+
+
+def _sequence_number() -> int:
+    """Higher than that of every node of the graph so far, lower than that of every later one."""
+    with torch._C.DisableTorchFunction():
+        node: Any = torch.ones((), requires_grad=True).clone().grad_fn
+    return int(node._sequence_nr())
+
+
+def _read_inside(ancestors: set[Any], nodes: dict[str, tuple[Any, int, int]]) -> set[str]:
+    """Layers of which something that leads to the prediction read the output before they had returned it."""
+    readers: dict[tuple[Any, int], int] = {}  # the first to read an output, by when
+    wanted = {(node, number) for node, number, _ in nodes.values()}
+    for reader in ancestors:
+        for source in reader.next_functions:
+            if source in wanted:
+                when = reader._sequence_nr()
+                readers[source] = min(when, readers.get(source, when))
+    return {name for name, (node, number, end) in nodes.items() if readers.get((node, number), end) < end}
 
 
 def _trunk(model: nn.Module, layers: dict[str, Layer], weighted: set[str]) -> tuple[str, ...]:

@@ -154,9 +154,8 @@ def at_parameters(runs: Iterable[Run]) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     for run in runs:
         for record in run.conflicts:
-            for branch, cosine in record.parameters.items():
-                if known(cosine):
-                    found.setdefault(branch, []).append(cosine)
+            for branch, cosines in record.parameters.items():
+                found.setdefault(branch, []).extend(cosine for cosine in cosines if known(cosine))
     return found
 
 

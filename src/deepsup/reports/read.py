@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -50,14 +50,14 @@ class Pull:
 class Conflict:
     """The pull of every branch over the last `steps` optimiser steps, up to `step`.
 
-    `parameters` holds the cosine at the shared parameters by branch, in records in which they were looked at.
+    `parameters` holds the cosines at the shared parameters by branch, of the steps in which they were looked at.
     """
 
     step: int
     progress: float
     steps: int
     branches: Mapping[str, Pull]
-    parameters: Mapping[str, float] = field(default_factory=dict)
+    parameters: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,7 +344,11 @@ def _conflict(record: Mapping[str, Any]) -> Conflict:
         str(branch): Pull(*(_number(values.get(name)) for name in names))
         for branch, values in record["branches"].items()
     }
-    sampled = {k: _number(v.get("cosine")) for k, v in record.get("parameters", {}).items() if isinstance(v, Mapping)}
+    sampled: dict[str, list[float]] = {}
+    for sample in record.get("parameters", ()):
+        for branch, values in sample.items():
+            if isinstance(values, Mapping):
+                sampled.setdefault(branch, []).append(_number(values.get("cosine")))
     return Conflict(int(record["step"]), float(record["progress"]), int(record.get("steps") or 1), branches, sampled)
 
 

@@ -130,7 +130,7 @@ class Loop:
         self.epoch_began = checkpoint.epoch_began
         rank = self.fabric.global_rank
         self.tally.load(checkpoint.tallies[rank])
-        self.conflicts.load(checkpoint.tallies[rank].get("conflict", []))
+        self.conflicts.load(checkpoint.tallies[rank].get("conflict", {"steps": [], "samples": []}))
         self.feed_rng = checkpoint.feed_rng[rank]
         checkpoints.set_rng_state(checkpoint.rng[rank])
         if isinstance(self.net, Supervised):
@@ -151,6 +151,7 @@ class Loop:
             except NonFiniteError as error:
                 self.journal.write("stop", reason=str(error), step=self.step)
                 raise
+            self._write_conflict(self.epoch, 1.0)  # of the steps since the last record
             if self.job.finish is not None and self.fabric.is_global_zero:
                 self.job.finish()
             result = self._result()
@@ -250,9 +251,12 @@ class Loop:
             weights=terms.weights,
             lr=self.job.optimizer.param_groups[0]["lr"],
         )
-        if (found := self.conflicts.read()) is not None:
-            self.journal.write("conflict", step=self.step, epoch=self.epoch + 1, progress=progress, **found)
+        self._write_conflict(self.epoch + 1, progress)
         self._mark()
+
+    def _write_conflict(self, epoch: int, progress: float) -> None:
+        if (found := self.conflicts.read()) is not None:
+            self.journal.write("conflict", step=self.step, epoch=epoch, progress=progress, **found)
 
     def _finish_epoch(self) -> None:
         train = self.tally.means()

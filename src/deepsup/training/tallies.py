@@ -114,21 +114,33 @@ def check_weights(net: nn.Module, *, step: int) -> None:
 class Conflicts:
     """What a run's journal says about branches that pull with or against the rest, between two of its records.
 
-    Measures nothing for a plain net, or where `log` says so.
+    Measures inside its `with` alone; nothing for a plain net, or where `log` says so.
     """
 
     def __init__(self, net: nn.Module, log: LogConfig, fabric: Fabric) -> None:
         self._fabric, self._net = fabric, net
-        self._every = log.parameter_conflict if is_supervised(net) and unwrap(net).taps else 0
-        self._meter = ConflictMeter(net) if log.conflict and is_supervised(net) and unwrap(net).taps else None
+        branches = is_supervised(net) and bool(unwrap(net).taps)
+        self._every = log.parameter_conflict if branches else 0
+        self._measures = log.conflict and branches
+        self._meter: ConflictMeter | None = None
         self._before: Tensor | None = None  # steps since the last record, from before the run was resumed
-        self._parameters: dict[str, Any] | None = None
+        self._samples: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Conflicts:
+        self._meter = ConflictMeter(self._net) if self._measures else None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._meter is not None:
+            self._meter.close()
 
     def look(self, terms: Terms, *, step: int) -> None:
         """Before the backward of a step: the gradients of the shared parameters, where this step is to be sampled."""
         if self._every and step % self._every == 0:
             found = parameter_conflicts(self._net, terms)
-            self._parameters = {"step": step, **{n: {"cosine": c.cosine, "ratio": c.ratio} for n, c in found.items()}}
+            self._samples.append(
+                {"step": step, **{n: {"cosine": c.cosine, "ratio": c.ratio} for n, c in found.items()}}
+            )
 
     def step(self) -> None:
         """After the backward of a step."""
@@ -136,42 +148,33 @@ class Conflicts:
             self._meter.step()
 
     def read(self) -> dict[str, Any] | None:
-        """The content of a `conflict` record over the steps since the last one; None where nothing is measured."""
-        sampled, self._parameters = self._parameters, None
-        if self._meter is None and sampled is None:
+        """The content of a `conflict` record over the steps since the last one; None where there is nothing to say."""
+        samples, self._samples = self._samples, []
+        taken = None if self._meter is None else summed(self._fabric, self._take())
+        self._before = None
+        if (taken is None or not len(taken)) and not samples:
             return None
-        found: dict[str, Any] = {"steps": 0, "branches": {}}
-        if self._meter is not None:
-            taken = summed(self._fabric, self._take())
-            self._before = None
-            branches = summarise(self._meter.names, taken)
-            found = {"steps": len(taken), "branches": {n: c.to_dict() for n, c in branches.items()}}
-        return found if sampled is None else {**found, "parameters": sampled}
+        found: dict[str, Any] = {"steps": 0 if taken is None else len(taken), "branches": {}}
+        if taken is not None and self._meter is not None:
+            found["branches"] = {n: c.to_dict() for n, c in summarise(self._meter.names, taken).items()}
+        return {**found, "parameters": samples} if samples else found
 
     def _take(self) -> Tensor:
         assert self._meter is not None
         taken = self._meter.take()
         return taken if self._before is None else torch.cat([self._before.to(taken), taken])
 
-    def state(self) -> list[Any]:
+    def state(self) -> dict[str, Any]:
         """The steps since the last record, as plain values."""
-        if self._meter is None:
-            return []
-        self._before = self._take()
-        state: list[Any] = self._before.tolist()
-        return state
-
-    def load(self, state: list[Any]) -> None:
-        """Go on from a `state`."""
-        if state:
-            self._before = torch.tensor(state)
-
-    def __enter__(self) -> Conflicts:
-        return self
-
-    def __exit__(self, *_: object) -> None:
         if self._meter is not None:
-            self._meter.close()
+            self._before = self._take()
+        steps = [] if self._before is None else self._before.tolist()
+        return {"steps": steps, "samples": list(self._samples)}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a `state`."""
+        self._before = torch.tensor(state["steps"], dtype=torch.float64) if state["steps"] else None
+        self._samples = list(state["samples"])
 
 
 class Stopwatch:
