@@ -26,7 +26,7 @@ def test_the_tables_are_up_to_date(maker: dict[str, Any]):
 
 
 def test_a_table_that_is_out_of_date_is_noticed_and_made_anew(maker: dict[str, Any]):
-    stale = PAGE.replace("| `optimizer.lr` | `0.02` |", "| `optimizer.lr` | `0.5` |")
+    stale = PAGE.replace("| `optimizer.momentum` | `0.9` |", "| `optimizer.momentum` | `0.5` |")
     assert stale != PAGE
     assert maker["render"](stale) == PAGE
 

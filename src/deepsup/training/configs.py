@@ -104,8 +104,8 @@ class OptimizerConfig(Settings):
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
     """Which optimiser."""
-    lr: float = Field(default=0.02, gt=0)
-    """The learning rate."""
+    lr: float | None = Field(default=None, gt=0)
+    """The learning rate; null is 0.02 for `sgd` and 0.001 for `adam` and `adamw`."""
     momentum: float = Field(default=0.9, ge=0)
     """Of SGD; Adam and AdamW keep PyTorch's betas."""
     weight_decay: float = Field(default=0.0, ge=0)
@@ -118,6 +118,11 @@ class OptimizerConfig(Settings):
     """Weight decay of the heads; null is `weight_decay`."""
     schedule: Weight = "constant(1)"
     """A number or a schedule that multiplies the learning rate over the training: `cosine(1, 0)`."""
+
+    @property
+    def rate(self) -> float:
+        """The learning rate, the optimiser's usual one where none is set."""
+        return self.lr if self.lr is not None else 0.02 if self.name == "sgd" else 0.001
 
     @field_validator("schedule")
     @classmethod

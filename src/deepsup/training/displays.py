@@ -79,7 +79,9 @@ class Display:
             text = f"{f['severity']}: {f['where']}: {f['what'].rstrip('.')}. Fix: {f['fix'].rstrip('.')}."
             if text not in self.found:
                 self.found.add(text)
-                self.console.print(f"{name}: {text}", style="red" if f["severity"] == "error" else "yellow", markup=False)
+                self.console.print(
+                    f"{name}: {text}", style="red" if f["severity"] == "error" else "yellow", markup=False
+                )
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self.rule:

@@ -16,7 +16,7 @@ def build(net: nn.Module, settings: OptimizerConfig) -> optim.Optimizer:
     """SGD, Adam or AdamW over the trainable parameters; groups are named `model` and `heads`."""
     groups: list[dict[str, Any]] = parameter_groups(
         net,
-        lr=settings.lr,
+        lr=settings.rate,
         weight_decay=settings.weight_decay,
         head_lr_factor=settings.head_lr_factor,
         head_weight_decay=settings.head_weight_decay,
@@ -24,7 +24,7 @@ def build(net: nn.Module, settings: OptimizerConfig) -> optim.Optimizer:
     if not groups:
         raise ConfigError("there is nothing to train: every parameter is frozen. Set requires_grad on some of them.")
     if settings.name == "sgd":
-        return optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov)
+        return optim.SGD(groups, lr=settings.rate, momentum=settings.momentum, nesterov=settings.nesterov)
     if settings.name == "adam":
-        return optim.Adam(groups, lr=settings.lr)
-    return optim.AdamW(groups, lr=settings.lr)
+        return optim.Adam(groups, lr=settings.rate)
+    return optim.AdamW(groups, lr=settings.rate)

@@ -22,7 +22,7 @@ from torch import nn
 
 from deepsup import datasets, doctor, methods, networks, schedules
 from deepsup.doctor.findings import Diagnosis, diagnosis, from_error
-from deepsup.errors import ConfigError, DeepsupError
+from deepsup.errors import ConfigError, DeepsupError, HeadError
 from deepsup.objectives import Objective
 from deepsup.planning import plan as make_plan
 from deepsup.plans import Plan
@@ -169,7 +169,7 @@ def _diagnose(config: TrainConfig) -> Diagnosis:
             return look(plan=_plan(config, model, data)[0])
         except DeepsupError as error:
             plain = look(classes=data.classes)
-            return diagnosis([from_error(error, "supervise.at"), *plain.findings], plain.checked)
+            return diagnosis([from_error(error, _key_of(error)), *plain.findings], plain.checked)
     weight = settings.weight if settings.weight is not None else methods.get(settings.method).weight_over(config.epochs)
     options: dict[str, Any] = {
         "head": settings.head,
@@ -178,6 +178,12 @@ def _diagnose(config: TrainConfig) -> Diagnosis:
         "gradient": settings.gradient,
     }
     return look(at=settings.at, method=settings.method, classes=data.classes, **options)
+
+
+def _key_of(error: DeepsupError) -> str:
+    """The key of the settings that a refusal of `plan` is about."""
+    named = next((part for part in ("head", "loss", "weight", "gradient") if str(error).startswith(f"{part}=")), "at")
+    return f"supervise.{'head' if isinstance(error, HeadError) else named}"
 
 
 def untouched_model(folder: str | Path, *, plan: Path | None = None) -> nn.Module:
