@@ -44,7 +44,11 @@ def table(section: str, model: type[Settings]) -> str:
     prefix = "" if section in ("run", "comparison") else f"{section}."
     rows = [[f"`{prefix}{key}`", *_row(f"{prefix}{key}", field)] for key, field in model.model_fields.items()]
     lines = [["key", "default", "what it means", "values"], ["---"] * 4, *rows]
-    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|').replace(chr(10), ' ') for cell in line)} |\n" for line in lines)
+    return "".join(f"| {' | '.join(map(_cell, line))} |\n" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _below(model: type[Settings], prefix: str) -> dict[str, type[Settings]]:

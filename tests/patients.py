@@ -128,3 +128,25 @@ def map_labels(*small: int) -> Tensor:
     for i, label in enumerate(small):
         target[:, 1 + 2 * i, 1] = label
     return target
+
+
+class PoolsItself(nn.Module):
+    """As models of transformers do: `inner` hands out its hidden map, and also pools it for the prediction."""
+
+    class Inner(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            hidden = self.conv(x).relu()
+            return hidden, hidden.mean((2, 3))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = PoolsItself.Inner()
+        self.fc = nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden, pooled = self.inner(x)
+        return self.fc(pooled + hidden.amax((2, 3)))

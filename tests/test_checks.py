@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import deepsup as ds
+from deepsup import gradients
 from deepsup.doctor.checks import Setup, clean, opened
 
-from .patients import attached, examined, one_process, only
+from .patients import among, attached, examined, one_process, only
 from .small_nets import CLASSES, Plain, Residual, images, mlp
 
 in_one_process = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -120,6 +121,76 @@ def test_heads_that_the_optimiser_lacks_are_found() -> None:
 def test_an_optimiser_of_another_model_is_found() -> None:
     foreign = torch.optim.SGD(Plain().parameters(), lr=0.1)
     only(examined(Plain(), optimizer=foreign), "foreign-optimizer", "optimizer", "for this very net")
+
+
+def test_parameters_of_the_model_that_the_optimiser_lacks_are_counted_and_the_fix_helps() -> None:
+    model = Plain()
+    found = examined(model, optimizer=torch.optim.SGD(model.fc.parameters(), lr=0.1))
+    where = ("parameters-not-in-optimizer", "optimizer")
+    what = only(found, *where, "deepsup.parameter_groups(net", "requires_grad_(False)", severity="warning").what
+    assert what == "the optimiser lacks 4 of 6 trainable parameters of the model (conv1.weight, ...)"
+    assert not examined(model, optimizer=torch.optim.SGD(ds.parameter_groups(model, lr=0.1)))
+    model.conv1.requires_grad_(False)
+    model.conv2.requires_grad_(False)
+    assert not examined(model, optimizer=torch.optim.SGD(model.fc.parameters(), lr=0.1))
+
+
+def test_a_model_in_which_nothing_can_be_trained_is_found() -> None:
+    model = Plain().requires_grad_(False)
+    found = examined(model)
+    assert "all 6 parameters" in only(found, "nothing-trainable", "model", "model.requires_grad_(True)").what
+    assert not examined(model.requires_grad_(True))
+    among(examined(attached().requires_grad_(False)), "nothing-trainable", "model")
+    assert examined(attached(model.requires_grad_(False))).codes == ("head-only",), "its heads learn"
+
+
+def broken(above: Tensor, branch: Tensor) -> Tensor:
+    raise ZeroDivisionError("no length")
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (lambda above, branch: None, "returned NoneType"),
+        (lambda above, branch: above.sum(), "returned a tensor of shape ()"),
+        (lambda above, branch: above * math.nan, "gives NaN"),
+        (broken, "its gradient rule custom:broken fails: ZeroDivisionError: no length"),
+    ],
+)
+def test_a_gradient_rule_that_would_stop_the_backward_pass_is_found(rule: gradients.Custom, words: str) -> None:
+    found = examined(Plain(), at=["relu2"], gradient=rule)
+    assert words in only(found, "gradient-unusable", "branch 'relu2'", "return above + branch").what
+    assert words in only(examined(attached(gradient=rule)), "gradient-unusable", "branch 'relu1'").what
+
+
+def test_a_gradient_rule_that_works_is_called_without_leaving_a_trace() -> None:
+    class Counting:
+        calls = 0
+
+        def __call__(self, above: Tensor, branch: Tensor) -> Tensor:
+            self.calls += 1
+            assert above.shape == branch.shape
+            return above + torch.rand(()) * branch
+
+    rule = Counting()
+    net = attached(gradient=rule)
+    before = torch.random.get_rng_state()
+    assert not ds.diagnose(net, torch.ones(4, 3, 16, 16))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert rule.calls == 0, "a copy is called"
+
+
+@pytest.mark.parametrize("rule", ["scale(-1)", "scale(linear(1, -0.5))"])
+def test_a_factor_that_turns_the_gradient_round_is_found(rule: str) -> None:
+    found = examined(Plain(), at=["relu2"], gradient=rule)
+    only(found, "gradient-unusable", "branch 'relu2'", "gradient='scale(0.5)'", severity="warning")
+    for harmless in ("scale(0.5)", "warmup(0.2)", "project", "mgda", "detach"):
+        assert not examined(Plain(), at=["relu2"], gradient=harmless)
+
+
+def test_a_factor_that_is_no_number_is_found() -> None:
+    found = examined(Plain(), at=["relu2"], gradient=gradients.scale(lambda p: math.inf))
+    only(found, "gradient-unusable", "branch 'relu2'", "a finite number for every progress")
 
 
 @pytest.mark.parametrize("weight", [0, "until(constant(0), 0.5)", lambda progress: 0.0])

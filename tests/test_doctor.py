@@ -13,10 +13,12 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, TensorDataset
 
 import deepsup as ds
 from deepsup import networks
 from deepsup.taps import taps_on
+from deepsup.training import configs, runs
 
 from .contracts.test_laws import assert_same_state, state_of
 from .patients import Checkpointed, Normalised, among, attached, examined, one_process, only
@@ -227,7 +229,32 @@ def test_a_forward_that_fails_is_a_finding_and_the_rest_is_still_looked_at() -> 
     found = ds.diagnose(Plain(), torch.randn(2, 4, 16, 16), labels(2), at=["relu1"], optimizer=foreign())
     among(found, "forward-failed", "model", "The sample must be what the model takes")
     among(found, "foreign-optimizer", "optimizer")
-    only(ds.diagnose(Plain(), None), "forward-failed", "model", "The sample must be")
+    assert "(2, 4, 16, 16)" in found.findings[0].what
+
+
+def test_the_error_of_the_model_is_kept_whole_apart_from_the_fix() -> None:
+    class Failing(Plain):
+        def forward(self, x: Tensor) -> Tensor:
+            raise RuntimeError("Too small. Output would be empty")
+
+    found = only(examined(Failing()), "forward-failed", "model", "The sample must be what")
+    assert found.what.endswith("RuntimeError: Too small. Output would be empty")
+    assert found.fix.startswith("The sample")
+
+
+def test_a_loader_in_place_of_a_batch_is_said_in_one_line() -> None:
+    loader = DataLoader(TensorDataset(images(4), labels(4)), batch_size=2)
+    for given in (None, loader, iter(loader), loader.dataset, (batch for batch in loader)):
+        found = ds.diagnose(Plain(), given, at=["relu1"])
+        only(found, "forward-failed", "sample", "Pass a batch, not the loader: sample, target = next(iter(loader))")
+    assert not ds.diagnose(Plain(), *next(iter(loader)), at=["relu1"])
+
+
+def test_an_option_that_does_not_exist_is_found_with_the_closest_and_the_rest_is_looked_at() -> None:
+    found = examined(Plain(), at=["relu1"], wieght=0.3)
+    only(found, "bad-setting", "option wieght=", "Closest: weight=")
+    only(examined(Plain(), xyz=1), "bad-setting", "option xyz=", "Options: at, batch_sizes, ")
+    assert examined(Plain(), at=["relu1"], wieght=0.3, weight=0).codes == ("bad-setting", "weight-always-zero")
 
 
 def foreign() -> torch.optim.Optimizer:
@@ -240,13 +267,29 @@ def test_an_output_with_several_tensors_asks_for_main() -> None:
             return {"first": super().forward(x), "second": super().forward(x)}
 
     only(examined(Two(), at=["relu1"]), "output-unclear", "model", "main=")
-    among(examined(Two(), main="first"), "unused-prediction", "model", "main=", severity="warning")
+    among(
+        examined(Two(), main="first"), "unused-prediction", "model", "return the prediction alone", severity="warning"
+    )
 
 
 def test_a_layer_found_by_the_probe_is_looked_at() -> None:
     batches = [(images(4), labels(4))]
     found = examined(Plain(), at="auto", method="cnds", batches=batches)
     only(found, "bad-setting", "plan", "Choose layers by name or depth")
+
+
+@pytest.mark.parametrize(
+    ("setting", "code"),
+    [
+        ("supervise.weight={relu77: 0.3}", "unknown-branch"),
+        ("supervise.gradient={relu77: detach}", "unknown-branch"),
+        ("supervise.head=tokn", "head-unfit"),
+    ],
+)
+def test_a_refused_setting_of_a_probed_run_is_named_by_its_key(setting: str, code: str) -> None:
+    words = ["model=deepsup:plain-12", "epochs=1", "data.limit=64", "supervise.at=auto", "supervise.probe.rule=drop"]
+    found = runs.diagnose(configs.load(None, [*words, "supervise.probe.iterations=1", setting]))[""]
+    only(found, code, setting.split("=")[0])
 
 
 def test_a_mismatch_of_classes_that_are_asked_for_is_a_finding() -> None:

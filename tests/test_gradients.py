@@ -249,5 +249,7 @@ def test_a_head_that_overwrites_its_input_is_refused() -> None:
         width = feature.channels * 256
         return torch.nn.Sequential(torch.nn.ReLU(inplace=True), torch.nn.Flatten(), torch.nn.Linear(width, classes))
 
-    with pytest.raises(ds.errors.HeadError, match=r"overwrites the activation that it is given in place.*inplace=False"):
+    with pytest.raises(
+        ds.errors.HeadError, match=r"overwrites the activation that it is given in place.*inplace=False"
+    ):
         ds.plan(Plain(), images(4), at=["conv1"], head=head)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
@@ -14,8 +15,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 import deepsup as ds
 from deepsup.doctor.rehearsals import doubled, length, sizes_of
 
-from .patients import OneValue, SidePath, attached, examined, one_process, only
-from .small_nets import Plain, Residual, images, labels
+from .patients import OneValue, PoolsItself, SidePath, attached, examined, one_process, only
+from .small_nets import CLASSES, Plain, Residual, images, labels
 
 
 def loader(samples: int, **options: Any) -> DataLoader[Any]:
@@ -153,4 +154,33 @@ def test_further_predictions_of_the_model_are_found() -> None:
             return super().forward(x), super().forward(x)
 
     found = examined(Two())
-    only(found, "unused-prediction", "model", "aux_logits=False", severity="warning")
+    only(found, "unused-prediction", "model", "return the prediction alone", severity="warning")
+
+
+@pytest.mark.parametrize(
+    ("build", "size", "lines"),
+    [
+        (torchvision.models.googlenet, 64, "model.aux_logits = False; model.aux1 = None; model.aux2 = None"),
+        (torchvision.models.inception_v3, 299, "model.aux_logits = False; model.AuxLogits = None"),
+    ],
+)
+def test_the_fix_of_further_predictions_can_be_run_as_it_is_printed(build: Any, size: int, lines: str) -> None:
+    model = build(weights=None, num_classes=CLASSES, init_weights=False)
+    found = ds.diagnose(model, images(2, size), labels())
+    fix = only(found, "unused-prediction", "model", severity="warning").fix
+    assert fix == f"Switch them off before planning and attaching: {lines}"
+    exec(lines, {"model": model})
+    assert not ds.diagnose(model, images(2, size), labels())
+
+
+def test_a_layer_that_uses_its_own_output_is_found_and_the_layer_inside_is_not() -> None:
+    where = ("layer-read-inside", "branch 'inner'", "Tap a layer inside it")
+    only(examined(PoolsItself(), at=["inner"]), *where, severity="warning")
+    assert not examined(PoolsItself(), at=["inner.conv"])
+
+
+@pytest.mark.parametrize("rule", ["project", "pcgrad", "mgda", "equilibrium", lambda above, branch: above + branch])
+def test_a_rule_that_weighs_what_it_cannot_see_is_an_error(rule: Any) -> None:
+    found = examined(PoolsItself(), at=["inner"], gradient=rule)
+    only(found, "layer-read-inside", "branch 'inner'", "Tap a layer inside")
+    assert not examined(PoolsItself(), at=["inner.conv"], gradient=rule)

@@ -48,8 +48,11 @@ def dense(target: Tensor, loss: Any = shrinking, main: Any = F.cross_entropy, **
 @pytest.mark.parametrize(("last", "kind"), [(nn.LogSoftmax(1), "log-probabilities"), (nn.Softmax(1), "probabilities")])
 def test_normalised_scores_in_cross_entropy_are_found(last: nn.Module, kind: str, loss: Any) -> None:
     found = examined(Normalised(last), at=["relu1"], loss=loss)
-    assert kind in only(found, "normalised-scores", "main output", "remove the softmax or log_softmax").what
+    assert kind in only(found, "normalised-scores", "main output", "Give out raw scores: remove the").what
     assert not examined(Normalised(nn.Identity()), at=["relu1"], loss=loss)
+    if kind == "log-probabilities":
+        assert "Objective(plan, loss=F) with F = torch.nn.functional.nll_loss" in found.findings[0].fix
+        assert not examined(Normalised(last), objective=ds.Objective(loss=F.nll_loss))
 
 
 def test_a_head_that_gives_log_probabilities_is_found() -> None:
@@ -59,12 +62,17 @@ def test_a_head_that_gives_log_probabilities_is_found() -> None:
         )
 
     found = examined(Plain(), at=["relu1", "relu2"], head={"relu2": head})
-    only(found, "normalised-scores", "branch 'relu2'", "nll_loss with log-probabilities")
+    only(
+        found,
+        "normalised-scores",
+        "branch 'relu2'",
+        "plan(..., loss={'relu2': F}) with F = torch.nn.functional.nll_loss",
+    )
     assert not examined(Plain(), at=["relu2"], head=head, branch_loss=F.nll_loss)
 
 
 def test_raw_scores_in_nll_loss_are_found() -> None:
-    only(examined(Plain(), loss=nn.NLLLoss()), "raw-scores-in-nll", "main output", "Use cross_entropy")
+    only(examined(Plain(), loss=nn.NLLLoss()), "raw-scores-in-nll", "main output", "Use loss='cross_entropy'")
     assert not examined(Normalised(nn.LogSoftmax(1)), loss=nn.NLLLoss())
 
 
@@ -123,9 +131,34 @@ def test_nothing_is_lost_where_scores_are_enlarged_or_small_classes_are_ignored(
 
 
 def test_a_target_that_does_not_fit_is_found() -> None:
-    only(ds.diagnose(Plain(), images(4), labels(3)), "target-unfit", "main output", "fits the target")
-    found = ds.diagnose(Plain(), images(4), labels(4).float())
-    assert "target.long()" in only(found, "target-unfit", "main output").what
+    found = ds.diagnose(Plain(), images(8), labels(4), at=["relu1"])
+    what = only(found, "target-unfit", "main output", "the target of one and the same batch").what
+    assert what == "the target has 4 samples, the input 8"
+    found = ds.diagnose(Plain(), images(4), torch.zeros(4, 2).long())
+    only(found, "target-unfit", "main output", "fits the target")
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", nn.CrossEntropyLoss()])
+@pytest.mark.parametrize(
+    ("target", "fix"),
+    [
+        (labels(4).float(), "target.long()"),
+        (labels(4).int(), "target.long()"),
+        (labels(4)[:, None], "target.squeeze(1)"),
+        (labels(4)[:, None].float(), "target.squeeze(1).long()"),
+        (F.one_hot(labels(4), CLASSES), "target.float()"),
+    ],
+)
+def test_the_fix_of_a_target_of_another_type_or_shape_makes_it_fit(target: Tensor, fix: str, loss: Any) -> None:
+    found = ds.diagnose(Plain(), images(4), target, at=["relu1"], loss=loss, branch_loss=loss)
+    assert only(found, "target-unfit", "main output").fix == f"Convert it: {fix}"
+    assert not ds.diagnose(Plain(), images(4), eval(fix), at=["relu1"], loss=loss, branch_loss=loss)
+
+
+def test_maps_of_labels_with_an_axis_of_one_are_found_with_their_fix() -> None:
+    target = map_labels()[:, None]
+    assert "target.squeeze(1)" in only(ds.diagnose(Maps(), images(), target), "target-unfit", "main output").fix
+    assert not ds.diagnose(Maps(), images(), target.squeeze(1))
 
 
 def test_losses_that_fail_or_give_no_number_are_found_by_branch() -> None:
@@ -143,6 +176,13 @@ def test_losses_that_are_not_finite_or_have_no_graph_are_found() -> None:
     only(found, "loss-not-finite", "main output", "division of zero")
     found = examined(Plain(), loss=lambda prediction, target: prediction.detach().sum())
     only(found, "loss-without-gradient", "main output", "without .detach()")
+    found = examined(Normalised(Detached()))
+    assert only(found, "loss-without-gradient", "main output", "without .detach()").what == "it has no graph"
+
+
+class Detached(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.detach()
 
 
 def test_without_a_target_scores_are_still_looked_at_and_losses_are_not() -> None:

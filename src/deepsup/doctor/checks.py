@@ -6,10 +6,12 @@ wrappers and leaves everything as it was.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,12 +19,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from .. import gradients, heads, schedules
+from ..errors import DeepsupError
 from ..objectives import Objective
 from ..plans import Branch, Plan, millions
 from ..supervised import Supervised
 from ..taps import Tap, taps_on
 from ..traces import untouched
-from .findings import ERROR, Finding, finding
+from .findings import ERROR, WARNING, Finding, finding
 
 WRAPPERS = (nn.DataParallel, DistributedDataParallel)
 INNER = ("_orig_mod", "_forward_module", "_original_module")
@@ -177,10 +180,14 @@ def optimising(setup: Setup, plan: Plan | None, optimizer: Optimizer | None) -> 
     if optimizer is None:
         return
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    trained = [p for p in setup.core.parameters() if p.requires_grad]
-    if trained and not any(id(p) in held for p in trained):
+    trained = {clean(n): p for n, p in setup.core.named_parameters() if p.requires_grad}
+    left = [n for n, p in trained.items() if id(p) not in held]
+    if trained and len(left) == len(trained):
         what = f"this {type(optimizer).__name__} holds no parameter of the model"
         yield finding("foreign-optimizer", "optimizer", what)
+    elif left:
+        what = f"the optimiser lacks {len(left)} of {len(trained)} trainable parameters of the model ({left[0]}"
+        yield finding("parameters-not-in-optimizer", "optimizer", f"{what}{', ...' if len(left) > 1 else ''})")
     if setup.net is None and plan is not None and plan.branches:
         what = f"it was made before the heads of {', '.join(plan.names)} are attached"
         yield finding("head-not-in-optimizer", "optimizer", what)
@@ -189,6 +196,66 @@ def optimising(setup: Setup, plan: Plan | None, optimizer: Optimizer | None) -> 
         if missing:
             what = f"the optimiser lacks {len(missing)} parameters of its head ({missing[0]}, ...)"
             yield finding("head-not-in-optimizer", branch(name), what)
+
+
+def learning(setup: Setup, plan: Plan | None) -> Iterator[Finding]:
+    """A model in which nothing can be trained; heads that can be, on a frozen trunk, are said elsewhere."""
+    if any(p.requires_grad for p in (setup.net or setup.core).parameters()):
+        return
+    if setup.net is None and plan is not None and plan.branches:
+        return
+    every = [*(setup.net or setup.core).parameters()]
+    what = f"nothing can be trained: all {len(every)} parameters are frozen" if every else "it has no parameter"
+    yield finding("nothing-trainable", "model", what)
+
+
+def passing(setup: Setup, plan: Plan) -> Iterator[Finding]:
+    """Gradient rules of the user's that fail or give no number, and factors that turn a gradient round."""
+    for b in plan.branches:
+        where, rule = branch(b.name), f"its gradient rule {b.gradient!r}"
+        try:
+            factors = [(p, b.gradient.factor(p, 1)) for p in STEPS]
+            if type(b.gradient) not in gradients.RULES.values():
+                yield from _tried(setup, b)
+        except Exception as error:
+            said = str(error) if isinstance(error, DeepsupError) else f"{rule} fails: {type(error).__name__}: {error}"
+            yield finding("gradient-unusable", where, said)
+            continue
+        bad = [(p, f) for p, f in factors if not math.isfinite(f) or f < 0]
+        if bad and not math.isfinite(bad[0][1]):
+            fix = "Use a factor that is a finite number for every progress in [0, 1]"
+            what = f"{rule} has the factor {bad[0][1]:g} at progress {bad[0][0]:g}"
+            yield finding("gradient-unusable", where, what, fix=fix)
+        elif bad:
+            what = f"{rule} turns the gradient round: its factor is {bad[0][1]:g} at progress {bad[0][0]:g}"
+            why = "The trunk unlearns what the head learns; meant in adversarial training only"
+            fix = "Use a factor from 0 up, for example gradient='scale(0.5)'"
+            yield finding("gradient-unusable", where, what, why=why, fix=fix, severity=WARNING)
+
+
+def _tried(setup: Setup, b: Branch) -> Iterator[Finding]:
+    """Call a rule once, as a backward pass would, on two random gradients of its activation's shape."""
+    device = next((p.device for p in setup.core.parameters()), torch.device("cpu"))
+    source, rule = torch.Generator().manual_seed(0), copied(b.gradient)
+    above, sent = (torch.randn(2, *b.feature.shape, generator=source).to(device) for _ in range(2))
+    with untouched(setup.net or setup.core), torch.no_grad():
+        result = rule(above, sent, torch.tensor(rule.factor(0.5, 1)))
+    if not isinstance(result, torch.Tensor) or result.shape != above.shape:
+        given = (
+            f"a tensor of shape {tuple(result.shape)}" if isinstance(result, torch.Tensor) else type(result).__name__
+        )
+        yield finding("gradient-unusable", branch(b.name), f"its gradient rule {rule!r} returned {given}")
+    elif not bool(torch.isfinite(result).all()):
+        what = f"its gradient rule {rule!r} gives NaN or infinite numbers for two finite gradients"
+        yield finding("gradient-unusable", branch(b.name), what)
+
+
+def copied(thing: Any) -> Any:
+    """A copy of a loss or rule, which may have a state of its own; what cannot be copied is run itself."""
+    try:
+        return copy.deepcopy(thing)
+    except Exception:
+        return thing
 
 
 def weighing(objective: Objective) -> Iterator[Finding]:

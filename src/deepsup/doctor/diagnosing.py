@@ -9,6 +9,8 @@ Two or three forwards on the real batch, no backward; the model and the random s
 from __future__ import annotations
 
 import copy
+import difflib
+import inspect
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -64,21 +66,25 @@ def diagnose(
     A set-up that `plan` or `attach` would refuse gets findings, never an exception. In several processes call it in all
     of them where normalisation is synchronised. Models that are sharded by FSDP are not run.
     """
-    found: list[Finding] = []
+    if (mistaken := rehearsals.no_batch(sample)) is not None:
+        return diagnosis([mistaken], "")
+    found = list(_unknown(options))
     setup = Setup.of(model)
     wanted = at is not None or (plan is not None and (setup.net is None or plan != setup.net.plan))
     found += checks.wrapping(setup, wanted=wanted)
     whole = _private(objective if setup.net is None else objective or Objective(setup.net.plan, loss=loss))
-    loss = _copied(loss)
+    loss = checks.copied(loss)
     case = _Case(setup, sample, target, found, whole, loss, batch_sizes or rehearsals.sizes_of(batches))
     if branch_loss is not None:
         options["loss"] = branch_loss
     chosen = (setup.net.plan if setup.net else plan) if setup.sharded else case.run(plan, at, options, batches)
     found += checks.compiled(setup, chosen, wanted=wanted)
     found += checks.precision(setup)
+    found += checks.learning(setup, chosen)
     found += checks.optimising(setup, chosen, optimizer)
     if chosen is not None:
         found += checks.pricing(chosen)
+        found += checks.passing(setup, chosen)
         found += checks.naming(chosen, whole or Objective(chosen))
         found += checks.weighing(whole or Objective(chosen))
     names = ", ".join(chosen.names) if chosen and chosen.branches else "the plain model"
@@ -91,15 +97,18 @@ def _private(objective: Objective | None) -> Objective | None:
     if objective is None:
         return None
     twin = copy.copy(objective)
-    twin.edges = tuple(replace(edge, loss=_copied(edge.loss)) for edge in objective.edges)
+    twin.edges = tuple(replace(edge, loss=checks.copied(edge.loss)) for edge in objective.edges)
     return twin
 
 
-def _copied(loss: str | losses.Loss) -> str | losses.Loss:
-    try:
-        return copy.deepcopy(loss)
-    except Exception:  # what cannot be copied is run itself
-        return loss
+def _unknown(options: dict[str, Any]) -> Iterator[Finding]:
+    """Options that there are not; they are taken out."""
+    known = {*inspect.signature(diagnose).parameters, *inspect.signature(make_plan).parameters} - {"options"}
+    for name in [o for o in options if o not in known]:
+        del options[name]
+        closest = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
+        fix = f"Closest: {closest[0]}=" if closest else f"Options: {', '.join(sorted(known))}"
+        yield finding("bad-setting", f"option {name}=", "there is no such option", fix=fix)
 
 
 class _Case:
@@ -130,7 +139,7 @@ class _Case:
                 seen = self._trace(net.plan if net else plan, options, normalisation)
             if seen is None:
                 return net.plan if net else plan
-            self.found += rehearsals.further_predictions(seen)
+            self.found += rehearsals.further_predictions(seen, setup.core)
             if net is not None:
                 chosen: Plan | None = net.plan
             elif plan is not None:
@@ -207,8 +216,11 @@ class _Case:
             if not any(f.severity == ERROR and f.where != "model" for f in self.found):  # else it is said already
                 self.found.append(rehearsals.failed(played, normalisation))
             return
-        found, values = scores.scoring(played, target, objective)
+        found, values = scores.scoring(played, target, objective, batch=rehearsals.length(sample))
         self.found += found
+        learns = any(p.requires_grad for p in (net or setup.core).parameters())
+        if learns and not any(v.requires_grad for v in values) and not any(f.severity == ERROR for f in found):
+            self.found.append(finding("loss-without-gradient", "main output", "it has no graph"))
         self.found += rehearsals.distributed(setup, values)
 
     def _attached(self, plan: Plan) -> Supervised | None:
@@ -264,7 +276,11 @@ def _one_by_one(
         try:
             parts.append(make_plan(core, sample, at, **plain, **own))
         except Exception as error:
-            found.append(_refusal(error, branch(", ".join(alone.names))))
+            where = branch(", ".join(alone.names))
+            refused = _refusal(error, where)
+            if isinstance(error, LayerError):  # the layer itself can be tapped, only not with this gradient rule
+                refused = replace(from_error(error, where, code="layer-read-inside"), severity=ERROR)
+            found.append(refused)
     for part in PER_BRANCH:
         unknown = (
             [k for k in options.get(part) or {} if k not in names] if isinstance(options.get(part), Mapping) else []

@@ -117,6 +117,12 @@ TRAPS: dict[str, Trap] = {
         "The branch's gradient reaches no weight of the trunk: it trains its own head and nothing else",
         "Unfreeze a layer below it (requires_grad_(True)), or tap a layer after the first trainable one",
     ),
+    "layer-read-inside": Trap(
+        WARNING,
+        "What comes from above past the tensor that it returns is not seen at the tap: whether the branch is in conflict "
+        "with it cannot be measured, and a rule that weighs the two would weigh a part only",
+        "Tap a layer inside it, or the one around it",
+    ),
     # heads
     "head-unfit": Trap(ERROR, "Planning or the first step stops here", "Choose another head, for example head='pool'"),
     "dtype-mismatch": Trap(
@@ -161,18 +167,18 @@ TRAPS: dict[str, Trap] = {
     "normalised-scores": Trap(
         ERROR,
         "Cross-entropy applies log-softmax itself: applied twice, it flattens the gradients, and training is slow or stalls",
-        "Give out raw scores: remove the softmax or log_softmax at the end; or use nll_loss with log-probabilities",
+        "Give out raw scores: remove the softmax or log_softmax at the end",
     ),
     "raw-scores-in-nll": Trap(
         ERROR,
         "The loss nll_loss expects log-probabilities: of raw scores it rewards ever larger numbers, without a lower bound",
-        "Use cross_entropy, or put log_softmax before the loss",
+        "Use loss='cross_entropy', or put log_softmax before the loss",
     ),
     "mean-kl": Trap(
         WARNING,
         "This reduction divides by classes and pixels too, so the term is smaller than its weight says, by the number of "
         "scores a sample",
-        "Use kl_div(..., reduction='none').sum(1).mean(), which is the mean over samples and pixels",
+        "Use torch.nn.functional.kl_div(..., reduction='none').sum(1).mean(), which is the mean over samples and pixels",
     ),
     "lost-classes": Trap(
         WARNING,
@@ -192,7 +198,7 @@ TRAPS: dict[str, Trap] = {
     "loss-without-gradient": Trap(
         ERROR,
         "Nothing learns from it",
-        "Compute the loss from the prediction with gradients on, without .detach() or .item()",
+        "Compute prediction and loss with gradients on, without .detach(), .item() or torch.no_grad() on the way",
     ),
     "branch-without-loss": Trap(
         ERROR,
@@ -207,7 +213,7 @@ TRAPS: dict[str, Trap] = {
     "unused-prediction": Trap(
         WARNING,
         "The model computes them in training, but no loss reaches them: their layers stay as they were initialised",
-        "Switch them off when building the model (aux_logits=False, aux_loss=False), or name one as main=",
+        "Let its forward return the prediction alone in training",
     ),
     "weight-always-zero": Trap(
         WARNING,
@@ -219,7 +225,23 @@ TRAPS: dict[str, Trap] = {
         "A weight that is negative trains the branch to be wrong, one that is not a number makes the loss NaN",
         "Use a schedule that gives finite numbers from 0 up for every progress in [0, 1]",
     ),
+    "gradient-unusable": Trap(
+        ERROR,
+        "It is called in every backward pass: the first one stops, or makes every weight below the branch NaN",
+        "Return what goes down, a finite tensor of the shape of above and branch; for example: return above + branch",
+    ),
     # optimiser and settings
+    "nothing-trainable": Trap(
+        ERROR,
+        "The loss has no gradient: backward stops, and no step changes anything",
+        "Unfreeze what should learn: model.requires_grad_(True), or the same on some of its layers",
+    ),
+    "parameters-not-in-optimizer": Trap(
+        WARNING,
+        "They get gradients in every step, which cost time and memory, and never change",
+        "If they should learn, make the optimiser with SGD(deepsup.parameter_groups(net, lr=...)); if not, freeze them: "
+        "requires_grad_(False)",
+    ),
     "head-not-in-optimizer": Trap(
         ERROR,
         "These heads stay as they were initialised, and pull the trunk towards random scores",
@@ -343,7 +365,12 @@ def from_error(error: BaseException, where: str, *, code: str = "", fix: str = "
         code = next((c for kind, c in OF_ERRORS.items() if isinstance(error, kind)), "forward-failed")
     if not isinstance(error, DeepsupError):
         return finding(code, where, f"{type(error).__name__}: {error}", fix=fix)
-    what, *rest = re.split(r"\.\s+(?=[A-Z])", str(error), maxsplit=1)
+    text = str(error)
+    if code == "forward-failed" and text.endswith(
+        f"{TRAPS[code].fix}."
+    ):  # what the model itself said may have full stops
+        return finding(code, where, text.removesuffix(f"{TRAPS[code].fix}."), fix=fix)
+    what, *rest = re.split(r"\.\s+(?=[A-Z])", text, maxsplit=1)
     return finding(code, where, what, fix=fix or "".join(rest))
 
 

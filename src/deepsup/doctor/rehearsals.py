@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from ..errors import DeepsupError, OutputError
 from ..features import Pick, main_prediction, show_pick
@@ -26,6 +26,7 @@ from .findings import ERROR, Finding, finding, from_error
 
 IGNORED = (-100, 255)  # labels that mean "no class" by custom
 SAID = 5  # of a list of names
+AUXILIARY = ("aux1", "aux2", "AuxLogits", "aux_classifier")  # auxiliary classifiers that may be taken out
 
 
 class Normalisation:
@@ -98,6 +99,18 @@ def sizes_of(batches: Any) -> set[int] | None:
     if isinstance(batches, (list, tuple)):
         return {length(b[0]) for b in batches if isinstance(b, (list, tuple)) and b}
     return None
+
+
+def no_batch(sample: Any) -> Finding | None:
+    """What is given in place of a batch by mistake: nothing, a loader, a dataset."""
+    loads = isinstance(sample, (DataLoader, Dataset, Iterator)) or (
+        hasattr(sample, "dataset") and hasattr(sample, "__iter__")
+    )
+    if sample is not None and not loads:
+        return None
+    given = "None" if sample is None else f"a {type(sample).__name__}"
+    fix = "Pass a batch, not the loader: sample, target = next(iter(loader))"
+    return finding("forward-failed", "sample", f"it is {given}", fix=fix)
 
 
 def doubled(sample: Any, target: Any) -> tuple[Any, Any]:
@@ -177,6 +190,10 @@ def tapping(seen: Trace, plan: Plan, net: Supervised | None) -> Iterator[Finding
             yield finding("head-only", branch(b.name), f"nothing before layer '{b.layer}' can be trained")
         if not layer.leads_to_output:
             yield finding("side-path", branch(b.name), f"layer '{b.layer}' does not lead to the prediction")
+        if layer.read_inside:
+            what = f"layer '{b.layer}' uses its output again before it returns it"
+            what += f", and the gradient rule is {b.gradient!r}" if b.gradient.needs_above else ""
+            yield finding("layer-read-inside", branch(b.name), what, severity=ERROR if b.gradient.needs_above else "")
         own = [p for p in heads.get(b.name, nn.Module()).parameters() if p.is_floating_point()]
         if own and layer.dtype not in (None, own[0].dtype) and not torch.is_autocast_enabled(own[0].device.type):
             types = [str(t).removeprefix("torch.") for t in (layer.dtype, own[0].dtype)]
@@ -196,11 +213,16 @@ def _overwritten(b: Branch) -> Finding:
     return finding("inplace-successor", where, what, why=why, fix=fix, severity=ERROR)
 
 
-def further_predictions(seen: Trace) -> Iterator[Finding]:
-    """Predictions of the model's own that no loss reads."""
+def further_predictions(seen: Trace, core: nn.Module) -> Iterator[Finding]:
+    """Predictions of the model's own that no loss reads, and how those of torchvision's and timm's models are switched off."""
     own = [show_pick(p) for p, shape in seen.output.items() if p != seen.main and shape == seen.output[seen.main]]
     if own:
-        yield finding("unused-prediction", "model", f"it returns further predictions in training ({', '.join(own)})")
+        what = f"it returns further predictions in training ({', '.join(own)})"
+        parts = [f"model.{name} = None" for name in AUXILIARY if isinstance(getattr(core, name, None), nn.Module)]
+        flag = ["model.aux_logits = False"] if getattr(core, "aux_logits", None) is True else []
+        known = flag + parts
+        fix = f"Switch them off before planning and attaching: {'; '.join(known)}" if known else ""
+        yield finding("unused-prediction", "model", what, fix=fix)
 
 
 def failed(error: Exception, normalisation: Normalisation, where: str = "model") -> Finding:

@@ -29,8 +29,13 @@ KINDS: dict[Any, str] = {
 }
 
 
-def scoring(predictions: Mapping[str, Tensor], target: Any, objective: Objective) -> tuple[list[Finding], list[Tensor]]:
-    """Traps of predictions, labels and losses, and the losses themselves (or the predictions where there is no target)."""
+def scoring(
+    predictions: Mapping[str, Tensor], target: Any, objective: Objective, *, batch: int
+) -> tuple[list[Finding], list[Tensor]]:
+    """Traps of predictions, labels and losses, and the losses themselves (or the predictions where there is no target).
+
+    `batch`: how many samples the input holds.
+    """
     found: list[Finding] = []
     values: list[Tensor] = []
     for edge in objective.edges:
@@ -38,7 +43,7 @@ def scoring(predictions: Mapping[str, Tensor], target: Any, objective: Objective
         if prediction is None:
             continue
         found += _scale_of_scores(edge, prediction)
-        bad = _labels(edge, prediction, target)
+        bad = _misfit(edge, prediction, target, batch) or _labels(edge, prediction, target)
         if bad is not None and not any(f.code == bad.code and f.what == bad.what for f in found):
             found.append(bad)  # said once where main output and branches have the same classes
         value = None if target is None or bad is not None else _value(edge, prediction, target, found)
@@ -70,7 +75,12 @@ def _scale_of_scores(edge: Edge, prediction: Tensor) -> Iterator[Finding]:
     where, loss = place(edge.source), losses.show(edge.loss)
     if kind == "cross_entropy" and scores:
         what = "sum to 1" if scores == "probabilities" else "have exponentials that sum to 1"
-        yield finding("normalised-scores", where, f"it gives {scores} (they {what}), and its loss is {loss}")
+        fix = "Give out raw scores: remove the softmax at the end"
+        if scores == "log-probabilities":
+            given = "F" if edge.source == "main" else f"{{'{edge.source}': F}}"
+            taker = "Objective(plan, loss=F)" if edge.source == "main" else f"plan(..., loss={given})"
+            fix = f"Give out raw scores: remove the log_softmax at the end; or {taker} with F = torch.nn.functional.nll_loss"
+        yield finding("normalised-scores", where, f"it gives {scores} (they {what}), and its loss is {loss}", fix=fix)
     if kind == "nll_loss" and scores != "log-probabilities":
         yield finding("raw-scores-in-nll", where, f"it gives {scores or 'raw scores'}, and its loss is {loss}")
     if kind == "kl_div" and _option(edge.loss, "reduction", "mean") == "mean":
@@ -92,6 +102,28 @@ def normalised(prediction: Tensor) -> str:
     if bool((scores >= 0).all()) and bool(((scores.sum(1) - 1).abs() < tolerance).all()):
         return "probabilities"
     return ""
+
+
+def _misfit(edge: Edge, prediction: Tensor, target: Any, batch: int) -> Finding | None:
+    """A target of another shape or type than the loss takes, where it can be told how to mend it."""
+    if not isinstance(target, Tensor) or prediction.ndim < 2 or _kind(edge.loss) not in ("cross_entropy", "nll_loss"):
+        return None
+    scores, given, where = tuple(prediction.shape), tuple(target.shape), place(edge.source)
+    indices, soft = (scores[0], *scores[2:]), target.is_floating_point()
+    if target.ndim and len(target) != scores[0] and scores[0] == batch:
+        what = f"the target has {len(target)} samples, the input {batch}"
+        return finding("target-unfit", where, what, fix="Pass the input and the target of one and the same batch")
+    wide = len(given) == len(indices) + 1 and given[1] == 1 and (given[0], *given[2:]) == indices and given != scores
+    if not wide and given != indices:
+        if given == scores and not soft and _kind(edge.loss) == "cross_entropy":
+            what = f"the target holds class probabilities (or one-hot labels) of dtype {target.dtype}"
+            return finding("target-unfit", where, what, fix="Convert it: target.float()")
+        return None
+    if target.dtype in (torch.int64, torch.uint8) and not wide:
+        return None
+    what = f"the target has shape {given} and dtype {target.dtype}; class indices of shape {indices} and integers are needed"
+    fix = "target" + (".squeeze(1)" if wide else "") + ("" if target.dtype == torch.int64 else ".long()")
+    return finding("target-unfit", where, what, fix=f"Convert it: {fix}")
 
 
 def _labels(edge: Edge, prediction: Tensor, target: Any) -> Finding | None:

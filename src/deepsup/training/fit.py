@@ -56,8 +56,8 @@ def fit(
     `train` and `validation` are splits of `deepsup.datasets`, or anything that yields `(x, y)` once an epoch: a
     `DataLoader`, a list, or a function of the epoch's number; in several processes each must be given its own share.
     `optimizer` is one of yours or `"sgd"` (momentum 0.9; `lr` 0.02 if not given), `"adam"`, `"adamw"` (0.001);
-    `schedule` multiplies the learning rate over progress. `seed` starts the random streams and orders a split's batches; None leaves the streams
-    as they are.
+    `schedule` multiplies the learning rate over progress. `seed` starts the random streams and orders a split's batches;
+    None leaves the streams as they are.
 
     With `folder` a journal and, after every epoch (and every `checkpoint_every` steps), a checkpoint are kept there, and
     a call with the same settings goes on from the checkpoint. `engine` holds accelerator, devices, precision
