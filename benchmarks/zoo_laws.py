@@ -90,6 +90,7 @@ def examine(model: Model, findings: Findings) -> None:
         if trained(model, None) != plain_zero:
             raise PlainError("nondeterministic: two plain runs from one seed differ")
         raise BrokenLaw(f"zero: {differences(model, plan)}")
+    require(trained(model, plan, metered=True) == zero, "zero", "the conflict meter changes what is trained")
 
 
 @dataclass
@@ -243,13 +244,13 @@ def check_step(model: Model, net: ds.Supervised) -> None:
     net.zero_grad()
 
 
-def trained(model: Model, plan: ds.Plan | None) -> tuple[str, str]:
+def trained(model: Model, plan: ds.Plan | None, *, metered: bool = False) -> tuple[str, str]:
     """Digest of state and random streams after two steps: of the plain model, or with the plan's branches at weight 0."""
-    net = run_steps(model, plan)
+    net = run_steps(model, plan, metered=metered)
     return state_sha256(net), streams()
 
 
-def run_steps(model: Model, plan: ds.Plan | None) -> nn.Module:
+def run_steps(model: Model, plan: ds.Plan | None, *, metered: bool = False) -> nn.Module:
     """A fresh model after two steps, plain or with the plan's branches at weight 0."""
     net = model.build().train()
     chosen = None
@@ -259,6 +260,8 @@ def run_steps(model: Model, plan: ds.Plan | None) -> nn.Module:
     main = plan.main if plan else ds.plan(net, model.sample(BATCH, 0), method="none", main=model.main).main
     seeded(9)
     whole = ds.attach(net, chosen) if chosen else net
+    if metered:
+        ds.ConflictMeter(whole)
     optimizer = torch.optim.SGD(whole.parameters(), lr=1e-3, weight_decay=1e-4)
     for step in range(STEPS):
         optimizer.zero_grad()

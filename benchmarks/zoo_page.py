@@ -44,7 +44,7 @@ where both mean one layer):
 - **Step.** One step of SGD changes the trunk and every head.
 - **Layout.** Channels are where the layers themselves have them.
 - **Zero.** Two steps with weight 0 and dropout in the heads are two steps of the plain model, bit for bit, random
-  numbers included.
+  numbers included, and with the conflict meter on.
 - **Strip.** The same object comes back, with the same keys, bytes, flags, hooks and outputs.
 
 Of torchvision: classification, segmentation, and the video models that train in seconds on a CPU. Of timm,
