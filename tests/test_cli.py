@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -67,8 +68,34 @@ def test_plan_prints_the_plan_and_saves_it(tmp_path: Path) -> None:
 def test_probe_shows_gradients_and_a_choice_to_paste() -> None:
     text = call("probe", str(ROOT / "examples/digits.yaml"))
     assert "conv12" in text
-    assert "supervise.at=[relu5]  by rule 'threshold': the deepest layer below 1e-07, as in CNDS" in text
-    assert "supervise.at=[relu5, relu7, relu10]  by rule 'drop'" in text
+    lines = text.splitlines()
+    threshold = lines.index("by rule 'threshold', up to the deepest layer below 1e-07, as in CNDS:")
+    assert lines[threshold + 1] == '  "supervise.at=[relu5]"'
+    assert lines[threshold + 3] == '  "supervise.at=[relu5,relu7,relu10]"'
+    assert lines[-1] == '"supervise.at=[relu5,relu7,relu10]"'
+    (word,) = shlex.split(lines[-1])  # a shell takes it as one word, without its quotes
+    assert "relu7" in call("train", str(ROOT / "examples/digits.yaml"), word, "--dry-run")
+
+
+@pytest.mark.parametrize(
+    ("settings", "heads"),
+    [
+        (["supervise.head=null"], {"relu1": "pool", "relu2": "pool"}),
+        (["supervise.method=cnds", "supervise.head=null"], {"relu1": "cnds", "relu2": "cnds"}),
+        (["supervise.head={relu2: pool}", "supervise.method=cnds"], {"relu1": "cnds", "relu2": "pool"}),
+        (["supervise.at={early: relu1}", "supervise.head={early: linear}"], {"relu1": "linear", "relu2": "pool"}),
+    ],
+)
+def test_probe_prices_the_head_that_is_configured(settings: list[str], heads: dict[str, str]) -> None:
+    words = [str(ROOT / "examples/digits.yaml"), "supervise.probe.iterations=1", "model=deepsup:plain-4"]
+    lines = [line.split() for line in call("probe", *words, *settings, "--rule", "evenly").splitlines()]
+    found = {name: word for line in lines for name in heads for word in line[-3:-2] if name in line[:2]}
+    assert found == heads
+
+
+def test_probe_refuses_to_place_no_branch() -> None:
+    result = CliRunner().invoke(cli.app, ["probe", "--count", "0", "--rule", "evenly"])
+    assert result.exit_code == 2
 
 
 def test_doctor_finds_nothing_in_a_healthy_model_and_in_the_examples() -> None:
@@ -117,8 +144,11 @@ def test_doctor_reads_batches_and_branches_off_the_settings(monkeypatch: pytest.
 
 def test_probe_gives_a_reason_and_a_line_of_python_to_paste() -> None:
     text = " ".join(call("probe", str(ROOT / "examples/digits.yaml")).split())
-    assert "recommended by rule 'drop': the training signal fades on its way down from the output: 3 times" in text
-    assert text.endswith('at=["relu5", "relu7", "relu10"]')
+    assert (
+        "recommended by rule 'drop': the training signal fades on its way down from the output: it starts with" in text
+    )
+    assert "at conv12, the last layer before the classifier, and 3 times it falls" in text
+    assert 'at=["relu5", "relu7", "relu10"]' in text
 
 
 def test_probe_saves_what_it_measured_and_draws_it_without_and_with_branches(tmp_path: Path) -> None:

@@ -127,7 +127,9 @@ def outside(path: Path) -> set[str]:
 def test_every_core_file_has_its_place() -> None:
     folders = {name.partition("/")[0] for name in ORDER if "/" in name}
     nested = {f"{folder}/{p.stem}" for folder in folders for p in (PACKAGE / folder).glob("*.py")}
-    found = {p.stem for p in PACKAGE.glob("*.py")} - ENTRY_POINTS | nested - {f"{folder}/__init__" for folder in folders}
+    found = {p.stem for p in PACKAGE.glob("*.py")} - ENTRY_POINTS | nested - {
+        f"{folder}/__init__" for folder in folders
+    }
     assert found == set(ORDER)
 
 

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from deepsup.costs import price
-from deepsup.errors import ConfigError
+from deepsup.errors import ConfigError, HeadError
 from deepsup.features import Feature
 from deepsup.probes import LayerGradient, Probe
 from deepsup.probes.magnitudes import Magnitudes
@@ -37,7 +37,8 @@ def hand_made(*means: float, classes: int | None = 10) -> Probe:
     ("means", "threshold", "found"),
     [
         ((1e-9, 1e-8, 5e-8, 1e-3, 1e-2), 1e-7, ["tap_c"]),  # the deepest that vanished
-        ((1e-9, 1e-3, 1e-9, 1e-3, 1e-2), 1e-7, ["tap_c"]),
+        ((1e-9, 1e-3, 1e-9, 1e-3, 1e-2), 1e-7, ["tap_a"]),  # the signal gets past c
+        ((1e-2, 0.0, 1e-9, 1e-3, 1e-2), 1e-7, []),
         ((1e-9, 1e-3, 1e-2), 1e-7, ["tap_a"]),
         ((1e-7, 1e-3, 1e-2), 1e-7, []),  # under, not at
         ((1e-6, 1e-3, 1e-2), 1e-7, []),
@@ -60,6 +61,9 @@ def test_the_papers_rule(means: tuple[float, ...], threshold: float, found: list
         ((1e-4, 2e-4, 3e-4, 1e-3, 1e-2), 10, []),
         ((1e-4, 2e-4, 3e-4, 1e-3, 1e-2), 2, ["tap_a", "tap_c"]),
         ((0.0, 0.0, 1.0, 1.0), 10, ["tap_b"]),
+        ((1e-2, 1e-9, 0.0, 1e-2, 1e-2), 10, []),  # residual branches that start at zero, the signal goes past them
+        ((1e-2, 1e-2, 0.0, 1e-2), 10, []),
+        ((1e-9, 1e-2, 0.0, 1e-2), 10, ["tap_a"]),
         ((1.0, 1e-9), 10, []),
         ((1.0,), 10, []),
     ],
@@ -108,7 +112,7 @@ def test_a_recommendation_says_what_recommend_says(rule: str, means: tuple[float
 
 
 def test_rows_are_the_chosen_ones_first_each_group_from_the_weakest_gradient_up() -> None:
-    advice = hand_made(1e-3, 5e-9, 2e-6, 1e-8, 1e-2, 1.0).recommendation("threshold")
+    advice = hand_made(5e-8, 5e-9, 2e-8, 1e-8, 1e-2, 1.0).recommendation("threshold")
     assert [(r.layer, r.chosen) for r in advice.rows] == [
         ("tap_d", True),
         ("tap_b", False),
@@ -117,7 +121,7 @@ def test_rows_are_the_chosen_ones_first_each_group_from_the_weakest_gradient_up(
         ("tap_e", False),
     ]
     cost = price("tap_d", "pool", FEATURE, 10)
-    assert advice.rows[0] == Candidate("tap_d", True, 8, 2, 4 / 6, 1e-8, cost.params, cost.flops)
+    assert advice.rows[0] == Candidate("tap_d", True, 8, 2, 4 / 6, 1e-8, cost.params, cost.flops, "pool")
 
 
 def test_of_the_layers_in_front_of_one_tap_the_weakest_counts() -> None:
@@ -130,15 +134,55 @@ def test_reasons_are_for_people_who_never_read_the_papers() -> None:
     found = hand_made(5e-9, 2e-8, 1e-2, 2e-2)
     assert found.recommendation("threshold").reason == (
         "the training signal fades on its way down from the output: at b (50% of the way from the input) the mean gradient is "
-        "2.0e-08, under 1e-07, so this layer hardly learns, and a branch at tap_b gives it a loss close by."
+        "2.0e-08, under 1e-07, as it is at every layer before it, so the network hardly learns there, and a branch at tap_b "
+        "gives it a loss close by."
     )
-    assert "once it falls below 1/10 of what it was, so a branch at the place" in found.recommendation("drop").reason
+    assert "(33% of the way from the input) the mean gradient is 5.0e-09, under 1e-07, so" in (
+        hand_made(5e-9, 1e-2, 2e-2).recommendation("threshold").reason
+    )
+    drop = found.recommendation("drop").reason
+    assert "output: it starts with 1.0e-02 at c, the last layer before the classifier, and once it falls" in drop
+    middle = hand_made(1e-6, 3e-2, 1e-2, 2e-2).recommendation("drop").reason
+    assert (
+        "output: on the way down from c, the last layer before the classifier, its strongest is 3.0e-02, and once"
+        in middle
+    )
+    assert "once it falls below 1/10 of what it was, so a branch at the place" in drop
     assert "twice it falls below 1/3" in found.recommendation("drop", factor=3).reason
     assert "does not look at the gradients" in found.recommendation("evenly").reason
     healthy = hand_made(1e-2, 2e-2, 1e-2, 2e-2)
     for rule in ("threshold", "drop"):
         reason = healthy.recommendation(rule).reason
-        assert reason.startswith("no layer needs help by this rule: the weakest mean gradient is 1.0e-02, at a")
+        assert reason.startswith(
+            "no layer needs help by this rule: the signal arrives at the first layer, a, with a mean gradient of 1.0e-02"
+        )
+        assert "weakest" not in reason
+
+
+@pytest.mark.parametrize("rule", ["threshold", "drop"])
+def test_a_reason_says_that_a_weak_gradient_above_a_healthy_one_is_no_fading(rule: str) -> None:
+    reason = hand_made(3e-2, 2e-2, 1e-12, 2e-2).recommendation(rule).reason
+    assert "the first layer, a, with a mean gradient of 3.0e-02" in reason
+    assert "the weakest, 1.0e-12 at c, is no fading, as layers before it get more" in reason
+    if rule == "drop":
+        assert (
+            "not below 1/10 of the strongest on the way down from c, the last layer before the classifier (3.0e-02)"
+            in reason
+        )
+
+
+def test_the_head_that_is_asked_for_is_priced_at_each_place() -> None:
+    found = hand_made(5e-9, 1e-2, 2e-2)
+    for head in ("linear", "cnds(hidden=16)"):
+        cost = price("tap_a", head, FEATURE, 10)
+        for row in found.recommendation(head=head).rows:
+            assert (row.head, row.params, row.flops) == (head, cost.params, cost.flops)
+    rows = {r.layer: r.head for r in found.recommendation(head={"tap_b": "linear"}).rows}
+    assert rows == {"tap_a": "pool", "tap_b": "linear"}
+    unreadable = found.recommendation(head="token").rows[0]
+    assert (unreadable.head, unreadable.params, unreadable.flops) == ("token", None, None)
+    with pytest.raises(HeadError, match="no head is called 'tokne'"):
+        found.recommendation(head="tokne")
 
 
 def test_a_recommendation_prints_as_a_table_that_ends_in_a_line_to_paste() -> None:
@@ -147,10 +191,10 @@ def test_a_recommendation_prints_as_a_table_that_ends_in_a_line_to_paste() -> No
     assert lines == [
         "Net: where to put branches, by rule 'drop'",
         advice.reason,
-        "layer channels stride depth gradient head params head FLOPs",
-        "* tap_a 8 2 25% 5.0e-09 90 160",
-        "* tap_b 8 2 50% 2.0e-06 90 160",
-        "tap_c 8 2 75% 1.0e-02 90 160",
+        "layer chan. stride depth gradient head params FLOPs",
+        "* tap_a 8 2 25% 5.0e-09 pool 90 160",
+        "* tap_b 8 2 50% 2.0e-06 pool 90 160",
+        "tap_c 8 2 75% 1.0e-02 pool 90 160",
         'at=["tap_a", "tap_b"]',
     ]
     assert eval(f"dict({lines[-1]})") == {"at": advice.at}
@@ -163,4 +207,4 @@ def test_a_recommendation_prints_as_a_table_that_ends_in_a_line_to_paste() -> No
 def test_a_model_without_an_axis_for_classes_has_no_prices() -> None:
     advice = hand_made(5e-9, 1.0, 1.0, classes=None).recommendation()
     assert (advice.rows[0].params, advice.rows[0].flops) == (None, None)
-    assert str(advice).splitlines()[3].split() == ["*", "tap_a", "8", "2", "33%", "5.0e-09"]
+    assert str(advice).splitlines()[3].split() == ["*", "tap_a", "8", "2", "33%", "5.0e-09", "pool"]

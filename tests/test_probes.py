@@ -16,7 +16,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 import deepsup as ds
 from deepsup.errors import CompiledModelError, ConfigError, DatasetError, LayerError, NonFiniteError
@@ -139,6 +139,20 @@ def test_a_loader_that_shuffles_does_not_move_the_users_random_numbers() -> None
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("place", ["loader", "sampler", "batch sampler"])
+def test_generators_of_the_users_own_in_a_loader_are_put_back(place: str) -> None:
+    data, own = TensorDataset(images(8), labels(8)), torch.Generator().manual_seed(3)
+    sampler = RandomSampler(data, generator=own)
+    loader = {
+        "loader": lambda: DataLoader(data, batch_size=4, shuffle=True, generator=own),
+        "sampler": lambda: DataLoader(data, batch_size=4, sampler=sampler),
+        "batch sampler": lambda: DataLoader(data, batch_sampler=BatchSampler(sampler, 4, drop_last=False)),
+    }[place]()
+    before = own.get_state()
+    probe(Plain(), loader, iterations=3)
+    assert torch.equal(own.get_state(), before)
+
+
 def test_augmentation_does_not_move_pythons_random_numbers() -> None:
     def augmented() -> Iterator[tuple[Tensor, Tensor]]:
         for x, y in data:
@@ -192,7 +206,7 @@ def test_a_loss_that_is_not_finite_stops_the_probe_and_restores() -> None:
     model, data = Plain(), batches(1)
     before = snapshot(model)
     with pytest.raises(
-        NonFiniteError, match=r"the loss is (nan|inf) at iteration \d+ of the probe. Lower lr \(now 1e\+12\)"
+        NonFiniteError, match=r"the loss is (nan|inf) at iteration [1-9]\d* of the probe. Lower lr \(now 1e\+12\)"
     ):
         probe(model, data, iterations=10, lr=1e12)
     assert_untouched(before, snapshot(model))
@@ -532,6 +546,17 @@ class Blank(nn.Module):
         return self.fc(x.flatten(1))
 
 
+class OneEach(nn.Module):
+    """Normalises vectors, of which a batch of one has one value a channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(3, 4, 3), nn.BatchNorm1d(4), nn.Linear(4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.norm(self.conv(x).mean((2, 3))))
+
+
 BAD: dict[str, tuple[Callable[[], nn.Module], Any, dict[str, Any], type[BaseException], str]] = {
     "a loader that yields nothing": (Residual, [], {}, DatasetError, "the probe got no batch"),
     "a loader of tensors": (Residual, [torch.zeros(2, 3, 16, 16)], {}, DatasetError, r"yielded one tensor of shape \(2, 3"),
@@ -561,7 +586,17 @@ BAD: dict[str, tuple[Callable[[], nn.Module], Any, dict[str, Any], type[BaseExce
         "finite at iteration 0 of the probe, but the gradient is not, in 1 of 3 layers: conv1. Look",
     ),
     "a loss that is not a number": (
-        Residual, None, {"loss": lambda p, y: p.sum() / 0}, NonFiniteError, "the loss is (-?inf|nan) at iteration 0",
+        Residual, None, {"loss": lambda p, y: p.sum() / 0}, NonFiniteError,
+        r"the loss is (-?inf|nan) at iteration 0 of the probe\. No update came before: check data and loss\.$",
+    ),
+    "a loss times 0": (
+        Residual, None, {"loss": lambda p, y: 0 * F.cross_entropy(p, y)}, ConfigError,
+        "no gradient reaches any layer of Residual: all are exactly 0 in each of 5 iterations",
+    ),
+    "steps uphill": (Residual, None, {"lr": -0.1}, ConfigError, r"with lr >= 0 .*; found -0\.1"),
+    "a last batch of one": (
+        OneEach, [(images(1), labels(1))], {}, LayerError,
+        r"more than one value per channel, .* a single sample\. Take larger batches, .*drop_last=True",
     ),
     "labels that are not there": (Residual, [(images(2), torch.tensor([0, 99]))], {}, ds.errors.ClassCountError, "labels"),
     "Ctrl-C in the loader": (Dropping, Interrupting(2), {}, KeyboardInterrupt, "^$"),

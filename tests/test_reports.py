@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import itertools
 import json
 import math
@@ -95,7 +96,7 @@ RUN_TABLE = """sgd/supervised/seed0
  accuracy                  97.1 %, best 97.1 %
  accuracy of branches, %   conv3 77.6, conv6 83.5, conv9 89.3
  epochs to 90 %            5
- steps in conflict, %      conv3 59, conv6 4, conv9 0
+ steps in conflict, %      conv3 59, conv6 4, conv9 0 (of 480 measured)
  training time             14.2 s, 24.5 ms per step
  parameters                213 k + 34.6 k in branches while training
  FLOPs per sample          3.94 M + 69.1 k in branches while training
@@ -437,9 +438,9 @@ def test_a_pull_counts_every_step_once(tmp_path: Path) -> None:
     assert curves.conflicts([run])["conv6"]["kept"].x == ()
     assert reports.evidence(tmp_path).single
     assert sections.pulls(reports.evidence(tmp_path)) == [
-        "For 75 % of the steps (0 % in the first half of training, 100 % in the second) the branch at conv3 pulled against "
-        "what the layers above wanted. Its pull was 1.4 times as strong as theirs and, over all steps, left 70 % of what "
-        "they asked for."
+        "For 75 % of the 40 steps in which both gradients reached the layer (of 100) (0 % in the first half of training, "
+        "100 % in the second) the branch at conv3 pulled against what the layers above wanted. Its pull was 1.4 times as "
+        "strong as theirs and, over these steps, left 70 % of what they asked for."
     ]
 
 
@@ -449,9 +450,13 @@ def test_a_pull_counts_every_step_once(tmp_path: Path) -> None:
         (-0.2, 1.0, "turned what they asked for around"),
         (0.93, 0.5, "left 93 % of what they asked for"),
         (1.001, 0.5, "took nothing from them"),
-        (1.4, 0.0, "in no step did the branch at conv3 pull against"),
+        (
+            1.4,
+            0.0,
+            "in none of the 10 steps in which both gradients reached the layer did the branch at conv3 pull against",
+        ),
         (1.4, 0.0, "added 40 % to what they asked for"),
-        (1.0, 0.001, "for under 1 % of the steps"),
+        (1.0, 0.001, "for under 1 % of the 10 steps in which both gradients reached the layer the branch"),
     ],
 )
 def test_what_a_branch_does_is_told_in_words(kept: float, share: float, says: str, tmp_path: Path) -> None:
@@ -571,8 +576,17 @@ def test_what_the_probe_saw_stands_beside_what_training_saw(demo: Path, tmp_path
     assert len(before.gradients) == 20
     assert curves.profile([before]).mean[0] == pytest.approx(placement()["gradients"]["conv1"])
     assert not curves.branch_layers([before])
-    gain = curves.profile([run]).mean[0] / curves.profile([before]).mean[0]
-    assert f"gets {formats.strength(gain)} times that gradient" in Page(reports.render(run.path)).text
+    assert len(run.gradients) > 20
+    as_many = dataclasses.replace(run, gradients=run.gradients[:20])
+    gain = curves.profile([as_many]).mean[0] / curves.profile([before]).mean[0]
+    text = " ".join(Page(reports.render(run.path)).text.split())
+    assert f"gets {formats.strength(gain)} times that gradient" in text
+    assert "over the first 20 iterations of each)." in text
+    assert "the average over the first 20 iterations of each run for each layer" in text
+    assert (
+        f"The 20 steps before were made by the probe, with the loss at the end alone; the {len(run.gradients)} after"
+        in text
+    )
     records = journal("sgd", "supervised", 0, epochs=1)
     records[0]["plan"] = None  # the rule found nothing to supervise
     assert sections.before(read.run(write(tmp_path, records))) is None
@@ -584,6 +598,40 @@ def test_a_comparison_says_what_the_weakest_layer_gains(demo: Path) -> None:
     assert [s.partition(":")[0] for s in sentences] == ["sgd / supervised", "adam / supervised"]
     assert "conv1, the weakest layer of “plain”, gets 4" in sentences[0]
     assert sections.gains(found.groups, {"sgd": None}) == []
+
+
+def test_arms_are_compared_over_as_many_iterations(demo: Path) -> None:
+    plain, supervised = (reports.evidence(demo).groups["sgd"][arm] for arm in ("plain", "supervised"))
+    short = tuple(dataclasses.replace(run, gradients=run.gradients[:3]) for run in plain)
+    arms, n = curves.same_span({"plain": short, "supervised": supervised, "not begun": ()})
+    assert n == 3
+    assert {len(run.gradients) for runs in arms.values() for run in runs} == {3}
+    assert curves.profile(arms["plain"]) == curves.profile(short)
+    loud = [dataclasses.replace(g, layers={k: 1e9 for k in g.layers}) for g in supervised[0].gradients]
+    later = dataclasses.replace(
+        supervised[0], gradients=(*supervised[0].gradients[:3], *loud[3:])
+    )  # beyond what plain has
+    (told,) = sections.gains({"": {"plain": short, "supervised": [later]}}, {"": "plain"})
+    (same,) = sections.gains({"": {"plain": short, "supervised": supervised[:1]}}, {"": "plain"})
+    assert told == same
+    assert "over the first 3 iterations of each)." in told
+
+
+def test_seeds_are_spoken_of_only_where_there_are_several(demo: Path, tmp_path: Path) -> None:
+    assert "mean over seeds, the shade" in " ".join(Page(reports.render(demo)).text.split())
+    assert "seeds" not in Page(reports.render(demo / "sgd" / "supervised" / "seed0")).text
+    for arm in ("plain", "supervised"):
+        write(tmp_path / "a" / arm / "seed0", journal("sgd", arm, 0, epochs=2))
+    text = " ".join(Page(reports.render(tmp_path)).text.split())
+    assert "Thick lines are the networks' own outputs, thin lines the branches." in text
+    assert "the shade reaches" not in text
+
+
+def test_the_page_explains_what_it_names(demo: Path) -> None:
+    text = " ".join(Page(reports.render(demo)).text.split())
+    assert "CNDS, the paper that set branches against vanishing gradients" in text
+    assert "above 1 the branch adds to what is asked, which is good: nothing is lost" in text
+    assert "At the very start of training conflict and a large relative strength are normal" in text
 
 
 def test_on_a_phone_panels_stand_below_each_other(demo: Path) -> None:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+import threading
 from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
-from deepsup.restoring import untouched
+from deepsup.probes import probing
+from deepsup.restoring import Interrupts, untouched
 
 
 class SelfHooking(nn.Module):
@@ -60,3 +68,113 @@ def test_ordered_and_default_dicts_get_their_content_back() -> None:
     assert model.ordered == {"a": 1}
     assert model.counts == {}
     assert model.counts["new"] == 0
+
+
+def state(model: nn.Module, own: torch.Generator) -> list[Any]:
+    parameters = [(p.clone(), p.grad is not None and p.grad.clone(), p.requires_grad) for p in model.parameters()]
+    return [parameters, [b.clone() for b in model.buffers()], model.training, torch.get_rng_state(), own.get_state()]
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    return len(a) == len(b) and all(map(same, a, b)) if isinstance(a, (list, tuple)) else a == b
+
+
+def damage(model: nn.Module, own: torch.Generator) -> None:
+    torch.rand(3)
+    torch.rand(3, generator=own)
+    model.eval()
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.add_(1)
+    for p in model.parameters():
+        p.grad = None
+        p.requires_grad = False
+
+
+def interrupted(at: int, enter: Callable[[], Any], body: Callable[[], None]) -> int:
+    """Ctrl-C at line number `at` of all that runs in restoring.py and probing.py; returns how many lines ran."""
+    seen = 0
+
+    def look(frame: FrameType, event: str, arg: Any) -> Any:
+        nonlocal seen
+        if not frame.f_code.co_filename.endswith(("restoring.py", "probing.py")):
+            return None
+        if event == "line":
+            seen += 1
+            if seen == at:
+                signal.raise_signal(signal.SIGINT)
+        return look
+
+    before = sys.gettrace()
+    manager = enter()
+    try:
+        sys.settrace(look)
+        with manager:
+            body()
+    finally:
+        sys.settrace(before)
+    return seen
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["untouched", "lent float32"])
+def test_ctrl_c_at_any_line_of_set_up_and_restoration_leaves_everything_as_it_was(half: bool) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).to(torch.bfloat16 if half else torch.float32)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    own = torch.Generator().manual_seed(1)
+    before, handler = state(model, own), signal.getsignal(signal.SIGINT)
+
+    @contextmanager
+    def everything() -> Iterator[None]:
+        with untouched(model, parameters=True, generators=[own]), probing._in_float32(model):
+            yield
+
+    lines = interrupted(0, everything, lambda: damage(model, own))
+    assert lines > 60
+    for at in range(1, lines + 1):
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(at, everything, lambda: damage(model, own))
+        assert same(state(model, own), before), f"line {at} of {lines}"
+        assert signal.getsignal(signal.SIGINT) == handler
+
+
+def test_ctrl_c_inside_is_raised_at_once() -> None:
+    reached: list[str] = []
+
+    def stop() -> None:
+        reached.append("before")
+        signal.raise_signal(signal.SIGINT)
+        reached.append("after")
+
+    with pytest.raises(KeyboardInterrupt), untouched(nn.Identity()):
+        stop()
+    assert reached == ["before"]
+
+
+def test_a_handler_of_the_users_own_hears_of_it_afterwards_and_is_put_back() -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    try:
+        mine, interrupts = signal.getsignal(signal.SIGINT), Interrupts()
+        signal.raise_signal(signal.SIGINT)
+        assert heard == []
+        interrupts.close()
+        assert heard == [signal.SIGINT]
+        assert signal.getsignal(signal.SIGINT) is mine
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_in_another_thread_signals_are_left_alone() -> None:
+    handlers: list[Any] = []
+
+    def work() -> None:
+        with untouched(nn.Identity()):
+            handlers.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert handlers == [signal.getsignal(signal.SIGINT)]

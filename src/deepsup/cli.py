@@ -19,7 +19,7 @@ from .errors import ConfigError, DeepsupError
 from .planning import plan as make_plan
 from .plans import Plan, millions
 from .probes import Probe
-from .probes.placements import Recommendation, check_rule
+from .probes.placements import check_rule
 from .stripping import verify as verify_certificate
 from .traces import Trace, trace
 from .training import comparisons, configs, runs
@@ -128,7 +128,9 @@ def plan(
         str | None, typer.Option(help="pool | linear | token | cnds, options as in `cnds(hidden=256)`.")
     ] = None,
     weight: Annotated[str | None, typer.Option(help="A number or a schedule: `linear(0.3, 0)`.")] = None,
-    gradient: Annotated[str | None, typer.Option(help="What enters the trunk: `add`, `project`, `scale(0.5)`...")] = None,
+    gradient: Annotated[
+        str | None, typer.Option(help="What enters the trunk: `add`, `project`, `scale(0.5)`...")
+    ] = None,
     size: Size = 224,
     channels: Channels = 3,
     classes: Classes = 1000,
@@ -150,7 +152,7 @@ def probe(
     rule: Annotated[
         str | None, typer.Option(help="How to choose: threshold | drop | evenly; as configured if not given.")
     ] = None,
-    count: Annotated[int | None, typer.Option(help="How many branches the rule `evenly` places.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="How many branches the rule `evenly` places.")] = None,
     save: Annotated[Path | None, typer.Option(help="Write everything measured to this JSON file.")] = None,
     picture: Annotated[
         Path | None,
@@ -166,13 +168,15 @@ def probe(
     if isinstance(config, configs.ComparisonConfig):  # the arms share the model and the data
         config = next(c.config for c in config.expand() if c.arm == config.candidate)
     supervise = config.supervise or configs.SuperviseConfig()
-    rule = rule or supervise.probe.rule or method_table.get(supervise.method).rule
-    check_rule(rule)
+    check_rule(rule := rule or supervise.probe.rule or method_table.get(supervise.method).rule)
     found = runs.measure(config)
-    console.print(screens.probe_table(found))
-    _print_rules(found, supervise.probe)
-    advice = found.recommendation(rule, factor=supervise.probe.factor, count=count or supervise.probe.count)
-    _print_advice(advice)
+    console.print(screens.probe_table(found, console.width))
+    for line in screens.rule_lines(found, threshold=supervise.probe.threshold, factor=supervise.probe.factor):
+        console.print(line, markup=False, soft_wrap=True)
+    places = count or supervise.probe.count
+    advice = found.recommendation(rule, factor=supervise.probe.factor, count=places, head=_heads(found, supervise))
+    console.print(f"\nrecommended by rule '{advice.rule}': {advice.reason}", highlight=False, markup=False)
+    console.print(screens.recommendation_table(advice, console.width))
     if save:
         found.save(save)
         console.print(f"written to {save}", highlight=False)
@@ -185,21 +189,17 @@ def probe(
             )
         drawn = reports.gradient_figure(found, runs.measure(config, at=at), picture)
         console.print(f"picture: {drawn}", highlight=False)
+    for line in [advice.paste, screens.setting(advice.at)] if advice.at else [advice.paste]:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _print_rules(found: Probe, settings: configs.ProbeConfig) -> None:
-    for rule, says in (
-        ("threshold", f"the deepest layer below {settings.threshold:g}, as in CNDS"),
-        ("drop", f"wherever it fell to 1/{settings.factor:g} of that at the branch above"),
-    ):
-        chosen = ", ".join(found.recommend(rule, threshold=settings.threshold, factor=settings.factor))
-        console.print(f"{f'supervise.at=[{chosen}]' if chosen else 'no layer'}  by rule '{rule}': {says}", markup=False)
-
-
-def _print_advice(advice: Recommendation) -> None:
-    console.print(f"\nrecommended by rule '{advice.rule}': {advice.reason}", highlight=False, markup=False)
-    console.print(screens.recommendation_table(advice))
-    console.print(advice.paste, highlight=False, markup=False, soft_wrap=True)
+def _heads(found: Probe, supervise: configs.SuperviseConfig) -> dict[str, str]:
+    """The head that a branch would have, by layer."""
+    given, method = supervise.head, method_table.get(supervise.method)
+    layers = supervise.at if isinstance(supervise.at, dict) else {}
+    named = {layers.get(branch, branch): head for branch, head in given.items()} if isinstance(given, dict) else {}
+    default = given if isinstance(given, str) else method.head
+    return {point.layer: named.get(point.layer, default) for point in found.points}
 
 
 @app.command(no_args_is_help=True)

@@ -1,62 +1,111 @@
-"""What the command line shows as tables, built here and printed there."""
+"""What the command line shows as tables, built here and printed there: for any width of the terminal, without wrapping."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
+import yaml
 from rich import box
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from .probes import Probe
 from .probes.magnitudes import average
-from .probes.placements import OTHERS, Recommendation, figures
+from .probes.placements import HEADINGS, OTHERS, RIGHT, Recommendation, figures
 
-BAR = 16  # characters
+BAR = 16  # characters at most
+SHORTEST = 4  # bars are left out where there is no room for so many characters
 
 
-def probe_table(found: Probe) -> Table:
+class _Column(NamedTuple):
+    title: str
+    cells: Sequence[str]
+    right: bool = True
+    rank: int = 0  # where there is no room, the column with the highest rank goes first; 0 stays
+
+
+def probe_table(found: Probe, width: int = 80) -> RenderableType:
     """One row a weight-bearing layer: how large its gradients are, how many have vanished, how large its activations."""
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title=f"{found.model}: |gradient| of each layer's weights, {found.iterations} iterations of the top loss alone",
-        title_justify="left",
-        caption=f"vanished: share of the gradients under {found.threshold:g}; activation: mean |value| on the way up",
-        caption_justify="left",
+    rows = found.rows
+    columns = [
+        _Column("layer", [row.layer for row in rows], right=False),
+        _Column("depth", [f"{row.depth:.0%}" for row in rows], rank=1),
+        _Column("mean", [f"{row.mean:.1e}" for row in rows]),
+        _Column("p5", [f"{average(row.weight.p5):.1e}" for row in rows], rank=2),
+        _Column("gone", [f"{average(row.weight.vanished):.0%}" for row in rows]),
+        _Column("act.", [f"{average(row.activation):.1e}" for row in rows], rank=3),
+        _Column("tap after", [row.tap or "" for row in rows], right=False),
+    ]
+    table = _table(columns, width)
+    room = min(BAR, width - _width(table) - 3)  # of which three are the space around a column
+    bars = _bars([row.mean for row in rows], room)
+    if room >= SHORTEST and any(bars):
+        table = _table([*columns[:3], _Column("", bars, right=False), *columns[3:]], width)
+    return Group(
+        Text(f"{found.model}: |gradient| of each layer's weights, {found.iterations} iterations, top loss only"),
+        table,
+        Text(f"p5: 5th percentile; gone: share under {found.threshold:g}; act.: mean |activation|", style="dim"),
     )
-    for title in ("layer", "depth", "mean", "", "5th perc.", "vanished", "activation", "tap after"):
-        left = title in ("layer", "", "tap after")
-        table.add_column(title, justify="left" if left else "right", overflow="fold" if left else "ellipsis")
-    means = [row.mean for row in found.rows if row.mean > 0]
-    smallest, largest = min(means, default=1.0), max(means, default=1.0)
-    for row in found.rows:
-        table.add_row(
-            row.layer,
-            f"{row.depth:.0%}",
-            f"{row.mean:.1e}",
-            _bar(row.mean, smallest, largest),
-            f"{average(row.weight.p5):.1e}",
-            f"{average(row.weight.vanished):.0%}",
-            f"{average(row.activation):.1e}",
-            row.tap or "",
-        )
-    return table
 
 
-def recommendation_table(advice: Recommendation) -> Table:
-    """The places that a rule chose, starred, and the next weakest; what the default head would cost there."""
-    table = Table(box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
-    for title in ("", "layer", "channels", "stride", "depth", "gradient", "head params", "head FLOPs"):
-        table.add_column(title, justify="left" if title in ("", "layer") else "right")
+def recommendation_table(advice: Recommendation, width: int = 80) -> RenderableType:
+    """The places that a rule chose, starred, and the next weakest; what the head would cost there."""
     shown = advice.rows[: len(advice.at) + OTHERS]
-    for row in shown:
-        table.add_row("*" if row.chosen else "", row.layer, *figures(row), style="bold" if row.chosen else "")
-    if len(advice.rows) > len(shown):
-        table.caption = f"and {len(advice.rows) - len(shown)} more with stronger gradients"
-    return table
+    cells = [["*" if row.chosen else "", row.layer, *figures(row)] for row in shown]
+    ranks = {"chan.": 3, "stride": 2, "depth": 1}
+    columns = [
+        _Column(title, [line[i] for line in cells], i in RIGHT, ranks.get(title, 0)) for i, title in enumerate(HEADINGS)
+    ]
+    table = _table(columns, width, bold=[row.chosen for row in shown])
+    left = len(advice.rows) - len(shown)
+    return Group(table, Text(f"and {left} more with stronger gradients", style="dim")) if left else table
 
 
-def _bar(value: float, smallest: float, largest: float) -> str:
-    """A bar on a logarithmic scale, 1 to 16 characters; none for 0."""
-    if value <= 0 or largest <= smallest:
-        return ""
-    return "█" * (1 + round((BAR - 1) * math.log(value / smallest) / math.log(largest / smallest)))
+def rule_lines(found: Probe, *, threshold: float, factor: float) -> Iterator[str]:
+    """What each rule that reads gradients would choose: what it does, then the setting, ready to paste into a shell."""
+    for rule, says in (
+        ("threshold", f"up to the deepest layer below {threshold:g}, as in CNDS"),
+        ("drop", f"wherever it fell to 1/{factor:g} of that at the branch above"),
+    ):
+        chosen = found.recommend(rule, threshold=threshold, factor=factor)
+        yield f"by rule '{rule}', {says}:"
+        yield f"  {setting(chosen) if chosen else 'no layer'}"
+
+
+def setting(layers: Sequence[str]) -> str:
+    """`"supervise.at=[relu5,relu7]"`: one word for a shell, whose quotes keep the brackets from it."""
+    names = [name if yaml.safe_load(name) == name else f"'{name}'" for name in layers]  # '0' is a name, 0 a number
+    return f'"supervise.at=[{",".join(names)}]"'
+
+
+def _table(columns: Sequence[_Column], width: int, *, bold: Sequence[bool] = ()) -> Table:
+    """The columns side by side, without those for which there is no room."""
+    left = list(columns)
+    while True:
+        table = Table(box=box.SIMPLE_HEAD)
+        for column in left:
+            table.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
+        for i, cells in enumerate(zip(*(column.cells for column in left), strict=True)):
+            table.add_row(*cells, style="bold" if bold and bold[i] else "")
+        least = max(left, key=lambda column: column.rank)
+        if _width(table) <= width or not least.rank:
+            return table
+        left.remove(least)
+
+
+def _width(table: Table) -> int:
+    """Of a table that has all the room that it wants."""
+    return Console(width=10_000).measure(table).maximum
+
+
+def _bars(values: Sequence[float], room: int) -> list[str]:
+    """Bars on a logarithmic scale, 1 to `room` characters; none for 0, nor where all values are the same."""
+    positive = [value for value in values if value > 0]
+    smallest, largest = min(positive, default=1.0), max(positive, default=1.0)
+    if smallest == largest:
+        return [""] * len(values)
+    scale = (room - 1) / math.log(largest / smallest)
+    return ["█" * (1 + round(scale * math.log(value / smallest))) if value > 0 else "" for value in values]

@@ -1,15 +1,21 @@
-"""Where to put branches: the rules that read a probe, and a recommendation that says why."""
+"""Where to put branches: the rules that read a probe, and a recommendation that says why.
+
+Where gradients fade on their way down they are weak from some layer to the input. A weak gradient above a healthy one has
+another cause: many networks start their residual branches at zero, and the signal goes past them. So the rules judge each
+layer by its level: the largest mean gradient among itself and the layers that run before it.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 from .. import heads
 from ..costs import millions, price
-from ..errors import ConfigError
+from ..errors import ConfigError, HeadError
 from ..features import Feature
 
 RULES = {
@@ -18,6 +24,8 @@ RULES = {
     "evenly": "at even distances, wherever gradients are weak or strong",
 }
 OTHERS = 5  # tap points that were not chosen, as printed
+HEADINGS = ["", "layer", "chan.", "stride", "depth", "gradient", "head", "params", "FLOPs"]
+RIGHT = {2, 3, 4, 5, 7, 8}  # columns of numbers
 
 
 class Weighted(NamedTuple):
@@ -41,7 +49,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A tap point as a place for a branch, with the price of the default head there."""
+    """A tap point as a place for a branch, with the price of a head there."""
 
     layer: str
     chosen: bool
@@ -49,8 +57,9 @@ class Candidate:
     stride: int | None
     depth: float
     gradient: float | None  # the weakest mean |gradient| of the weights between the tap point before and this one
-    params: int | None  # None where the model's output has no axis for classes
+    params: int | None  # None where the model's output has no axis for classes, or the head cannot read this activation
     flops: int | None  # forward, per sample
+    head: str = ""  # that is priced
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,7 @@ def recommend(
     factor: float,
     count: int,
     classes: int | None,
+    head: str | Mapping[str, str] = heads.AUTO,
 ) -> Recommendation:
     """Apply a rule and say why; `rows` and `points` come in running order. Raises `ConfigError`."""
     at = choose(rule, rows, points, threshold=threshold, factor=factor, count=count)
@@ -99,7 +109,11 @@ def recommend(
     weakest: dict[str, float] = {}
     for row in rows:
         weakest[row.tap] = min(row.gradient, weakest.get(row.tap, row.gradient))
-    found = [_candidate(p, p.layer in at, weakest.get(p.layer), classes) for p in points]
+    by_layer = {p.layer: head if isinstance(head, str) else head.get(p.layer, heads.AUTO) for p in points}
+    for text in dict.fromkeys(by_layer.values()):
+        if text != heads.AUTO:
+            heads.read(text)  # raises for one that is not there
+    found = [_candidate(p, p.layer in at, weakest.get(p.layer), classes, by_layer[p.layer]) for p in points]
     found.sort(key=lambda c: (not c.chosen, c.gradient is None, c.gradient))
     return Recommendation(model, rule, at, reason(rows, at, threshold=threshold, factor=factor), tuple(found))
 
@@ -110,7 +124,7 @@ def choose(
     """The tap points that a rule picks, in running order; empty when by this rule no layer needs help."""
     check_rule(rule)
     if rule == "threshold":
-        return [r.tap for r in rows if r.gradient < threshold][-1:]
+        return [r.tap for r, level in zip(rows, _levels(rows), strict=True) if level < threshold][-1:]
     if rule == "drop":
         return _drops(rows, factor)
     return _evenly(points, count)
@@ -128,12 +142,18 @@ def _drops(rows: Sequence[Weighted], factor: float) -> list[str]:
     if not factor > 1:
         raise ConfigError(f"rule 'drop' needs a factor above 1; found {factor!r}.")
     found: list[str] = []
-    reference = rows[-1].gradient if rows else 0.0
-    for row in reversed(rows):
-        if row.gradient < reference / factor and row.tap not in found:
+    levels = _levels(rows)
+    reference = levels[-1] if rows else 0.0
+    for row, level in zip(reversed(rows), reversed(levels), strict=True):
+        if level < reference / factor and row.tap not in found:
             found.append(row.tap)
-            reference = row.gradient
+            reference = level
     return found[::-1]
+
+
+def _levels(rows: Sequence[Weighted]) -> list[float]:
+    """Of each layer the largest mean gradient among itself and the layers before it."""
+    return list(accumulate((r.gradient for r in rows), max))
 
 
 def _evenly(points: Sequence[Point], count: int) -> list[str]:
@@ -150,26 +170,34 @@ def _evenly(points: Sequence[Point], count: int) -> list[str]:
 
 def _why_threshold(rows: Sequence[Weighted], at: list[str], *, threshold: float, factor: float) -> str:
     if not at:
-        return f"no layer needs help by this rule: {_weakest(rows)}, which is not under {threshold:g}."
-    last = [r for r in rows if r.gradient < threshold][-1]
+        return f"no layer needs help by this rule: {_arrives(rows)}, not under {threshold:g}{_aside(rows, threshold)}."
+    last = [r for r, level in zip(rows, _levels(rows), strict=True) if level < threshold][-1]
+    below = "" if last is rows[0] else ", as it is at every layer before it"
     return (
         f"the training signal fades on its way down from the output: at {last.layer} ({last.depth:.0%} of the way from the "
-        f"input) the mean gradient is {last.gradient:.1e}, under {threshold:g}, so this layer hardly learns, and a branch "
-        f"at {at[0]} gives it a loss close by."
+        f"input) the mean gradient is {last.gradient:.1e}, under {threshold:g}{below}, so the network hardly learns there, and a "
+        f"branch at {at[0]} gives it a loss close by."
     )
 
 
 def _why_drop(rows: Sequence[Weighted], at: list[str], *, threshold: float, factor: float) -> str:
+    if not rows:
+        return f"no layer needs help by this rule: {_arrives(rows)}."
+    start = max(r.gradient for r in rows)
+    top = f"{rows[-1].layer}, the last layer before the classifier"
     if not at:
         return (
-            f"no layer needs help by this rule: {_weakest(rows)}, and on the way down from the output the gradient "
-            f"never falls below 1/{factor:g} of {rows[-1].gradient if rows else 0:.1e}, where it starts."
+            f"no layer needs help by this rule: {_arrives(rows)}, not below 1/{factor:g} of the strongest on the way down "
+            f"from {top} ({start:.1e}){_aside(rows, start / factor)}."
         )
+    begins = f"it starts with {start:.1e} at {top}"
+    if rows[-1].gradient < start:
+        begins = f"on the way down from {top}, its strongest is {start:.1e}"
     times = "once" if len(at) == 1 else "twice" if len(at) == 2 else f"{len(at)} times"
     places = "the place" if len(at) == 1 else "each place"
     return (
-        f"the training signal fades on its way down from the output: {times} it falls below 1/{factor:g} of what it was, so "
-        f"a branch at {places} where that happens gives the layers below it a loss close by."
+        f"the training signal fades on its way down from the output: {begins}, and {times} it falls below "
+        f"1/{factor:g} of what it was, so a branch at {places} where that happens gives the layers below it a loss close by."
     )
 
 
@@ -178,32 +206,57 @@ def _why_evenly(rows: Sequence[Weighted], at: list[str], *, threshold: float, fa
     return f"{places} between input and output, by depth alone: this rule does not look at the gradients."
 
 
-def _weakest(rows: Sequence[Weighted]) -> str:
+def _arrives(rows: Sequence[Weighted]) -> str:
     if not rows:
         return "no layer in front of a tap point was measured"
-    row = min(rows, key=lambda r: r.gradient)
-    return f"the weakest mean gradient is {row.gradient:.1e}, at {row.layer}"
+    return f"the signal arrives at the first layer, {rows[0].layer}, with a mean gradient of {rows[0].gradient:.1e}"
 
 
-def _candidate(point: Point, chosen: bool, gradient: float | None, classes: int | None) -> Candidate:
+def _aside(rows: Sequence[Weighted], limit: float) -> str:
+    """What to say of a layer further up whose gradient is weaker than that of one before it."""
+    row = min(rows, key=lambda r: r.gradient, default=None)
+    if row is None or row.gradient >= limit:
+        return ""
+    return f"; the weakest, {row.gradient:.1e} at {row.layer}, is no fading, as layers before it get more"
+
+
+def _candidate(point: Point, chosen: bool, gradient: float | None, classes: int | None, head: str) -> Candidate:
     feature = point.feature
-    cost = None if classes is None else price(point.layer, heads.resolve(heads.AUTO, feature), feature, classes)
-    params, flops = (None, None) if cost is None else (cost.params, cost.flops)
-    return Candidate(point.layer, chosen, feature.channels, point.stride, point.depth, gradient, params, flops)
+    head = heads.resolve(head, feature)
+    params, flops = None, None
+    if classes is not None:
+        try:
+            _, params, flops, _ = price(point.layer, head, feature, classes)
+        except (
+            HeadError
+        ):  # of the places that are ranked, some may not suit it; `plan` says so of the one that is taken
+            pass
+    return Candidate(point.layer, chosen, feature.channels, point.stride, point.depth, gradient, params, flops, head)
 
 
 def _table(rows: Sequence[Candidate]) -> list[str]:
-    head = ["", "layer", "channels", "stride", "depth", "gradient", "head params", "head FLOPs"]
     cells = [["*" if r.chosen else "", r.layer, *figures(r)] for r in rows]
-    widths = [max(len(line[i]) for line in [head, *cells]) for i in range(len(head))]
+    widths = [max(len(line[i]) for line in [HEADINGS, *cells]) for i in range(len(HEADINGS))]
     return [
-        "  " + "  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-        for line in [head, *cells]
+        (
+            "  "
+            + "  ".join(
+                c.rjust(w) if i in RIGHT else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))
+            )
+        ).rstrip()
+        for line in [HEADINGS, *cells]
     ]
 
 
 def figures(row: Candidate) -> list[str]:
-    """Channels, stride, depth, gradient, parameters and FLOPs of the head, as they are printed."""
+    """Channels, stride, depth, gradient, and head with its parameters and FLOPs, as they are printed."""
     gradient = "" if row.gradient is None else f"{row.gradient:.1e}"
     cost = ["" if n is None else millions(n) for n in (row.params, row.flops)]
-    return [str(row.channels), "" if row.stride is None else str(row.stride), f"{row.depth:.0%}", gradient, *cost]
+    return [
+        str(row.channels),
+        "" if row.stride is None else str(row.stride),
+        f"{row.depth:.0%}",
+        gradient,
+        row.head,
+        *cost,
+    ]

@@ -22,8 +22,9 @@ from .. import losses
 from ..errors import CompiledModelError, ConfigError, DatasetError, LayerError, NonFiniteError, OutputError
 from ..features import main_prediction, picked, read_pick, show_pick
 from ..layers import tap_points
+from ..restoring import Interrupts, untouched
 from ..taps import taps_on
-from ..traces import Layer, Trace, as_call, trace, untouched
+from ..traces import Layer, Trace, as_call, trace
 from .magnitudes import Meter
 from .placements import Point
 from .readings import PAPER_THRESHOLD, LayerGradient, Probe
@@ -56,19 +57,25 @@ def probe(
     break models with in-place operations). Means of gradients are exact, the other numbers estimates for tensors of more
     than 4096 values (module `magnitudes`). All is computed in float32: a model in half precision is lent float32 copies of its
     values, autocast around the call is off. What happened to the model, its gradients and the random state is undone,
-    also after Ctrl-C.
+    also after Ctrl-C; so are generators of the user's own in a `DataLoader` or its sampler.
 
-    Raises `DatasetError` for no batches or other ones, `LayerError` for a frozen trunk, `ConfigError` for a loss that the
-    model has no part in, `NonFiniteError` for a loss or a gradient that is not finite.
+    Raises `DatasetError` for no batches or other ones, `LayerError` for a frozen trunk or a batch too small for batch
+    normalisation, `ConfigError` for a loss that the model has no part in or an `lr` below 0, `NonFiniteError` for a loss or a
+    gradient that is not finite.
     """
     if iterations < 1:
         raise ConfigError(f"the probe needs at least 1 iteration; found {iterations}.")
+    if not 0 <= lr < math.inf:
+        raise ConfigError(
+            f"the probe steps down the loss with lr >= 0 (0 measures at the present weights); found {lr}."
+        )
     net, inner = _parts(model, supervised=objective is not None)
     value_of = losses.get(loss)
     pick = None if main is None else read_pick(main)
     meter = Meter(threshold)
     found: list[Tensor] = []
-    with untouched(net, parameters=True), _in_float32(net):  # loaders draw random numbers too
+    own = _generators(batches)  # loaders draw random numbers too
+    with untouched(net, parameters=True, generators=own), _in_float32(net):
         stream = (_moved(_pair(batch), _device(net)) for batch in _cycle(batches))
         first = next(stream, None)
         if first is None:
@@ -189,7 +196,15 @@ def _step(
     args, kwargs = as_call(x)
     net.zero_grad(set_to_none=True)
     watch.going_up = True
-    output = net(*args, **kwargs)
+    try:
+        output = net(*args, **kwargs)
+    except ValueError as error:
+        if "Expected more than 1 value per channel" not in str(error):
+            raise
+        raise LayerError(
+            f"batch normalisation needs more than one value per channel, and a batch left it one ({error}): the batch holds "
+            "a single sample. Take larger batches, and leave out a last batch of one: DataLoader(..., drop_last=True)."
+        ) from error
     watch.going_up = False
     value = goal(output, y)
     if not isinstance(value, Tensor) or value.numel() != 1:
@@ -235,6 +250,11 @@ def _result(
             f"the loss gave no gradient to any weight of {seen.model}: it does not depend on what the model returned. "
             "Compute it from the prediction."
         )
+    if not any(value for row in rows for value in row.gradients):
+        raise ConfigError(
+            f"no gradient reaches any layer of {seen.model}: all are exactly 0 in each of {len(found)} iterations, so there is "
+            "nothing to choose by. Look for a loss times 0, weights that are all 0, or activations that are all dead."
+        )
     points = [
         Point(p.name, p.depth, p.stride, p.feature)
         for p in tap_points(seen)
@@ -251,9 +271,10 @@ def _check_finite(rows: list[LayerGradient], values: list[float], lr: float) -> 
     """Raise `NonFiniteError` for the first number that is not finite: from there on everything is lost."""
     for i, value in enumerate(values):
         if not math.isfinite(value):
-            raise NonFiniteError(
-                f"the loss is {value} at iteration {i} of the probe. Lower lr (now {lr:g}) or check the data."
+            fix = (
+                f"Lower lr (now {lr:g}) or check the data" if i and lr else "No update came before: check data and loss"
             )
+            raise NonFiniteError(f"the loss is {value} at iteration {i} of the probe. {fix}.")
         bad = [r.layer for r in rows if not math.isfinite(r.weight.mean[i] + (r.output.mean[i] if r.output else 0))]
         if bad:
             raise NonFiniteError(
@@ -294,6 +315,14 @@ def _pair(batch: Any) -> tuple[Any, Any]:
     )
 
 
+def _generators(batches: Any) -> list[torch.Generator]:
+    """Those that a `DataLoader` and its samplers draw from, where the user gave them one."""
+    sampler = getattr(batches, "sampler", None)
+    inner = getattr(getattr(batches, "batch_sampler", None), "sampler", None)
+    found = [getattr(owner, "generator", None) for owner in (batches, sampler, inner)]
+    return [g for g in found if isinstance(g, torch.Generator)]
+
+
 def _device(model: nn.Module) -> torch.device | None:
     """Of the parameters; None where they lie on several devices."""
     devices = {p.device for p in model.parameters()}
@@ -320,19 +349,28 @@ def _is_half(tensor: Tensor) -> bool:
 @contextmanager
 def _in_float32(model: nn.Module) -> Iterator[None]:
     """Lend parameters and buffers in half precision float32 copies of their values; autocast is off, gradients are on."""
-    lent = [(t, t.data) for t in (*model.parameters(), *model.buffers()) if _is_half(t)]
-    devices = {p.device.type for p in model.parameters()} - {"meta"}
-    with ExitStack() as stack:
-        stack.enter_context(torch.enable_grad())
-        for kind in devices:
-            if torch.is_autocast_enabled(kind):
-                stack.enter_context(torch.autocast(kind, enabled=False))
-        try:
-            for p in model.parameters():
-                p.grad = None  # of the old dtype; `untouched` has kept it
-            for tensor, values in lent:
-                tensor.data = values.float()
-            yield
-        finally:
-            for tensor, values in lent:
-                tensor.data = values
+    interrupts = Interrupts()
+    try:
+        lent = [(t, t.data) for t in (*model.parameters(), *model.buffers()) if _is_half(t)]
+        devices = {p.device.type for p in model.parameters()} - {"meta"}
+        with ExitStack() as stack:
+            stack.enter_context(torch.enable_grad())
+            for kind in devices:
+                if torch.is_autocast_enabled(kind):
+                    stack.enter_context(torch.autocast(kind, enabled=False))
+            try:
+                try:
+                    for p in model.parameters():
+                        p.grad = None  # of the old dtype; `untouched` has kept it
+                    for tensor, values in lent:
+                        tensor.data = values.float()
+                    interrupts.release()
+                    yield
+                finally:
+                    interrupts.held = True
+            finally:
+                interrupts.held = True  # as in `untouched`
+                for tensor, values in lent:
+                    tensor.data = values
+    finally:
+        interrupts.close()

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import heads
 from ..errors import ConfigError, DeepsupError
 from ..features import Feature
 from ..weights import write_atomically
@@ -62,20 +63,30 @@ class Probe:
         """The layers to supervise, ready for `plan(at=...)`; empty when no gradient vanishes by this rule.
 
         `"threshold"`, the paper's: one branch, after the deepest layer whose mean gradient is under `threshold` (that
-        of the probe, if not given). `"drop"`: walking down from the top, one branch wherever the mean gradient has
-        fallen below 1/`factor` of what it was at the last supervised layer (at first: the last layer that can be
-        tapped). `"evenly"`: `count` branches at even distances in depth. Raises `ConfigError`.
+        of the probe, if not given). `"drop"`: walking down from the last layer before the classifier, one branch
+        wherever the mean gradient has fallen below 1/`factor` of what it was at the branch above (at first: at the start).
+        Both judge a layer by the largest mean gradient among itself and the layers before it: where one of those is
+        healthy the signal gets through. `"evenly"`: `count` branches at even distances in depth. Raises `ConfigError`.
         """
         limit = self.threshold if threshold is None else threshold
         return choose(rule, self._weighted(), self.points, threshold=limit, factor=factor, count=count)
 
     def recommendation(
-        self, rule: str = "threshold", *, threshold: float | None = None, factor: float = 10.0, count: int = 2
+        self,
+        rule: str = "threshold",
+        *,
+        threshold: float | None = None,
+        factor: float = 10.0,
+        count: int = 2,
+        head: str | Mapping[str, str] = heads.AUTO,
     ) -> Recommendation:
-        """What `recommend` says, with the reason in a sentence and every tap point ranked and priced; prints as a table."""
+        """What `recommend` says, with the reason in a sentence and every tap point ranked and priced; prints as a table.
+
+        `head` is the one that is priced: a text, or one by layer (others are priced with `"auto"`).
+        """
         limit = self.threshold if threshold is None else threshold
         options: dict[str, Any] = {"threshold": limit, "factor": factor, "count": count, "classes": self.classes}
-        return recommend(self.model, rule, self._weighted(), self.points, **options)
+        return recommend(self.model, rule, self._weighted(), self.points, **options, head=head)
 
     def _weighted(self) -> list[Weighted]:
         return [Weighted(r.layer, r.tap, r.depth, r.mean) for r in self.rows if r.tap is not None]

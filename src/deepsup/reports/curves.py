@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -149,6 +150,18 @@ def pulls(runs: Iterable[Run], *, since: float = 0.0, until: float = 1.0) -> dic
     return {branch: _together(weighted) for branch, weighted in found.items()}
 
 
+def met(runs: Iterable[Run], branch: str) -> tuple[int, int]:
+    """Return in how many steps the pull of `branch` was measured, and in how many it was looked for.
+
+    A record counts with all of its steps if it holds values.
+    """
+    records = [record for run in runs for record in run.conflicts]
+    whole = [
+        r for r in records if branch in r.branches and known(r.branches[branch].share) and r.branches[branch].ratio > 0
+    ]
+    return sum(r.steps for r in whole), sum(r.steps for r in records)
+
+
 def at_parameters(runs: Iterable[Run]) -> dict[str, list[float]]:
     """Return by branch the cosines at the shared parameters, one a step in which they were looked at."""
     found: dict[str, list[float]] = {}
@@ -172,6 +185,16 @@ def _together(weighted: Sequence[tuple[int, Pull]]) -> Pull:
 def first_iterations(runs: Iterable[Run]) -> int:
     """Return over how many iterations gradients were recorded (the longest of the runs)."""
     return max((len(run.gradients) for run in runs), default=0)
+
+
+def same_span(arms: Mapping[str, Sequence[Run]]) -> tuple[dict[str, tuple[Run, ...]], int]:
+    """Return the arms with as many first iterations of gradients each as the shortest of their runs has, and how many.
+
+    Means that a probe wrote down without its iterations (one record, of step 0) stay, and do not count.
+    """
+    lengths = [len(r.gradients) for runs in arms.values() for r in runs if r.gradients and r.gradients[-1].step > 0]
+    n = min(lengths, default=1)
+    return {a: tuple(dataclasses.replace(r, gradients=r.gradients[:n]) for r in runs) for a, runs in arms.items()}, n
 
 
 def depth_colours(n: int) -> list[str]:

@@ -65,6 +65,7 @@ def content(found: Evidence, *, beside: Path) -> dict[str, Any]:
     compare = found.compare
     views, baselines = _views(found)
     earlier = views.get("", {}).get(_BEFORE, ())
+    alike = {group: curves.same_span(arms) for group, arms in views.items()}
     return {
         "name": str(found.runs[0].name if found.single else compare.get("name")),
         "single": found.single,
@@ -78,12 +79,15 @@ def content(found: Evidence, *, beside: Path) -> dict[str, Any]:
         "baseline": next((baseline(group) for group in compare["groups"]), None),
         "iterations": max((curves.first_iterations([run]) for run in found.runs), default=0),
         "before": bool(earlier),
-        "probed": curves.first_iterations(earlier) > 1,
+        "probed": curves.first_iterations(earlier) if curves.first_iterations(earlier) > 1 else 0,
+        "span": formats.listing([str(n) for n in dict.fromkeys(n for _, n in alike.values())]),
+        "seeds": any(len(runs) > 1 for arms in found.groups.values() for runs in arms.values()),
         "narrow": phones.WIDTH,
         "threshold": formats.magnitude(curves.THRESHOLD),
         "figures": _figures(found, views, baselines),
         "seen": {
-            "gradients": _weakest_layers(views) + sections.gains(views, baselines),
+            "gradients": _weakest_layers({group: arms for group, (arms, _) in alike.items()})
+            + sections.gains(views, baselines),
             "accuracy": _last_accuracies(found),
             "pulls": sections.pulls(found),
         },
@@ -124,6 +128,7 @@ def _figures(found: Evidence, views: Views, baselines: figures.Baselines) -> dic
     probed = {group: arms for group, arms in views.items() if any(map(curves.first_iterations, arms.values()))}
     trained = {group: arms for group, arms in groups.items() if any(run.epochs for r in arms.values() for run in r)}
     stepwise = {group: _with_steps(arms) for group, arms in probed.items()}
+    same = {group: curves.same_span(arms)[0] for group, arms in probed.items()}
     span = figures.limits(probed)
     weights = figures.weights(groups, baselines=arms_of)
     timelines = [(group, chunk) for group, arms in groups.items() for chunk in _conflicts(arms, single=found.single)]
@@ -132,7 +137,7 @@ def _figures(found: Evidence, views: Views, baselines: figures.Baselines) -> dic
             {"group": group, "html": _div(figures.gradients(arms, limits=span), f"gradients-{i}")}
             for i, (group, arms) in enumerate(stepwise.items())
         ],
-        "profile": _div(figures.profile(probed, baselines=baselines, limits=span), "profile") if probed else None,
+        "profile": _div(figures.profile(same, baselines=baselines, limits=span), "profile") if probed else None,
         "accuracy": _div(figures.accuracy(trained, baselines=arms_of), "accuracy") if trained else None,
         "weights": _div(weights, "weights") if weights else None,
         "conflicts": [

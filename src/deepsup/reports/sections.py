@@ -14,7 +14,8 @@ from deepsup.reports.read import Gradients, Pull, Run
 from deepsup.reports.summary import Evidence
 
 _RULES: Final = {
-    "threshold": "one branch, after the deepest layer whose mean gradient is under a threshold, as in the CNDS paper.",
+    "threshold": "one branch, after the deepest layer whose mean gradient is under a threshold, as in CNDS, the paper that "
+    "set branches against vanishing gradients.",
     "drop": "one branch wherever, on the way down from the output, the gradient has fallen to a fraction of what it was.",
     "evenly": "branches at even distances between input and output, whatever the gradients.",
 }
@@ -135,9 +136,12 @@ def before(run: Run) -> Run | None:
 
 
 def gains(groups: Mapping[str, Mapping[str, Sequence[Run]]], baselines: Mapping[str, str | None]) -> list[str]:
-    """Return, for each arm, how much more gradient the weakest layer of the baseline gets in it."""
+    """Return, for each arm, how much more gradient the weakest layer of the baseline gets in it, over as many iterations."""
     sentences = []
-    for group, arms in groups.items():
+    for group, every in groups.items():
+        arms, n = curves.same_span(every)
+        means_alone = any(run.gradients and run.gradients[-1].step == 0 for runs in arms.values() for run in runs)
+        span = "" if means_alone else f", over the first {n} iterations of each"
         reference = curves.profile(arms.get(baselines.get(group) or "", ())).positive()
         for arm, runs in arms.items():
             profile = curves.profile(runs)
@@ -149,7 +153,7 @@ def gains(groups: Mapping[str, Mapping[str, Sequence[Run]]], baselines: Mapping[
                 change = f"{formats.magnitude(values[layer])} instead of {formats.magnitude(least)}"
                 sentences.append(
                     f"{path(group, arm)}: {layer}, the weakest layer of “{baselines[group]}”, gets "
-                    f"{formats.strength(values[layer] / least)} times that gradient ({change})."
+                    f"{formats.strength(values[layer] / least)} times that gradient ({change}{span})."
                 )
     return sentences
 
@@ -161,12 +165,14 @@ def pulls(found: Evidence) -> list[str]:
         for arm, runs in arms.items():
             halves = curves.pulls(runs, until=0.5), curves.pulls(runs, since=0.5)
             for branch, pull in curves.pulls(runs).items():
-                told = _told(branch, pull, *(half.get(branch) for half in halves)) + _at_parameters(runs, branch)
+                told = _told(branch, pull, *(half.get(branch) for half in halves), met=curves.met(runs, branch))
+                told += _at_parameters(runs, branch)
                 sentences.append(_sentence(told) if found.single else f"{path(group, arm)}: {told}")
     return sentences
 
 
-def _told(branch: str, pull: Pull, early: Pull | None, late: Pull | None) -> str:
+def _told(branch: str, pull: Pull, early: Pull | None, late: Pull | None, *, met: tuple[int, int]) -> str:
+    steps = f"the {met[0]} steps in which both gradients reached the layer" + f" (of {met[1]})" * (met[0] < met[1])
     when = ""
     if early and late and abs(early.share - late.share) >= 0.2:
         when = f" ({_share(early.share)} in the first half of training, {_share(late.share)} in the second)"
@@ -180,12 +186,12 @@ def _told(branch: str, pull: Pull, early: Pull | None, late: Pull | None) -> str
             if round(pull.kept, 2) > 1
             else "took nothing from them"
         )
-    against = f"for {_share(pull.share)} of the steps{when} the branch at {branch} pulled"
+    against = f"for {_share(pull.share)} of {steps}{when} the branch at {branch} pulled"
     if pull.share == 0:
-        against = f"in no step did the branch at {branch} pull"
+        against = f"in none of {steps} did the branch at {branch} pull"
     return (
         f"{against} against what the layers above wanted. Its pull was {formats.strength(pull.ratio)} times as strong as "
-        f"theirs and, over all steps, {left}."
+        f"theirs and, over these steps, {left}."
     )
 
 

@@ -129,7 +129,9 @@ def run_facts(run: Run) -> list[tuple[str, str]]:
         facts += [("accuracy of branches, %", ", ".join(heads))] if heads else []
         facts.append(("epochs to 90 %", formats.epochs([run.epochs_to(0.9)])))
     if pulls := curves.pulls([run]):
-        shares = ", ".join(f"{branch} {100 * pull.share:.0f}" for branch, pull in pulls.items())
+        met = {branch: curves.met([run], branch) for branch in pulls}
+        notes = {branch: f" (of {some} measured)" if some < every else "" for branch, (some, every) in met.items()}
+        shares = ", ".join(f"{branch} {100 * pull.share:.0f}{notes[branch]}" for branch, pull in pulls.items())
         facts.append(("steps in conflict, %", shares))
     facts.append(("training time", _time(run)))
     for key, label in (("params", "parameters"), ("flops", "FLOPs per sample")):

@@ -1,0 +1,54 @@
+"""What the committed results say is what the texts claim."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def rows(name: str) -> dict[str, dict[str, Any]]:
+    return json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())["rows"]
+
+
+def test_every_rule_did_to_the_measured_conflict_what_its_formula_says() -> None:
+    found = rows("conflict_rules")
+    assert {"add", "scale(0.5)", "detach", "warmup(0.5)", "project", "pcgrad", "mgda", "equilibrium"} <= set(found)
+    for branch in ("stage1", "stage2"):
+        by_rule = {rule: row["branches"][branch] for rule, row in found.items()}
+        assert by_rule["add"]["kept_lowest"] < 1
+        assert by_rule["project"]["kept_lowest"] >= 0.999
+        assert by_rule["detach"]["kept_lowest"] == pytest.approx(1, abs=1e-3)
+        assert by_rule["detach"]["kept"] == pytest.approx(1, abs=1e-3)
+        assert 0 < by_rule["mgda"]["kept_lowest"] < by_rule["mgda"]["kept"] < 1
+        assert by_rule["scale(0.5)"]["kept_lowest"] > by_rule["add"]["kept_lowest"] - 0.05
+
+
+def test_the_table_in_the_log_is_the_committed_one() -> None:
+    log = (ROOT / "docs/log.md").read_text()
+    for rule, row in rows("conflict_rules").items():
+        if rule.startswith("scale(linear"):
+            continue
+        b = row["branches"]["stage1"]
+        line = next(line for line in log.splitlines() if line.startswith(f"| {rule} |"))
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        accuracy = sum(row["accuracy"]) / len(row["accuracy"])
+        assert cells[1:] == [
+            f"{b['in_conflict']:.0%}".replace("%", " %"),
+            f"{b['ratio']:.2f}",
+            f"{b['kept']:.2f}",
+            f"{b['kept_lowest']:.2f}",
+            f"{b['steps_kept_below_1']:.0%}".replace("%", " %"),
+            f"{accuracy:.3f}",
+        ], rule
+
+
+def test_looking_at_gradients_costs_what_the_page_says() -> None:
+    found = rows("diagnostics_cost")
+    page = (ROOT / "docs/gradients.md").read_text()
+    for name, row in found.items():
+        assert f"| {name} | {row['ratio']:.2f} |" in page, name
