@@ -159,3 +159,10 @@ def test_a_comparison_that_cannot_run_is_refused_before_anything_runs(data: dict
 def test_the_example_in_the_module_is_valid_yaml_for_both_kinds():
     text = yaml.safe_dump(parse({"arms": ARMS}).model_dump(mode="json"))
     assert isinstance(parse(yaml.safe_load(text)), ComparisonConfig)
+
+
+def test_a_models_name_in_place_of_a_file_is_answered_with_how_to_write_it():
+    with pytest.raises(
+        ConfigError, match=r"no configuration file at torchvision:resnet18.*Did you mean model=torchvision:resnet18\?"
+    ):
+        load("torchvision:resnet18")

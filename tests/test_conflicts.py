@@ -134,7 +134,7 @@ def test_a_branch_of_weight_zero_and_a_frozen_trunk_have_no_conflict() -> None:
 def test_gradients_that_are_not_finite_are_left_out() -> None:
     rows = torch.tensor([[[1.0, 1.0, 4.0, 2.0]], [[float("nan"), 1.0, 1.0, 1.0]], [[-1.0, 1.0, 1.0, 0.0]]])
     found = summarise(["a"], rows)["a"]
-    assert found == Conflict(cosine=-0.25, ratio=pytest.approx(2**0.5), kept=1.0, share=0.5, steps=3)
+    assert found == Conflict(cosine=-0.25, ratio=pytest.approx(2**0.5), kept=1.0, share=0.5, steps=3, met=2)
     assert summarise(["a"], torch.zeros(0, 1, 4)) == {"a": Conflict(None, None, None, None, 0)}
 
 

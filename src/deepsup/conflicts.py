@@ -44,10 +44,12 @@ class Conflict:
     )  # mean of <above, what goes down> / |above|²: 1 unhurt, below 1 the branch takes away, below 0 reversed
     share: float | None  # of these steps, those with a cosine below 0
     steps: int
+    met: int = 0  # of these steps, those in which both gradients were there; what the four numbers above are over
 
     def to_dict(self) -> dict[str, float | None]:
         """For a journal's `conflict` record."""
-        return {"cosine": self.cosine, "ratio": self.ratio, "kept": self.kept, "share": self.share}
+        found = {"cosine": self.cosine, "ratio": self.ratio, "kept": self.kept, "share": self.share}
+        return {**found, "met": self.met}
 
 
 class ConflictMeter:
@@ -149,6 +151,7 @@ def _summary(steps: Iterable[Sequence[float]]) -> Conflict:
         kept=kept,
         share=sum(c < 0 for c in cosines) / len(met),
         steps=len(rows),
+        met=len(met),
     )
 
 

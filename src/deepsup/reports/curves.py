@@ -146,20 +146,20 @@ def pulls(runs: Iterable[Run], *, since: float = 0.0, until: float = 1.0) -> dic
             for branch, pull in record.branches.items():
                 whole = all(map(known, (pull.cosine, pull.ratio, pull.kept, pull.share))) and pull.ratio > 0
                 if whole and since <= record.progress <= until:
-                    found.setdefault(branch, []).append((record.steps, pull))
+                    found.setdefault(branch, []).append((pull.met or record.steps, pull))
     return {branch: _together(weighted) for branch, weighted in found.items()}
 
 
 def met(runs: Iterable[Run], branch: str) -> tuple[int, int]:
     """Return in how many steps the pull of `branch` was measured, and in how many it was looked for.
 
-    A record counts with all of its steps if it holds values.
+    A record of an older journal, which does not say, counts with all of its steps if it holds values.
     """
     records = [record for run in runs for record in run.conflicts]
     whole = [
         r for r in records if branch in r.branches and known(r.branches[branch].share) and r.branches[branch].ratio > 0
     ]
-    return sum(r.steps for r in whole), sum(r.steps for r in records)
+    return sum(r.branches[branch].met or r.steps for r in whole), sum(r.steps for r in records)
 
 
 def at_parameters(runs: Iterable[Run]) -> dict[str, list[float]]:

@@ -44,6 +44,7 @@ class Pull:
     ratio: float  # strength of the branch over strength of what comes from above, geometric mean
     kept: float  # mean share of what comes from above that is left in what goes on down: 1 unhurt
     share: float  # of these steps, those with a cosine below 0
+    met: int = 0  # in how many steps it was measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,12 +339,13 @@ def _step(record: Mapping[str, Any]) -> Step:
     )
 
 
+def _pull(values: Mapping[str, Any]) -> Pull:
+    cosine, ratio, kept, share = (_number(values.get(name)) for name in ("cosine", "ratio", "kept", "share"))
+    return Pull(cosine, ratio, kept, share, met=int(values.get("met") or 0))
+
+
 def _conflict(record: Mapping[str, Any]) -> Conflict:
-    names = ("cosine", "ratio", "kept", "share")
-    branches = {
-        str(branch): Pull(*(_number(values.get(name)) for name in names))
-        for branch, values in record["branches"].items()
-    }
+    branches = {str(branch): _pull(values) for branch, values in record["branches"].items()}
     sampled: dict[str, list[float]] = {}
     for sample in record.get("parameters", ()):
         for branch, values in sample.items():

@@ -54,7 +54,7 @@ class ProbeConfig(Settings):
     factor: float = Field(default=10.0, gt=1)
     """`drop` puts a branch wherever the gradient has fallen to 1/`factor` of that at the branch above."""
     threshold: float = Field(default=1e-7, gt=0)
-    """`threshold` puts one branch, after the deepest layer whose mean absolute gradient is below this."""
+    """`threshold` puts one branch, after the deepest layer up to which every mean absolute gradient is below this."""
     count: int = Field(default=2, ge=1)
     """`evenly` puts so many branches at even distances in depth."""
 
@@ -328,7 +328,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"no configuration file at {path}. Give the path of a YAML file.") from None
+        hint = f" Did you mean model={path}?" if ":" in str(path) else ""
+        raise ConfigError(f"no configuration file at {path}. Give the path of a YAML file.{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the configuration {path}: {error}. Give the path of a YAML file.") from None
     except yaml.YAMLError as error:
