@@ -16,6 +16,7 @@ import json
 import multiprocessing
 import platform
 import queue
+import subprocess
 import sys
 import threading
 import time
@@ -162,8 +163,10 @@ def main() -> None:
 
 
 def _result(rows: list[dict[str, Any]], *, everything: bool) -> dict[str, Any]:
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=HERE)
     return {
         "command": f"python benchmarks/zoo.py{' --all' * everything}",
+        "commit": commit.stdout.strip(),
         "versions": {"python": platform.python_version(), **{p: metadata.version(p) for p in PACKAGES}},
         "hardware": f"CPU, {platform.machine()}, 1 thread a model",
         "rows": rows,
