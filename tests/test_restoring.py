@@ -19,6 +19,14 @@ from deepsup.probes import probing
 from deepsup.restoring import Interrupts, untouched
 
 
+@pytest.fixture(autouse=True)
+def _ctrl_c_is_heard() -> Iterator[None]:
+    """A shell starts what it runs in the background with SIGINT ignored, and Python then leaves it so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class SelfHooking(nn.Module):
     """Puts a hook on its layers in its first forward and remembers that, as models of transformers do."""
 
