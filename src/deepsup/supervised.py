@@ -139,9 +139,14 @@ class Supervised(nn.Module):
         self.progress_known = True
         self.set_factors(progress)
 
-    def set_factors(self, progress: float) -> None:
-        """Give every gradient rule its factor; a new tensor each, so that one of a forward before stays what it was."""
+    def set_factors(self, progress: float, *, first: bool = False) -> None:
+        """Give gradient rules that move their factor (at `first`, all that have one).
+
+        A new tensor each, so that the factor of a forward before stays what it was.
+        """
         for position, tap in enumerate(self.taps.values()):
+            if not (tap.rule.moves or (first and tap.rule.scales)):
+                continue
             tap.factor = torch.tensor(tap.rule.factor(progress, len(self.taps) - position))
 
     def get_extra_state(self) -> Tensor:
@@ -208,7 +213,7 @@ def attach(model: nn.Module, plan: Plan) -> Supervised:
         )
         model.get_submodule(branch.layer).register_forward_hook(tap)
         net.taps[branch.name] = tap
-    net.set_factors(0.0)
+    net.set_factors(0.0, first=True)
     return net
 
 

@@ -170,14 +170,7 @@ def _diagnose(config: TrainConfig) -> Diagnosis:
         except DeepsupError as error:
             plain = look(classes=data.classes)
             return diagnosis([from_error(error, _key_of(error)), *plain.findings], plain.checked)
-    weight = settings.weight if settings.weight is not None else methods.get(settings.method).weight_over(config.epochs)
-    options: dict[str, Any] = {
-        "head": settings.head,
-        "branch_loss": settings.loss,
-        "weight": weight,
-        "gradient": settings.gradient,
-    }
-    return look(at=settings.at, method=settings.method, classes=data.classes, **options)
+    return look(at=settings.at, branch_loss=settings.loss, classes=data.classes, **_branch_options(config, settings))
 
 
 def _key_of(error: DeepsupError) -> str:
@@ -295,14 +288,14 @@ def _plan(config: TrainConfig, model: nn.Module, data: datasets.Dataset) -> tupl
                 f"supervise.at is auto, but by the rule '{rule}' no gradient vanishes in {config.model}:\n{seen}\n"
                 "Choose layers by name or depth (supervise.at=[50%]), or train the plain model (supervise=null)."
             )
+    options = _branch_options(config, settings)
+    return make_plan(model, sample, at, loss=settings.loss, classes=data.classes, **options), placement
+
+
+def _branch_options(config: TrainConfig, settings: configs.SuperviseConfig) -> dict[str, Any]:
+    """What `plan` and the doctor are told alike about the branches."""
     weight = settings.weight if settings.weight is not None else methods.get(settings.method).weight_over(config.epochs)
-    options: dict[str, Any] = {
-        "head": settings.head,
-        "loss": settings.loss,
-        "weight": weight,
-        "gradient": settings.gradient,
-    }
-    return make_plan(model, sample, at, method=settings.method, classes=data.classes, **options), placement
+    return {"method": settings.method, "head": settings.head, "weight": weight, "gradient": settings.gradient}
 
 
 def _batches(config: TrainConfig, data: datasets.Dataset, *, epoch: int = 0) -> Iterator[Any]:
