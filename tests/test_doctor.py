@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import deepsup as ds
 from deepsup import networks
 from deepsup.taps import taps_on
-from deepsup.training import configs, runs
+from deepsup.training import building, configs
 
 from .contracts.test_laws import assert_same_state, state_of
 from .patients import Checkpointed, Normalised, among, attached, examined, one_process, only
@@ -288,7 +288,7 @@ def test_a_layer_found_by_the_probe_is_looked_at() -> None:
 )
 def test_a_refused_setting_of_a_probed_run_is_named_by_its_key(setting: str, code: str) -> None:
     words = ["model=deepsup:plain-12", "epochs=1", "data.limit=64", "supervise.at=auto", "supervise.probe.rule=drop"]
-    found = runs.diagnose(configs.load(None, [*words, "supervise.probe.iterations=1", setting]))[""]
+    found = building.diagnose(configs.load(None, [*words, "supervise.probe.iterations=1", setting]))[""]
     only(found, code, setting.split("=")[0])
 
 

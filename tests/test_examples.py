@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deepsup.training import configs, runs
+from deepsup.training import building, configs
 
 from .tiny_images import write_pets
 
@@ -58,6 +58,6 @@ def test_the_folder_run_can_be_set_up(tmp_path: Path):
     changes = [f"data.root={write_pets(tmp_path)}", "data.size=64", "data.workers=0", "model_options.weights=null"]
     config = configs.load(EXAMPLES / "folder.yaml", changes)
     assert isinstance(config, configs.TrainConfig)
-    prepared = runs.prepare(config)
+    prepared = building.prepare(config)
     assert prepared.plan.names == ("layer2", "layer3")
     assert prepared.data.class_names == ("cat", "dog")

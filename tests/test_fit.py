@@ -24,7 +24,7 @@ from deepsup.errors import (
     MissingPackageError,
     NonFiniteError,
 )
-from deepsup.training import checkpoints, runs
+from deepsup.training import building, checkpoints, runs
 from deepsup.training.evaluations import evaluate
 from deepsup.training.fit import fit
 from deepsup.training.journals import Record, read
@@ -423,7 +423,7 @@ def test_tensorboard_gets_the_numbers_of_the_journal(tmp_path: Path):
 
 def test_preparing_a_run_writes_nothing_and_shows_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    prepared = runs.prepare(tiny_runs.config("run"))
+    prepared = building.prepare(tiny_runs.config("run"))
     assert prepared.plan.names == ("relu1", "relu2")
     assert not any(tmp_path.iterdir())
 
@@ -458,9 +458,9 @@ def test_measuring_probes_as_placement_does_and_writes_nothing(tmp_path: Path):
     small = {"model": "deepsup:plain-4", "model_options": {"widths": [4, 8]}}
     probe = {"iterations": 12, "factor": 1.2}
     settings = config(tmp_path / "run", supervise={"at": "auto", "head": "pool", "probe": probe}, **small)
-    found = runs.measure(settings)
+    found = building.measure(settings)
     assert found.iterations == 12  # more than an epoch has batches
-    prepared = runs.prepare(settings)
+    prepared = building.prepare(settings)
     assert prepared.placement is not None
     assert prepared.placement["gradients"] == found.means()
     assert prepared.placement["reason"] == found.recommendation("drop", factor=1.2).reason
@@ -471,12 +471,12 @@ def test_measuring_probes_as_placement_does_and_writes_nothing(tmp_path: Path):
 def test_measuring_with_branches_starts_from_the_same_weights_and_batches(tmp_path: Path):
     small = {"model": "deepsup:plain-4", "model_options": {"widths": [4, 8]}}
     settings = config(tmp_path / "run", supervise={"gradient": "warmup(0.5)", "head": "pool"}, **small)
-    plain, supervised = runs.measure(settings), runs.measure(settings, at=["relu2"])
+    plain, supervised = building.measure(settings), building.measure(settings, at=["relu2"])
     assert (plain.branches, supervised.branches) == ((), ("relu2",))
     # the branch's gradient enters with factor 0 at the start, and changes nothing above itself ever
     assert supervised.rows[-1].weight.mean[0] == pytest.approx(plain.rows[-1].weight.mean[0], rel=1e-5)
     assert supervised.rows[0].weight.mean[0] == pytest.approx(plain.rows[0].weight.mean[0], rel=1e-5)
-    assert runs.measure(config(tmp_path / "run", supervise=None, **small), at=["relu2"]).means() != plain.means()
+    assert building.measure(config(tmp_path / "run", supervise=None, **small), at=["relu2"]).means() != plain.means()
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from .probes import Probe
 from .probes.placements import check_rule
 from .stripping import verify as verify_certificate
 from .traces import Trace, trace
-from .training import comparisons, configs, runs
+from .training import building, comparisons, configs, runs
 from .training.displays import Display
 from .weights import load_weights
 
@@ -169,7 +169,7 @@ def probe(
         config = next(c.config for c in config.expand() if c.arm == config.candidate)
     supervise = config.supervise or configs.SuperviseConfig()
     check_rule(rule := rule or supervise.probe.rule or method_table.get(supervise.method).rule)
-    found = runs.measure(config)
+    found = building.measure(config)
     console.print(screens.probe_table(found, console.width))
     for line in screens.rule_lines(found, threshold=supervise.probe.threshold, factor=supervise.probe.factor):
         console.print(line, markup=False, soft_wrap=True)
@@ -187,7 +187,7 @@ def probe(
                 f"--picture shows gradients without and with branches, but by rule '{rule}' no layer needs one. Say where: "
                 "supervise.at=[50%], or choose --rule evenly."
             )
-        drawn = reports.gradient_figure(found, runs.measure(config, at=at), picture)
+        drawn = reports.gradient_figure(found, building.measure(config, at=at), picture)
         console.print(f"picture: {drawn}", highlight=False)
     for line in [advice.paste, screens.setting(advice.at)] if advice.at else [advice.paste]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -226,7 +226,7 @@ def doctor(
     elif at:
         raise ConfigError("--at goes with a model's name; in a configuration write supervise.at=[LAYER, ...].")
     else:
-        found = runs.diagnose(_load(words))
+        found = building.diagnose(_load(words))
     for name, diagnosis in found.items():
         for line in [name] * bool(name) + str(diagnosis).splitlines():
             console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -366,7 +366,7 @@ def _train_config(words: list[str] | None) -> configs.TrainConfig:
 
 
 def _dry_run(config: configs.TrainConfig) -> None:
-    prepared = runs.prepare(config)
+    prepared = building.prepare(config)
     _print_plan(prepared.plan)
     batches = prepared.data.train.n_batches(config.data.batch_size)
     console.print(
