@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.io
 import torch
 import torchvision
 from torch import Tensor
@@ -78,6 +79,124 @@ def write_fashion(folder: Path, *, suffix: str = ".gz", labels: int = 12) -> Pat
         targets = np.arange(labels if part == "train" else count) % 10
         write_idx(folder / f"{part}-labels-idx1-ubyte{suffix}", targets)
     return folder
+
+
+def write_svhn(folder: Path, *, train: dict[str, Any] | None = None) -> Path:
+    """SVHN of 12 + 5 images, in which the digit 0 is called 10, as in the published files."""
+    random = np.random.default_rng(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, count in (("train", 12), ("test", 5)):
+        digits = (np.arange(count) % 10 + 1).astype(np.uint8)[:, None]
+        content = {"X": random.integers(0, 256, (32, 32, 3, count), dtype=np.uint8), "y": digits}
+        scipy.io.savemat(folder / f"{part}_32x32.mat", content | (train or {}) if part == "train" else content)
+    return folder
+
+
+class TestMnist:
+    @pytest.mark.parametrize("below", ["", "MNIST/raw"])
+    def test_pixels_are_what_torchvision_reads(self, tmp_path: Path, below: str) -> None:
+        write_fashion(tmp_path / below, suffix="")
+        data = datasets.load("mnist", root=tmp_path)
+        assert str(data) == "mnist: 12 training and 5 validation images, 1x28x28, 10 classes"
+        assert data.class_names[7] == "7 - seven"
+        if below:
+            reference = torchvision.datasets.MNIST(str(tmp_path), train=False)
+            assert isinstance(data.validation, ArraySplit)
+            assert torch.equal(data.validation.images[:, 0], reference.data)
+            assert torch.equal(data.validation.labels, reference.targets)
+
+    def test_is_not_taken_for_its_twin(self, tmp_path: Path) -> None:
+        write_fashion(tmp_path / "FashionMNIST" / "raw")
+        with pytest.raises(DatasetError, match=r"mnist is not complete in .*MNIST/raw or .*Missing: train-images"):
+            datasets.load("mnist", root=tmp_path)
+
+    def test_download_fetches_what_is_missing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fetch(self: Any) -> None:
+            write_fashion(Path(self.raw_folder), suffix="")
+
+        monkeypatch.setattr(torchvision.datasets.MNIST, "download", fetch)
+        assert len(datasets.load("mnist", root=tmp_path, download=True).train) == 12
+
+
+class TestSvhn:
+    def test_reads_what_torchvision_reads(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        data = datasets.load("svhn", root=write_svhn(tmp_path))
+        assert str(data) == "svhn: 12 training and 5 validation images, 3x32x32, 10 classes"
+        monkeypatch.setattr(torchvision.datasets.SVHN, "_check_integrity", lambda self: True)
+        reference = torchvision.datasets.SVHN(str(tmp_path))
+        assert isinstance(data.train, ArraySplit)
+        assert np.array_equal(data.train.images.numpy(), reference.data)
+        assert data.train.labels.tolist() == reference.labels.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2]
+
+    def test_download_fetches_each_part_that_is_missing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        fetched = []
+
+        def fetch(self: Any) -> None:
+            fetched.append(self.split)
+            write_svhn(tmp_path / self.split)
+            (tmp_path / self.split / self.filename).rename(tmp_path / self.filename)
+
+        monkeypatch.setattr(torchvision.datasets.SVHN, "download", fetch)
+        monkeypatch.setattr(torchvision.datasets.SVHN, "_check_integrity", lambda self: True)
+        write_svhn(tmp_path)
+        (tmp_path / "test_32x32.mat").unlink()
+        assert len(datasets.load("svhn", root=tmp_path, download=True).validation) == 5
+        assert fetched == ["test"]
+
+    def test_missing_says_where_it_looked(self, tmp_path: Path) -> None:
+        with pytest.raises(DatasetError, match=r"svhn is not complete.*Missing: train_32x32.mat, test_32x32.mat"):
+            datasets.load("svhn", root=tmp_path)
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ({"X": np.zeros((28, 28, 3, 12), np.uint8)}, r"shape \(28, 28, 3, 12\), not bytes of 32x32x3xN"),
+            ({"X": np.zeros((32, 32, 3, 12))}, r"holds torch.float64 images"),
+            ({"y": np.ones((7, 1), np.uint8)}, "has 7 labels for 12 images"),
+            ({"y": np.full((12, 1), 11, np.uint8)}, "one each, from 1 to 10"),
+        ],
+    )
+    def test_what_is_not_svhn_is_refused(self, tmp_path: Path, content: dict[str, Any], message: str) -> None:
+        with pytest.raises(DatasetError, match=message):
+            datasets.load("svhn", root=write_svhn(tmp_path, train=content))
+
+    @pytest.mark.parametrize("keep", [0, 100, 2000])
+    def test_a_truncated_file_is_named(self, tmp_path: Path, keep: int) -> None:
+        path = write_svhn(tmp_path) / "test_32x32.mat"
+        path.write_bytes(path.read_bytes()[:keep])
+        with pytest.raises(DatasetError, match=r"test_32x32.mat is damaged .*Delete it and get it again"):
+            datasets.load("svhn", root=tmp_path)
+
+
+class TestFewerClasses:
+    def test_the_first_ones_are_kept_in_both_splits(self, tmp_path: Path) -> None:
+        root = write_svhn(tmp_path)
+        few, whole = datasets.load("svhn", root=root, classes=3), datasets.load("svhn", root=root)
+        assert isinstance(few.train, ArraySplit)
+        assert isinstance(whole.train, ArraySplit)
+        assert (few.classes, few.class_names) == (3, ("0", "1", "2"))
+        assert few.train.labels.tolist() == [1, 2, 0, 1, 2]
+        assert few.validation.labels.tolist() == [1, 2]
+        assert torch.equal(few.train.images, whole.train.images[[0, 1, 9, 10, 11]])
+        assert torch.equal(few.train.mean, whole.train.mean)  # the pixels mean the same as in the full run
+
+    def test_before_the_limit(self) -> None:
+        data = datasets.load("digits", classes=2, limit=50)
+        assert len(data.train) == 50
+        assert set(data.train.labels.tolist()) == {0, 1}
+
+    def test_of_a_folder(self, image_folder: Path) -> None:
+        write_image(image_folder / "train" / "eel" / "0.png", seed=0)
+        data = datasets.load("folder", root=image_folder, classes=2, size=12)
+        assert data.class_names == ("cat", "dog")
+        assert len(data.train) == 7
+        assert datasets.load("folder", root=image_folder, size=12).classes == 3
+
+    def test_no_more_than_there_are(self, image_folder: Path) -> None:
+        with pytest.raises(DatasetError, match="classes=11, but digits has only 10 classes"):
+            datasets.load("digits", classes=11)
+        with pytest.raises(DatasetError, match="classes=3, but folder has only 2 classes"):
+            datasets.load("folder", root=image_folder, classes=3)
 
 
 class TestFashion:
@@ -276,10 +395,13 @@ class TestFolder:
 @pytest.mark.parametrize(
     ("name", "arguments", "error", "message"),
     [
-        ("cifar-10", {}, DatasetError, "Closest: cifar10.*Known: digits, fashion-mnist"),
+        ("cifar-10", {}, DatasetError, "Closest: cifar10.*Known: digits, mnist, fashion-mnist"),
         ("digits", {"size": 7}, DatasetError, "size=7 is too small for digits"),
         ("digits", {"limit": 0}, DatasetError, "limit=0 would leave no training image"),
-        ("digits", {"augment": "standart"}, ConfigError, "no augmentation is called 'standart'"),
+        ("digits", {"classes": 1}, DatasetError, "classes=1 would leave nothing to tell apart"),
+        ("digits", {"augment": "standart"}, ConfigError, "no augmentation is called 'standart'. Closest: standard"),
+        ("digits", {"augment": "cutout"}, ConfigError, "squares of 16 pixels from images of 16.*length, such as 8"),
+        ("folder", {"augment": "reflect"}, ConfigError, "is called 'reflect'.*: none, standard, contrastive"),
         ("digits", {"workers": -1}, ConfigError, "workers=-1"),
     ],
 )
@@ -295,6 +417,8 @@ def test_bad_requests_say_what_to_do(
     [
         ("digits", "sklearn", "scikit-learn"),
         ("cifar10", "torchvision", "torchvision"),
+        ("mnist", "torchvision", "torchvision"),
+        ("svhn", "scipy", "scipy"),
         ("folder", "torchvision", "torchvision"),
     ],
 )

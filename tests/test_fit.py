@@ -82,6 +82,7 @@ def test_fit_trains_a_supervised_net_and_records_every_head(digits: datasets.Dat
     assert [r["kind"] for r in records if r["kind"] not in ("step", "conflict")] == [
         "start",
         "doctor",
+        "cost",
         "gradients",
         "gradients",
         "epoch",
@@ -97,7 +98,8 @@ def test_fit_trains_a_supervised_net_and_records_every_head(digits: datasets.Dat
         assert step["total"] == pytest.approx(total, rel=1e-5)
     assert list(next(r for r in records if r["kind"] == "gradients")["layers"]) == ["conv1", "conv2", "fc"]
     last = records[-2]
-    assert set(last["validation"]["accuracy"]) == set(last["validation"]["loss"]) == {"main", "relu1", "relu2"}
+    assert set(last["validation"]["loss"]) == {"main", "relu1", "relu2"}
+    assert set(last["validation"]["accuracy"]) == {"main", "relu1", "relu2", "ensemble"}
     assert last["train"]["parts"].keys() == {"main", "relu1", "relu2"}
     assert result.accuracy == last["validation"]["accuracy"]["main"] == records[-1]["accuracy"]
     assert result.step == 6
@@ -287,6 +289,7 @@ def test_train_leaves_plain_weights_a_proof_and_a_finished_journal(tmp_path: Pat
         "plan.json",
         "journal.jsonl",
         "checkpoint.ckpt",
+        "heads.safetensors",
         "model.safetensors",
         "certificate.json",
     }

@@ -11,12 +11,16 @@ from deepsup.errors import ConfigError
 from deepsup.schedules import (
     SCHEDULES,
     Schedule,
+    adaptive,
     as_schedule,
     cnds,
     constant,
     cosine,
+    dsn,
     linear,
     parse,
+    rampup,
+    sdn,
     step,
     until,
     warmup,
@@ -30,6 +34,15 @@ EVERY: list[Schedule] = [
     cosine(1, 0.1),
     cnds(0.3, 40),
     cnds(0.3, 40, "linear"),
+    dsn(1, 100),
+    dsn(0.3, 40),
+    dsn(0.001, 7, "linear"),
+    sdn(0.15),
+    sdn(1),
+    rampup(1, 80 / 300),
+    rampup(9.0, 0),
+    adaptive(),
+    adaptive(0.99),
     step(0.3, {0.8: 0, 0.5: 0.1}),
     step(0.3, {}),
     warmup(linear(0.3, 0.0), 0.1),
@@ -79,6 +92,78 @@ def test_cnds_changes_exactly_where_epochs_end(epochs: int, steps: int) -> None:
     assert schedule(1.0) == straight(1.0) == 0
 
 
+# The multiplier with which an epoch of 100 begins, alpha <- alpha * 0.1 * (1 - t/N) read as it is written.
+DSN_100 = [(0, "1.0e+00"), (1, "1.0e-01"), (2, "9.9e-03"), (3, "9.7e-04"), (4, "9.4e-05")]
+
+
+@pytest.mark.parametrize(("epoch", "iterated"), DSN_100)
+def test_dsn_read_literally_is_gone_after_three_epochs(epoch: int, iterated: str) -> None:
+    assert f"{dsn(1, 100)(epoch / 100):.1e}" == iterated
+    assert dsn(0.5, 100)(epoch / 100) == pytest.approx(0.5 * dsn(1, 100)(epoch / 100))
+    assert dsn(0.5, 100, "linear")(epoch / 100) == pytest.approx(0.5 * (1 - epoch / 100))
+
+
+@pytest.mark.parametrize("epochs", [1, 3, 40, 49])
+@pytest.mark.parametrize("steps", [1, 3, 391])
+def test_dsn_changes_exactly_where_epochs_end(epochs: int, steps: int) -> None:
+    alpha, schedule, straight = 0.3, dsn(0.3, epochs), dsn(0.3, epochs, "linear")
+    for t in range(epochs):
+        for done in {t * steps, t * steps + steps - 1}:  # the first and last step of the epoch
+            assert schedule(done / (epochs * steps)) == pytest.approx(alpha)
+            assert straight(done / (epochs * steps)) == pytest.approx(0.3 * (1 - t / epochs))
+        alpha *= 0.1 * (1 - t / epochs)  # the paper's assignment, when epoch t is over
+    assert schedule(1.0) == pytest.approx(alpha)
+    assert straight(1.0) == 0
+
+
+@pytest.mark.parametrize("depth", [0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1])
+def test_sdn_rises_from_a_hundredth_to_the_depth(depth: float) -> None:
+    # The released code: np.minimum(max_coeffs, 0.01 + epoch * (max_coeffs / epochs)), epochs counted from 1.
+    for epoch in range(101):
+        assert sdn(depth)(epoch / 100) == pytest.approx(min(depth, 0.01 + epoch * (depth / 100)), rel=1e-12)
+    assert sdn(depth)(0) == 0.01
+    assert sdn(depth)(1 - 0.005 / depth) == sdn(depth)(1) == depth
+
+
+def test_rampup_is_the_one_of_the_released_one() -> None:
+    # exp(-5 (1 - epoch / 80)^2) over the first 80 of 300 epochs
+    for epoch in (0, 1, 40, 79):
+        assert rampup(1, 80 / 300)(epoch / 300) == pytest.approx(math.exp(-5 * (1 - epoch / 80) ** 2))
+        assert rampup(9, 80 / 300)(epoch / 300) == pytest.approx(9 * math.exp(-5 * (1 - epoch / 80) ** 2))
+    assert [rampup(1, 0.25)(p) for p in (0.25, 0.5, 1)] == [1, 1, 1]
+    assert rampup(2, 0)(0) == 2
+
+
+def test_adaptive_is_a_mark_that_weighs_one() -> None:
+    assert [adaptive()(p) for p in (0, 0.5, 1)] == [1, 1, 1]
+    assert (adaptive().decay, parse("adaptive(0.5)").decay, repr(adaptive())) == (0.9, 0.5, "adaptive()")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sdn(0)", r"sdn needs a relative depth in \(0, 1\]; found 0\."),
+        ("sdn(1.01)", r"sdn needs a relative depth in \(0, 1\]; found 1\.01"),
+        ("sdn('half')", "sdn needs a finite number for depth"),
+        ("adaptive(1)", r"adaptive needs a decay in \[0, 1\); found 1\."),
+        ("adaptive(-0.1)", r"adaptive needs a decay in \[0, 1\); found -0\.1"),
+        ("dsn(0.3, 0)", "dsn needs epochs >= 1, the N of the paper; found 0"),
+        ("dsn(0.3, 10, 'product')", "dsn has no reading 'product'. Choose 'iterated' or 'linear'"),
+        ("rampup(1, 'a')", "rampup needs a finite number for until; found 'a'"),
+        ("rampup(1e999, 0.5)", "rampup needs a finite number for value; found inf"),
+    ],
+)
+def test_a_value_outside_its_range_is_refused_when_it_is_read(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse(text)
+
+
+def test_epochs_may_be_written_as_a_float() -> None:
+    for p in range(11):
+        assert cnds(0.3, 10.0)(p / 10) == cnds(0.3, 10)(p / 10)  # type: ignore[arg-type]
+        assert dsn(0.3, 10.0)(p / 10) == dsn(0.3, 10)(p / 10)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("schedule", EVERY, ids=repr)
 def test_a_schedule_prints_as_the_constructor_that_rebuilds_it(schedule: Schedule) -> None:
     again = parse(repr(schedule))
@@ -109,6 +194,11 @@ def test_every_schedule_is_in_the_round_trip() -> None:
         (cosine(0.3, 0.1), 0.3, 0.2, 0.1),
         (cnds(0.3, 10), 0.3, 0.3 * 0.9 * 0.8 * 0.7 * 0.6 * 0.5, 0.0),
         (cnds(0.3, 10, "linear"), 0.3, 0.15, 0.0),
+        (dsn(0.3, 4), 0.3, 0.3 * 0.1 * 0.1 * 0.75, 0.3 * 1e-4 * 0.75 * 0.5 * 0.25),
+        (dsn(0.3, 10, "linear"), 0.3, 0.15, 0.0),
+        (sdn(0.6), 0.01, 0.31, 0.6),
+        (rampup(2, 1), 2 * math.exp(-5), 2 * math.exp(-1.25), 2.0),
+        (adaptive(), 1.0, 1.0, 1.0),
         (step(0.3, {0.5: 0.1, 1.0: 0.05}), 0.3, 0.1, 0.05),
         (step(0.3, {0: 0.2}), 0.2, 0.2, 0.2),
         (step(0.3, {}), 0.3, 0.3, 0.3),

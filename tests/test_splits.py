@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from deepsup import datasets
 from deepsup.datasets import ArraySplit, FolderSplit, Split
-from deepsup.datasets.arrays import channel_statistics, crop_and_flip
+from deepsup.datasets.arrays import channel_statistics
 from deepsup.errors import ConfigError, DatasetError
 
 from .tiny_images import write_pets
@@ -161,22 +161,13 @@ class TestProcesses:
         assert equal(alone.batches(2, **arguments), helped.batches(2, **arguments))
         assert torch.equal(before, torch.get_rng_state())
 
-    def test_a_crop_depends_on_the_sample_not_on_the_batch(self, image_folder: Path) -> None:
-        split = datasets.load("folder", root=image_folder, size=10, augment="standard").train
-        single = torch.cat([x for x, _ in split.batches(1, seed=1, epoch=0, shuffle=False)])
-        together = torch.cat([x for x, _ in split.batches(7, seed=1, epoch=0, shuffle=False)])
+    def test_a_crop_depends_on_the_sample_not_on_the_batch(self, augmented: Split) -> None:
+        single = torch.cat([x for x, _ in augmented.batches(1, seed=1, epoch=0, shuffle=False)])
+        together = torch.cat([x for x, _ in augmented.batches(7, seed=1, epoch=0, shuffle=False)])
         assert torch.equal(single, together)
 
 
 class TestArrays:
-    def test_crop_and_flip_against_a_slow_loop(self) -> None:
-        images = torch.rand(40, 2, 9, 9)
-        draws = torch.randint(0, 2**31, (40, 3), generator=torch.Generator().manual_seed(0))
-        cropped = crop_and_flip(images, draws)
-        for image, (down, right, mirror), result in zip(images, draws.tolist(), cropped, strict=True):
-            window = functional.pad(image, (4, 4, 4, 4))[:, down % 9 : down % 9 + 9, right % 9 : right % 9 + 9]
-            assert torch.equal(result, window.flip(-1) if mirror % 2 else window)
-
     def test_augmentation_draws_every_offset_and_both_directions(self) -> None:
         split = ArraySplit(
             torch.arange(1.0, 65.0).view(1, 1, 8, 8).repeat(600, 1, 1, 1),

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from . import errors, features, gradients, heads, losses, methods, schedules
 from .conflicts import Conflict, ConflictMeter, jacobian_backward, parameter_conflicts
 from .doctor import Diagnosis, Finding, diagnose
+from .exits import early_exit, ensemble
 from .features import Feature, main_prediction
 from .objectives import Objective, Terms
 from .planning import plan
@@ -46,6 +47,8 @@ __all__ = [
     "Terms",
     "attach",
     "diagnose",
+    "early_exit",
+    "ensemble",
     "errors",
     "features",
     "fit",

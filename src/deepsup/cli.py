@@ -8,7 +8,6 @@ from typing import Annotated, Any, NoReturn
 
 import torch
 import typer
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -17,11 +16,11 @@ from . import methods as method_table
 from .doctor import diagnose
 from .errors import ConfigError, DeepsupError
 from .planning import plan as make_plan
-from .plans import Plan, millions
+from .plans import Plan
 from .probes import Probe
 from .probes.placements import check_rule
 from .stripping import verify as verify_certificate
-from .traces import Trace, trace
+from .traces import trace
 from .training import building, comparisons, configs, runs
 from .training.displays import Display
 from .weights import load_weights
@@ -85,33 +84,11 @@ def layers(
 ) -> None:
     """List the layers of a model: name, type, output, depth. `50%` and `stride:16` choose from these rows."""
     seen = trace(_build(model, size, channels, classes), torch.randn(2, channels, size, size))
-    table = Table(box=box.SIMPLE_HEAD, title=f"{seen.model}: {millions(seen.params)} parameters", title_justify="left")
-    for title, side in (
-        ("layer", "left"),
-        ("type", "left"),
-        ("output", "left"),
-        ("layout", "left"),
-        ("depth", "right"),
-    ):
-        table.add_column(title, justify="right" if side == "right" else "left", overflow="fold")
-    table.add_column("stride", justify="right")
-    table.add_column("params", justify="right")
-    for name in seen.layers if every else seen.trunk:
-        table.add_row(*_layer_row(seen, name))
-    console.print(table)
+    console.print(screens.layer_table(seen, every=every))
     if not every:
         console.print(
             f"{len(seen.trunk)} of {len(seen.layers)} layers: where the trunk can be tapped. All: --all", style="dim"
         )
-
-
-def _layer_row(seen: Trace, name: str) -> list[str]:
-    layer = seen.layers[name]
-    note = {0: "never called"}.get(layer.calls, f"called {layer.calls} times" if layer.calls > 1 else "")
-    shape = note or (str(layer.feature) if layer.feature else layer.problem and "no tensor")
-    layout = layer.feature.layout if layer.feature and not note else ""
-    depth = f"{layer.depth:.0%}" if layer.calls else ""
-    return [name, layer.type, shape, layout, depth, str(layer.stride or ""), millions(layer.params)]
 
 
 @app.command()
@@ -166,7 +143,7 @@ def probe(
     """
     config = _load(words)
     if isinstance(config, configs.ComparisonConfig):  # the arms share the model and the data
-        config = next(c.config for c in config.expand() if c.arm == config.candidate)
+        config = next(c.config for c in config.expand() if c.arm in config.candidates)
     supervise = config.supervise or configs.SuperviseConfig()
     check_rule(rule := rule or supervise.probe.rule or method_table.get(supervise.method).rule)
     found = building.measure(config)
@@ -255,20 +232,21 @@ def train(words: Words = None, dry_run: DryRun = False) -> None:
 
 @app.command(no_args_is_help=True)
 def compare(words: Words = None, dry_run: DryRun = False) -> None:
-    """Train with and without branches from the same seeds, and judge by a rule that is written down first.
+    """Train several arms, methods or settings, from the same seeds, and judge by a rule that is written down first.
 
-    Prints the table, the paired verdict and the strip certificates, and writes `report.html`.
+    `deepsup compare config.yaml "methods=[none, label-smoothing, dsl]" minutes=30`; the same command goes on where it was
+    stopped. Prints the table, the paired verdicts and the strip certificates, and writes `report.html`.
     """
     config = _load(words)
     if not isinstance(config, configs.ComparisonConfig):
         raise ConfigError(
-            "this configuration describes one run: it has no arms. Use `deepsup train`, or add arms and seeds."
+            "this configuration describes one run: it has no arms. Use `deepsup train`, or add arms or methods and seeds."
         )
     if dry_run:
-        for group in config.groups:
-            cell = next(c for c in config.expand() if c.group == group and c.arm == config.candidate)
-            console.print(f"{group}/{config.candidate}", style="bold")
-            _dry_run(cell.config)
+        for cell in config.expand():
+            if cell.arm in config.candidates and cell.seed == config.seeds[0]:
+                console.print(f"{cell.group}/{cell.arm}", style="bold")
+                _dry_run(cell.config)
         return
     with Display(console, name=config.name) as display:
         result = comparisons.compare(config, on_event=display.see)
@@ -276,14 +254,8 @@ def compare(words: Words = None, dry_run: DryRun = False) -> None:
 
 
 def _print_comparison(result: dict[str, Any], folder: Path) -> None:
-    console.print(reports.comparison_table(result))
-    for line in reports.verdict_lines(result):
-        console.print(line, highlight=False)
-    proofs = result["certificates"]
-    identical = sum(proof["identical"] for proof in proofs)
-    console.print(
-        f"strip: {identical} of {len(proofs)} supervised models identical to the plain model", highlight=False
-    )
+    for part in screens.comparison(result):
+        console.print(part, highlight=False)
     console.print(f"certificates: {folder}/GROUP/ARM/seedN/certificate.json", highlight=False)
     console.print(f"report: {reports.write_html(folder, folder / 'report.html')}", highlight=False)
 

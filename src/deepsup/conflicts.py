@@ -183,16 +183,28 @@ def parameter_conflicts(net: nn.Module, terms: Terms) -> dict[str, Conflict]:
     target = unwrap(net)
     _refuse_sharded(target.model)
     parameters = [p for p in target.model.parameters() if p.requires_grad]
-    names = [name for name in target.plan.names if name in terms.parts]
-    above = _gradient(terms.weights.get("main", 1.0) * terms.parts["main"], parameters)
+    losses = _by_output(terms)
+    names = [name for name in target.plan.names if name in losses]
+    above = _gradient(losses["main"], parameters)
     found: dict[str, Conflict] = {}
     for name in reversed(names):
-        branch = _gradient(terms.weights[name] * terms.parts[name], parameters)
+        branch = _gradient(losses[name], parameters)
         shared = [i for i, (a, b) in enumerate(zip(above, branch, strict=True)) if a is not None and b is not None]
         products = [_products(above[i], branch[i]) for i in shared]
         found[name] = _summary([torch.stack(products).sum(0).tolist()] if products else [])
         above = [a if b is None else b if a is None else a + b for a, b in zip(above, branch, strict=True)]
     return {name: found[name] for name in names}
+
+
+def _by_output(terms: Terms) -> dict[str, Tensor]:
+    """All weighted terms of each output: with the labels, and what it learns from others; mixtures count as main's."""
+    found: dict[str, Tensor] = {}
+    for name, part in terms.parts.items():
+        source = name.partition("<-")[0].partition("/")[0]
+        source = "main" if source == "ensemble" else source
+        value = terms.weights[name] * part
+        found[source] = found[source] + value if source in found else value
+    return found
 
 
 def _refuse_sharded(model: nn.Module) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -16,36 +19,53 @@ from .traces import untouched
 
 
 class Price(NamedTuple):
-    """Of one head: the shape of its output (for two samples), and what it costs in training."""
+    """Of one head: the shape of its scores (for two samples), and what it costs in training."""
 
     shape: tuple[int, ...]
     params: int
     flops: int  # forward, per sample; multiplications and additions counted separately
     activation_bytes: int  # kept for backward, per sample
+    extras: Mapping[str, tuple[int, ...]] = MappingProxyType({})  # shapes of what a head gives out beside its scores
 
 
-def price(name: str, head: heads.HeadLike, feature: Feature, classes: int) -> Price:
+def price(
+    name: str,
+    head: heads.HeadLike,
+    feature: Feature,
+    classes: int,
+    *,
+    model: nn.Module | None = None,
+    layer: str | None = None,
+) -> Price:
     """Run the head of branch `name` once on an empty activation; nothing of it, nor the random state, is changed.
 
-    A head named by a text is built on the meta device, so that large ones cost neither time nor memory. Raises
-    `HeadError` for a head that cannot be built, cannot read `feature`, or does not return one tensor.
+    A head named by a text is built on the meta device, so that large ones cost neither time nor memory; one that cannot
+    be (some networks read numbers back as they are built) is built on the CPU. `model` and `layer` are for heads made
+    from the model. Raises `HeadError` for a head that cannot be built, cannot read `feature`, or returns neither one
+    tensor nor a dict of tensors with `scores`.
     """
-    device = "meta" if isinstance(head, str) else "cpu"
-    with torch.random.fork_rng(devices=[]), torch.device(device):
-        module = heads.build(head, feature, classes)
+
+    def on(device: str) -> Price:
+        with torch.random.fork_rng(devices=[]), torch.device(device):
+            module = heads.build(head, feature, classes, model=model, layer=layer)
+        return _price(name, head, feature, module, device=device)
+
+    if isinstance(head, str):
+        heads.read(head)  # what is wrong with the text is said at once
+        with suppress(HeadError, NotImplementedError):
+            return on("meta")
+    return on("cpu")
+
+
+def _price(name: str, head: heads.HeadLike, feature: Feature, module: nn.Module, *, device: str) -> Price:
     if any(is_lazy(p) for p in module.parameters()):
         raise HeadError(
             f"the head of branch '{name}' has lazy parameters without a shape. Give its layers their sizes."
         )
-    p = next(module.parameters(), None)
-    x = torch.zeros(
-        2, *feature.shape, dtype=p.dtype if p is not None else None, device=p.device if p is not None else device
-    )
+    p = next(module.parameters(), torch.zeros((), device=device))
+    x = torch.zeros(2, *feature.shape, dtype=p.dtype, device=p.device)
     version = x._version
-    sizes: list[int] = []
-    leaves = [m for m in module.modules() if not any(m.children())]
-    with untouched(module), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        handles = [m.register_forward_hook(lambda m, a, out: sizes.append(_bytes(out))) for m in leaves]
+    with untouched(module), torch.no_grad(), FlopCounterMode(display=False) as counter, _sizes(module) as sizes:
         try:
             out = module(x)
         except Exception as error:
@@ -53,22 +73,51 @@ def price(name: str, head: heads.HeadLike, feature: Feature, classes: int) -> Pr
                 f"the head of branch '{name}' ({heads.show(head)}) cannot read an activation of {feature} a sample "
                 f"in layout {feature.layout}: {type(error).__name__}: {error}"
             ) from error
-        finally:
-            for handle in handles:
-                handle.remove()
-    if not isinstance(out, Tensor):
-        raise HeadError(f"the head of branch '{name}' returned {type(out).__name__}; it must return one tensor.")
     if x._version != version:
         raise HeadError(
             f"the head of branch '{name}' ({heads.show(head)}) overwrites the activation that it is given in place, and with it "
             "what the model and other branches read. Its first layer must work out of place: inplace=False."
         )
-    params = sum(q.numel() for q in module.parameters())
-    return Price(tuple(out.shape), params, counter.get_total_flops() // 2, sum(sizes) // 2)
+    scores, *extras = _outputs(name, out).items()
+    return Price(
+        tuple(scores[1].shape),
+        sum(q.numel() for q in module.parameters()),
+        counter.get_total_flops() // 2,
+        sum(sizes) // 2,
+        {key: tuple(tensor.shape) for key, tensor in extras},
+    )
+
+
+def _outputs(name: str, out: object) -> dict[str, Tensor]:
+    """What a head gave out by name, the scores first."""
+    if isinstance(out, Tensor):
+        return {"scores": out}
+    if not isinstance(out, dict):
+        raise HeadError(f"the head of branch '{name}' returned {type(out).__name__}; it must return one tensor.")
+    if "scores" not in out or not all(isinstance(v, Tensor) for v in out.values()):
+        found = ", ".join(f"{k!r}: {type(v).__name__}" for k, v in out.items()) or "nothing"
+        raise HeadError(
+            f"the head of branch '{name}' returned a dict of {found}; it must hold tensors, the scores under 'scores'."
+        )
+    return {"scores": out["scores"], **out}
+
+
+@contextmanager
+def _sizes(module: nn.Module) -> Iterator[list[int]]:
+    """The bytes of what each leaf of `module` gives out while this is open."""
+    sizes: list[int] = []
+    leaves = [m for m in module.modules() if not any(m.children())]
+    handles = [m.register_forward_hook(lambda m, a, out: sizes.append(_bytes(out))) for m in leaves]
+    try:
+        yield sizes
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _bytes(out: object) -> int:
-    return out.numel() * out.element_size() if isinstance(out, Tensor) else 0
+    tensors = out.values() if isinstance(out, dict) else [out]
+    return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, Tensor))
 
 
 def millions(count: int) -> str:

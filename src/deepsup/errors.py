@@ -6,6 +6,7 @@ DeepsupError
 │   ├── LayerNotCalledError           the layer never ran in the dry run
 │   └── LayerReusedError              the layer ran more than once in one forward
 ├── HeadError(ValueError)             a head does not fit its activation or its target
+│   └── ContinuationError             the rest of the trunk cannot be repeated as asked
 ├── ClassCountError(ValueError)       the target has labels that the outputs have no class for
 ├── OutputError(TypeError)            no prediction or activation found in what the model returned
 ├── BranchNameError(KeyError)         a weight, loss or output names a branch that is not there
@@ -51,6 +52,10 @@ class LayerReusedError(LayerError):
 
 class HeadError(DeepsupError, ValueError):
     """A head does not fit the activation it reads or the target it must predict."""
+
+
+class ContinuationError(HeadError):
+    """What follows a layer cannot be repeated as asked: not traced, not cut there, or not at that width."""
 
 
 class ClassCountError(DeepsupError, ValueError):

@@ -1,28 +1,43 @@
 """Losses as pure functions of (prediction, target); each returns a scalar tensor.
 
-A branch names its loss by a key of `LOSSES`, or brings any callable of the same form.
+A loss is named by a text with its options (`"cross_entropy"`, `"kl(temperature=3)"`), or is any callable of the same
+form. Of a loss between two outputs the second argument is the other output, which the caller has detached.
+
+>>> get("squared_hinge(form='one-vs-rest')")
+squared_hinge(form='one-vs-rest')
+>>> describe("kl(temperature=3)")
+Kind(scores=False, teacher=True, views=1)
+
+None of them reads a value back from the device, and all of ours but `cross_entropy` compute in float32 at least.
 """
 
 from __future__ import annotations
 
-import difflib
+import math
 from collections.abc import Callable
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from . import calls
 from .errors import ClassCountError, ConfigError, HeadError
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
+IGNORE = -100  # PyTorch's label for a place that does not count
 
-def cross_entropy(prediction: Tensor, target: Tensor) -> Tensor:
+
+def cross_entropy(prediction: Tensor, target: Tensor, *, smoothing: float = 0.0) -> Tensor:
     """Softmax cross-entropy, averaged over the batch.
 
     `prediction` holds raw scores (N, C, ...); `target` holds class indices (N, ...) or class probabilities (N, C, ...).
-    Raises `HeadError` when the shapes do not fit and `ClassCountError` for an index that is not below C.
+    Of the target, a share `smoothing` in [0, 1) is spread over all C classes (Szegedy et al. 2016, sec. 7). Raises
+    `HeadError` when the shapes do not fit and `ClassCountError` for an index that is not below C.
     """
+    _check_options("cross_entropy", smoothing=smoothing)
     soft = target.is_floating_point()
     expected = tuple(prediction.shape) if soft else (prediction.shape[0], *prediction.shape[2:])
     if prediction.ndim < 2 or tuple(target.shape) != expected:
@@ -35,9 +50,195 @@ def cross_entropy(prediction: Tensor, target: Tensor) -> Tensor:
             f"{tuple(target.shape)}. Give this branch a head (or main=) whose output fits the target."
         )
     try:
-        return F.cross_entropy(prediction, target)
+        return F.cross_entropy(prediction, target, label_smoothing=smoothing)
     except IndexError:
         raise ClassCountError(label_message(prediction.shape[1], target)) from None
+
+
+def squared_hinge(prediction: Tensor, target: Tensor, *, form: str = "multiclass") -> Tensor:
+    """The squared hinge loss of DSN (Lee et al. 2015), summed over the classes, averaged over the batch.
+
+    `prediction` holds raw scores s (N, C, ...), `target` class indices y (N, ...); -100 does not count.
+    `form="multiclass"` is the paper's: sum over k != y of max(0, 1 - (s_y - s_k))^2 (its exact form from memory).
+    `form="one-vs-rest"` is what was released: sum over k of max(0, 1 - d_k s_k)^2, with d_k = 1 for k = y, else -1;
+    its gradient is that of the released layer, 2 C_ / num with C_ = 1. Raises as `cross_entropy` does.
+    """
+    _check_options("squared_hinge", form=form)
+    expected = (prediction.shape[0], *prediction.shape[2:])
+    if prediction.ndim < 2 or target.is_floating_point() or tuple(target.shape) != expected:
+        raise HeadError(
+            f"squared_hinge of a prediction of shape {tuple(prediction.shape)} needs class indices (integers) of shape "
+            f"{expected}; found a target of shape {tuple(target.shape)} and dtype {target.dtype}. Mixed labels need "
+            "cross_entropy; other shapes a head (or main=) that fits the target."
+        )
+    scores, counts = _wide(prediction), target != IGNORE
+    index = torch.where(counts, target, 0).unsqueeze(1)
+    try:
+        of_class = torch.zeros_like(scores).scatter(1, index, 1.0)
+        own = scores.gather(1, index)
+    except RuntimeError:
+        raise ClassCountError(label_message(prediction.shape[1], target)) from None
+    if form == "multiclass":
+        each = F.relu(1 - own + scores).square() * (1 - of_class)
+    else:
+        each = F.relu(1 - (2 * of_class - 1) * scores).square()
+    return torch.where(counts, each.sum(1), 0.0).sum() / counts.sum()
+
+
+def kl(prediction: Tensor, teacher: Tensor, *, temperature: float = 1.0, squared: bool = True) -> Tensor:
+    """KL(teacher || prediction) of the softened class probabilities, averaged over the batch (Hinton et al. 2015).
+
+    Both hold raw scores (N, C, ...), divided by `temperature` before the softmax; with `squared` the loss is multiplied
+    by temperature^2, so that gradients keep their size (DHM, ONE, DLB; the official BYOT does not). The smoothing of the
+    released DHM, x' = (x + 1e-8) / (1 + C 1e-8), guards its logarithm of a softmax and is not needed with log_softmax.
+    The teacher gets a gradient unless it is detached. Raises `HeadError` when the shapes differ.
+    """
+    _check_options("kl", temperature=temperature, squared=squared)
+    _same_shape("kl", prediction, teacher, least=2)
+    student = F.log_softmax(_wide(prediction) / temperature, 1)
+    truth = F.log_softmax(_wide(teacher) / temperature, 1)
+    value = (truth.exp() * (truth - student)).sum(1).mean()
+    return value * temperature**2 if squared else value
+
+
+def hint(prediction: Tensor, teacher: Tensor) -> Tensor:
+    """Squared L2 distance of two features, summed over all but the batch, averaged over the batch.
+
+    BYOT's term ||F_i - F_C||^2 (Zhang et al. 2019), FitNets' hint (Romero et al. 2015; theirs is half of it). Both are
+    (N, ...) of one shape; a head that gives the teacher's shape is the adaptation layer. Raises `HeadError` otherwise.
+    """
+    _same_shape("hint", prediction, teacher, least=1)
+    return (_wide(prediction) - _wide(teacher)).square().sum() / prediction.shape[0]
+
+
+def supcon(prediction: Tensor, target: Tensor, *, temperature: float = 0.07) -> Tensor:
+    """Supervised contrastive loss L_out (Khosla et al. 2020, eq. 2), averaged over the anchors.
+
+    `prediction` holds embeddings (2N, D) of two crops of each image, first all first crops, then all second ones; they
+    are L2-normalised here. `target` holds class indices (2N,), those of the images repeated. Positives of an anchor are
+    all others of its class; an anchor without any (its two crops differ in label) adds nothing. Raises `HeadError`.
+    """
+    _check_options("supcon", temperature=temperature)
+    _check_views("supcon", prediction)
+    if target.is_floating_point() or tuple(target.shape) != (prediction.shape[0],):
+        raise HeadError(
+            f"supcon of embeddings of shape {tuple(prediction.shape)} needs class indices (integers) of shape "
+            f"{(prediction.shape[0],)}, those of the two crops one after the other: torch.cat([y, y]); found a target of "
+            f"shape {tuple(target.shape)} and dtype {target.dtype}."
+        )
+    log_share, itself = _log_shares(prediction, temperature)
+    positive = (target.unsqueeze(0) == target.unsqueeze(1)) & ~itself
+    found = torch.where(positive, log_share, 0.0).sum(1)
+    return -(found / positive.sum(1).clamp(min=1)).mean()
+
+
+def simclr(prediction: Tensor, target: Any, *, temperature: float = 0.07) -> Tensor:
+    """NT-Xent of SimCLR (Chen et al. 2020, eq. 1), averaged over the anchors; labels are not read.
+
+    `prediction` holds embeddings (2N, D) as in `supcon`; the positive of a crop is the other crop of its image. Raises
+    `HeadError` for another shape.
+    """
+    _check_options("simclr", temperature=temperature)
+    _check_views("simclr", prediction)
+    log_share, _ = _log_shares(prediction, temperature)
+    half = prediction.shape[0] // 2
+    return -(log_share.diagonal(half).sum() + log_share.diagonal(-half).sum()) / prediction.shape[0]
+
+
+def none(prediction: Tensor, target: Any) -> Tensor:
+    """Zero: the mark of an output without a loss of its own, such as a feature that only an edge reads."""
+    return prediction.new_zeros(())  # not 0 * prediction.sum(), which is NaN where a prediction is infinite
+
+
+def gated(value: Tensor, norm: Tensor | float, gamma: float) -> Tensor:
+    """DSN's bracket [||w||^2 + l - gamma]_+ (Lee et al. 2015, eq. 3): no gradient where it is below `gamma`."""
+    return F.relu(norm + value - gamma)
+
+
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    f.__name__: f for f in (cross_entropy, squared_hinge, kl, hint, supcon, simclr, none)
+}
+
+
+class Kind(NamedTuple):
+    """What a loss reads: class scores against labels, another output (the teacher), how many crops of each image."""
+
+    scores: bool = True
+    teacher: bool = False
+    views: int = 1
+
+
+KINDS = {
+    "cross_entropy": Kind(),
+    "squared_hinge": Kind(),
+    "kl": Kind(scores=False, teacher=True),
+    "hint": Kind(scores=False, teacher=True),
+    "supcon": Kind(scores=False, views=2),
+    "simclr": Kind(scores=False, views=2),
+    "none": Kind(scores=False),
+}
+
+
+@dataclass(frozen=True, repr=False)
+class Named:
+    """A loss of `LOSSES` with its options bound; prints as the text that names it."""
+
+    name: str
+    options: tuple[tuple[str, Any], ...]
+
+    def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return LOSSES[self.name](prediction, target, **dict(self.options))
+
+    def __repr__(self) -> str:
+        return calls.show_call(self.name, dict(self.options))
+
+
+_READ: dict[str, Loss] = {}  # texts with options that were read before: reading cannot be compiled, looking up can
+
+
+def get(loss: str | Loss) -> Loss:
+    """The loss that a text names, options bound and checked, or the callable itself.
+
+    A plain name gives the function. Raises `ConfigError` naming the known losses and options. Under torch.compile only
+    texts that were read before can be got; making a plan reads all of them.
+    """
+    if callable(loss):
+        return loss
+    if isinstance(loss, str) and loss in LOSSES:
+        return LOSSES[loss]
+    if not isinstance(loss, str) or loss not in _READ:
+        name, options = read(loss)
+        _READ[loss] = Named(name, tuple(options.items()))
+    return _READ[loss]
+
+
+def read(text: str) -> tuple[str, dict[str, object]]:
+    """`"kl(temperature=3)"` as name and options, checked; nothing is evaluated as code. Raises `ConfigError`."""
+    name, options = calls.read(text, LOSSES, "loss", ConfigError)
+    _check_options(name, **options)
+    return name, options
+
+
+def check(loss: str | Loss) -> None:
+    """Raise `ConfigError` when a text names no loss, or gives it an option that cannot be."""
+    get(loss)
+
+
+def show(loss: str | Loss) -> str:
+    """A loss as a plan prints it."""
+    if isinstance(loss, (str, Named)):
+        return str(loss)
+    return f"custom:{getattr(loss, '__name__', type(loss).__name__)}"
+
+
+def describe(loss: str | Loss) -> Kind:
+    """What a loss reads. One of the user's own may say so in attributes `scores`, `teacher` and `views`."""
+    found = get(loss)
+    name = found.name if isinstance(found, Named) else getattr(found, "__name__", "")
+    if isinstance(found, Named) or LOSSES.get(name) is found:
+        return KINDS[name]
+    said: dict[str, Any] = {field: getattr(found, field, default) for field, default in Kind()._asdict().items()}
+    return Kind(**said)
 
 
 def label_message(classes: int, target: Tensor) -> str:
@@ -53,24 +254,58 @@ def check_labels(classes: int, target: Tensor) -> None:
     if target.is_floating_point() or target.numel() == 0:
         return
     low, high = int(target.min()), int(target.max())
-    if high >= classes or (low < 0 and low != -100):
+    if high >= classes or (low < 0 and low != IGNORE):
         raise ClassCountError(label_message(classes, target))
 
 
-LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy}
+FORMS = ("multiclass", "one-vs-rest")
+# Of each option: what it may be, and the test of it. bool is an int, and no number here.
+_OPTIONS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "temperature": ("a finite number above 0", lambda v: _is_number(v) and v > 0),
+    "smoothing": ("a number in [0, 1)", lambda v: _is_number(v) and 0 <= v < 1),
+    "squared": ("True or False", lambda v: isinstance(v, bool)),
+    "form": (" or ".join(map(repr, FORMS)), lambda v: v in FORMS),
+}
 
 
-def get(loss: str | Loss) -> Loss:
-    """The loss of that name, or the callable itself. Raises `ConfigError` naming the known ones."""
-    if callable(loss):
-        return loss
-    if loss not in LOSSES:
-        close = difflib.get_close_matches(str(loss), LOSSES, n=1, cutoff=0.3)
-        hint = f" Closest: {close[0]}." if close else ""
-        raise ConfigError(f"no loss is called {loss!r}.{hint} Losses: {', '.join(LOSSES)}; or pass a function.")
-    return LOSSES[loss]
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def show(loss: str | Loss) -> str:
-    """A loss as a plan prints it."""
-    return loss if isinstance(loss, str) else f"custom:{getattr(loss, '__name__', type(loss).__name__)}"
+def _check_options(loss: str, **options: object) -> None:
+    if torch.compiler.is_compiling():  # a number that changed is a symbol there, and `get` has checked it
+        return
+    for name, value in options.items():
+        expected, fits = _OPTIONS[name]
+        if not fits(value):
+            raise ConfigError(f"loss {loss!r} needs {name} to be {expected}; found {value!r}.")
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In float32 where it is narrower: sums of squares and exponentials leave half precision at once."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _same_shape(loss: str, prediction: Tensor, teacher: Tensor, *, least: int) -> None:
+    if prediction.ndim < least or prediction.shape != teacher.shape:
+        raise HeadError(
+            f"{loss} compares two outputs of one shape; found {tuple(prediction.shape)} and {tuple(teacher.shape)}. "
+            "Give the branch a head whose output has the teacher's shape, or choose another teacher."
+        )
+
+
+def _check_views(loss: str, prediction: Tensor) -> None:
+    if prediction.ndim != 2 or prediction.shape[0] % 2 or not prediction.shape[0]:
+        raise HeadError(
+            f"{loss} needs embeddings (2N, D) of two crops of each image, torch.cat([first, second]); found shape "
+            f"{tuple(prediction.shape)}. Give the branch the head 'embed', and the model both crops as one batch."
+        )
+
+
+def _log_shares(embedding: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Of each anchor (row): the log of each other's share in sum over a != i of exp(z_i z_a / t); where it is itself."""
+    z = F.normalize(_wide(embedding), dim=1)
+    with torch.autocast(z.device.type, enabled=False):  # it would take the product in half precision
+        similarity = z @ z.T / temperature
+    itself = torch.eye(z.shape[0], dtype=torch.bool, device=z.device)
+    return F.log_softmax(similarity.masked_fill(itself, -math.inf), 1), itself

@@ -7,51 +7,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import random
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import losses, schedules
+from .edges import TARGET, Edge
 from .errors import BranchNameError, ConfigError, HeadError, OutputError
 from .features import main_prediction
 from .plans import Plan
 from .supervised import Outputs
 
+ENSEMBLE = "ensemble"
+PREVIOUS = "previous"
+
 
 class Terms(NamedTuple):
-    """The loss and what it is made of: `total = sum of weights[name] * parts[name]`; parts are not weighted."""
+    """The loss and what it is made of: `total = sum of weights[name] * parts[name]`; parts are not weighted.
+
+    A weight is a number, or a tensor without a graph where it follows the losses (`adaptive`).
+    """
 
     total: Tensor
     parts: dict[str, Tensor]
-    weights: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Edge:
-    """One term: the loss between the output called `source` and the target, with its weight over progress."""
-
-    source: str
-    loss: str | losses.Loss
-    weight: Callable[[float], float]
+    weights: dict[str, float | Tensor]
 
 
 class Objective:
-    """The weighted sum of the main loss and every branch's. Prints as its formula.
+    """The weighted sum of the main loss, every branch's, and the terms between outputs. Prints as its formula.
 
-    `loss` replaces the main output's loss (branches keep those of the plan); `plan=None` is the plain model.
+    `loss` replaces the main output's loss (the rest stays as planned); `plan=None` is the plain model.
+
+    Some methods remember: `previous` scores (DLB), running means of losses (`adaptive` weights), and how many steps
+    there were (the random dropping of DHM). That state goes forward in training calls only, and `state_dict` has it.
     """
 
-    def __init__(self, plan: Plan | None = None, *, loss: str | losses.Loss = "cross_entropy") -> None:
+    def __init__(self, plan: Plan | None = None, *, loss: str | losses.Loss | None = None) -> None:
         self.plan = plan
-        branches = plan.branches if plan else ()
-        self.edges = (
-            Edge("main", loss, schedules.constant(1)),
-            *(Edge(b.name, b.loss, b.weight) for b in branches),
-        )
+        main = loss if loss is not None else plan.main_loss if plan else "cross_entropy"
+        self.edges = (Edge("main", loss=main), *_edges_of(plan))
+        self.memory: dict[str, Tensor] = {}
+        self.calls = 0
+        # Only where it matters: a number that changes with each call would make a compiled objective compile again.
+        self._counts = bool(plan and (plan.dynamic or plan.overlap))
         self._labels_checked = False
+        self._crops_checked = False
 
     def __call__(self, outputs: Any, target: Any, *, progress: float | None = None) -> Terms:
         """`outputs` is what the supervised or plain model returned; `progress` the share of training done, in [0, 1].
@@ -63,25 +66,31 @@ class Objective:
         when the target does not fit, `OutputError` for a plain output where branches should have been trained.
         """
         progress = self._checked(progress)
-        found = self._predictions(outputs)
-        named = isinstance(self.edges[0].loss, str)  # a loss of the user's own may take any target
-        if named and not self._labels_checked and found["main"].ndim >= 2 and not torch.compiler.is_compiling():
-            losses.check_labels(found["main"].shape[1], target)
-            self._labels_checked = True
-        edges = [e for e in self.edges if e.source in found]
-        parts = {e.source: _part(e, found[e.source], target) for e in edges}
-        weights = {e.source: float(e.weight(progress)) for e in edges}
+        found = self.complete(self._predictions(outputs))
+        training = torch.is_grad_enabled() and found["main"].requires_grad
+        self._check_target(found["main"], target)
+        found |= self._recalled(found["main"], target) if training else {}
+        edges = [e for e in self.edges if _applies(e, found, training=training)]
+        dropped = self._dropped(edges) if training else frozenset()
+        parts: dict[str, Tensor] = {}
+        for edge in edges:
+            part = _part(edge, found, target)
+            parts[edge.name] = part.detach() if edge.name in dropped else part
+        weights = self._weights(edges, parts, progress, training=training)
         total = parts["main"]
         for edge in edges[1:]:
-            total = total + weights[edge.source] * parts[edge.source]
+            total = total + weights[edge.name] * parts[edge.name]
+        if self._counts and training:
+            self.calls += 1
         return Terms(total, parts, weights)
 
     def _checked(self, progress: float | None) -> float:
         if progress is None:
-            moving = [e for e in self.edges if not isinstance(e.weight, schedules.constant)]
+            fixed = (schedules.constant, schedules.adaptive)
+            moving = [e for e in self.edges if not isinstance(e.weight, fixed)]
             if moving:
                 raise ConfigError(
-                    f"the weight of '{moving[0].source}' changes over training ({moving[0].weight!r}): pass progress=, the "
+                    f"the weight of '{moving[0].name}' changes over training ({moving[0].weight!r}): pass progress=, the "
                     "share of training that is done, for example step / steps."
                 )
             return 0.0
@@ -89,9 +98,17 @@ class Objective:
             raise ConfigError(f"progress is the share of training that is done, in [0, 1]; found {progress!r}.")
         return progress
 
+    def complete(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The outputs by name, with the one that edges ask for and no model returns: the ensemble."""
+        if len(found) == 1 or not any(ENSEMBLE in (e.source, e.target) for e in self.edges):
+            return found
+        assert self.plan is not None  # without a plan there are no branches
+        members = [found["main"], *(found[b.name] for b in self.plan.branches if b.predicts)]
+        return {**found, ENSEMBLE: _mixed(members, found.get("gate"))}
+
     def _predictions(self, outputs: Any) -> dict[str, Tensor]:
         pick = self.plan.main if self.plan else ()
-        names = self.plan.names if self.plan else ()
+        names = self.plan.outputs if self.plan else ()
         if not isinstance(outputs, Outputs):
             main = main_prediction(outputs, pick)
             if names and main.requires_grad:
@@ -104,22 +121,132 @@ class Objective:
             raise BranchNameError(_name_mismatch(outputs.aux, names))
         return {"main": main_prediction(outputs.main, pick), **outputs.aux}
 
+    def _check_target(self, main: Tensor, target: Any) -> None:
+        """Once, because looking at labels makes the device wait."""
+        if torch.compiler.is_compiling():
+            return
+        named = isinstance(self.edges[0].loss, str)  # a loss of the user's own may take any target
+        if named and not self._labels_checked and main.ndim >= 2:
+            losses.check_labels(main.shape[1], target)
+            self._labels_checked = True
+        if self.plan is not None and self.plan.views == 2 and torch.is_grad_enabled() and not self._crops_checked:
+            _check_crops(target, self.plan.method)
+            self._crops_checked = True
+
+    def _recalled(self, main: Tensor, target: Any) -> dict[str, Tensor]:
+        """`previous`: what `main` said one batch ago of the samples that this batch begins with."""
+        if not any(PREVIOUS in (e.source, e.target) for e in self.edges):
+            return {}
+        before, labels = self.memory.get(PREVIOUS), self.memory.get("labels")
+        rows = 0 if before is None else len(before)
+        if self.calls < 3 and labels is not None and not torch.equal(labels.to(target.device), target[:rows]):
+            raise ConfigError(
+                "this method learns from the batch before, so each batch must begin with the new samples of the last one; "
+                "these labels differ. Set data.overlap=true, or wrap your batches: deepsup.training.feeds.overlapping(batches)."
+            )
+        if len(main) <= rows:
+            raise ConfigError(
+                f"a batch of {len(main)} samples should begin with the {rows} new ones of the batch before and bring more. "
+                "Set data.overlap=true, or wrap your batches: deepsup.training.feeds.overlapping(batches)."
+            )
+        self.memory = {**self.memory, PREVIOUS: main[rows:].detach(), "labels": target[rows:]}
+        return {PREVIOUS: main[:0] if before is None else before.to(main.device)}
+
+    def _dropped(self, edges: list[Edge]) -> frozenset[str]:
+        """A random part of the terms between outputs, as many as chance says: the "dynamic" of DHM."""
+        if self.plan is None or not self.plan.dynamic:
+            return frozenset()
+        names = [e.name for e in edges if e.target != TARGET]
+        draw = random.Random(f"{torch.initial_seed()} {self.calls}")
+        return frozenset(draw.choices(names, k=int(draw.random() * len(names)))) if names else frozenset()
+
+    def _weights(
+        self, edges: list[Edge], parts: dict[str, Tensor], progress: float, *, training: bool
+    ) -> dict[str, float | Tensor]:
+        adaptive = [e for e in edges if isinstance(e.weight, schedules.adaptive)]
+        if adaptive and training:
+            self._average(edges[0], *adaptive, parts=parts)
+        weights: dict[str, float | Tensor] = {}
+        for e in edges:
+            followed = self.memory.get(f"mean/{e.name}") if e in adaptive else None
+            weights[e.name] = (
+                float(e.weight(progress))
+                if followed is None
+                else (self.memory["mean/main"] / followed).to(parts["main"])
+            )
+        return weights
+
+    def _average(self, *edges: Edge, parts: dict[str, Tensor]) -> None:
+        """Running means of the losses that adaptive weights follow, and of main's, to which they are relative."""
+        decay = next(e.weight.decay for e in edges if isinstance(e.weight, schedules.adaptive))
+        for e in edges:
+            now, before = parts[e.name].detach().float(), self.memory.get(f"mean/{e.name}")
+            mean = now if before is None else decay * before.to(now.device) + (1 - decay) * now
+            self.memory = {**self.memory, f"mean/{e.name}": mean.clamp_min(1e-6)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a method remembers from step to step; empty for most."""
+        return {"calls": self.calls, "memory": dict(self.memory)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.calls, self.memory = int(state["calls"]), dict(state["memory"])
+
     def __repr__(self) -> str:
-        terms = [f"{losses.show(self.edges[0].loss)}(main, y)"]
+        terms = [str(self.edges[0])]
         for e in self.edges[1:]:
             weight = f"{e.weight.value:g}" if isinstance(e.weight, schedules.constant) else repr(e.weight)
-            terms.append(f"{weight} * {losses.show(e.loss)}({e.source}, y)")
+            terms.append(f"{weight} * {e}")
         return "total = " + " + ".join(terms)
 
 
-def _part(edge: Edge, prediction: Tensor, target: Any) -> Tensor:
-    value = losses.get(edge.loss)(prediction, target)
+def _edges_of(plan: Plan | None) -> tuple[Edge, ...]:
+    """Every branch's own term, and the terms between outputs."""
+    if plan is None:
+        return ()
+    own = (Edge(b.name, loss=b.loss, weight=b.weight, gate=b.gate) for b in plan.branches if b.loss != "none")
+    return (*own, *plan.edges)
+
+
+def _applies(edge: Edge, found: Mapping[str, Tensor], *, training: bool) -> bool:
+    """Plain outputs have no branches, and scoring has no second crop and no batch before."""
+    if edge.source not in found or (edge.target != TARGET and edge.target not in found):
+        return False
+    return training or losses.describe(edge.loss).views == 1
+
+
+def _part(edge: Edge, found: Mapping[str, Tensor], target: Any) -> Tensor:
+    prediction, goal = found[edge.source], target
+    if edge.target != TARGET:
+        goal = found[edge.target].detach() if edge.detach else found[edge.target]
+        if edge.target == PREVIOUS:
+            prediction = prediction[: len(goal)]
+            if not len(goal):  # the first batch of all
+                return prediction.new_zeros(())
+    value = losses.get(edge.loss)(prediction, goal)
     if value.ndim:
         raise HeadError(
             f"the loss of '{edge.source}' ({losses.show(edge.loss)}) returned a tensor of shape {tuple(value.shape)}; it must "
             "return one number. Average over the batch."
         )
+    if edge.gate is not None:
+        value = losses.gated(value, edge.gate.norm * found[f"{edge.source}/norm"], edge.gate.gamma)
     return value
+
+
+def _mixed(members: list[Tensor], gate: Tensor | None) -> Tensor:
+    """The mean of the members' scores, or their sum weighted sample by sample by `gate`, (N, members)."""
+    scores = torch.stack(members, dim=1)
+    return scores.mean(1) if gate is None else (gate.to(scores.dtype).unsqueeze(-1) * scores).sum(1)
+
+
+def _check_crops(target: Any, method: str) -> None:
+    half = len(target) // 2
+    if len(target) % 2 or not torch.equal(target[:half], target[half:]):
+        raise ConfigError(
+            f"method '{method}' compares two crops of each image: a batch must hold [crops 1; crops 2] with the labels repeated, "
+            f"but the two halves of these {len(target)} labels differ. Set data.views=2, or cat both crops in your loop."
+        )
 
 
 def _name_mismatch(aux: Mapping[str, Tensor], names: tuple[str, ...]) -> str:

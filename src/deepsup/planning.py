@@ -10,12 +10,20 @@ from torch import Tensor, nn
 
 from . import gradients, heads, losses, methods, probes, schedules
 from .costs import price
+from .edges import INPUT, Gate
 from .errors import BranchNameError, ClassCountError, ConfigError, HeadError, LayerError, UnknownLayerError
-from .features import Pick, read_pick, show_pick
+from .features import Feature, Pick, read_pick, show_pick
 from .layers import check_readable, is_measure, select, split_pick
 from .plans import Branch, Plan, fingerprint
 from .taps import refuse_wrapped
 from .traces import Layer, Trace, trace
+
+RESERVED = {
+    "main": "that is the model's own output",
+    "ensemble": "that is the mean of all outputs",
+    "previous": "that is the main output of the batch before",
+    "y": "that is the target",
+}
 
 
 def plan(
@@ -28,6 +36,8 @@ def plan(
     loss: str | losses.Loss | Mapping[str, str | losses.Loss] | None = None,
     weight: schedules.Weight | Mapping[str, schedules.Weight] | None = None,
     gradient: gradients.GradientLike | Mapping[str, gradients.GradientLike] | None = None,
+    zero_heads: bool | Mapping[str, bool] = False,
+    epochs: int = 100,
     classes: int | None = None,
     main: str | None = None,
     layout: Mapping[str, str] | None = None,
@@ -37,20 +47,28 @@ def plan(
 
         >>> ds.plan(model, torch.randn(2, 3, 32, 32), at=["layer1", "50%"], method="aux", weight=0.3)
         >>> ds.plan(model, x, at={"early": "layer1"}, weight={"early": "linear(0.3, 0)"})
+        >>> ds.plan(model, x, method="dhm(temperature=2)")
 
     `sample` is a model input: a tensor, or a tuple or dict of arguments. `at` takes layer selectors (module `layers`),
-    a mapping branch name -> selector, or `"auto"`, which probes on `batches` of (input, target). `head`, `loss` and
-    `weight` override the method's, for all branches or by branch name; `gradient` says the same way how a branch's
-    gradient enters the trunk (module `gradients`: "scale(0.5)", "project", ...). `main` says where the prediction is in an output
-    with several tensors, `layout` ({layer: "NHWC"}) corrects a wrong guess, `classes` checks the class count.
+    a mapping branch name -> selector, or `"auto"`, which probes on `batches` of (input, target); methods that say
+    themselves where their branches go need none. `head`, `loss` and `weight` override the method's, for all branches or
+    by branch name; `gradient` says the same way how a branch's gradient enters the trunk (module `gradients`:
+    "scale(0.5)", "project", ...). `zero_heads` starts the heads' last layers at zero, so that at first no gradient
+    enters the trunk; `epochs` is the length of the training, for schedules that count epochs. `main` says where the
+    prediction is in an output with several tensors, `layout` ({layer: "NHWC"}) corrects a wrong guess, `classes` checks
+    the class count.
 
     Raises `LayerError`, `HeadError`, `BranchNameError`, `ClassCountError`, `OutputError` or `ConfigError`.
     """
     refuse_wrapped(model)
     preset = methods.get(method)
-    selectors = _selectors(model, at, preset, batches, main)
-    chosen = {name for name, pick in map(split_pick, selectors.values()) if pick is not None}
     pick_of_main = read_pick(main) if main is not None else None
+    if at is None and preset.places is not None:
+        bare = trace(model, sample, layouts=layout or {}, main=pick_of_main)
+        selectors = dict(preset.places(methods.Scene(model, bare)))
+    else:
+        selectors = _selectors(model, at, preset, batches, main)
+    chosen = {name for name, pick in map(split_pick, selectors.values()) if pick is not None}
     plain = {name: text for name, text in (layout or {}).items() if name not in chosen}
     seen = trace(model, sample, layouts=plain, main=pick_of_main)
     unknown = [name for name in layout or {} if name not in seen.layers]
@@ -65,16 +83,23 @@ def plan(
     def look(name: str, pick: Pick) -> Layer:
         return trace(model, sample, layouts=layout, picks={name: pick}, main=pick_of_main).layers[name]
 
-    layers = _layers(seen, selectors, look)
+    placed = _layers(seen, selectors, look, sample)
+    wanted = preset.branches(methods.Scene(model, seen), {name: layer.name for name, layer in placed.items()})
+    layers = _arranged(seen, wanted, placed, look, sample)
     per_branch = {
-        "head": _by_branch("head", head, preset.head, layers),
-        "loss": _by_branch("loss", loss, preset.loss, layers),
-        "weight": _by_branch("weight", weight, preset.weight_over(), layers),
-        "gradient": _by_branch("gradient", gradient, "add", layers),
+        "head": _by_branch("head", head, {n: p.head for n, p in wanted.items()}, wanted),
+        "loss": _by_branch("loss", loss, {n: p.loss for n, p in wanted.items()}, wanted),
+        "weight": _by_branch(
+            "weight", weight, {n: p.weight.replace("{epochs}", str(epochs)) for n, p in wanted.items()}, wanted
+        ),
+        "gradient": _by_branch("gradient", gradient, {n: p.gradient for n, p in wanted.items()}, wanted),
+        "zero": _by_branch("zero_heads", zero_heads, dict.fromkeys(wanted, False), wanted),
     }
     _refuse_shared(per_branch["head"])
     branches = [
-        _branch(seen, name, layer, **{part: values[name] for part, values in per_branch.items()})
+        _branch(
+            model, seen, name, layer, wanted[name].gate, **{part: values[name] for part, values in per_branch.items()}
+        )
         for name, layer in layers.items()
     ]
     return Plan(
@@ -88,15 +113,22 @@ def plan(
         params=seen.params,
         flops=seen.flops,
         notes=tuple(_notes(seen, branches, layers)),
+        main_loss=preset.main_loss,
+        edges=tuple(preset.edges([b.name for b in branches])) if preset.edges else (),
+        dynamic=preset.dynamic,
+        views=preset.views,
+        overlap=preset.overlap,
     )
 
 
 def _selectors(
     model: nn.Module, at: Any, preset: methods.Method, batches: Iterable[tuple[Any, Tensor]] | None, main: str | None
 ) -> dict[str, str]:
-    if preset.name == "none":
+    if preset.bare:
         if at is not None:
-            raise ConfigError(f"method 'none' attaches no branches, but at={at!r} was asked. Choose another method.")
+            raise ConfigError(
+                f"method '{preset.name}' attaches no branches, but at={at!r} was asked. Choose another method."
+            )
         return {}
     if at is None:
         raise ConfigError(
@@ -122,7 +154,9 @@ def _selectors(
     return {str(s): str(s) for s in names}
 
 
-def _layers(seen: Trace, selectors: Mapping[str, str], look: Callable[[str, Pick], Layer]) -> dict[str, Layer]:
+def _layers(
+    seen: Trace, selectors: Mapping[str, str], look: Callable[[str, Pick], Layer], sample: Any
+) -> dict[str, Layer]:
     """Branch name -> layer, in order of running. A branch is named after its layer unless `at` names it.
 
     `look` reads a layer again with a pick of the user's.
@@ -130,6 +164,9 @@ def _layers(seen: Trace, selectors: Mapping[str, str], look: Callable[[str, Pick
     found: dict[str, Layer] = {}
     selected: dict[str, str] = {}
     for name, selector in selectors.items():
+        if selector == INPUT and INPUT not in seen.layers:
+            found["whole" if name == INPUT else name] = _input_layer(seen, sample)
+            continue
         names = select(seen, selector)
         pick = split_pick(selector)[1]
         for layer in names:
@@ -145,23 +182,56 @@ def _layers(seen: Trace, selectors: Mapping[str, str], look: Callable[[str, Pick
     bad = [name for name in found if not name or "/" in name]  # "/" stands for the dot in the keys of the heads
     if bad:
         raise BranchNameError(f"a branch needs a name without '/'; found {bad[0]!r}. Name it: at={{'NAME': 'LAYER'}}.")
-    if "main" in found:
-        raise BranchNameError(
-            "no branch may be called 'main': that is the model's own output. Name it: at={'NAME': 'main'}."
-        )
+    for name in found:
+        if name in RESERVED:
+            raise BranchNameError(
+                f"no branch may be called '{name}': {RESERVED[name]}. Name it: at={{'NAME': '{found[name].name}'}}."
+            )
     return dict(sorted(found.items(), key=lambda item: item[1].order))
 
 
-def _by_branch(part: str, given: Any, default: Any, layers: Mapping[str, Layer]) -> dict[str, Any]:
-    """One value a branch, from one for all or from a mapping by branch name."""
+def _input_layer(seen: Trace, sample: Any) -> Layer:
+    """What the model reads, as if it were the output of a layer: for branches that are whole networks."""
+    if not isinstance(sample, Tensor) or not sample.is_floating_point() or sample.ndim < 2:
+        raise LayerError(
+            f"a branch on 'input' reads the one tensor of numbers that {seen.model} is called with; this sample is a "
+            f"{type(sample).__name__}. Give the model one tensor, or tap a layer."
+        )
+    layout = {2: "NC", 3: "NCL", 4: "NCHW", 5: "NCDHW"}.get(sample.ndim)
+    if layout is None:
+        raise LayerError(f"a branch on 'input' reads 2 to 5 dimensions; this sample has {sample.ndim}. Tap a layer.")
+    feature = Feature(tuple(sample.shape[1:]), layout)
+    return Layer(INPUT, INPUT, calls=1, feature=feature, dtype=sample.dtype, requires_grad=False)
+
+
+def _arranged(
+    seen: Trace,
+    wanted: Mapping[str, methods.Preset],
+    placed: Mapping[str, Layer],
+    look: Callable[[str, Pick], Layer],
+    sample: Any,
+) -> dict[str, Layer]:
+    """The layer of every branch that the method wants, those of its own included, in order of running."""
+    known = {layer.name: layer for layer in placed.values()}
+    found = {
+        name: placed.get(name) or known.get(preset.layer) or _layers(seen, {name: preset.layer}, look, sample)[name]
+        for name, preset in wanted.items()
+    }
+    return dict(sorted(found.items(), key=lambda item: item[1].order))
+
+
+def _by_branch(
+    part: str, given: Any, defaults: Mapping[str, Any], wanted: Mapping[str, methods.Preset]
+) -> dict[str, Any]:
+    """One value a branch, from one for all (but the method's own) or from a mapping by branch name."""
     if not isinstance(given, Mapping):
-        return dict.fromkeys(layers, default if given is None else given)
-    unknown = [name for name in given if name not in layers]
+        return {n: defaults[n] if given is None or preset.own else given for n, preset in wanted.items()}
+    unknown = [name for name in given if name not in wanted]
     if unknown:
         raise BranchNameError(
-            f"{part}= names branch {unknown[0]!r}, which is not there. Branches: {', '.join(layers) or 'none'}."
+            f"{part}= names branch {unknown[0]!r}, which is not there. Branches: {', '.join(wanted) or 'none'}."
         )
-    return {name: given.get(name, default) for name in layers}
+    return {name: given.get(name, defaults[name]) for name in wanted}
 
 
 def _refuse_shared(chosen: Mapping[str, heads.HeadLike]) -> None:
@@ -174,7 +244,19 @@ def _refuse_shared(chosen: Mapping[str, heads.HeadLike]) -> None:
             )
 
 
-def _branch(seen: Trace, name: str, layer: Layer, *, head: Any, loss: Any, weight: Any, gradient: Any) -> Branch:
+def _branch(
+    model: nn.Module,
+    seen: Trace,
+    name: str,
+    layer: Layer,
+    gate: Gate | None,
+    *,
+    head: Any,
+    loss: Any,
+    weight: Any,
+    gradient: Any,
+    zero: bool,
+) -> Branch:
     assert layer.feature is not None  # check_readable has seen to it
     losses.get(loss)
     rule = gradients.get(gradient)
@@ -186,8 +268,9 @@ def _branch(seen: Trace, name: str, layer: Layer, *, head: Any, loss: Any, weigh
         )
     if isinstance(head, str):
         head = heads.resolve(head, layer.feature)
-    built, params, flops, activation_bytes = price(name, head, layer.feature, seen.classes)
-    _check_output(name, loss, built, seen)
+    cost = price(name, head, layer.feature, seen.classes, model=model, layer=layer.name)
+    predicts = _predicts(head) and cost.shape[1:] == seen.output[seen.main][1:]
+    _check_output(name, layer.name, head, loss, cost.shape, seen)
     return Branch(
         name=name,
         layer=layer.name,
@@ -201,16 +284,32 @@ def _branch(seen: Trace, name: str, layer: Layer, *, head: Any, loss: Any, weigh
         clone=layer.overwritten,
         requires_grad=layer.requires_grad,
         read_inside=layer.read_inside,
-        params=params,
-        flops=flops,
-        activation_bytes=activation_bytes + 4 * layer.overwritten * int(torch.Size(layer.feature.shape).numel()),
+        gate=gate,
+        zero=zero,
+        predicts=predicts,
+        extras=tuple(cost.extras),
+        params=cost.params,
+        flops=cost.flops,
+        activation_bytes=cost.activation_bytes + 4 * layer.overwritten * int(torch.Size(layer.feature.shape).numel()),
     )
 
 
-def _check_output(name: str, loss: Any, shape: tuple[int, ...], seen: Trace) -> None:
+def _predicts(head: Any) -> bool:
+    """Whether a head gives class scores, and not an embedding or a gate."""
+    return not isinstance(head, str) or heads.read(head)[0] not in heads.EMBEDDINGS
+
+
+def _check_output(name: str, layer: str, head: Any, loss: Any, shape: tuple[int, ...], seen: Trace) -> None:
     main = seen.output[seen.main]
-    if isinstance(loss, str) and shape[1:] != main[1:]:
+    if not isinstance(loss, str) or not losses.describe(loss).scores:
+        return
+    if not _predicts(head):
         raise HeadError(
+            f"the head of branch '{name}' ({heads.show(head)}) gives no class scores, which its loss {loss} needs. Choose a "
+            "head that does, or loss='none' and a term of your own."
+        )
+    if shape[1:] != main[1:]:
+        raise (ClassCountError if layer == INPUT else HeadError)(  # a peer is a model, and no head
             f"the head of branch '{name}' predicts {shape[1:]} a sample, the model itself {main[1:]}, and both meet one "
             f"target. Give the branch a head with output {main[1:]}, or a loss= of its own."
         )

@@ -19,6 +19,7 @@ from torch import nn
 
 from . import gradients, heads, losses, schedules
 from .costs import millions as millions
+from .edges import TARGET, Edge, Gate
 from .errors import DeepsupError, PlanError
 from .features import Feature, Pick, read_pick, show_pick
 from .weights import write_atomically
@@ -42,6 +43,10 @@ class Branch:
     clone: bool = False
     requires_grad: bool = True
     read_inside: bool = False  # the layer also uses its output itself; see `traces.Layer`
+    gate: Gate | None = None
+    zero: bool = False  # the last layer of the head starts at zero
+    predicts: bool = True  # the head gives class scores
+    extras: tuple[str, ...] = ()  # further outputs of the head, such as "feature"
     params: int = 0
     flops: int = 0
     activation_bytes: int = 0
@@ -62,6 +67,10 @@ class Branch:
             "clone": self.clone,
             "requires_grad": self.requires_grad,
             "read_inside": self.read_inside,
+            "gate": None if self.gate is None else list(self.gate),
+            "zero": self.zero,
+            "predicts": self.predicts,
+            "extras": list(self.extras),
             "params": self.params,
             "flops": self.flops,
             "activation_bytes": self.activation_bytes,
@@ -82,11 +91,25 @@ class Plan:
     params: int
     flops: int
     notes: tuple[str, ...] = ()
+    main_loss: str | losses.Loss = "cross_entropy"
+    edges: tuple[Edge, ...] = ()  # besides main's and every branch's own
+    dynamic: bool = False  # each step drops a random part of `edges`
+    views: int = 1  # crops of each image that a batch holds
+    overlap: bool = False  # a batch begins with the samples of the one before
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the branches, in the order in which their layers run."""
         return tuple(b.name for b in self.branches)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What `Outputs.aux` holds: every branch, followed by the further outputs of its head (`layer1/feature`)."""
+        found = []
+        for b in self.branches:
+            norm = ("norm",) if b.gate is not None else ()
+            found += [b.name, *(f"{b.name}/{extra}" for extra in (*b.extras, *norm))]
+        return tuple(found)
 
     @property
     def cost(self) -> dict[str, int]:
@@ -110,6 +133,11 @@ class Plan:
             "fingerprint": self.fingerprint,
             "trunk": {"params": self.params, "flops": self.flops},
             "notes": list(self.notes),
+            "main_loss": losses.show(self.main_loss),
+            "edges": [e.to_dict() for e in self.edges],
+            "dynamic": self.dynamic,
+            "views": self.views,
+            "overlap": self.overlap,
             "branches": [b.to_dict() for b in self.branches],
         }
 
@@ -130,6 +158,11 @@ class Plan:
                 params=data["trunk"]["params"],
                 flops=data["trunk"]["flops"],
                 notes=tuple(data["notes"]),
+                main_loss=_read_loss(data.get("main_loss", "cross_entropy")),  # plans of 0.1 had no more than branches
+                edges=tuple(_read_edge(e) for e in data.get("edges", ())),
+                dynamic=data.get("dynamic", False),
+                views=data.get("views", 1),
+                overlap=data.get("overlap", False),
             )
         except PlanError:
             raise
@@ -159,8 +192,11 @@ class Plan:
         from_trunk = f"{self.model}: {millions(self.params)} parameters, {millions(self.flops)} FLOPs a sample"
         title = f"{len(self.branches)} branch{'es' * (len(self.branches) != 1)} by method '{self.method}'"
         lines = [f"{from_trunk}; {title}"]
+        if losses.show(self.main_loss) != "cross_entropy":
+            lines.append(f"  main: {losses.show(self.main_loss)}")
         if self.branches:
             lines += _table(self.branches)
+            lines += _mimicry(self.edges)
             cost = self.cost
             lines.append(
                 f"  training adds {_share(cost['head_params'], self.params)} parameters, "
@@ -177,7 +213,7 @@ def _table(branches: Sequence[Branch]) -> list[str]:
             str(b.feature) + ("" if b.feature.layout in ("NCHW", "NC") else f" {b.feature.layout}"),
             f"{b.depth:.0%}",
             heads.show(b.head),
-            losses.show(b.loss),
+            str(Edge(b.name, loss=b.loss, gate=b.gate)).replace(f"({b.name}, y)", ""),
             f"{b.weight.value:g}" if isinstance(b.weight, schedules.constant) else b.to_dict()["weight"],
             repr(b.gradient),
             millions(b.params),
@@ -199,6 +235,16 @@ def _table(branches: Sequence[Branch]) -> list[str]:
     ]
 
 
+def _mimicry(edges: Sequence[Edge]) -> list[str]:
+    """Terms between outputs, those of one loss and weight in one line: `  1 * kl: main <- late; late <- main`."""
+    groups: dict[str, list[str]] = {}
+    for e in edges:
+        weight = f"{e.weight.value:g}" if isinstance(e.weight, schedules.constant) else schedules.show(e.weight)
+        arrow = f"{e.source}, {e.target}" if e.target == TARGET else f"{e.source} <- {e.target}"
+        groups.setdefault(f"{weight} * {losses.show(e.loss)}", []).append(arrow)
+    return [f"  {terms}: {'; '.join(arrows)}" for terms, arrows in groups.items()]
+
+
 def _share(part: int, whole: int) -> str:
     if not whole:
         return millions(part)
@@ -210,13 +256,12 @@ def _share(part: int, whole: int) -> str:
 def _read_branch(data: Mapping[str, Any]) -> Branch:
     _refuse_custom({"branches": [data]})
     heads.read(data["head"])
-    losses.get(data["loss"])
     return Branch(
         name=data["name"],
         layer=data["layer"],
         feature=Feature(tuple(data["shape"]), data["layout"]),
         head=data["head"],
-        loss=data["loss"],
+        loss=_read_loss(data["loss"]),
         weight=schedules.parse(data["weight"]),
         gradient=gradients.parse(data.get("gradient", "add")),  # plans written before there were rules have none
         depth=data["depth"],
@@ -224,13 +269,40 @@ def _read_branch(data: Mapping[str, Any]) -> Branch:
         clone=data["clone"],
         requires_grad=data["requires_grad"],
         read_inside=data.get("read_inside", False),
+        gate=None if data.get("gate") is None else Gate(*data["gate"]),
+        zero=data.get("zero", False),
+        predicts=data.get("predicts", True),
+        extras=tuple(data.get("extras", ())),
         params=data["params"],
         flops=data["flops"],
         activation_bytes=data["activation_bytes"],
     )
 
 
+def _read_loss(text: str) -> str:
+    losses.get(text)
+    return text
+
+
+def _read_edge(data: Mapping[str, Any]) -> Edge:
+    return Edge(
+        source=data["from"],
+        target=data["to"],
+        loss=_read_loss(data["loss"]),
+        weight=schedules.parse(data["weight"]),
+        detach=data["detach"],
+    )
+
+
 def _refuse_custom(data: Mapping[str, Any]) -> None:
+    for where, text in [
+        ("the main output", data.get("main_loss")),
+        *((e["from"], e["loss"]) for e in data.get("edges", ())),
+    ]:
+        if str(text).startswith("custom:"):
+            raise PlanError(
+                f"{where} has a loss of your own ({text}), which JSON cannot hold. Make this plan in Python."
+            )
     for branch in data["branches"]:
         for part in ("head", "loss", "weight", "gradient"):
             if str(branch.get(part)).startswith("custom:"):

@@ -103,17 +103,103 @@ class cnds(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.reading not in ("iterated", "linear"):
-            raise ConfigError(f"cnds has no reading {self.reading!r}. Choose 'iterated' or 'linear'.")
-        if self.epochs < 1:
-            raise ConfigError(f"cnds needs epochs >= 1, the N of the paper; found {self.epochs!r}.")
+        _check_reading(self.reading, self.epochs, of="cnds")
 
     def __call__(self, progress: float) -> float:
-        # The small addend keeps epoch boundaries where they are: 3/10*10 is 2.9999999999999996.
-        epoch = min(self.epochs, int(progress * self.epochs + 1e-9))
+        epoch = _epoch(progress, self.epochs)
         if self.reading == "linear":
             return self.start * (1 - epoch / self.epochs)
-        return self.start * math.prod(1 - s / self.epochs for s in range(1, epoch + 1))
+        return self.start * math.prod([1 - s / self.epochs for s in range(1, epoch + 1)])
+
+
+@dataclass(frozen=True, repr=False)
+class dsn(Schedule):
+    """The decay of DSN (Lee et al. 2015): when epoch t of N is over, alpha <- alpha * 0.1 * (1 - t/N), t = 0, 1, ...
+
+    Read as it is written (`reading="iterated"`), the weight is gone after three epochs: of N=100 they begin with 1, 0.1,
+    9.9e-3, 9.7e-4, 9.4e-5 times `start`. `reading="linear"` takes the closed form start * (1 - t/N), without the 0.1,
+    which lets "the second term vanish" over the whole training. `epochs` is N; the weight is constant within an epoch.
+    """
+
+    start: float
+    epochs: int = 100
+    reading: str = "iterated"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_reading(self.reading, self.epochs, of="dsn")
+
+    def __call__(self, progress: float) -> float:
+        epoch = _epoch(progress, self.epochs)
+        if self.reading == "linear":
+            return self.start * (1 - epoch / self.epochs)
+        return self.start * math.prod([0.1 * (1 - t / self.epochs) for t in range(epoch)])
+
+
+def _check_reading(reading: str, epochs: float, *, of: str) -> None:
+    if reading not in ("iterated", "linear"):
+        raise ConfigError(f"{of} has no reading {reading!r}. Choose 'iterated' or 'linear'.")
+    if epochs < 1:
+        raise ConfigError(f"{of} needs epochs >= 1, the N of the paper; found {epochs!r}.")
+
+
+def _epoch(progress: float, epochs: int) -> int:
+    # The small addend keeps epoch boundaries where they are: 3/10*10 is 2.9999999999999996.
+    return int(min(epochs, progress * epochs + 1e-9))
+
+
+@dataclass(frozen=True, repr=False)
+class sdn(Schedule):
+    """The ramp of Shallow-Deep Networks (Kaya et al. 2019): tau = min(depth, 0.01 + progress * depth).
+
+    `depth` in (0, 1] is the branch's relative depth, C_i of the paper. The released code counts epochs from 1 and holds
+    the weight within each, so that it is up to an epoch's step ahead of this one.
+    """
+
+    depth: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.depth <= 1:
+            raise ConfigError(f"sdn needs a relative depth in (0, 1]; found {self.depth!r}.")
+
+    def __call__(self, progress: float) -> float:
+        return min(self.depth, 0.01 + progress * self.depth)
+
+
+@dataclass(frozen=True, repr=False)
+class rampup(Schedule):
+    """The ramp of ONE's distillation (Lan et al. 2018): value * exp(-5 (1 - progress/until)^2), then `value`.
+
+    `until` is a share of training; the paper's is 80 of 300 epochs. It starts at exp(-5) = 0.7 % of `value`, not at 0.
+    """
+
+    value: float
+    until: float
+
+    def __call__(self, progress: float) -> float:
+        done = min(1.0, progress / self.until) if self.until > 0 else 1.0
+        return self.value * math.exp(-5 * (1 - done) ** 2)
+
+
+@dataclass(frozen=True, repr=False)
+class adaptive(Schedule):
+    """The mark of a weight that follows its loss: the inverse of the loss's running mean (AdaLoss, Hu et al. 2019).
+
+    The weight is not a function of progress: the objective, which sees the losses, takes the running mean of the main
+    loss over that of the branch's, mean <- decay * mean + (1 - decay) * loss, with `decay` in [0, 1). Called, it gives
+    1, the weight where there are no losses to follow yet.
+    """
+
+    decay: float = 0.9
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.decay < 1:
+            raise ConfigError(f"adaptive needs a decay in [0, 1); found {self.decay!r}.")
+
+    def __call__(self, progress: float) -> float:
+        return 1.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -161,7 +247,9 @@ class until(Schedule):
         return float(self.schedule(progress)) if progress < self.end else 0.0
 
 
-SCHEDULES: dict[str, type[Schedule]] = {c.__name__: c for c in (constant, linear, cosine, cnds, step, warmup, until)}
+SCHEDULES: dict[str, type[Schedule]] = {
+    c.__name__: c for c in (constant, linear, cosine, cnds, dsn, sdn, rampup, adaptive, step, warmup, until)
+}
 
 
 def parse(text: str | float) -> Schedule:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import yaml
 from rich import box
@@ -12,11 +12,15 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from . import reports
+from .plans import millions
 from .probes import Probe
 from .probes.magnitudes import average
 from .probes.placements import HEADINGS, OTHERS, RIGHT, Recommendation, figures
+from .traces import Trace
 
 BAR = 16  # characters at most
+SHOWN = 6  # missing runs that are named
 SHORTEST = 4  # bars are left out where there is no room for so many characters
 
 
@@ -25,6 +29,43 @@ class _Column(NamedTuple):
     cells: Sequence[str]
     right: bool = True
     rank: int = 0  # where there is no room, the column with the highest rank goes first; 0 stays
+
+
+def layer_table(seen: Trace, *, every: bool = False) -> Table:
+    """One row a layer: type, output, depth, stride, parameters; where the trunk can be tapped, or `every` module."""
+    table = Table(box=box.SIMPLE_HEAD, title=f"{seen.model}: {millions(seen.params)} parameters", title_justify="left")
+    for title in ("layer", "type", "output", "layout"):
+        table.add_column(title, overflow="fold")
+    for title in ("depth", "stride", "params"):
+        table.add_column(title, justify="right", overflow="fold" if title == "depth" else "ellipsis")
+    for name in seen.layers if every else seen.trunk:
+        table.add_row(*_layer_row(seen, name))
+    return table
+
+
+def _layer_row(seen: Trace, name: str) -> list[str]:
+    layer = seen.layers[name]
+    note = {0: "never called"}.get(layer.calls, f"called {layer.calls} times" if layer.calls > 1 else "")
+    shape = note or (str(layer.feature) if layer.feature else layer.problem and "no tensor")
+    layout = layer.feature.layout if layer.feature and not note else ""
+    depth = f"{layer.depth:.0%}" if layer.calls else ""
+    return [name, layer.type, shape, layout, depth, str(layer.stride or ""), millions(layer.params)]
+
+
+def comparison(result: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """What came of a comparison: arms, accuracy over depth, verdicts, what is missing, and the strip certificates."""
+    yield reports.comparison_table(result)
+    if (table := reports.depth_table(result)) is not None:
+        yield table
+    for line in reports.verdict_lines(result):
+        yield Text(line)
+    missing = result.get("missing") or []
+    if missing:
+        some = ", ".join(missing[:SHOWN]) + ", ..." * (len(missing) > SHOWN)
+        yield Text(f"{len(missing)} runs are missing: {some}. The same command goes on with them.", style="yellow")
+    proofs = result["certificates"]
+    identical = sum(proof["identical"] for proof in proofs)
+    yield Text(f"strip: {identical} of {len(proofs)} supervised models identical to the plain model")
 
 
 def probe_table(found: Probe, width: int = 80) -> RenderableType:

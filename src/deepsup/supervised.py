@@ -15,13 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from . import heads as head_builders
+from .edges import INPUT
 from .errors import AttachError, ConfigError, DataParallelError, PlanError, TapError
 from .plans import Branch, Plan, fingerprint
-from .taps import Recorder, Tap, refuse_compiled, refuse_wrapped, taps_on
+from .taps import InputTap, Recorder, Tap, refuse_compiled, refuse_wrapped, taps_on
 
 
 class Outputs(NamedTuple):
-    """What a supervised model returns in training: the model's own output, and every branch's by name."""
+    """What a supervised model returns in training: the model's own output, and every branch's by name.
+
+    Heads that give out more than scores add it under names such as `layer1/feature`.
+    """
 
     main: Any
     aux: dict[str, Tensor]
@@ -66,6 +70,7 @@ class Supervised(nn.Module):
         self.model = model
         self.heads = Heads(heads)
         self.plan = plan
+        self.reads_input = any(branch.layer == INPUT for branch in plan.branches)
         self.supervise: bool | None = None  # None: as the train flag says
         self.taps: dict[str, Tap] = {}
         self.progress_known = False
@@ -91,12 +96,29 @@ class Supervised(nn.Module):
             recorder.versions.clear()
         for name, version in versions.items():
             _check_untouched(name, seen[name], version)
+        if self.reads_input:
+            whole = input_of(args, kwargs)
+            seen |= {b.name: whole for b in self.plan.branches if b.layer == INPUT}
         if torch.compiler.is_compiling():
-            return Outputs(main, {b.name: self._predict(b, seen) for b in self.plan.branches})
+            return Outputs(main, self._predictions(seen))
         with self._own_random_stream():
-            return Outputs(main, {b.name: self._predict(b, seen) for b in self.plan.branches})
+            return Outputs(main, self._predictions(seen))
 
-    def _predict(self, branch: Branch, seen: dict[str, Tensor]) -> Tensor:
+    def _predictions(self, seen: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The scores of every branch by its name, and further outputs of a head by names such as `layer1/feature`."""
+        found: dict[str, Tensor] = {}
+        for branch in self.plan.branches:
+            output = self._predict(branch, seen)
+            if isinstance(output, dict):
+                found[branch.name] = output["scores"]
+                found |= {f"{branch.name}/{extra}": output[extra] for extra in branch.extras}
+            else:
+                found[branch.name] = output
+            if branch.gate is not None:  # here and not in the objective: DistributedDataParallel must see it happen
+                found[f"{branch.name}/norm"] = head_builders.squared_norm(self.heads[branch.name])
+        return found
+
+    def _predict(self, branch: Branch, seen: dict[str, Tensor]) -> Any:
         if branch.name not in seen:
             raise TapError(
                 f"the tap of branch '{branch.name}' on layer '{branch.layer}' did not fire: the forward skipped the layer, "
@@ -108,8 +130,12 @@ class Supervised(nn.Module):
             if not torch.is_autocast_enabled(feature.device.type):
                 feature = feature.to(parameter.dtype)  # the model's own autocast region ends before the head's
             break
-        output: Tensor = head(feature)
-        return output
+        return head(feature)
+
+    def predict(self, branch: Branch, feature: Tensor) -> Any:
+        """What the head of a branch makes of an activation of its layer."""
+        with self._own_random_stream():
+            return self._predict(branch, {branch.name: feature})
 
     @contextmanager
     def _own_random_stream(self) -> Iterator[None]:
@@ -163,6 +189,17 @@ class Supervised(nn.Module):
         )
 
 
+def input_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """What branches on the layer `input` read: the one tensor that the model is called with."""
+    given = [*args, *kwargs.values()]
+    if len(given) != 1 or not isinstance(given[0], Tensor):
+        raise TapError(
+            f"a branch on 'input' reads the one tensor that a model is called with; this call has {len(given)} arguments "
+            f"({', '.join(type(value).__name__ for value in given)}). Let the model take one tensor."
+        )
+    return given[0]
+
+
 def _no_progress(taps: dict[str, Tap]) -> str:
     name, rule = next((name, tap.rule) for name, tap in taps.items() if tap.rule.moves)
     return (
@@ -197,12 +234,16 @@ def attach(model: nn.Module, plan: Plan) -> Supervised:
     cuda = [anchor.device.index] if anchor is not None and anchor.is_cuda else []
     with torch.random.fork_rng(devices=cuda):
         for branch in plan.branches:
-            built[branch.name] = head_builders.build(branch.head, branch.feature, plan.classes)
+            head = head_builders.build(branch.head, branch.feature, plan.classes, model=model, layer=branch.layer)
+            built[branch.name] = head_builders.zero(head) if branch.zero else head
     if anchor is not None:
         for head in built.values():
             head.to(anchor.device, anchor.dtype)
     net = Supervised(model, built, plan)
     for branch in plan.branches:
+        if branch.layer == INPUT:
+            model.register_forward_hook(InputTap(branch.name, net.recorder))
+            continue
         tap = Tap(
             branch.name,
             net.recorder,
@@ -227,7 +268,8 @@ def _check_attachable(model: nn.Module, plan: Plan) -> None:
             "this model."
         )
     for branch in plan.branches:
-        refuse_compiled(model, branch.layer)
+        if branch.layer != INPUT:
+            refuse_compiled(model, branch.layer)
 
 
 def unwrap(net: nn.Module) -> Supervised:

@@ -100,6 +100,13 @@ class Tap:
             self.recorder.versions[self.name] = seen._version
 
 
+class InputTap(Tap):
+    """Marks a model as supervised for a branch on its input, which our own forward reads; as a hook it does nothing."""
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        return None
+
+
 def _laid_out_like(strides: tuple[int, ...], gradient: Tensor) -> Tensor | None:
     """The gradient in the memory layout of the activation, which is that of the trunk's gradient."""
     if gradient.stride() == strides:

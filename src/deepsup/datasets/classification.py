@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import importlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from deepsup import calls
+from deepsup.datasets import augmentations, folders
 from deepsup.datasets.arrays import ArraySplit, channel_statistics
-from deepsup.datasets.files import read_cifar, read_idx, read_original
+from deepsup.datasets.files import read_cifar, read_idx, read_original, read_svhn
 from deepsup.datasets.folders import FolderSplit, class_folders, folder_samples
-from deepsup.datasets.splits import Split, checked_augment, generator
+from deepsup.datasets.splits import Split, generator
 from deepsup.errors import ConfigError, DatasetError, MissingPackageError
 
 SMALLEST = 8
@@ -71,9 +74,24 @@ class _Request:
     download: bool
     size: int | None
     augment: str
+    views: int
+    classes: int | None
     limit: int | None
     seed: int
     workers: int
+
+    def known(self, class_names: Sequence[str]) -> list[str]:
+        """The names of the classes that are kept, or DatasetError when there are fewer than that."""
+        if self.classes is not None and self.classes > len(class_names):
+            raise DatasetError(f"classes={self.classes}, but {self.name} has only {len(class_names)} classes.")
+        return list(class_names[: self.classes])
+
+    def among(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The samples of the classes that are kept."""
+        if self.classes is None:
+            return images, labels
+        kept = labels < self.classes
+        return images[kept], labels[kept]
 
     def kept(self, values: Tensor) -> Tensor:
         """Of all training samples' `values`, the first `limit` in an order that depends on the seed alone."""
@@ -97,6 +115,8 @@ def load(
     download: bool = False,
     size: int | None = None,
     augment: str = "none",
+    views: int = 1,
+    classes: int | None = None,
     limit: int | None = None,
     seed: int = 0,
     workers: int = 0,
@@ -106,13 +126,18 @@ def load(
     Example: `load("digits", size=16)` or `load("cifar100", root="data", augment="standard")`.
 
     `digits` (1,797 images, inside scikit-learn) has a fixed validation set of a fifth, the same for every seed.
-    `fashion-mnist`, `cifar10` and `cifar100` are read from `root` (default `data/`) in torchvision's layout, or
-    fetched there with `download`. `folder` reads `root/train/CLASS/*` and `root/val/CLASS/*`, with `workers`
-    processes. `size` is the side that images are resized to, at least 8; the default is the images' own (digits 16,
-    folder 224). `augment`: none, or standard (random crop and mirroring) for the training split; it is meant for
-    photographs, digits change their meaning in a mirror. `limit` keeps that many training images, picked by `seed`.
-    Images are standardised with the statistics of the whole training split (folder: ImageNet's). Raises DatasetError
-    for what is missing, empty or damaged, ConfigError for an option that does not exist, MissingPackageError.
+    `mnist`, `fashion-mnist`, `cifar10`, `cifar100` and `svhn` (without its extra images) are read from `root` (default
+    `data/`) in torchvision's layout, or fetched there with `download`. `folder` reads `root/train/CLASS/*` and
+    `root/val/CLASS/*`, ImageNet's layout, with `workers` processes. `size` is the side that images are resized to, at
+    least 8; the default is the images' own (digits 16, folder 224).
+
+    `augment` and `views` are for the training split alone. `augment`: `none`, `standard` (random crop and mirroring),
+    `contrastive` (a pair of views), and except for folders `reflect` and `cutout`, most with options:
+    `standard(mirror=False)`, since digits change their meaning in a mirror; `cutout(length=8)`. `views=2` serves every
+    sample twice in a batch, see `Split`. `classes` keeps the first so many classes in both splits, `limit` that many
+    training images, picked by `seed`. Images are standardised with the statistics of the whole training split (folder:
+    ImageNet's). Raises DatasetError for what is missing, empty or damaged, ConfigError for an option that does not
+    exist, MissingPackageError.
     """
     if name not in _LOADERS:
         near = difflib.get_close_matches(name.lower(), names(), n=2, cutoff=0.5)
@@ -122,10 +147,16 @@ def load(
         raise DatasetError(f"size={size} is too small for {name}: images must be at least {SMALLEST} pixels wide.")
     if limit is not None and limit < 1:
         raise DatasetError(f"limit={limit} would leave no training image of {name}; use 1 or more, or None for all.")
+    if classes is not None and classes < 2:
+        raise DatasetError(f"classes={classes} would leave nothing to tell apart; use 2 or more, or None for all.")
     if workers < 0:
         raise ConfigError(f"workers={workers} must be 0 (read in this process) or more.")
+    if name == "folder":  # looked at before anything is read; the splits look again
+        calls.read(augment, folders.AUGMENTATIONS, "augmentation", ConfigError)
+    else:
+        augmentations.parse(augment)
     place = None if root is None else Path(root).expanduser()
-    request = _Request(name, place, download, size, checked_augment(augment), limit, seed, workers)
+    request = _Request(name, place, download, size, augment, views, classes, limit, seed, workers)
     return _LOADERS[name](request)
 
 
@@ -147,17 +178,18 @@ def _digits(request: _Request) -> Dataset:
     )
 
 
-def _fashion(request: _Request) -> Dataset:
-    source = _require("torchvision.datasets", "torchvision").FashionMNIST
+def _idx(request: _Request) -> Dataset:
+    datasets = _require("torchvision.datasets", "torchvision")
+    source = datasets.MNIST if request.name == "mnist" else datasets.FashionMNIST
     root = request.root or DEFAULT_ROOT
-    folders = [root / "FashionMNIST" / "raw", root]
+    places = [root / source.__name__ / "raw", root]
     stems = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"]
-    if request.download and _idx_files(folders, stems) is None:
-        _download(source, root, request.name)
-    paths = _idx_files(folders, stems)
+    if request.download and _idx_files(places, stems) is None:
+        _download(partial(source, train=False), root, request.name)
+    paths = _idx_files(places, stems)
     if paths is None:
         looked = ", ".join(f"{stem}[.gz]" for stem in stems)
-        raise DatasetError(_missing(request.name, looked, " or ".join(str(folder) for folder in folders)))
+        raise DatasetError(_missing(request.name, looked, " or ".join(map(str, places))))
     images, labels, test_images, test_labels = (
         read_idx(path, dimensions=3 if "images" in path.name else 1) for path in paths
     )
@@ -189,7 +221,7 @@ def _cifar(request: _Request) -> Dataset:
     files = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
     folder = root if (root / files[-1][0]).is_file() else root / source.base_folder
     if request.download and folder != root:
-        _download(source, root, request.name)
+        _download(partial(source, train=False), root, request.name)
     absent = [name for name, _ in files if not (folder / name).is_file()]
     if absent:
         raise DatasetError(_missing(request.name, ", ".join(absent), str(folder)))
@@ -202,16 +234,40 @@ def _cifar(request: _Request) -> Dataset:
     )
 
 
+def _svhn(request: _Request) -> Dataset:
+    source = _require("torchvision.datasets", "torchvision").SVHN
+    _require("scipy.io", "scipy")
+    root = request.root or DEFAULT_ROOT
+    files = {part: root / source.split_list[part][1] for part in ("train", "test")}
+    for part, path in files.items():
+        if request.download and not path.is_file():
+            _download(partial(source, split=part), root, request.name)
+    absent = [path.name for path in files.values() if not path.is_file()]
+    if absent:
+        raise DatasetError(_missing(request.name, ", ".join(absent), str(root)))
+    return _in_memory(
+        request,
+        train=read_svhn(files["train"]),
+        validation=read_svhn(files["test"]),
+        class_names=[str(digit) for digit in range(10)],
+    )
+
+
 def _in_memory(
-    request: _Request, *, train: tuple[Tensor, Tensor], validation: tuple[Tensor, Tensor], class_names: list[str]
+    request: _Request, *, train: tuple[Tensor, Tensor], validation: tuple[Tensor, Tensor], class_names: Sequence[str]
 ) -> Dataset:
-    images, labels = train
-    mean, std = channel_statistics(images)  # before the limit: a quick run normalises as the full run does
-    shared: dict[str, Any] = {"class_names": class_names, "size": request.size, "mean": mean, "std": std}
+    mean, std = channel_statistics(train[0])  # of everything: a quick run normalises as the full run does
+    shared: dict[str, Any] = {
+        "class_names": request.known(class_names),
+        "size": request.size,
+        "mean": mean,
+        "std": std,
+    }
+    images, labels = map(request.kept, request.among(*train))
     return Dataset(
         request.name,
-        ArraySplit(request.kept(images), request.kept(labels), augment=request.augment, **shared),
-        ArraySplit(*validation, **shared),
+        ArraySplit(images, labels, augment=request.augment, views=request.views, **shared),
+        ArraySplit(*request.among(*validation), **shared),
     )
 
 
@@ -219,8 +275,8 @@ def _folder(request: _Request) -> Dataset:
     _require("torchvision.datasets", "torchvision")
     if request.root is None:
         raise DatasetError("the dataset 'folder' needs root=..., a folder with train/CLASS/* and val/CLASS/* images.")
-    folders = {part: request.root / part for part in ("train", "val")}
-    for part, folder in folders.items():
+    parts = {part: request.root / part for part in ("train", "val")}
+    for part, folder in parts.items():
         if not folder.is_dir():
             there = ", ".join(class_folders(request.root)) if request.root.is_dir() else ""
             raise DatasetError(
@@ -228,31 +284,32 @@ def _folder(request: _Request) -> Dataset:
             )
         if not class_folders(folder):
             raise DatasetError(f"{folder} has no class folders. Put the images of each {part} class in its own folder.")
-    class_names = class_folders(folders["train"])
-    strange = sorted(set(class_folders(folders["val"])) - set(class_names))
+    class_names = class_folders(parts["train"])
+    strange = sorted(set(class_folders(parts["val"])) - set(class_names))
     if strange:
-        raise DatasetError(f"{folders['val']} has classes that {folders['train']} has not: {', '.join(strange)}.")
-    samples = {part: folder_samples(folder, class_names=class_names) for part, folder in folders.items()}
+        raise DatasetError(f"{parts['val']} has classes that {parts['train']} has not: {', '.join(strange)}.")
+    class_names = request.known(class_names)
+    samples = {part: folder_samples(folder, class_names=class_names) for part, folder in parts.items()}
     empty = sorted(set(class_names) - {class_names[label] for _, label in samples["train"]})
     if empty:
-        raise DatasetError(f"{folders['train']} has no image file (png, jpg, webp, ...) of: {', '.join(empty)}.")
+        raise DatasetError(f"{parts['train']} has no image file (png, jpg, webp, ...) of: {', '.join(empty)}.")
     if not samples["val"]:
-        raise DatasetError(f"{folders['val']} has no image file (png, jpg, webp, ...) in any class folder.")
+        raise DatasetError(f"{parts['val']} has no image file (png, jpg, webp, ...) in any class folder.")
     shared: dict[str, Any] = {"class_names": class_names, "size": request.size or 224, "workers": request.workers}
     train = [samples["train"][row] for row in request.kept(torch.arange(len(samples["train"]))).tolist()]
     return Dataset(
         "folder",
-        FolderSplit(train, augment=request.augment, **shared),
+        FolderSplit(train, augment=request.augment, views=request.views, **shared),
         FolderSplit(samples["val"], **shared),
     )
 
 
-def _download(source: Any, root: Path, name: str) -> None:
+def _download(source: Callable[..., Any], root: Path, name: str) -> None:
     """Let torchvision's own downloader fetch, check and unpack the files; it leaves good files alone."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torchvision also opens the files, see read_original
-            source(root=str(root), train=False, download=True)
+            source(root=str(root), download=True)
     except (RuntimeError, OSError, EOFError) as error:
         raise DatasetError(f"{name} could not be downloaded to {root}: {error}") from error
 
@@ -279,8 +336,10 @@ def _require(module: str, package: str) -> Any:
 
 _LOADERS: dict[str, Callable[[_Request], Dataset]] = {
     "digits": _digits,
-    "fashion-mnist": _fashion,
+    "mnist": _idx,
+    "fashion-mnist": _idx,
     "cifar10": _cifar,
     "cifar100": _cifar,
+    "svhn": _svhn,
     "folder": _folder,
 }

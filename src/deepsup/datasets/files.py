@@ -1,9 +1,10 @@
-"""Readers of published files: IDX (Fashion-MNIST) and CIFAR's batches. Only the published bytes are unpickled."""
+"""Readers of published files: IDX (MNIST, Fashion-MNIST), CIFAR's batches, SVHN. Only published bytes are unpickled."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import importlib
 import math
 import pickle
 import warnings
@@ -58,6 +59,33 @@ def read_cifar(folder: Path, files: Sequence[tuple[str, str]]) -> tuple[Tensor, 
         images.append(torch.as_tensor(entry["data"]).view(-1, 3, 32, 32))
         labels.append(torch.as_tensor(entry["labels"] if "labels" in entry else entry["fine_labels"]))
     return torch.cat(images), torch.cat(labels)
+
+
+def read_svhn(path: Path) -> tuple[Tensor, Tensor]:
+    """Read one of SVHN's MATLAB files of cropped digits: images `(N, 3, 32, 32)` uint8 and labels `(N,)`, 0 to 9.
+
+    Example: `read_svhn(Path("test_32x32.mat"))`. The file calls the digit 0 a 10. Needs scipy. Raises DatasetError when
+    it is no such file.
+    """
+    matlab = importlib.import_module("scipy.io")
+    try:
+        content = matlab.loadmat(path, variable_names=("X", "y"))
+        pixels, digits = torch.as_tensor(content["X"]), torch.as_tensor(content["y"]).flatten().to(torch.int64)
+    except Exception as error:  # scipy raises whatever it stumbles over
+        raise DatasetError(
+            f"{path} is damaged ({type(error).__name__}: {error}). Delete it and get it again."
+        ) from None
+    if pixels.ndim != 4 or pixels.shape[:3] != (32, 32, 3) or pixels.dtype != torch.uint8:
+        raise DatasetError(
+            f"{path} holds {pixels.dtype} images of shape {tuple(pixels.shape)}, not bytes of 32x32x3xN: take SVHN's "
+            "cropped digits (format 2)."
+        )
+    if len(digits) != pixels.shape[3] or not len(digits) or int(digits.min()) < 0 or int(digits.max()) > 10:
+        raise DatasetError(
+            f"{path} has {len(digits)} labels for {pixels.shape[3]} images; there must be one each, from 1 to 10. Delete "
+            "it and get it again."
+        )
+    return pixels.permute(3, 2, 0, 1).contiguous(), digits % 10
 
 
 def read_original(path: Path, *, md5: str) -> dict[str, Any]:

@@ -13,8 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from deepsup.datasets.splits import Share, Split, derived_seed
-from deepsup.errors import DatasetError
+from deepsup import calls
+from deepsup.datasets.splits import Split, derived_seed, sent
+from deepsup.errors import ConfigError, DatasetError
+
+Transform = Callable[[Any], Tensor]
 
 # What ImageNet's trained networks expect; any fixed shift and scale does for the others.
 _MEAN = (0.485, 0.456, 0.406)
@@ -30,9 +33,10 @@ class FolderSplit(Split):
     Example: `FolderSplit([(Path("a.png"), 0), (Path("b.png"), 1)], class_names=["cat", "dog"], size=64)`.
 
     `augment="standard"` takes a random part of 8 to 100 % of the area, resizes it to `size` and mirrors half of the
-    images (each drawn from seed, epoch and sample); otherwise the shorter side is resized and the centre cut out.
-    `workers` processes read ahead; neither their number nor their speed changes a batch. An image that cannot be
-    read raises DatasetError with its path when its turn comes.
+    images, as torchvision's recipe for ImageNet; "contrastive" is a pair of views, that one and a second one with
+    changed colours; with "none" the shorter side is resized and the centre cut out. Everything is drawn from seed,
+    epoch, sample and view. `workers` processes read ahead; neither their number nor their speed changes a batch. An
+    image that cannot be read raises DatasetError with its path when its turn comes.
     """
 
     def __init__(
@@ -42,41 +46,53 @@ class FolderSplit(Split):
         class_names: Sequence[str],
         size: int,
         augment: str = "none",
+        views: int = 1,
         workers: int = 0,
     ) -> None:
         labels = torch.tensor([label for _, label in samples], dtype=torch.int64)
-        super().__init__(labels=labels, class_names=class_names, channels=3, size=size, augment=augment)
+        made, _ = calls.read(augment, AUGMENTATIONS, "augmentation", ConfigError)
+        recipe = AUGMENTATIONS[made](size)
+        super().__init__(
+            labels=labels,
+            class_names=class_names,
+            channels=3,
+            size=size,
+            augment=augment,
+            kinds=len(recipe) if made != "none" else 0,
+            views=views,
+        )
         self.paths = tuple(path for path, _ in samples)
         self.workers = workers
-        self._transform = _transform(size, augment=augment)
+        self._transforms = tuple(recipe[view % len(recipe)] for view in range(views))
 
     def _read(
-        self, plan: Iterator[Share], *, seed: int, epoch: int, device: torch.device | str | None
+        self, plan: list[Tensor], *, seed: int, epoch: int, device: torch.device | str | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         loader = DataLoader(
-            _Epoch(self.paths, self.labels, transform=self._transform, keys=(seed, epoch)),
-            batch_sampler=[share.rows.tolist() for share in plan],
+            _Epoch(self.paths, self.labels, transforms=self._transforms, keys=(seed, epoch)),
+            batch_sampler=[rows.tolist() for rows in plan],
             num_workers=self.workers,
             collate_fn=_collate,
+            pin_memory=device is not None and torch.device(device).type == "cuda",
             generator=torch.Generator(),  # otherwise the loader would draw from the global stream
         )
         mean, std = (torch.tensor(value).view(1, 3, 1, 1).to(device) for value in (_MEAN, _STD))
         for batch in loader:
             if isinstance(batch, DatasetError):
                 raise batch
-            images, labels = batch
-            yield (images.to(device).to(torch.float32) / 255 - mean) / std, labels.to(device)
+            images, labels = (sent(part, device) for part in batch)
+            yield (images.to(torch.float32) / 255 - mean) / std, labels
 
 
 class _Epoch(TorchDataset[Any]):
     """One epoch's view of the files: item i is the same whoever reads it and whenever."""
 
     def __init__(
-        self, paths: Sequence[Path], labels: Tensor, *, transform: Callable[[Any], Tensor], keys: tuple[int, int]
+        self, paths: Sequence[Path], labels: Tensor, *, transforms: Sequence[Transform], keys: tuple[int, int]
     ) -> None:
         self.paths = paths
         self.labels = labels
-        self.transform = transform
+        self.transforms = transforms
         self.keys = keys
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor] | DatasetError:
@@ -84,10 +100,13 @@ class _Epoch(TorchDataset[Any]):
             image = read_image(self.paths[index])
         except DatasetError as error:
             return error  # returned, since an exception in a worker arrives wrapped in that worker's traceback
+        views = []
         with torch.random.fork_rng(devices=[]):
-            # torch.manual_seed would also seed the accelerators, whose state is not forked here.
-            torch.default_generator.manual_seed(derived_seed("augment", *self.keys, index))
-            return self.transform(image), self.labels[index]
+            for view, transform in enumerate(self.transforms):
+                # torch.manual_seed would also seed the accelerators, whose state is not forked here.
+                torch.default_generator.manual_seed(derived_seed("augment", *self.keys, index, view))
+                views.append(transform(image))
+        return torch.stack(views), self.labels[index]
 
 
 def read_image(path: Path) -> Any:
@@ -106,23 +125,50 @@ def read_image(path: Path) -> Any:
 
 
 def _collate(items: list[tuple[Tensor, Tensor] | DatasetError]) -> tuple[Tensor, Tensor] | DatasetError:
+    """Images `(views, 3, H, W)` one by one as a batch, view by view; the first error in place of it."""
     images, labels = [], []
     for item in items:
         if isinstance(item, DatasetError):
             return item
         images.append(item[0])
         labels.append(item[1])
-    return torch.stack(images), torch.stack(labels)
+    together = torch.stack(images, 1)
+    return together.flatten(0, 1), torch.stack(labels).repeat(len(together))
 
 
-def _transform(size: int, *, augment: str) -> Callable[[Any], Tensor]:
+def _whole(size: int) -> tuple[Transform, ...]:
+    v2 = _v2()
+    return (_steps(v2.Resize(round(size * _MARGIN)), v2.CenterCrop(size)),)
+
+
+def _standard(size: int) -> tuple[Transform, ...]:
+    v2 = _v2()
+    return (_steps(v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()),)
+
+
+def _contrastive(size: int) -> tuple[Transform, ...]:
+    """The pair of views in the released ImageNet code of contrastive deep supervision (Zhang et al. 2022)."""
+    v2 = _v2()
+    colours = v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8)
+    second = (v2.RandomResizedCrop(size, scale=(0.2, 1.0)), v2.RandomHorizontalFlip(), colours, v2.RandomGrayscale(0.2))
+    return (*_standard(size), _steps(*second))
+
+
+AUGMENTATIONS: dict[str, Callable[[int], tuple[Transform, ...]]] = {
+    "none": _whole,
+    "standard": _standard,
+    "contrastive": _contrastive,
+}
+
+
+def _v2() -> Any:
+    return importlib.import_module("torchvision.transforms.v2")
+
+
+def _steps(*steps: Any) -> Transform:
     """From a PIL image to uint8 `(3, size, size)`."""
-    transforms = importlib.import_module("torchvision.transforms.v2")
-    if augment == "standard":
-        steps = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()]
-    else:
-        steps = [transforms.Resize(round(size * _MARGIN)), transforms.CenterCrop(size)]
-    composed: Callable[[Any], Tensor] = transforms.Compose([*steps, transforms.PILToTensor()])
+    v2 = _v2()
+    composed: Transform = v2.Compose([*steps, v2.PILToTensor()])
     return composed
 
 

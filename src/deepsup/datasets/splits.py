@@ -9,21 +9,11 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from deepsup.errors import ConfigError, DatasetError
-
-
-class Share(NamedTuple):
-    """What one process reads of one global batch: `rows` are its samples, at `first` of `total` in the batch."""
-
-    batch: int
-    rows: Tensor
-    first: int
-    total: int
 
 
 class Split(ABC):
@@ -32,14 +22,27 @@ class Split(ABC):
     Example: `for x, y in split.batches(32, seed=0, epoch=0, shuffle=True): ...`
 
     `x` is float32 `(N, channels, size, size)`, normalised; `y` is int64 `(N,)` with values from 0 to `classes` - 1.
+    With `views=2` both are `(2 N, ...)`: a first augmented view of every sample, then a second one in the same order,
+    each drawn for itself, and the labels twice. `kinds` is how many different views the augmentation describes.
     """
 
-    def __init__(self, *, labels: Tensor, class_names: Sequence[str], channels: int, size: int, augment: str) -> None:
+    def __init__(
+        self,
+        *,
+        labels: Tensor,
+        class_names: Sequence[str],
+        channels: int,
+        size: int,
+        augment: str,
+        kinds: int,
+        views: int,
+    ) -> None:
         self.labels = labels.to(torch.int64)
         self.class_names = tuple(class_names)
         self.channels = channels
         self.size = size
-        self.augment = checked_augment(augment)
+        self.augment = augment
+        self.views = _checked_views(views, kinds=kinds, augment=augment)
         if not len(self.labels):
             raise DatasetError("a split needs at least one labelled image; this one is empty.")
         low, high = int(self.labels.min()), int(self.labels.max())
@@ -51,7 +54,8 @@ class Split(ABC):
 
     def __repr__(self) -> str:
         shape = f"{self.channels}x{self.size}x{self.size}"
-        return f"{type(self).__name__}({len(self)} images {shape}, {self.classes} classes, augment={self.augment!r})"
+        views = f", views={self.views}" if self.views > 1 else ""
+        return f"{type(self).__name__}({len(self)} images {shape}, {self.classes} classes, augment={self.augment!r}{views})"
 
     @property
     def classes(self) -> int:
@@ -88,8 +92,9 @@ class Split(ABC):
         `world` divides it, so that all ranks take the same number of steps with equally large batches. Without
         (evaluation) every sample is read exactly once over all ranks, in order, so that the last ranks may get a
         smaller last batch or none. `drop_last` leaves out an incomplete global batch. Augmentation, if the split has
-        one, is drawn from (seed, epoch, batch or sample). Raises ConfigError for impossible counts, DatasetError for
-        an image that cannot be read or when `drop_last` leaves nothing.
+        one, is a function of (seed, epoch, sample, view), whatever batch the sample is in and whoever reads it. On
+        `device` (None: where the split's images are) the batches arrive. Raises ConfigError for impossible counts,
+        DatasetError for an image that cannot be read or when `drop_last` leaves nothing.
         """
         _check_counts(batch_size=batch_size, start=start, rank=rank, world=world)
         if drop_last and not self.n_batches(batch_size, world, drop_last=True):
@@ -101,13 +106,13 @@ class Split(ABC):
         plan = shares(
             order, batch_size=batch_size, rank=rank, world=world, start=start, pad=shuffle, drop_last=drop_last
         )
-        return self._read(plan, seed=seed, epoch=epoch, device=device)
+        return self._read(list(plan), seed=seed, epoch=epoch, device=device)
 
     @abstractmethod
     def _read(
-        self, plan: Iterator[Share], *, seed: int, epoch: int, device: torch.device | str | None
+        self, plan: list[Tensor], *, seed: int, epoch: int, device: torch.device | str | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Turn shares into batches."""
+        """Turn each batch's rows into the batch."""
 
 
 def epoch_order(length: int, *, seed: int, epoch: int) -> Tensor:
@@ -120,7 +125,7 @@ def epoch_order(length: int, *, seed: int, epoch: int) -> Tensor:
 
 def shares(
     order: Tensor, *, batch_size: int, rank: int, world: int, start: int, pad: bool, drop_last: bool
-) -> Iterator[Share]:
+) -> Iterator[Tensor]:
     """Cut `order` into global batches and each of those into one slice a rank; yields the slices of `rank`."""
     width = batch_size * world
     for batch in range(start, count_batches(len(order), width, drop_last=drop_last)):
@@ -131,7 +136,7 @@ def shares(
         each = -(-len(rows) // world)
         mine = rows[rank * each : (rank + 1) * each]
         if len(mine):
-            yield Share(batch=batch, rows=mine, first=rank * each, total=len(rows))
+            yield mine
 
 
 def count_batches(length: int, width: int, *, drop_last: bool) -> int:
@@ -150,11 +155,27 @@ def derived_seed(*keys: str | int) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def checked_augment(augment: str) -> str:
-    """The augmentation's name, or a ConfigError when there is no such augmentation."""
-    if augment not in {"none", "standard"}:
-        raise ConfigError(f"no augmentation is called {augment!r}. There are: none, standard.")
-    return augment
+def sent(tensor: Tensor, device: torch.device | str | None) -> Tensor:
+    """The tensor on that device; on its way to a GPU the host does not wait for it."""
+    if device is None or torch.device(device).type != "cuda":
+        return tensor.to(device)
+    return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
+
+
+def _checked_views(views: int, *, kinds: int, augment: str) -> int:
+    if views not in (1, 2):
+        raise ConfigError(f"views={views} must be 1 or 2.")
+    if views == 2 and not kinds:
+        raise ConfigError(
+            f"views=2 with augment={augment!r} would show every image twice as it is. Choose an augmentation, such as "
+            "standard, or views=1."
+        )
+    if kinds > views:
+        raise ConfigError(
+            f"augment={augment!r} describes a pair of different views. Set views=2, or choose an augmentation of one "
+            "view, such as standard."
+        )
+    return views
 
 
 def _check_counts(*, batch_size: int, start: int, rank: int, world: int) -> None:

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from .. import gradients, heads, schedules
 from ..errors import DeepsupError
 from ..objectives import Objective
+from ..planning import RESERVED
 from ..plans import Branch, Plan, millions
 from ..supervised import Supervised
 from ..taps import Tap, taps_on
@@ -261,9 +262,9 @@ def copied(thing: Any) -> Any:
 def weighing(objective: Objective) -> Iterator[Finding]:
     """Branches whose weight is zero throughout, negative, or no number."""
     for edge in objective.edges:
-        if edge.source == "main":
+        if edge.name == "main":
             continue
-        where, shown = branch(edge.source), schedules.show(edge.weight)
+        where, shown = branch(edge.source.partition("/")[0]), schedules.show(edge.weight)
         try:
             values = [float(edge.weight(p)) for p in STEPS]
         except Exception as error:
@@ -278,7 +279,9 @@ def weighing(objective: Objective) -> Iterator[Finding]:
 
 def naming(plan: Plan, objective: Objective) -> Iterator[Finding]:
     """Branches without a loss, and losses without a branch."""
-    sources = [e.source for e in objective.edges if e.source != "main"]
+    used = (output.partition("/")[0] for e in objective.edges for output in (e.source, e.target))
+    sources = [name for name in dict.fromkeys(used) if name not in RESERVED]
+    sources += ["gate"] * any(e.source == "ensemble" for e in objective.edges)
     for name in plan.names:
         if name not in sources:
             what = f"no loss of the objective uses its output; it has losses on {', '.join(['main', *sources])}"

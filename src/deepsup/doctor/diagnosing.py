@@ -19,8 +19,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .. import losses
-from ..errors import DeepsupError, LayerError, UnknownLayerError
+from .. import losses, methods
+from ..edges import INPUT
+from ..errors import ConfigError, DeepsupError, LayerError, UnknownLayerError
 from ..features import read_pick
 from ..layers import check_readable
 from ..objectives import Objective
@@ -33,7 +34,7 @@ from . import checks, rehearsals, scores
 from .checks import Setup, branch
 from .findings import ERROR, Diagnosis, Finding, diagnosis, finding, from_error
 
-PER_BRANCH = ("head", "loss", "weight", "gradient")  # options of plan that may be mappings by branch name
+PER_BRANCH = ("head", "loss", "weight", "gradient", "zero_heads")  # options of plan that may be mappings by branch name
 CHECKED = "model, layers, heads, outputs, {labels}losses, weights{optimizer} look right for {branches}"
 
 
@@ -46,7 +47,7 @@ def diagnose(
     plan: Plan | None = None,
     objective: Objective | None = None,
     optimizer: Optimizer | None = None,
-    loss: str | losses.Loss = "cross_entropy",
+    loss: str | losses.Loss | None = None,
     batches: Any = None,
     batch_sizes: Iterable[int] | None = None,
     branch_loss: Any = None,
@@ -97,6 +98,7 @@ def _private(objective: Objective | None) -> Objective | None:
     if objective is None:
         return None
     twin = copy.copy(objective)
+    twin.memory = dict(objective.memory)
     twin.edges = tuple(replace(edge, loss=checks.copied(edge.loss)) for edge in objective.edges)
     return twin
 
@@ -121,7 +123,7 @@ class _Case:
         target: Any,
         found: list[Finding],
         objective: Objective | None,
-        loss: str | losses.Loss,
+        loss: str | losses.Loss | None,
         sizes: Iterable[int] | None,
     ) -> None:
         self.setup, self.sample, self.target, self.found = setup, sample, target, found
@@ -180,7 +182,7 @@ class _Case:
         if classes is not None and len(seen.output[seen.main]) >= 2 and classes != seen.classes:
             what = f"the model predicts {seen.classes} classes, the data have {classes}"
             self.found.append(finding("class-count", "main output", what))
-        if at is None:
+        if at is None and not _places_itself(rest):
             rest = {k: v for k, v in rest.items() if k in ("main", "layout")} | {"method": "none"}
         elif at == "auto":
             rest["batches"] = batches
@@ -231,6 +233,14 @@ class _Case:
         except Exception as error:
             self.found.append(_refusal(error, "model"))
             return None
+
+
+def _places_itself(options: Mapping[str, Any]) -> bool:
+    """Whether the method says where its branches go."""
+    try:
+        return "method" in options and methods.get(options["method"]).places is not None
+    except ConfigError:
+        return True  # plan says best what is wrong with it
 
 
 def _cleaned(at: Any) -> Any:
@@ -324,6 +334,8 @@ def _layer_refusal(error: Exception, layer: str, core: nn.Module, sample: Any) -
 def _readable(setup: Setup, seen: Trace, plan: Plan, sample: Any) -> Iterator[Finding]:
     """Layers of a plan that was made before, which the model no longer has or which cannot be read any more."""
     for b in plan.branches:
+        if b.layer == INPUT:
+            continue
         try:
             if b.layer not in seen.layers:
                 raise UnknownLayerError(

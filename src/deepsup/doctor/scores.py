@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import losses
+from ..edges import TARGET, Edge
 from ..errors import ClassCountError, HeadError
-from ..objectives import Edge, Objective
+from ..objectives import Objective
 from .checks import branch
 from .findings import WARNING, Finding, finding, from_error
 
@@ -38,9 +39,13 @@ def scoring(
     """
     found: list[Finding] = []
     values: list[Tensor] = []
+    predictions = objective.complete(dict(predictions))
     for edge in objective.edges:
         prediction = predictions.get(edge.source)
         if prediction is None:
+            continue
+        if edge.target != TARGET or not losses.describe(edge.loss).scores:  # no labels to be wrong about
+            values.append(prediction)
             continue
         found += _scale_of_scores(edge, prediction)
         bad = _misfit(edge, prediction, target, batch) or _labels(edge, prediction, target)

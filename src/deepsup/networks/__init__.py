@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
+from deepsup.networks.cndsnets import cnds_net
+from deepsup.networks.densenets import densenet
+from deepsup.networks.mobilenets import mobilenet_v1, mobilenet_v2
+from deepsup.networks.nin import nin
 from deepsup.networks.plain import plain
+from deepsup.networks.resnets import resnet
 from deepsup.networks.sources import build, names
+from deepsup.networks.wideresnets import wrn
 
-__all__ = ["build", "names", "plain"]
+__all__ = [
+    "build",
+    "cnds_net",
+    "densenet",
+    "mobilenet_v1",
+    "mobilenet_v2",
+    "names",
+    "nin",
+    "plain",
+    "resnet",
+    "wrn",
+]

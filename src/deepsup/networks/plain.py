@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from deepsup.errors import ConfigError
+from deepsup.networks.counts import check_positive
 
 WIDTHS = (16, 32, 64)
 
@@ -31,7 +32,7 @@ def plain(depth: int, *, classes: int, in_channels: int = 3, widths: Sequence[in
     PyTorch does by default. Raises ConfigError when there are fewer convolutions than stages or a count is below 1.
     """
     stages = _stages(depth, widths)
-    _check_counts(classes=classes, in_channels=in_channels)
+    check_positive(classes=classes, in_channels=in_channels)
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     channels, number = in_channels, 0
     for stage, (width, convolutions) in enumerate(zip(widths, stages, strict=True)):
@@ -58,9 +59,3 @@ def _stages(depth: int, widths: Sequence[int]) -> list[int]:
         )
     each, extra = divmod(depth, len(widths))
     return [each + (stage < extra) for stage in range(len(widths))]
-
-
-def _check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise ConfigError(f"{name}={count!r} must be a whole number of at least 1.")

@@ -1,6 +1,6 @@
 """Where a network comes from: `source:name` to an `nn.Module`.
 
-deepsup:plain-12            our own networks
+deepsup:plain-12            our own networks: plain-N, resnet-N, wrn-N-K, densenet-N-K, ... (published.py)
 timm:resnet18               anything timm can create, untrained unless options say pretrained=True
 torchvision:resnet18        anything torchvision can create, untrained unless options name weights
 package.module:factory      a callable that returns an nn.Module
@@ -8,10 +8,8 @@ package.module:factory      a callable that returns an nn.Module
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
-import re
 from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
@@ -19,18 +17,17 @@ from typing import Any
 from torch import nn
 
 from deepsup.errors import ConfigError, MissingPackageError
-from deepsup.networks.plain import plain
+from deepsup.networks.published import LISTED, build_published, closest, find
 
-_FORMS = "deepsup:plain-12, timm:NAME, torchvision:NAME or package.module:factory"
-_OWN = ("deepsup:plain-12", "deepsup:plain-13")
+_FORMS = "deepsup:resnet-32, timm:NAME, torchvision:NAME or package.module:factory"
 
 
 def names() -> tuple[str, ...]:
-    """Our own networks, ready for `build`; the number is free (any `deepsup:plain-N` with N of at least 3).
+    """Our own networks, ready for `build`, in the sizes that the papers trained; other numbers work as well.
 
     Example: `names()[0] == "deepsup:plain-12"`.
     """
-    return _OWN
+    return tuple(f"deepsup:{name}" for name in LISTED)
 
 
 def build(
@@ -57,26 +54,13 @@ def build(
     if "num_classes" in options or "classes" in options:
         raise ConfigError(f"the class count of {spec!r} is {classes}, from the data; take it out of the model options.")
     if source == "deepsup":
-        return _build_own(spec, classes=classes, in_channels=in_channels, options=options)
+        return build_published(name, classes=classes, in_channels=in_channels, size=size, options=options)
     if source == "timm":
         return _build_timm(name, classes=classes, in_channels=in_channels, size=size, options=options)
     if source == "torchvision":
         return _build_torchvision(name, classes=classes, in_channels=in_channels, size=size, options=options)
     known = {"num_classes": classes, "in_channels": in_channels, "size": size}
     return _build_imported(spec, known=known, options=options)
-
-
-def _build_own(spec: str, *, classes: int, in_channels: int, options: dict[str, Any]) -> nn.Module:
-    match = re.fullmatch(r"deepsup:plain-(\d+)", spec)
-    if match is None:
-        raise ConfigError(
-            f"no network of ours is called {spec!r}.{_closest(spec, _OWN)} There is deepsup:plain-N, where N counts "
-            f"convolutions. List them with deepsup.networks.names()."
-        )
-    unknown = sorted(options.keys() - {"widths"})
-    if unknown:
-        raise ConfigError(f"{spec!r} has no option {', '.join(unknown)}. It has one: widths, such as [16, 32, 64].")
-    return plain(int(match[1]), classes=classes, in_channels=in_channels, **options)
 
 
 def _build_timm(name: str, *, classes: int, in_channels: int, size: int | None, options: dict[str, Any]) -> nn.Module:
@@ -204,14 +188,14 @@ def _imported(spec: str) -> Callable[..., Any]:
             raise  # the module is there; something that it imports is not, and its own message says it best
         raise ConfigError(
             f"model {spec!r}: no module {error.name!r} can be imported."
-            f"{_closest(path, ('deepsup', 'timm', 'torchvision'))} Install it, or put its folder on PYTHONPATH "
+            f"{closest(path, ('deepsup', 'timm', 'torchvision'))} Install it, or put its folder on PYTHONPATH "
             f"(PYTHONPATH=. for this one). Other forms: {_FORMS}."
         ) from None
     target: Any = module
     for part in attribute.split("."):
         if not hasattr(target, part):
             public = [name for name in vars(target) if not name.startswith("_")]
-            raise ConfigError(f"model {spec!r}: {path!r} has no {part!r}.{_closest(part, public)}")
+            raise ConfigError(f"model {spec!r}: {path!r} has no {part!r}.{closest(part, public)}")
         target = getattr(target, part)
     if not callable(target):
         raise ConfigError(f"model {spec!r}: {attribute!r} is no function and no class: {type(target).__name__}.")
@@ -246,13 +230,8 @@ def _require(package: str) -> ModuleType:
 
 def _unknown(name: str, package: str, known: Iterable[str]) -> str:
     listing = f'python -c "import {package}; print({package}.{"models." * (package != "timm")}list_models())"'
-    return f"{package} has no model called {name!r}.{_closest(name, known)} List all with: {listing}"
-
-
-def _closest(name: str, known: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    return f" Closest: {', '.join(matches)}." if matches else ""
+    return f"{package} has no model called {name!r}.{closest(name, known)} List all with: {listing}"
 
 
 def _guess(spec: str) -> str:
-    return f" Perhaps deepsup:{spec}?" if spec.startswith("plain-") else ""
+    return f" Perhaps deepsup:{spec}?" if find(spec) else ""

@@ -226,7 +226,8 @@ def _candidate(point: Point, chosen: bool, gradient: float | None, classes: int 
     params, flops = None, None
     if classes is not None:
         try:
-            _, params, flops, _ = price(point.layer, head, feature, classes)
+            cost = price(point.layer, head, feature, classes)
+            params, flops = cost.params, cost.flops
         except (
             HeadError
         ):  # of the places that are ranked, some may not suit it; `plan` says so of the one that is taken

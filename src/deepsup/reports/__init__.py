@@ -9,17 +9,19 @@ from __future__ import annotations
 from deepsup.reports.page import render, write_html
 from deepsup.reports.pictures import accuracy_picture, gradient_figure, gradient_picture
 from deepsup.reports.read import Run, run, runs
-from deepsup.reports.summary import Evidence, evidence
-from deepsup.reports.tables import comparison_table, run_table, verdict_lines
+from deepsup.reports.summary import Evidence, evidence, judged
+from deepsup.reports.tables import comparison_table, depth_table, run_table, verdict_lines
 
 __all__ = [
     "Evidence",
     "Run",
     "accuracy_picture",
     "comparison_table",
+    "depth_table",
     "evidence",
     "gradient_figure",
     "gradient_picture",
+    "judged",
     "render",
     "run",
     "run_table",

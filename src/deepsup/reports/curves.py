@@ -18,8 +18,15 @@ THRESHOLD: Final = 1e-7
 _DEPTH = ("#3f1d70", "#433e85", "#38588c", "#2d708e", "#25858e", "#1e9b8a", "#2ab07f", "#52c569", "#86d549")
 """Dark to light along the depth: viridis without its palest end, which is hard to see on white."""
 
-_ARMS = ("#6b7480", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
-"""The baseline in grey, then Okabe and Ito's colours, which stay apart for colour-blind readers."""
+_ARMS = (
+    "#6b7480", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5e3c99", "#8c510a", "#1b1b1b",
+)  # fmt: skip
+"""The baseline in grey, then Okabe and Ito's colours, which stay apart for colour-blind readers, and four more."""
+
+FEW: Final = 3
+"""Arms up to which a figure has room for everything about each of them."""
+
+_NAMED = 4  # losses that share a curve and are named
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +124,12 @@ def weights(runs: Iterable[Run]) -> dict[str, Curve]:
     together: dict[Curve, list[str]] = {}
     for head, by in samples.items():
         together.setdefault(Curve.of(dict(sorted(by.items()))), []).append(head)
-    return {listing(heads): curve for curve, heads in together.items()}
+    return {_together_named(heads): curve for curve, heads in together.items()}
+
+
+def _together_named(heads: Sequence[str]) -> str:
+    more = len(heads) - _NAMED
+    return listing([*heads[:_NAMED], f"{more} more"] if more > 0 else heads)
 
 
 def conflicts(runs: Iterable[Run]) -> dict[str, dict[str, Curve]]:

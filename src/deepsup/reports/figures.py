@@ -1,4 +1,4 @@
-"""The figures of the page, each one function from runs by group and arm to a plotly figure as a plain dict."""
+"""The figures of the page made from journals: functions from runs by group and arm to a plotly figure as a plain dict."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ def profile(groups: Mapping[str, Arms], *, baselines: Baselines, limits: tuple[f
             line = panels.line(curve, name=arm, colour=colour, width=2.4, panel=i, value=".1e")
             dots = {"mode": "lines+markers", "marker": {"size": 6, "color": colour}}
             figure["data"] += [*panels.band(curve, colour=colour, panel=i), line | dots]
-            figure["data"] += _branch_marks(curve, arm, runs, colour=colour, panel=i)
+            marks = _branch_marks(curve, arm, runs, colour=colour, panel=i)
+            figure["data"] += [mark | {"showlegend": len(arms) <= curves.FEW} for mark in marks]
         panels.by_layer(figure, i, curves.layers(run for runs in arms.values() for run in runs))
         panels.logarithmic(figure, i, limits)
         _threshold(figure, panel=i, label=i == len(groups) - 1)
@@ -65,21 +66,29 @@ def profile(groups: Mapping[str, Arms], *, baselines: Baselines, limits: tuple[f
 
 
 def accuracy(groups: Mapping[str, Arms], *, baselines: Baselines) -> Figure:
-    """Draw the accuracy over epochs: the main output of each arm thick with its range, its branches thin."""
+    """Draw the accuracy over epochs: the main output of each arm thick with its range, its branches thin.
+
+    Of more than a few arms only the main outputs are drawn.
+    """
     figure = panels.beside(list(groups), height=430)
     for i, (group, arms) in enumerate(groups.items()):
         colours = curves.arm_colours(list(arms), baseline=baselines.get(group))
         for arm, runs in arms.items():
-            figure["data"] += _heads(arm, runs, colour=colours[arm], panel=i)
+            figure["data"] += _heads(arm, runs, colour=colours[arm], panel=i, alone=len(arms) > curves.FEW)
         panels.axis(figure, "x", i)["title"] = {"text": "epoch", "standoff": 8}
-        panels.axis(figure, "y", i).update(range=[0, 1.02], tickformat=".0%", dtick=0.2)
+    drawn = [y for trace in figure["data"] for y in trace["y"]]
+    low, _ = panels.shares(figure, drawn)
+    for i in range(len(groups) if low < 0.9 else 0):
         panels.level(figure, 0.9, panel=i, text="90 %", left=True)
     panels.axis(figure, "y", 0)["title"] = {"text": "accuracy on validation data"}
     return panels.with_legend(figure)
 
 
 def weights(groups: Mapping[str, Arms], *, baselines: Baselines) -> Figure | None:
-    """Draw the weight of each loss over progress, one panel a group; None when no arm has a branch."""
+    """Draw the weight of each loss over progress, one panel a group; None when no arm has a branch.
+
+    Of more than a few arms the main outputs, whose weight is 1, are left out.
+    """
     groups = {group: arms for group, arms in groups.items() if any(map(_has_branches, arms.values()))}
     if not groups:
         return None
@@ -87,7 +96,8 @@ def weights(groups: Mapping[str, Arms], *, baselines: Baselines) -> Figure | Non
     for i, (group, arms) in enumerate(groups.items()):
         colours = curves.arm_colours(list(arms), baseline=baselines.get(group))
         for arm, runs in arms.items():
-            figure["data"] += _schedules(arm, runs, colour=colours[arm], panel=i) if _has_branches(runs) else []
+            drawn = _schedules(arm, runs, colour=colours[arm], panel=i) if _has_branches(runs) else {}
+            figure["data"] += [line for heads, line in drawn.items() if heads != "main" or len(arms) <= curves.FEW]
         title = {"text": "share of training done", "standoff": 8}
         panels.axis(figure, "x", i).update(title=title, tickformat=".0%", range=[0, 1])
         panels.axis(figure, "y", i)["rangemode"] = "tozero"
@@ -147,30 +157,32 @@ def limits(groups: Mapping[str, Arms]) -> tuple[float, float]:
     return min(found), max(found)
 
 
-def _heads(arm: str, runs: Sequence[Run], *, colour: str, panel: int) -> list[Figure]:
-    """Return the lines of one arm; the main output is drawn over its branches and named before them."""
+def _heads(arm: str, runs: Sequence[Run], *, colour: str, panel: int, alone: bool) -> list[Figure]:
+    """Return the lines of one arm; the main output, or it `alone`, is drawn over its branches and named before them."""
     heads = curves.accuracies(runs)
     main = heads.pop("main", None)
     pale = curves.tint(colour, 0.25)
     traces = []
-    for i, (head, curve) in enumerate(heads.items()):
+    for i, (head, curve) in enumerate({} if alone else heads.items()):
         dash = DASHES[i % len(DASHES)]
         line = panels.line(curve, name=f"{arm}: {head}", colour=pale, width=1.4, panel=panel, value=".1%", dash=dash)
         traces.append(line | {"legendrank": 1001})
     if main:
-        line = panels.line(main, name=f"{arm}: main output", colour=colour, width=3, panel=panel, value=".1%")
-        traces = [*panels.band(main, colour=colour, panel=panel), *traces, line]
+        name, width = (arm, 2.2) if alone else (f"{arm}: main output", 3)
+        line = panels.line(main, name=name, colour=colour, width=width, panel=panel, value=".1%")
+        traces = [*panels.band(main, colour=colour, panel=panel, faint=alone), *traces, line]
     return traces
 
 
-def _schedules(arm: str, runs: Sequence[Run], *, colour: str, panel: int) -> list[Figure]:
+def _schedules(arm: str, runs: Sequence[Run], *, colour: str, panel: int) -> dict[str, Figure]:
+    """Return the line of each schedule by the losses that have it."""
     dashes = itertools.cycle(("solid", *DASHES))
-    traces = []
+    traces = {}
     for heads, curve in curves.weights(runs).items():
         main = heads == "main"
         name, tone = (f"{arm}: main output", "#9aa3ad") if main else (f"{arm}: {heads}", colour)
         width, dash = (1.6, "solid") if main else (2.4, next(dashes))
-        traces.append(panels.line(curve, name=name, colour=tone, width=width, panel=panel, value=".3f", dash=dash))
+        traces[heads] = panels.line(curve, name=name, colour=tone, width=width, panel=panel, value=".3f", dash=dash)
     return traces
 
 

@@ -70,6 +70,17 @@ def duration(seconds: Any) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def milliseconds(value: Any) -> str:
+    """Write a short time: `milliseconds(24.53)` is `"24.5 ms"`."""
+    return f"{value:.1f} ms" if known(value) else NONE
+
+
+def between(values: Sequence[float]) -> str:
+    """Write whole numbers that may differ: `between([12, 12])` is `"12"`, `between([14, 12])` is `"12 to 14"`."""
+    low, high = (min(values), max(values)) if values else (None, None)
+    return NONE if low is None else f"{low:.0f}" if low == high else f"{low:.0f} to {high:.0f}"
+
+
 def times(ratio: Any) -> str:
     """Write a ratio: `times(1)` is `"1.0x"`, `times(6512)` is `"6,512x"`; timings carry no second decimal."""
     if not known(ratio):

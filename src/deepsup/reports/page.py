@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from deepsup.reports import curves, figures, formats, phones, read, sections, tables
+from deepsup.reports import contrasts, curves, depths, figures, formats, phones, read, sections, tables
 from deepsup.reports.packages import need
 from deepsup.reports.panels import Figure
 from deepsup.reports.read import Run
@@ -69,6 +69,7 @@ def content(found: Evidence, *, beside: Path) -> dict[str, Any]:
     return {
         "name": str(found.runs[0].name if found.single else compare.get("name")),
         "single": found.single,
+        "many": max(len(arms) for arms in found.groups.values()) > curves.FEW,
         "created": formats.moment(compare.get("created")),
         "outcome": _outcome(found),
         "rule": compare.get("rule"),
@@ -76,6 +77,7 @@ def content(found: Evidence, *, beside: Path) -> dict[str, Any]:
         "facts": tables.run_facts(found.runs[0]) if found.single else [],
         "grouped": any(group["name"] for group in compare["groups"]),
         "rows": [] if found.single else tables.rows(compare),
+        "peaks": any(formats.known(arm.get("peak_bytes")) for g in compare["groups"] for arm in g["arms"].values()),
         "baseline": next((baseline(group) for group in compare["groups"]), None),
         "iterations": max((curves.first_iterations([run]) for run in found.runs), default=0),
         "before": bool(earlier),
@@ -107,7 +109,7 @@ def _outcome(found: Evidence) -> list[tables.Verdict]:
         run = found.runs[0]
         score = f" Accuracy {formats.percent(run.end.accuracy)} %." if run.end else ""
         state = tables.state(run)
-        return [tables.Verdict("", "", f"{state[:1].upper()}{state[1:]}.{score}")]
+        return [tables.Verdict("", "", "", f"{state[:1].upper()}{state[1:]}.{score}")]
     return tables.verdicts(found.compare)
 
 
@@ -131,6 +133,7 @@ def _figures(found: Evidence, views: Views, baselines: figures.Baselines) -> dic
     same = {group: curves.same_span(arms)[0] for group, arms in probed.items()}
     span = figures.limits(probed)
     weights = figures.weights(groups, baselines=arms_of)
+    differences, by_depth = contrasts.differences(found.compare["groups"]), contrasts.by_depth(found.compare["groups"])
     timelines = [(group, chunk) for group, arms in groups.items() for chunk in _conflicts(arms, single=found.single)]
     return {
         "gradients": [
@@ -138,6 +141,8 @@ def _figures(found: Evidence, views: Views, baselines: figures.Baselines) -> dic
             for i, (group, arms) in enumerate(stepwise.items())
         ],
         "profile": _div(figures.profile(same, baselines=baselines, limits=span), "profile") if probed else None,
+        "differences": _div(differences, "differences") if differences else None,
+        "depth": _div(by_depth, "depth") if by_depth else None,
         "accuracy": _div(figures.accuracy(trained, baselines=arms_of), "accuracy") if trained else None,
         "weights": _div(weights, "weights") if weights else None,
         "conflicts": [
@@ -187,14 +192,14 @@ def _weakest_layers(views: Views) -> list[str]:
 
 
 def _last_accuracies(found: Evidence) -> list[str]:
-    """Return the accuracy of every head after the last epoch, mean over seeds, arms with branches only."""
+    """Return the accuracy of every output after the last epoch, mean over seeds, arms with branches only."""
     lines = []
-    for group, arms in found.groups.items():
-        for arm, runs in arms.items():
-            heads = {head: curve.mean[-1] for head, curve in curves.accuracies(runs).items() if curve.mean}
-            if len(heads) > 1:
-                values = ", ".join(f"{head} {formats.percent(value)} %" for head, value in heads.items())
-                lines.append(f"After the last epoch, {path(group, arm)}: {values}.")
+    for group in found.compare["groups"]:
+        for arm, fields in group["arms"].items():
+            outputs = depths.of(fields)
+            if len(outputs) > 1:
+                values = ", ".join(f"{output.name} {formats.percent(output.mean)} %" for output in outputs)
+                lines.append(f"After the last epoch, {path(group['name'], arm)}: {values}.")
     return lines
 
 
@@ -203,7 +208,8 @@ def _plans(runs: Sequence[Run]) -> list[dict[str, Any]]:
     different: dict[str, dict[str, Any]] = {}
     for run in runs:
         if run.plan:
-            key = json.dumps([run.plan.get(part) for part in ("model", "method", "branches", "trunk")], sort_keys=True)
+            parts = ("model", "method", "branches", "trunk", "edges", "main_loss")
+            key = json.dumps([run.plan.get(part) for part in parts], sort_keys=True)
             entry = different.setdefault(key, {"plan": run.plan, "runs": []})
             entry["runs"].append(run)
     return [_plan(entry["plan"], entry["runs"], everyone=runs) for entry in different.values()]
@@ -220,6 +226,8 @@ def _plan(plan: Mapping[str, Any], runs: Sequence[Run], *, everyone: Sequence[Ru
         "used_by": sections.owners(runs, everyone),
         "rules": any(branch.get("gradient") not in (None, "add") for branch in branches),
         "notes": list(plan.get("notes") or ()),
+        "main_loss": plan.get("main_loss") or "cross_entropy",
+        "edges": [f"{e['from']} <- {e['to']}: {e['loss']}, weight {e['weight']}" for e in plan.get("edges") or ()],
         "branches": [
             branch
             | {

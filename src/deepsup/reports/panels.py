@@ -136,13 +136,18 @@ def line(curve: Curve, *, name: str, colour: str, width: float, panel: int, valu
     } | on(panel)
 
 
-def band(curve: Curve, *, colour: str, panel: int) -> list[Figure]:
+def band(curve: Curve, *, colour: str, panel: int, faint: bool = False) -> list[Figure]:
     """Return the shade between the smallest and the largest run; nothing where there is only one."""
     if curve.low == curve.high or len(curve.x) < 2:
         return []
     x, low, high = list(curve.x), list(curve.low), list(curve.high)
     rgb = ",".join(str(int(colour[k : k + 2], 16)) for k in (1, 3, 5))
-    shade = {"type": "scatter", "mode": "lines", "fill": "toself", "fillcolor": f"rgba({rgb},0.16)"}
+    shade = {
+        "type": "scatter",
+        "mode": "lines",
+        "fill": "toself",
+        "fillcolor": f"rgba({rgb},{0.07 if faint else 0.16})",
+    }
     outline = {"x": x + x[::-1], "y": high + low[::-1], "line": {"width": 0}}
     return [shade | outline | {"hoverinfo": "skip", "showlegend": False} | on(panel)]
 
@@ -183,6 +188,17 @@ def logarithmic(figure: Figure, panel: int, limits: tuple[float, float], *, tick
     low, high = math.log10(limits[0]) - 0.35, math.log10(limits[1]) + 0.35
     step = max(1, math.ceil((high - low) / ticks))  # in powers of ten
     axis(figure, "y", panel).update(type="log", range=[low, high], exponentformat="power", dtick=step)
+
+
+def shares(figure: Figure, values: Sequence[float]) -> tuple[float, float]:
+    """Fit the y axes of all panels to these shares, in steps that can be read, and return their ends."""
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    step = next(s for s in (0.01, 0.02, 0.05, 0.1, 0.2) if (high - low) / s <= 8 or s == 0.2)
+    low, high = step * math.floor(low / step + 1e-9), step * math.ceil(high / step - 1e-9)
+    for panel in range(sum(key.startswith("yaxis") for key in figure["layout"])):
+        spare = 0.02 * (high - low)
+        axis(figure, "y", panel).update(range=[low - spare, high + spare], tickformat=".0%", dtick=step, tick0=0)
+    return low, high
 
 
 def by_layer(figure: Figure, panel: int, layers: Sequence[str]) -> None:

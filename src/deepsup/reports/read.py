@@ -74,7 +74,7 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How a finished run ended. Accuracies are fractions in [0, 1]; `step_ms` is a median."""
+    """How a finished run ended. Accuracies are fractions in [0, 1]; `step_ms` is a median, `peak_bytes` a GPU's."""
 
     step: int
     epochs: int
@@ -82,6 +82,7 @@ class End:
     best_accuracy: float
     seconds: float
     step_ms: float
+    peak_bytes: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,8 @@ class Run:
     """Everything one journal says, with the records that a resumed run overwrote already dropped.
 
     `stop` is the reason a run gave up (a non-finite loss, say); a run with neither `end` nor `stop` was interrupted.
-    `findings` are what the doctor said before training (None: it was not asked), `placement` the record of that name.
+    `findings` are what the doctor said before training (None: it was not asked), `placement` the record of that name,
+    `saved_bytes` what a step keeps for its backward.
     """
 
     path: Path
@@ -107,6 +109,7 @@ class Run:
     epochs: tuple[Epoch, ...] = ()
     findings: tuple[Mapping[str, Any], ...] | None = None
     placement: Mapping[str, Any] | None = None
+    saved_bytes: float = math.nan
     resumed: tuple[int, ...] = ()
     stop: str | None = None
     end: End | None = None
@@ -137,6 +140,7 @@ class _Draft:
     epochs: dict[int, Epoch] = field(default_factory=dict)
     findings: tuple[Mapping[str, Any], ...] | None = None
     placement: Mapping[str, Any] | None = None
+    saved_bytes: float = math.nan
     resumed: list[int] = field(default_factory=list)
     stop: str | None = None
     end: End | None = None
@@ -156,6 +160,8 @@ class _Draft:
                 self.findings = tuple(dict(finding) for finding in record["findings"])
             case "placement":
                 self.placement = {**record, "gradients": _numbers(record.get("gradients"))}
+            case "cost":
+                self.saved_bytes = _number(record["saved_bytes"])
             case "epoch":
                 epoch = _epoch(record)
                 self.epochs[epoch.epoch] = epoch
@@ -315,6 +321,7 @@ def _finish(folder: Path, draft: _Draft) -> Run:
         epochs=tuple(draft.epochs[key] for key in sorted(draft.epochs)),
         findings=draft.findings,
         placement=draft.placement,
+        saved_bytes=draft.saved_bytes,
         resumed=tuple(draft.resumed),
         stop=draft.stop,
         end=draft.end,
@@ -374,6 +381,7 @@ def _end(record: Mapping[str, Any]) -> End:
         best_accuracy=_number(record.get("best_accuracy", accuracy)),
         seconds=_number(record.get("seconds")),
         step_ms=_number(record.get("step_ms")),
+        peak_bytes=_number(record.get("peak_bytes")),
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deepsup.errors import ConfigError
-from deepsup.reports import read
+from deepsup.reports import depths, read
 from deepsup.reports.formats import known, listing, percent
 from deepsup.reports.read import Run
 
@@ -47,7 +47,7 @@ class Evidence:
 def evidence(path: str | Path) -> Evidence:
     """Read everything about the run or comparison at `path`.
 
-    >>> evidence("runs/demo").compare["groups"][0]["verdict"]      # doctest: +SKIP
+    >>> judged(evidence("runs/demo").compare["groups"][0])["dhm"]["verdict"]      # doctest: +SKIP
     """
     folder = Path(path)
     runs = read.runs(folder)
@@ -63,9 +63,9 @@ def complete(stated: Mapping[str, Any], runs: Sequence[Run], *, folder: Path) ->
     groups: dict[str, dict[str, Any]] = {}
     for group in stated.get("groups") or ():
         name = str(group.get("name") or "")
-        groups[name] = {"verdict": None, **group, "name": name, "arms": dict(group.get("arms") or {})}
+        groups[name] = {**group, "name": name, "arms": dict(group.get("arms") or {})}
     for run in runs:
-        group = groups.setdefault(run.group, {"name": run.group, "arms": {}, "verdict": None})
+        group = groups.setdefault(run.group, {"name": run.group, "arms": {}})
         group["arms"].setdefault(run.arm, {})
     for name, group in groups.items():
         for arm, fields in group["arms"].items():
@@ -80,13 +80,25 @@ def complete(stated: Mapping[str, Any], runs: Sequence[Run], *, folder: Path) ->
     }
 
 
+def judged(group: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the verdicts of a group by the arm that was judged, in the order of the arms.
+
+    The one place that knows how compare.json holds them: `verdicts` by arm, in files of earlier versions one `verdict`.
+    """
+    stated = group.get("verdicts")
+    if stated is None:
+        alone = group.get("verdict") or {}
+        stated = {str(alone.get("candidate", "candidate")): alone}
+    return {str(arm): verdict for arm, verdict in stated.items() if verdict}
+
+
 def baseline(group: Mapping[str, Any]) -> str | None:
-    """Return the arm that the others are measured against: the verdict's, else "plain", else the first of several."""
+    """Return the arm that the others are measured against: the one stated, else "plain" or "none", else the first."""
     arms = list(group["arms"])
     if len(arms) < 2:
         return None
-    named = (group.get("verdict") or {}).get("baseline")
-    return next((arm for arm in (named, "plain", *arms) if arm in arms), None)
+    named = [group.get("baseline"), *(verdict.get("baseline") for verdict in judged(group).values())]
+    return next((arm for arm in (*named, "plain", "none", *arms) if arm in arms), None)
 
 
 def finished(arm: Mapping[str, Any]) -> tuple[int, int]:
@@ -140,14 +152,20 @@ def _filled(fields: Mapping[str, Any], runs: Sequence[Run], *, folder: Path) -> 
     values = [end.accuracy for end in ends if end and known(end.accuracy)]
     cost = next((run.cost for run in runs if run.cost), {})
     trunk = {key: cost.get(f"trunk_{key}") for key in ("params", "flops")}
+    saved = [run.saved_bytes for run in runs if known(run.saved_bytes)]
+    peaks = [end.peak_bytes for end in ends if end and known(end.peak_bytes)]
     computed: dict[str, Any] = {
         "runs": names,
         "final": [end.accuracy if end else None for end in ends],
         "mean": statistics.fmean(values) if values else None,
         "std": statistics.stdev(values) if len(values) > 1 else None,
+        "outputs": depths.outputs([run if run and run.end else None for run in members]),
         "epochs_to_90": [run.epochs_to(0.9) if run else None for run in members],
+        "epochs": [end.epochs if end else None for end in ends],
         "seconds": [end.seconds if end else None for end in ends],
         "step_ms": [end.step_ms if end else None for end in ends],
+        "saved_bytes": max(saved, default=None),
+        "peak_bytes": max(peaks, default=None),
     }
     for key, value in trunk.items():
         computed[f"train_{key}"] = None if value is None else value + (cost.get(f"head_{key}") or 0)

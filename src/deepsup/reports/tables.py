@@ -5,27 +5,42 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from deepsup.reports import curves, formats
+from deepsup.reports import curves, depths, formats
 from deepsup.reports.packages import need
 from deepsup.reports.read import Run
-from deepsup.reports.summary import baseline, finished
+from deepsup.reports.summary import baseline, finished, judged
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
+_PLACES: Final = 6
+"""Depths that have a column of their own at most."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One arm of one group, every cell already text."""
+    """One arm of one group, every cell already text. Costs are per sample and forward, `saved` bytes a step.
+
+    `compute` is the arithmetic of the whole training relative to the baseline's, `inference_time` that of a forward.
+    """
 
     group: str
     arm: str
     runs: str
     accuracy: str
+    difference: str
+    interval: str
+    ensemble: str
     epochs: str
+    trained: str
     seconds: str
+    step: str
+    compute: str
+    saved: str
+    peak: str
     train_params: str
     train_flops: str
     inference_params: str
@@ -35,23 +50,33 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was found in one group: a word (helps, no evidence, hurts, no verdict yet) and the numbers behind it."""
+    """What was found of one arm: a word (helps, no evidence, hurts, no verdict yet) and the numbers behind it."""
 
     group: str
+    arm: str
     word: str
     text: str
 
 
 def rows(compare: Mapping[str, Any]) -> list[Row]:
-    """Return the table of a comparison (the content of compare.json), one row for each group and arm.
+    """Return the table of a comparison (the content of compare.json), one row for each group and arm."""
+    return [_row(group, name, arm) for group in compare["groups"] for name, arm in group["arms"].items()]
 
-    Costs are per sample and per forward; time of inference is relative to the baseline arm of the same group.
-    """
-    return [
-        _row(group, name, arm, reference=group["arms"].get(baseline(group)) or {})
-        for group in compare["groups"]
-        for name, arm in group["arms"].items()
-    ]
+
+_COLUMNS: Final = {
+    "accuracy": "accuracy %",
+    "epochs": "epochs\nto 90 %",
+    "seconds": "train\ntime",
+    "compute": "train\ncompute",
+    "saved": "train\nmemory",
+    "train_params": "train\nparams",
+    "train_flops": "train\nFLOPs",
+    "inference_params": "infer\nparams",
+    "inference_flops": "infer\nFLOPs",
+    "inference_time": "infer\ntime",
+}
+_SAME: Final = ("inference_params", "inference_flops")
+"""What no method changes: said once under the table, and a column where it is not so after all."""
 
 
 def comparison_table(compare: Mapping[str, Any]) -> Table:
@@ -59,41 +84,87 @@ def comparison_table(compare: Mapping[str, Any]) -> Table:
 
     >>> print(comparison_table(json.loads(Path("runs/demo/compare.json").read_text())))     # doctest: +SKIP
     """
-    heads = ["arm", "accuracy %", "epochs\nto 90 %", "train\ntime", "train\nparams", "train\nFLOPs"]
-    heads += ["infer\nparams", "infer\nFLOPs", "infer\ntime"]
+    found = rows(compare)
+    costs = {tuple(getattr(row, name) for name in _SAME) for row in found} - {(formats.NONE,) * 2}
+    empty = {name for name in _COLUMNS if all(getattr(row, name) in (formats.NONE, "never") for row in found)}
+    hidden = empty | (set(_SAME) if len(costs) == 1 else set())
+    shown = [name for name in _COLUMNS if name not in hidden]
     table: Table = _rich("table").Table(box=_rich("box").SIMPLE_HEAD, pad_edge=False, padding=0)
-    for head in heads:
-        left, wraps = head == "arm", head.startswith(("arm", "epochs"))
-        table.add_column(head, justify="left" if left else "right", overflow="fold", vertical="top", no_wrap=not wraps)
+    table.add_column("arm", overflow="fold", vertical="top")
+    for name in shown:
+        wraps = name == "epochs"
+        table.add_column(_COLUMNS[name], justify="right", overflow="fold", vertical="top", no_wrap=not wraps)
     group = ""
-    for row in rows(compare):
+    for row in found:
         if row.group != group:
             if group:
                 table.add_section()
             table.add_row(_rich("text").Text(row.group, style="bold"))
             group = row.group
         arm = f"{row.arm}\n{row.runs.replace(' of ', '/')} runs" if "of" in row.runs else row.arm
-        cells = [arm, row.accuracy, row.epochs, row.seconds, row.train_params, row.train_flops]
-        table.add_row(*_plain([*cells, row.inference_params, row.inference_flops, row.inference_time]))
+        table.add_row(*_plain([arm, *(getattr(row, name) for name in shown)]))
+    if len(costs) == 1:
+        params, flops = costs.pop()
+        table.caption = _rich("text").Text(f"inference, every arm: {params} parameters, {flops} FLOPs a sample")
+        table.caption_justify = "left"
     return table
 
 
+def depth_table(compare: Mapping[str, Any]) -> Table | None:
+    """Return how good each output is by its depth, a row an arm, for `rich.print`; None where no arm has a branch.
+
+    Where the branches of all arms lie at few depths these are the columns, else a cell lists them.
+    """
+    arms = [(str(g["name"]), str(name), arm) for g in compare["groups"] for name, arm in g["arms"].items()]
+    places = sorted({round(100 * o.depth) for *_, arm in arms for o in depths.branches(arm) if o.depth is not None})
+    if not places:
+        return None
+    few = len(places) <= _PLACES
+    table: Table = _rich("table").Table(box=_rich("box").SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("accuracy %\nat depth", overflow="fold", vertical="bottom")
+    for place in [f"{p} %" for p in places] if few else ["of branches"]:
+        table.add_column(place, justify="right" if few else "left", overflow="fold")
+    for name in ("main", "all together"):
+        table.add_column(name, justify="right")
+    named = len(compare["groups"]) > 1
+    for group, name, arm in arms:
+        cells = _at_places(arm, places) if few else [_listed(arm)]
+        last = [next((o for o in depths.of(arm) if o.name == "main"), None), depths.ensemble(arm)]
+        cells += [formats.percent(output.mean) if output else "" for output in last]
+        table.add_row(*_plain([f"{group} / {name}" if named and group else name, *cells]))
+    return table
+
+
+def _at_places(arm: Mapping[str, Any], places: Sequence[int]) -> list[str]:
+    """The branches under the columns of their depths; two in one place stand below each other."""
+    found: dict[int, list[str]] = {place: [] for place in places}
+    for output in depths.branches(arm):
+        found[round(100 * (output.depth or 0))].append(formats.percent(output.mean))
+    return ["\n".join(cells) for cells in found.values()]
+
+
+def _listed(arm: Mapping[str, Any]) -> str:
+    return ", ".join(f"{100 * (o.depth or 0):.0f} %: {formats.percent(o.mean)}" for o in depths.branches(arm))
+
+
 def verdicts(compare: Mapping[str, Any]) -> list[Verdict]:
-    """Return what a comparison found, group by group, in words."""
+    """Return what a comparison found, group by group and arm by arm, in words."""
     metric = str(compare.get("metric") or "accuracy")
-    return [
-        Verdict(str(group["name"]), *_judged(group["verdict"], metric=metric))
-        if group.get("verdict")
-        else Verdict(str(group["name"]), "no verdict yet", _unjudged(group["arms"]))
-        for group in compare["groups"]
-    ]
+    result = []
+    for group in compare["groups"]:
+        name, found = str(group["name"]), judged(group)
+        result += [Verdict(name, arm, *_judged(verdict, metric=metric)) for arm, verdict in found.items()]
+        if not found:
+            result.append(Verdict(name, "", "no verdict yet", _unjudged(group["arms"])))
+    return result
 
 
 def verdict_lines(compare: Mapping[str, Any]) -> list[str]:
-    """Return one sentence a group: the verdict, the mean difference with its interval, and the number of pairs.
+    """Return one sentence for each group and arm: the verdict, the mean difference with its interval, how many pairs.
 
-    >>> verdict_lines({"groups": [{"name": "sgd", "arms": {}, "verdict": {"verdict": "helps", "mean_difference": 0.021,
-    ...     "ci_low": 0.012, "ci_high": 0.03, "n": 3, "confidence": 0.95, "baseline": "plain", "candidate": "aux"}}]})
+    >>> verdict_lines({"groups": [{"name": "sgd", "arms": {}, "verdicts": {"aux": {"verdict": "helps", "n": 3,
+    ...     "mean_difference": 0.021, "ci_low": 0.012, "ci_high": 0.03, "confidence": 0.95, "baseline": "plain",
+    ...     "candidate": "aux"}}}]})
     ['sgd: helps. aux minus plain: +2.1 points of accuracy (95 % interval +1.2 to +3.0, n = 3 paired seeds)']
     """
     return [": ".join(filter(None, (v.group, f"{v.word}. {v.text}"))) for v in verdicts(compare)]
@@ -155,27 +226,53 @@ def state(run: Run) -> str:
     return text + (f", resumed {len(run.resumed)}x" if run.resumed else "")
 
 
-def _row(group: Mapping[str, Any], name: str, arm: Mapping[str, Any], *, reference: Mapping[str, Any]) -> Row:
+def _row(group: Mapping[str, Any], name: str, arm: Mapping[str, Any]) -> Row:
+    reference = group["arms"].get(baseline(group)) or {}
     done, planned = finished(arm)
     final, reached = arm.get("final") or [], arm.get("epochs_to_90") or []
     if len(final) == len(reached):  # a run that has not finished has not failed to get there
         reached = [epoch for epoch, value in zip(reached, final, strict=True) if formats.known(value)]
-    seconds = [value for value in arm.get("seconds") or [] if formats.known(value)]
-    own, other = arm.get("inference_ms"), reference.get("inference_ms")
-    relative = own / other if own and other and formats.known(own) and formats.known(other) else None
+    verdict, ensemble = judged(group).get(name, {}), depths.ensemble(arm)
+    low, high = verdict.get("ci_low"), verdict.get("ci_high")
     return Row(
         group=str(group["name"]),
         arm=name,
         runs=str(done) if done == planned else f"{done} of {planned}",
         accuracy=formats.spread(arm.get("mean"), arm.get("std")),
+        difference=formats.points(verdict.get("mean_difference")),
+        interval=f"{formats.points(low)} to {formats.points(high)}" if formats.known(low) else "",
+        ensemble=formats.percent(ensemble.mean) if ensemble else formats.NONE,
         epochs=formats.epochs(reached) if done else formats.NONE,
-        seconds=formats.duration(statistics.fmean(seconds)) if seconds else formats.NONE,
+        trained=formats.between(_known(arm, "epochs")),
+        seconds=formats.duration(_mean(arm, "seconds")),
+        step=formats.milliseconds(_mean(arm, "step_ms")),
+        compute=formats.times(_ratio(_compute(arm), _compute(reference))),
+        saved=formats.size(arm.get("saved_bytes")),
+        peak=formats.size(arm.get("peak_bytes")),
         train_params=formats.count(arm.get("train_params")),
         train_flops=formats.count(arm.get("train_flops")),
         inference_params=formats.count(arm.get("inference_params")),
         inference_flops=formats.count(arm.get("inference_flops")),
-        inference_time=formats.times(relative),
+        inference_time=formats.times(_ratio(arm.get("inference_ms"), reference.get("inference_ms"))),
     )
+
+
+def _known(arm: Mapping[str, Any], key: str) -> list[float]:
+    return [value for value in arm.get(key) or [] if formats.known(value)]
+
+
+def _mean(arm: Mapping[str, Any], key: str) -> float | None:
+    return statistics.fmean(values) if (values := _known(arm, key)) else None
+
+
+def _compute(arm: Mapping[str, Any]) -> float | None:
+    """The arithmetic of a whole training, in forwards of one sample an epoch; images and batches are the same in all arms."""
+    epochs, flops = _mean(arm, "epochs"), arm.get("train_flops")
+    return epochs * float(flops) if epochs is not None and flops is not None else None
+
+
+def _ratio(value: Any, reference: Any) -> float | None:
+    return value / reference if value and reference and formats.known(value) and formats.known(reference) else None
 
 
 def _judged(verdict: Mapping[str, Any], *, metric: str) -> tuple[str, str]:
@@ -185,7 +282,7 @@ def _judged(verdict: Mapping[str, Any], *, metric: str) -> tuple[str, str]:
         return str(word), reason or "no pair of runs has finished"
     pairs = f"n = {n} paired seed{'s' if n != 1 else ''}"
     if formats.known(low) and formats.known(high):
-        certainty = f"{100 * level:g} % interval {formats.points(low)} to {formats.points(high)}, {pairs}"
+        certainty = f"{100 * level:.4g} % interval {formats.points(low)} to {formats.points(high)}, {pairs}"
     else:
         certainty = f"{pairs}: {reason}" if reason else pairs
     arms = f"{verdict.get('candidate', 'candidate')} minus {verdict.get('baseline', 'baseline')}"

@@ -26,6 +26,7 @@ from . import configs, engines
 from .configs import TrainConfig
 from .feeds import SplitFeed
 from .journals import Record
+from .settings import check
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -38,6 +39,7 @@ class Prepared(NamedTuple):
     plan: Plan
     data: datasets.Dataset
     placement: Record | None
+    epochs: int
 
 
 def prepare(config: TrainConfig, *, plan: dict[str, Any] | None = None, fabric: Fabric | None = None) -> Prepared:
@@ -56,7 +58,26 @@ def prepare(config: TrainConfig, *, plan: dict[str, Any] | None = None, fabric: 
         chosen, placement = _plan(config, model, data)
         if fabric is not None and fabric.world_size > 1 and chosen.branches:
             chosen = Plan.from_dict(engines.gathered(fabric, chosen.to_dict())[0])
-    return Prepared(attach(model, chosen) if chosen.branches else model, chosen, data, placement)
+    epochs = _equal_epochs(config, model, data) if is_equal_compute(config) else config.epochs
+    return Prepared(attach(model, chosen) if chosen.branches else model, chosen, data, placement, epochs)
+
+
+def is_equal_compute(config: TrainConfig) -> bool:
+    """Whether a run is the control whose length follows from another method's cost."""
+    return config.supervise is not None and methods.get(config.supervise.method).name == "equal-compute"
+
+
+def _equal_epochs(config: TrainConfig, model: nn.Module, data: datasets.Dataset) -> int:
+    """As many epochs of the plain model as cost what the method in `supervise.like` costs; at least as many as set."""
+    like = config.supervise.like if config.supervise else None
+    if not isinstance(like, dict):
+        raise ConfigError(
+            "method 'equal-compute' needs supervise.like: the supervise settings whose compute is to be matched, or in a "
+            f"comparison the name of the arm; found {like!r}."
+        )
+    other = config.model_copy(update={"supervise": check(configs.SuperviseConfig, like, where="supervise.like")})
+    cost = _plan(other, model, data)[0].cost
+    return max(config.epochs, round(config.epochs * (1 + cost["head_flops"] / cost["trunk_flops"])))
 
 
 def measure(config: TrainConfig, *, at: list[str] | dict[str, str] | None = None) -> Probe:
@@ -71,7 +92,7 @@ def measure(config: TrainConfig, *, at: list[str] | dict[str, str] | None = None
     if at is None:
         return _probe(config, model, data)
     settings = config.supervise or configs.SuperviseConfig()
-    method = "aux" if settings.method == "none" else settings.method
+    method = "aux" if methods.get(settings.method).bare else settings.method
     supervise = settings.model_copy(update={"at": at, "method": method})
     plan, _ = _plan(config.model_copy(update={"supervise": supervise}), model, data)
     net = attach(model, plan)
@@ -82,13 +103,13 @@ def measure(config: TrainConfig, *, at: list[str] | dict[str, str] | None = None
 def diagnose(config: configs.Config) -> dict[str, Diagnosis]:
     """Look for traps in model, branches and data as configured, on the first training batch; trains and writes nothing.
 
-    Of a comparison, in the supervised run of every group, by the name GROUP/ARM; a single run has no name. What `prepare`
+    Of a comparison, in every arm but the baseline of every group, by the name GROUP/ARM; a single run has no name. What `prepare`
     would refuse is a finding here. Raises only what leaves nothing to look at (`DatasetError`, `ConfigError`).
     """
     if isinstance(config, TrainConfig):
         return {"": _diagnose(config)}
-    cells = {c.group: c.config for c in config.expand() if c.arm == config.candidate}
-    return {f"{group}/{config.candidate}": _diagnose(cells[group]) for group in config.groups}
+    cells = {(c.group, c.arm): c.config for c in reversed(config.expand())}
+    return {f"{g}/{arm}": _diagnose(cells[g, arm]) for g in config.groups for arm in config.candidates}
 
 
 def _diagnose(config: TrainConfig) -> Diagnosis:
@@ -97,12 +118,13 @@ def _diagnose(config: TrainConfig) -> Diagnosis:
     model = build(config, classes=data.classes, channels=data.train.channels, size=data.train.size)
     sample, target = next(_batches(config, data))
     settings = config.supervise
-    look = partial(
-        doctor.diagnose, model, sample, target, batch_sizes=SplitFeed(data.train, config.data.batch_size).batch_sizes
-    )
-    if settings is None or settings.method == "none":
+    look = partial(doctor.diagnose, model, sample, target, batch_sizes=training_feed(config, data).batch_sizes)
+    if settings is None:
         return look(classes=data.classes)
-    if settings.at == "auto":
+    method = methods.get(settings.method)
+    if method.bare:
+        return look(plan=_plan(config, model, data)[0])
+    if _places(settings) == "auto":
         try:
             return look(plan=_plan(config, model, data)[0])
         except DeepsupError as error:
@@ -118,8 +140,14 @@ def _key_of(error: DeepsupError) -> str:
 
 
 def load_data(config: TrainConfig) -> datasets.Dataset:
-    settings = config.data.model_dump(exclude={"batch_size"})
+    settings = config.data.model_dump(exclude={"batch_size", "overlap"})
     return datasets.load(**settings, seed=0)  # the same images for every seed
+
+
+def training_feed(config: TrainConfig, data: datasets.Dataset, **share: Any) -> SplitFeed:
+    """The batches that a run trains on; `share` says which process reads them, and on what device."""
+    settings = config.data
+    return SplitFeed(data.train, settings.batch_size, seed=config.seed, overlap=settings.overlap, **share)
 
 
 def build(config: TrainConfig, *, classes: int, channels: int, size: int) -> nn.Module:
@@ -129,33 +157,63 @@ def build(config: TrainConfig, *, classes: int, channels: int, size: int) -> nn.
 def _plan(config: TrainConfig, model: nn.Module, data: datasets.Dataset) -> tuple[Plan, Record | None]:
     settings = config.supervise
     sample = next(_batches(config, data))[0][:2]
-    if settings is None or settings.method == "none":
+    if settings is None:
         return make_plan(model, sample, method="none", classes=data.classes), None
-    at, placement = settings.at, None
+    _check_batches(config, methods.get(settings.method))
+    if methods.get(settings.method).bare:
+        return make_plan(model, sample, settings.at, method=settings.method, classes=data.classes), None
+    at, placement = _places(settings), None
     if at == "auto":
-        rule = settings.probe.rule or methods.get(settings.method).rule
-        seen = _probe(config, model, data)
-        advice = seen.recommendation(rule, factor=settings.probe.factor, count=settings.probe.count)
-        at = advice.at
-        placement = {"kind": "placement", "rule": rule, "layers": at, "gradients": seen.means()}
-        placement |= {"reason": advice.reason, "probe": seen.to_dict()}
-        if not at:
-            raise ConfigError(
-                f"supervise.at is auto, but by the rule '{rule}' no gradient vanishes in {config.model}:\n{seen}\n"
-                "Choose layers by name or depth (supervise.at=[50%]), or train the plain model (supervise=null)."
-            )
+        at, placement = _probed(config, settings, model, data)
     options = _branch_options(config, settings)
     return make_plan(model, sample, at, loss=settings.loss, classes=data.classes, **options), placement
 
 
+def _places(settings: configs.SuperviseConfig) -> Any:
+    """Where the branches go: as set, else where the method puts them itself (None), else where the probe says."""
+    if settings.at is not None or methods.get(settings.method).places is not None:
+        return settings.at
+    return "auto"
+
+
+def _check_batches(config: TrainConfig, method: methods.Method) -> None:
+    """Methods that compare crops, or batches, need batches that hold them."""
+    if method.views > config.data.views:
+        raise ConfigError(
+            f"method '{method.name}' compares {method.views} crops of each image, and data.views is {config.data.views}. Set "
+            f"data.views={method.views} and an augmentation that tells the crops apart (data.augment=standard)."
+        )
+    if method.overlap and not config.data.overlap:
+        raise ConfigError(
+            f"method '{method.name}' learns from the batch before, and data.overlap is off: no batch holds samples of the "
+            "last one. Set data.overlap=true."
+        )
+
+
+def _probed(
+    config: TrainConfig, settings: configs.SuperviseConfig, model: nn.Module, data: datasets.Dataset
+) -> tuple[list[str], Record]:
+    """Where the probe puts the branches, and the journal's record of why."""
+    rule = settings.probe.rule or methods.get(settings.method).rule
+    seen = _probe(config, model, data)
+    advice = seen.recommendation(rule, factor=settings.probe.factor, count=settings.probe.count)
+    if not advice.at:
+        raise ConfigError(
+            f"supervise.at is auto, but by the rule '{rule}' no gradient vanishes in {config.model}:\n{seen}\n"
+            "Choose layers by name or depth (supervise.at=[50%]), or train the plain model (supervise=null)."
+        )
+    found = {"kind": "placement", "rule": rule, "layers": advice.at, "gradients": seen.means()}
+    return advice.at, found | {"reason": advice.reason, "probe": seen.to_dict()}
+
+
 def _branch_options(config: TrainConfig, settings: configs.SuperviseConfig) -> dict[str, Any]:
     """What `plan` and the doctor are told alike about the branches."""
-    weight = settings.weight if settings.weight is not None else methods.get(settings.method).weight_over(config.epochs)
-    return {"method": settings.method, "head": settings.head, "weight": weight, "gradient": settings.gradient}
+    names = ("method", "head", "weight", "gradient", "zero_heads")
+    return {name: getattr(settings, name) for name in names} | {"epochs": config.epochs}
 
 
 def _batches(config: TrainConfig, data: datasets.Dataset, *, epoch: int = 0) -> Iterator[Any]:
-    return data.train.batches(config.data.batch_size, seed=config.seed, epoch=epoch, shuffle=True)
+    return training_feed(config, data).epoch(epoch)
 
 
 def _probe(

@@ -1,7 +1,7 @@
-"""Two arms, the same seeds, several processes: run a comparison and judge it by the rule that was written down before.
+"""Several arms, the same seeds, several processes: run a comparison and judge it by the rule that was written before.
 
     result = compare(load("demo.yaml"))
-    result["groups"][0]["verdict"]["verdict"]        # helps | no evidence | hurts
+    result["groups"][0]["verdicts"]["dhm"]["verdict"]        # helps | no evidence | hurts
 
 Its folder holds `config.yaml`, `compare.json` and one folder a run: `GROUP/ARM/seedN/`.
 """
@@ -14,7 +14,8 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ LOG_LINES = 20
 
 def compare(config: ComparisonConfig, *, on_event: Callable[[Event], None] | None = None) -> dict[str, Any]:
     """Run what has not finished yet and return the content of `compare.json`; safe to stop and start again.
+
+    Seed by seed, all arms of one before the next. With `config.minutes` no further seed is begun once that time is over;
+    what is there is judged, `missing` lists the rest, and the next call goes on with it.
 
     `on_event` sees first `{"kind": "rule", "rule", "runs", "finished"}`, then every journal record with its `run`,
     and `{"kind": "done" | "failed", "run", ...}` after each. Raises `ConfigError` for a folder that holds another
@@ -50,7 +54,8 @@ def compare(config: ComparisonConfig, *, on_event: Callable[[Event], None] | Non
         tell({"kind": "rule", "rule": stated["rule"], "runs": [c.run for c in cells], "finished": done})
         if stated["complete"] and not pending:
             return stated
-        failures = dict(_run_all(pending, jobs=min(config.jobs, len(pending)), folder=folder, tell=tell))
+        rounds = Rounds(pending, minutes=config.minutes)
+        failures = dict(_run_all(rounds, jobs=min(config.jobs, len(pending)), folder=folder, tell=tell))
         result = summaries.summarise(config, stated)
         _write(result, folder)
     if failures:
@@ -80,14 +85,30 @@ def _write(result: dict[str, Any], folder: Path) -> None:
     write_atomically(folder / "compare.json", lambda file: file.write_text(text, "utf-8"))
 
 
-def _run_all(cells: list[Cell], *, jobs: int, folder: Path, tell: Callable[[Event], None]) -> Iterator[tuple[str, str]]:
+class Rounds:
+    """Cells to run, in order and a seed at a time; after `minutes` those of a seed that has not begun stay behind."""
+
+    def __init__(self, cells: Iterable[Cell], *, minutes: float | None = None) -> None:
+        self._cells, self._begun = list(cells), set[int]()
+        self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
+        self._lock = threading.Lock()  # every worker takes from here
+
+    def take(self) -> Cell | None:
+        """The next cell, or None when there is none left or no time; what has begun in one arm is run in all."""
+        with self._lock:
+            late = self._deadline is not None and time.monotonic() > self._deadline
+            if not self._cells or (late and self._begun and self._cells[0].seed not in self._begun):
+                return None
+            cell = self._cells.pop(0)
+            self._begun.add(cell.seed)
+            return cell
+
+
+def _run_all(cells: Rounds, *, jobs: int, folder: Path, tell: Callable[[Event], None]) -> Iterator[tuple[str, str]]:
     """Run the cells in order in `jobs` processes; yields the name and the problem of each that failed."""
-    tasks: queue.SimpleQueue[Cell] = queue.SimpleQueue()
-    for cell in cells:
-        tasks.put(cell)
     events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
     threads = 1 if jobs > 1 else None  # several runs at a time leave no core idle
-    workers = [_Worker(tasks, events, log=folder / f".worker{i}.log", threads=threads) for i in range(jobs)]
+    workers = [_Worker(cells, events, log=folder / f".worker{i}.log", threads=threads) for i in range(jobs)]
     try:
         for worker in workers:
             worker.start()
@@ -112,24 +133,20 @@ class _Worker(threading.Thread):
 
     def __init__(
         self,
-        tasks: queue.SimpleQueue[Cell],
+        cells: Rounds,
         events: queue.SimpleQueue[Event | None],
         *,
         log: Path,
         threads: int | None,
     ) -> None:
         super().__init__(daemon=True)
-        self._tasks, self._events, self._log, self._threads = tasks, events, log, threads
+        self._cells, self._events, self._log, self._threads = cells, events, log, threads
         self._process: subprocess.Popen[str] | None = None
         self._stopped = False
 
     def run(self) -> None:
         try:
-            while not self._stopped:
-                try:
-                    cell = self._tasks.get_nowait()
-                except queue.Empty:
-                    break
+            while not self._stopped and (cell := self._cells.take()) is not None:
                 self._events.put(self._train(cell))
         finally:
             self._end()

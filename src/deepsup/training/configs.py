@@ -2,8 +2,8 @@
 
     config = load("digits.yaml", ["optimizer.lr=0.1", "supervise.at=[stage2]"])
 
-A file with `groups` or `arms` describes a comparison, any other file a single run. Settings are frozen; a key that
-does not exist is an error that names the closest one that does.
+A file with `groups`, `arms` or `methods` describes a comparison, any other file a single run. Settings are frozen; a
+key that does not exist is an error that names the closest one that does.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Any, Literal, NamedTuple
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from deepsup import gradients, schedules
+from deepsup import gradients, methods, schedules
 from deepsup.errors import ConfigError
 
+from .arms import arms_of, following
 from .settings import Settings, check, merge, override
 
 Weight = float | str
@@ -27,7 +28,8 @@ class DataConfig(Settings):
     """Which images, and how many at a time."""
 
     name: str = "digits"
-    """A data set of ours (`digits`, `fashion-mnist`, `cifar10`, `cifar100`), or `folder`: images of your own."""
+    """A data set of ours (`digits`, `mnist`, `fashion-mnist`, `cifar10`, `cifar100`, `svhn`), or `folder`: images of
+    your own or ImageNet's, in `train/CLASS/` and `val/CLASS/`."""
     root: str | None = None
     """The folder that holds the data; null is `data/`. `digits` needs none, `folder` has no default."""
     download: bool = False
@@ -35,13 +37,31 @@ class DataConfig(Settings):
     size: int | None = Field(default=None, ge=1)
     """Side in pixels that images are resized to, at least 8; null is their own (`digits` 16, `folder` 224)."""
     batch_size: int = Field(default=32, ge=1)
-    """Images a training step, in each process; validation takes twice as many at a time."""
+    """New images a training step, in each process; validation takes twice as many at a time."""
     augment: str = "none"
-    """`none`, or `standard`: random crops and mirroring of the training images."""
+    """What happens to the training images: `none`, `standard` (random crops and mirroring), `reflect` (the same, padded
+    by reflection), `cutout` (and a square cut out), `contrastive` (a pair of different views), with options:
+    `standard(mirror=False)`, `cutout(length=8)`. `folder` has `none`, `standard`, `contrastive`."""
+    views: Literal[1, 2] = 1
+    """How often an image is in a training batch, augmented anew each time: `[all in view 1; all in view 2]`."""
+    overlap: bool = False
+    """Every training batch begins with the samples that were new in the one before, so that it is twice as large, as
+    DLB needs it; with `views: 2` they come back in their second view."""
+    classes: int | None = Field(default=None, ge=2)
+    """Keep the first so many classes only, in training and validation; null is all."""
     limit: int | None = Field(default=None, ge=1)
     """Train on this many images only, the same for every seed; null is all. Validation keeps all of its own."""
     workers: int = Field(default=0, ge=0)
     """Processes that read ahead, for `folder` alone; they change no batch."""
+
+    @model_validator(mode="after")
+    def _views_are_augmented(self) -> DataConfig:
+        if self.views == 2 and self.augment == "none":
+            raise ConfigError(
+                "views: 2 with augment: none would show every image twice as it is. Choose an augmentation, such as "
+                "data.augment=standard, or data.views=1."
+            )
+        return self
 
 
 class ProbeConfig(Settings):
@@ -63,24 +83,35 @@ class SuperviseConfig(Settings):
     """Which branches train the middle of the network; `supervise: null` trains the plain model."""
 
     method: str = "aux"
-    """Whose defaults for head, weight, loss and rule: `none`, `aux`, `cnds`; `deepsup methods` explains them."""
-    at: Literal["auto"] | list[str] | dict[str, str] = "auto"
-    """Where: `auto` asks the probe; else layers (`[layer2, 75%]`), or names for the branches (`{early: layer2}`)."""
+    """Whose branches, terms and weights, with options: `aux`, `dsn`, `dhm(temperature=2)`; `deepsup methods` explains them."""
+    at: Literal["auto"] | list[str] | dict[str, str] | None = None
+    """Where: `auto` asks the probe; else layers (`[layer2, 75%]`), or names for the branches (`{early: layer2}`); null is
+    where the method puts them itself, and `auto` for methods that leave it open."""
     head: str | dict[str, str] | None = None
-    """`auto`, `linear`, `pool`, `token`, `cnds`, with options: `cnds(hidden=256)`; null is the method's."""
+    """`auto`, `linear`, `pool`, `cnds`, `continuation`, ... with options: `cnds(hidden=256)`; null is the method's."""
     weight: Weight | dict[str, Weight] | None = None
     """A number or a schedule over the training: `linear(0.3, 0)`; null is the method's."""
     loss: str | dict[str, str] | None = None
-    """The loss of the branches: `cross_entropy`; null is the method's."""
+    """The loss of the branches: `cross_entropy`, `squared_hinge`, ...; null is the method's."""
     gradient: str | dict[str, str] | None = None
     """How a branch's gradient enters the trunk: `add`, `scale(0.5)`, `detach`, `warmup(0.2)`, `project`, `pcgrad`, `mgda`,
-    `equilibrium`; null is `add`."""
+    `equilibrium`; null is the method's."""
+    zero_heads: bool = False
+    """Start the last layer of every head at zero: at first no branch sends a gradient into the trunk."""
+    like: str | dict[str, Any] | None = None
+    """Of the control `equal-compute` alone: the arm, or the `supervise` settings, whose compute is to be matched."""
     probe: ProbeConfig = ProbeConfig()
 
     @field_validator("at", mode="before")
     @classmethod
     def _one_layer_is_a_list(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) and value != "auto" else value
+
+    @field_validator("method")
+    @classmethod
+    def _method_is_known(cls, value: str) -> str:
+        methods.get(value)
+        return value
 
     @field_validator("weight")
     @classmethod
@@ -146,8 +177,12 @@ class EngineConfig(Settings):
     """How many of them, one process each."""
     precision: Literal["32-true", "64-true", "bf16-mixed", "bf16-true"] = "32-true"
     """Of the arithmetic; with `bf16-mixed` the weights stay in 32 bits."""
-    compile: bool = False
-    """Run the net through `torch.compile`."""
+    compile: bool | Literal["reduce-overhead", "max-autotune"] = False
+    """Run the net through `torch.compile`, in its default mode (`true`) or the one that is named."""
+    channels_last: bool = False
+    """Keep weights and images with their channels side by side in memory, which GPUs convolve faster in 16 bits."""
+    tf32: bool = False
+    """Multiply matrices of 32 bits in TF32 on GPUs that have it; convolutions do so in any case, by PyTorch's default."""
     threads: int | None = Field(default=None, ge=1)
     """Threads for arithmetic on the CPU; null leaves it to PyTorch."""
 
@@ -180,7 +215,7 @@ class TrainConfig(Settings):
     name: str = "run"
     """What the run is called in displays and reports."""
     model: str = "deepsup:plain-12"
-    """Which network: `deepsup:plain-N`, `timm:NAME`, `torchvision:NAME` or `package.module:factory`."""
+    """Which network: `deepsup:NAME` (`deepsup.networks.names()`), `timm:NAME`, `torchvision:NAME` or `package.module:factory`."""
     model_options: dict[str, Any] = Field(default={})
     """Arguments for the network's constructor: `{pretrained: true}`."""
     data: DataConfig = DataConfig()
@@ -219,7 +254,7 @@ class Cell(NamedTuple):
 
 
 class ComparisonConfig(Settings):
-    """Two arms, trained from the same seeds in every group; a run is `base`, its group and its arm, key by key."""
+    """Arms, trained from the same seeds in every group; a run is `base`, its group and its arm, key by key."""
 
     name: str = "comparison"
     """What the comparison is called."""
@@ -227,59 +262,80 @@ class ComparisonConfig(Settings):
     """Settings of a run that all runs share."""
     groups: dict[str, dict[str, Any]] = Field(default={"all": {}})
     """What is compared in several settings, such as optimisers: the name of each and its settings."""
-    arms: dict[str, dict[str, Any]]
-    """The two things that are compared: the name of each and its settings."""
-    baseline: str = "plain"
-    """The arm that the other one is measured against."""
+    methods: list[str | None] | dict[str, Any] | None = None
+    """Arms in short: methods (`[none, dsl, dhm(temperature=2)]`), or names and what is under `supervise` in each."""
+    arms: dict[str, dict[str, Any]] = Field(default={})
+    """The things that are compared, two or more: the name of each and its settings, laid over those of `methods`."""
+    baseline: str = ""
+    """The arm that every other one is measured against; `plain` if there is an arm of that name, else `none`."""
     seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
     """Each arm of each group is trained once from each of these."""
     jobs: int = Field(default=1, ge=1)
     """Runs at a time, a process each."""
+    minutes: float | None = Field(default=None, gt=0)
+    """After so long no further seed is begun; the same command goes on with the next. Null is no limit."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
-    """Of the interval around the mean difference, on which the verdict rests."""
+    """Of the interval around a mean difference, on which the verdict rests."""
+    correction: Literal["none", "bonferroni"] = "none"
+    """For several verdicts at a time: `none`, or `bonferroni`, wider intervals that hold all together with `confidence`."""
     output: str = ""
     """The comparison's folder; `runs/NAME` with the comparison's `name` if not given."""
 
     @model_validator(mode="before")
     @classmethod
-    def _output_follows_name(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and not data.get("output"):
-            return {**data, "output": f"runs/{data.get('name', 'comparison')}"}
-        return data
+    def _what_follows_from_the_rest(cls, data: Any) -> Any:
+        """Output, arms and baseline; `methods` is no more once it has become arms, and is read back as such."""
+        if not isinstance(data, Mapping):
+            return data
+        found = {**data, "output": data.get("output") or f"runs/{data.get('name', 'comparison')}"}
+        arms = data.get("arms") or {}
+        if data.get("methods") is not None and isinstance(arms, Mapping):
+            arms = arms_of(data["methods"], arms)
+            found |= {"methods": None, "arms": arms}
+        plain = isinstance(arms, Mapping) and "plain" in arms
+        return {**found, "baseline": data.get("baseline") or ("plain" if plain else "none")}
 
     @model_validator(mode="after")
     def _is_a_comparison(self) -> ComparisonConfig:
-        if len(self.arms) != 2 or self.baseline not in self.arms:
+        if len(self.arms) < 2 or self.baseline not in self.arms:
             raise ConfigError(
-                f"a comparison has two arms, one of them the baseline {self.baseline!r}; found {', '.join(self.arms)}."
+                f"a comparison has two arms or more, one of them the baseline {self.baseline!r}; "
+                f"found {', '.join(self.arms) or 'none'}. List them: methods: [none, aux], or arms: by name."
             )
         if len(set(self.seeds)) != len(self.seeds):
             raise ConfigError(f"each seed counts once; found {self.seeds}.")
         for name in (*self.groups, *self.arms):
-            if not name or not all(c.isalnum() or c in "-_.+" for c in name) or name.startswith("."):
-                raise ConfigError(f"{name!r} names a folder: write a group or arm with letters, digits, - _ . + only.")
+            if not name or not all(c.isalnum() or c in "-_.+=" for c in name) or name.startswith("."):
+                raise ConfigError(f"{name!r} names a folder: write a group or arm with letters, digits, - _ . + = only.")
         self.expand()  # so that a wrong key in a group or an arm is found before anything runs
         return self
 
     @property
-    def candidate(self) -> str:
-        """The arm that is measured against the baseline."""
-        return next(arm for arm in self.arms if arm != self.baseline)
+    def candidates(self) -> tuple[str, ...]:
+        """The arms that are measured against the baseline."""
+        return tuple(arm for arm in self.arms if arm != self.baseline)
 
     def expand(self) -> list[Cell]:
-        """Every run, seed by seed, the arms of a pair side by side: wherever it is cut off, what is there is paired."""
+        """Every run, seed by seed, the arms of a seed side by side: wherever it is cut off, what is there is paired."""
         return [
             Cell(group, arm, seed, self._cell(group, arm, seed))
             for seed in self.seeds
             for group in self.groups
-            for arm in (self.baseline, self.candidate)
+            for arm in (self.baseline, *self.candidates)
         ]
 
     def _cell(self, group: str, arm: str, seed: int) -> TrainConfig:
         run = f"{group}/{arm}/seed{seed}"
-        data = merge(merge(self.base, self.groups[group]), self.arms[arm])
+        data = self._settings(group, arm)
+        supervise = self.arms[arm].get("supervise")
+        if isinstance(supervise, Mapping) and isinstance(supervise.get("like"), str):
+            everyone = {other: self._settings(group, other) for other in self.arms}
+            data["supervise"] = following(everyone, supervise, arm=arm)  # branches of `base` are not for a control
         data = {**data, "name": run, "seed": seed, "output": str(Path(self.output) / run)}
         return check(TrainConfig, data, where=f"base + groups.{group} + arms.{arm}")
+
+    def _settings(self, group: str, arm: str) -> dict[str, Any]:
+        return merge(merge(self.base, self.groups[group]), self.arms[arm])
 
 
 Config = TrainConfig | ComparisonConfig
@@ -298,8 +354,8 @@ def load(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Confi
 
 
 def parse(data: Mapping[str, Any], *, where: str = "the configuration") -> Config:
-    """A plain mapping, checked: a comparison if it has `groups` or `arms`, else one run."""
-    if {"groups", "arms"} & data.keys():
+    """A plain mapping, checked: a comparison if it has `groups`, `arms` or `methods`, else one run."""
+    if {"groups", "arms", "methods"} & data.keys():
         return check(ComparisonConfig, dict(data), where=where)
     return check(TrainConfig, dict(data), where=where)
 

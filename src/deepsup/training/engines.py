@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
+_precision_before: str | None = None  # of float32 matrix products, while a run with `tf32` has changed it
+
+
 def start(settings: EngineConfig) -> Fabric:
     """A launched Fabric: one process, `devices` processes, or the processes that `torchrun` has started already."""
     try:
@@ -31,6 +34,7 @@ def start(settings: EngineConfig) -> Fabric:
         ) from None
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
+    _allow_tf32(settings.tf32)
     local = int(os.environ.get("LOCAL_WORLD_SIZE", settings.devices))
     world = int(os.environ.get("WORLD_SIZE", local))
     try:
@@ -66,9 +70,36 @@ def seed_everything(seed: int, *, rank: int = 0) -> None:
         np.random.seed(seed % 2**32)
 
 
-def compiled(net: nn.Module) -> nn.Module:
+def compiled(net: nn.Module, mode: bool | str = True) -> nn.Module:
     """The compiled net, made after Fabric was imported, because Fabric takes it apart and puts it together again."""
-    return torch.compile(net)  # type: ignore[return-value]
+    return torch.compile(net, mode=None if mode is True else str(mode))  # type: ignore[return-value]
+
+
+def forward(net: nn.Module, x: Any, fabric: Fabric | None) -> Any:
+    """The bare net's forward in the engine's precision: a wrapper for several processes would wait for the others."""
+    if fabric is None:
+        return net(x)
+    precision = fabric.strategy.precision
+    with precision.forward_context():
+        output = net(precision.convert_input(x))
+    return precision.convert_output(output)
+
+
+def channels_last(x: Any) -> Any:
+    """Images `(N, C, H, W)` with their channels side by side in memory; anything else as it is."""
+    fits = isinstance(x, Tensor) and x.ndim == 4
+    return x.contiguous(memory_format=torch.channels_last) if fits else x
+
+
+def _allow_tf32(wanted: bool) -> None:
+    """Let matrices be multiplied in TF32, or put back what an earlier run in this process has changed."""
+    global _precision_before
+    if wanted and _precision_before is None:
+        _precision_before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("high")
+    elif not wanted and _precision_before is not None:
+        torch.set_float32_matmul_precision(_precision_before)
+        _precision_before = None
 
 
 def summed(fabric: Fabric, values: Tensor) -> Tensor:
@@ -77,15 +108,6 @@ def summed(fabric: Fabric, values: Tensor) -> Tensor:
         return values
     total = fabric.all_reduce(values.clone(), reduce_op="sum")
     assert isinstance(total, Tensor)
-    return total
-
-
-def least(fabric: Fabric, values: Tensor) -> Tensor:
-    """The elementwise minimum over all processes."""
-    if fabric.world_size == 1:
-        return values
-    total = values.clone()
-    torch.distributed.all_reduce(total, op=torch.distributed.ReduceOp.MIN)
     return total
 
 

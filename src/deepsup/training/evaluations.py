@@ -1,4 +1,4 @@
-"""How good are the outputs? Accuracy and loss of the main prediction and of every head."""
+"""How good are the outputs? Accuracy and loss of the main prediction, of every head, and of all together."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from deepsup.datasets import Split
+from deepsup.exits import average
 from deepsup.features import main_prediction
-from deepsup.objectives import Objective
+from deepsup.objectives import ENSEMBLE, Objective
 from deepsup.supervised import Outputs, Supervised, supervising
 
-from .engines import gathered
+from .engines import forward, gathered
 from .feeds import Batches, Feed, feed, samples_in
 
 if TYPE_CHECKING:
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 
 
 class Scores(NamedTuple):
-    """Accuracy (a fraction) and mean loss by output: `main` and each branch's name."""
+    """Accuracy (a fraction) by output: `main`, each branch that predicts classes, and `ensemble`, the mean of their
+    probabilities; mean loss by term: the outputs' own, and those between outputs such as `late<-main`.
+    """
 
     accuracy: dict[str, float]
     loss: dict[str, float]
@@ -48,9 +51,9 @@ def evaluate(
     sums: dict[str, dict[str, Any]] = {"right": {}, "counted": {}, "loss": {}}
     samples = 0
     with torch.no_grad(), _evaluating(net):
-        for x, y in feed(data, batch_size, shuffle=False).epoch(0):
+        for x, y in feed(data, batch_size, shuffle=False, device=device).epoch(0):
             x, y = (v.to(device) if isinstance(v, Tensor) else v for v in (x, y))
-            output = _forward(net, x, fabric)
+            output = forward(net, x, fabric)
             terms = objective(output, y, progress=progress)
             n = samples_in(y)
             samples += n
@@ -78,19 +81,17 @@ def _evaluating(net: nn.Module) -> Iterator[None]:
                 module.training = training
 
 
-def _forward(net: nn.Module, x: Any, fabric: Fabric | None) -> Any:
-    """The bare net's forward in the engine's precision: a wrapper for several processes would wait for the others."""
-    if fabric is None:
-        return net(x)
-    precision = fabric.strategy.precision
-    with precision.forward_context():
-        output = net(precision.convert_input(x))
-    return precision.convert_output(output)
-
-
 def _predictions(output: Any, objective: Objective) -> dict[str, Tensor]:
+    """What predicts classes, by name: the outputs, and the ensemble of all unless the objective has one of its own."""
+    plan = objective.plan
     main, aux = output if isinstance(output, Outputs) else (output, {})
-    return {"main": main_prediction(main, objective.plan.main if objective.plan else ()), **aux}
+    found = objective.complete({"main": main_prediction(main, plan.main if plan else ()), **aux})
+    scored = {ENSEMBLE, "main", *(b.name for b in plan.branches if b.predicts)} if plan else set(found)
+    found = {name: prediction for name, prediction in found.items() if name in scored}
+    alike = all(prediction.shape == found["main"].shape for prediction in found.values())
+    if len(found) > 1 and ENSEMBLE not in found and alike and found["main"].ndim > 1:
+        found[ENSEMBLE] = average(found.values())
+    return found
 
 
 def _hits(prediction: Tensor, target: Any) -> tuple[Tensor | int, Tensor | int]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sized
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data.distributed import DistributedSampler
 
@@ -40,19 +41,46 @@ class Feed(ABC):
 
 
 class SplitFeed(Feed):
-    """A split of one of our datasets: its order is a pure function of seed and epoch."""
+    """A split of one of our datasets: its order is a pure function of seed and epoch.
+
+    Batches are made on `device`. With `overlap` they are those of `overlapping`, also from one epoch to the next: the
+    first of an epoch begins with the last of the epoch before, and only the very first of all has nothing to repeat.
+    """
 
     draws = False
 
     def __init__(
-        self, split: Split, batch_size: int, *, seed: int = 0, shuffle: bool = True, rank: int = 0, world: int = 1
+        self,
+        split: Split,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        rank: int = 0,
+        world: int = 1,
+        overlap: bool = False,
+        device: torch.device | str | None = None,
     ) -> None:
-        self.split, self.batch_size, self.seed, self.shuffle, self.rank, self.world = (
-            split, batch_size, seed, shuffle, rank, world,
+        if overlap and not shuffle:
+            raise ConfigError("overlap=True is for training; batches that are not shuffled are read once each.")
+        self.split, self.batch_size, self.seed, self.shuffle, self.rank, self.world, self.overlap, self.device = (
+            split, batch_size, seed, shuffle, rank, world, overlap, device,
         )  # fmt: skip
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
         """The batches of this process."""
+        if not self.overlap:
+            return self._new(epoch, start)
+        views = self.split.views
+        if start:
+            return islice(overlapping(self._new(epoch, start - 1), views=views), 1, None)
+        if epoch:
+            before = self._new(epoch - 1, self.length - 1)
+            return islice(overlapping(chain(before, self._new(epoch, 0)), views=views), 1, None)
+        return overlapping(self._new(0, 0), views=views)
+
+    def _new(self, epoch: int, start: int) -> Iterator[Batch]:
+        """The batches without what overlaps."""
         return self.split.batches(
             self.batch_size,
             seed=self.seed,
@@ -61,6 +89,7 @@ class SplitFeed(Feed):
             start=start,
             rank=self.rank,
             world=self.world,
+            device=self.device,
         )
 
     @property
@@ -70,10 +99,29 @@ class SplitFeed(Feed):
 
     @property
     def batch_sizes(self) -> set[int]:
-        """The full one, and what is left for the last batch."""
+        """The full one, what is left for the last batch, and what they make together where batches overlap."""
         each = self.batch_size * self.world
         last = -(-(len(self.split) % each) // self.world)
-        return {size for size in (self.batch_size if len(self.split) >= each else 0, last) if size}
+        new = [self.batch_size] * (len(self.split) // each) + [last] * bool(last)
+        if self.overlap:
+            return {new[0], *(new[k - 1] + new[k] for k in range(len(new)))}
+        return {size * self.split.views for size in new}
+
+
+def overlapping(batches: Iterable[Batch], *, views: int = 1) -> Iterator[Batch]:
+    """Batches `(x, y)` of tensors in which every sample comes twice: `[those of the batch before; the new ones]`.
+
+    Example: `for x, y in overlapping(loader): ...`; the first batch has nothing to repeat and is served as it is.
+
+    For DLB (Shen et al. 2022), where a network learns from what it said of the same samples one step ago. The repeated
+    half is the very same tensors. With `views=2` each batch is read as a pair of views, `[view 1; view 2]` as a split of
+    two views serves them: a sample is new in its view 1 and comes back in its view 2, as in the authors' code.
+    """
+    before: Batch | None = None
+    for x, y in batches:
+        new, again = ((x, y), (x, y)) if views == 1 else zip(x.chunk(2), y.chunk(2), strict=True)
+        yield new if before is None else (torch.cat([before[0], new[0]]), torch.cat([before[1], new[1]]))
+        before = again
 
 
 class IterableFeed(Feed):
@@ -119,7 +167,7 @@ class IterableFeed(Feed):
 
 
 def feed(source: Split | Batches | Feed, batch_size: int, **options: Any) -> Feed:
-    """A feed of whatever the user has; `options` (seed, shuffle, rank, world) matter to our splits alone."""
+    """A feed of whatever the user has; `options` (seed, shuffle, rank, world, device) matter to our splits alone."""
     if isinstance(source, Feed):
         return source
     return SplitFeed(source, batch_size, **options) if isinstance(source, Split) else IterableFeed(source)

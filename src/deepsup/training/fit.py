@@ -70,6 +70,7 @@ def fit(
     fabric = engines.start(settings)
     _check_shared(fabric.world_size, train, validation)
     share: dict[str, Any] = {"seed": seed or 0, "rank": fabric.global_rank, "world": fabric.world_size}
+    share["device"] = fabric.device
     training = feed(train, batch_size, **share)
     if isinstance(optimizer, str):
         optimizer = optimizers.build(net, _settings(configs.OptimizerConfig, {"name": optimizer, "lr": lr}))
@@ -99,6 +100,7 @@ def fit(
         log=_settings(configs.LogConfig, log),
         checkpoint_every=checkpoint_every,
         compile=settings.compile,
+        channels_last=settings.channels_last,
         folder=place,
         config=config,
         start=_start(net, training, name=place.name if place else type(net).__name__, seed=seed, config=config),

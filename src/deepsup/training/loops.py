@@ -17,13 +17,13 @@ from deepsup.objectives import Objective, Terms
 from deepsup.probes import weight_layers
 from deepsup.supervised import Supervised
 
-from . import checkpoints, engines
+from . import checkpoints, engines, ledgers
 from .checkpoints import Checkpoint
 from .configs import LogConfig
 from .evaluations import evaluate
 from .feeds import Batch, Feed, samples_in
 from .journals import Journal, Record, Sink, read
-from .preflight import examine
+from .preflight import examine, first_batch
 from .tallies import Conflicts, Stopwatch, Tally, check_weights
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ class Job:
     schedule: Callable[[float], float] | None = None
     log: LogConfig = field(default_factory=LogConfig)
     checkpoint_every: int | None = None
-    compile: bool = False
+    compile: bool | str = False
+    channels_last: bool = False
     folder: Path | None = None
     config: dict[str, Any] = field(default_factory=dict)
     start: dict[str, Any] = field(default_factory=dict)
@@ -92,9 +93,12 @@ class Loop:
         if checkpoint is not None:
             load_net(job.net, checkpoint)
         fabric.to_device(job.net)
-        found = None if checkpoint else examine(job.net, job.objective, job.optimizer, job.train, fabric)
+        if job.channels_last:
+            job.net.to(memory_format=torch.channels_last)
+        batch = None if checkpoint else first_batch(job.train, fabric)
+        found = None if batch is None else examine(job.net, job.objective, job.optimizer, batch, job.train.batch_sizes)
         self.conflicts = Conflicts(job.net, job.log, fabric)
-        net = engines.compiled(job.net) if job.compile else job.net
+        net = engines.compiled(job.net, job.compile) if job.compile else job.net
         self.wrapped, self.optimizer = fabric.setup(net, job.optimizer)
         for group in job.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
@@ -110,12 +114,16 @@ class Loop:
         path = job.folder / "journal.jsonl" if job.folder and fabric.is_global_zero else None
         sinks = (*(job.sinks if fabric.is_global_zero else ()), self._remember)
         self.journal = Journal(path, offset=checkpoint.journal if checkpoint else 0, sinks=sinks)
-        self._resume(checkpoint) if checkpoint else self._begin(found)
+        self._resume(checkpoint) if checkpoint else self._begin(found, batch)
+        ledgers.peak_bytes(fabric.device, reset=True)
 
-    def _begin(self, found: Diagnosis | None) -> None:
+    def _begin(self, found: Diagnosis | None, batch: Batch | None) -> None:
         self.journal.write("start", format=1, **self.job.start)
         if found is not None:
             self.journal.write("doctor", findings=found.to_dict())
+        if batch is not None:
+            saved = ledgers.saved_bytes(self.net, self.job.objective, batch, self.fabric)
+            self.journal.write("cost", saved_bytes=saved, samples=samples_in(batch[1]))
         for record in self.job.opening:
             self.journal.write(**record)
 
@@ -131,6 +139,7 @@ class Loop:
         rank = self.fabric.global_rank
         self.tally.load(checkpoint.tallies[rank])
         self.conflicts.load(checkpoint.tallies[rank].get("conflict", {"steps": [], "samples": []}))
+        self.job.objective.load_state_dict(checkpoint.tallies[rank].get("objective", {"calls": 0, "memory": {}}))
         self.feed_rng = checkpoint.feed_rng[rank]
         checkpoints.set_rng_state(checkpoint.rng[rank])
         if isinstance(self.net, Supervised):
@@ -152,10 +161,13 @@ class Loop:
                 self.journal.write("stop", reason=str(error), step=self.step)
                 raise
             self._write_conflict(self.epoch, 1.0)  # of the steps since the last record
+            if self.job.channels_last:  # weights leave as they came
+                self.net.to(memory_format=torch.contiguous_format)
             if self.job.finish is not None and self.fabric.is_global_zero:
                 self.job.finish()
             result = self._result()
-            self.journal.write("end", **{k: v for k, v in result._asdict().items() if k not in ("history", "journal")})
+            told = {k: v for k, v in result._asdict().items() if k not in ("history", "journal")}
+            self.journal.write("end", **told, peak_bytes=ledgers.peak_bytes(self.fabric.device))
         return result
 
     def _result(self) -> FitResult:
@@ -178,7 +190,8 @@ class Loop:
         every, length = self.job.checkpoint_every, self.job.train.length
         self._start_watch()
         for x, y in self._batches():
-            self._step(*self.fabric.to_device((x, y)))
+            x, y = self.fabric.to_device((x, y))
+            self._step(engines.channels_last(x) if self.job.channels_last else x, y)
             self.batch += 1
             if every and self.step % every == 0 and self.batch != length:
                 self._check_finite()
@@ -238,7 +251,7 @@ class Loop:
             self.journal.write("gradients", step=self.step + 1, layers=dict(zip(means, values, strict=True)))
 
     def _write_step(self, terms: Terms, values: Tensor, progress: float) -> None:
-        total, *parts = (engines.summed(self.fabric, values) / self.fabric.world_size).tolist()
+        means = self._everywhere(dict(zip(("total", *terms.parts), values.tolist(), strict=True)))
         self.watch.lap(self.step)
         self.tally.check()
         self.journal.write(
@@ -246,13 +259,21 @@ class Loop:
             step=self.step,
             epoch=self.epoch + 1,
             progress=progress,
-            total=total,
-            parts=dict(zip(terms.parts, parts, strict=True)),
-            weights=terms.weights,
+            total=means.pop("total"),
+            parts=means,
+            weights={name: float(weight) for name, weight in terms.weights.items()},
             lr=self.job.optimizer.param_groups[0]["lr"],
         )
         self._write_conflict(self.epoch + 1, progress)
         self._mark()
+
+    def _everywhere(self, values: dict[str, float]) -> dict[str, float]:
+        """The mean over the processes of each value, over those that have it."""
+        found: dict[str, list[float]] = {}
+        for share in engines.gathered(self.fabric, values):
+            for name, value in share.items():
+                found.setdefault(name, []).append(value)
+        return {name: sum(shares) / len(shares) for name, shares in found.items()}
 
     def _write_conflict(self, epoch: int, progress: float) -> None:
         if (found := self.conflicts.read()) is not None:
@@ -299,9 +320,10 @@ class Loop:
         if self.job.folder is None:
             return
         random = {**checkpoints.rng_state(), "heads": getattr(self.net, "calls", 0)}
-        everyone = engines.gathered(
-            self.fabric, [random, self.feed_rng, {**self.tally.state(), "conflict": self.conflicts.state()}]
-        )
+        sums = {
+            **self.tally.state(), "conflict": self.conflicts.state(), "objective": on_cpu(self.job.objective.state_dict()),
+        }  # fmt: skip
+        everyone = engines.gathered(self.fabric, [random, self.feed_rng, sums])
         rng, feed_rng, tallies = map(list, zip(*everyone, strict=True))
         if not self.fabric.is_global_zero:
             return
@@ -334,6 +356,13 @@ class Loop:
     def _mark(self) -> None:
         if self.step >= self.job.log.gradients:  # measuring gradients makes a step slower than it is
             self.watch.mark(self.step)
+
+
+def on_cpu(state: Any) -> Any:
+    """Plain values and tensors with the tensors on the CPU, to be sent to another process or stored."""
+    if isinstance(state, dict):
+        return {key: on_cpu(value) for key, value in state.items()}
+    return state.cpu() if isinstance(state, Tensor) else state
 
 
 def load_net(net: nn.Module, checkpoint: Checkpoint) -> None:

@@ -3,8 +3,8 @@
     result = train(load("digits.yaml"))
 
 The run's folder holds `config.yaml`, `plan.json`, `journal.jsonl`, `checkpoint.ckpt` and, at the end,
-`model.safetensors` (plain weights) and `certificate.json`. A finished run is left alone, an unfinished one goes on from
-its checkpoint, and a folder with other settings is refused.
+`model.safetensors` (plain weights), `certificate.json` and `heads.safetensors`. A finished run is left alone, an
+unfinished one goes on from its checkpoint, and a folder with other settings is refused.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from deepsup.supervised import Supervised, attach
 from deepsup.weights import save_weights, write_atomically
 
 from . import checkpoints, configs, engines, optimizers
-from .building import Prepared, build, load_data, prepare
+from .building import Prepared, build, load_data, prepare, training_feed
 from .checkpoints import Checkpoint
 from .configs import TrainConfig
 from .engines import is_main_process as is_main_process
@@ -39,7 +39,9 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 LOCK_SECONDS = 10.0
-FILES = ("config.yaml", "plan.json", "checkpoint.ckpt", "model.safetensors", "certificate.json")
+FILES = (
+    "config.yaml", "plan.json", "checkpoint.ckpt", "heads.safetensors", "model.safetensors", "certificate.json",
+)  # fmt: skip
 
 
 class RunResult(NamedTuple):
@@ -136,7 +138,7 @@ def check_folder(folder: Path, config: configs.Config) -> None:
     if type(there) is not type(config):
         kind = "a comparison" if isinstance(there, configs.ComparisonConfig) else "a single run"
         raise ConfigError(f"{folder} holds {kind}. Choose another output folder.")
-    changed = configs.differences(there, config, ignore=("output", "jobs"))
+    changed = configs.differences(there, config, ignore=("output", "jobs", "minutes"))
     if changed:
         shown = "; ".join(f"{key} was {before!r}, now {now!r}" for key, (before, now) in changed.items())
         raise ConfigError(
@@ -174,21 +176,22 @@ def _checkpoint(folder: Path) -> Checkpoint | None:
 def _job(
     config: TrainConfig, prepared: Prepared, fabric: Fabric, *, labels: dict[str, Any], sinks: tuple[Sink, ...]
 ) -> Job:
-    net, plan, data, placement = prepared
+    net, plan, data, placement, epochs = prepared
     folder = Path(config.output)
-    share: dict[str, Any] = {"seed": config.seed, "rank": fabric.global_rank, "world": fabric.world_size}
+    share: dict[str, Any] = {"rank": fabric.global_rank, "world": fabric.world_size, "device": fabric.device}
     supervised = isinstance(net, Supervised)
     return Job(
         net=net,
         objective=Objective(plan),
-        train=SplitFeed(data.train, config.data.batch_size, **share),
+        train=training_feed(config, data, **share),
         validation=SplitFeed(data.validation, 2 * config.data.batch_size, shuffle=False, **share),
         optimizer=optimizers.build(net, config.optimizer),
-        epochs=config.epochs,
+        epochs=epochs,
         schedule=schedules.parse(config.optimizer.schedule),
         log=config.log,
         checkpoint_every=config.checkpoint.every_steps,
         compile=config.engine.compile,
+        channels_last=config.engine.channels_last,
         folder=folder,
         config=config.model_dump(mode="json"),
         start={
@@ -207,8 +210,10 @@ def _job(
 
 
 def _finish(net: nn.Module, folder: Path) -> None:
-    """Leave what the user came for: the plain weights, and the proof that nothing else is in them."""
+    """Leave what the user came for: the plain weights, the proof that nothing else is in them, and the heads beside."""
     net.to("cpu")
+    if isinstance(net, Supervised):
+        save_weights(net.heads, folder / "heads.safetensors")
     model = strip(net, certificate=folder / "certificate.json") if isinstance(net, Supervised) else net
     save_weights(model, folder / "model.safetensors")
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from deepsup.edges import INPUT
 from deepsup.plans import Plan
 from deepsup.weights import load_weights
 
@@ -25,8 +26,9 @@ TIMING_SECONDS = 1.5
 
 def announce(config: ComparisonConfig) -> dict[str, Any]:
     """What is known before anything runs: the rule, and the runs that will be judged by it."""
+    cells = config.expand()
     groups: dict[str, dict[str, dict[str, Any]]] = {}
-    for cell in config.expand():
+    for cell in cells:
         groups.setdefault(cell.group, {}).setdefault(cell.arm, {"runs": []})["runs"].append(cell.run)
     return {
         "format": FORMAT,
@@ -34,17 +36,31 @@ def announce(config: ComparisonConfig) -> dict[str, Any]:
         "rule": verdicts.rule(
             metric="accuracy",
             baseline=config.baseline,
-            candidate=config.candidate,
+            candidates=config.candidates,
             seeds=config.seeds,
             confidence=config.confidence,
+            correction=config.correction,
+            groups=len(config.groups),
+            epochs=_epochs_of(config, cells),
         ),
         "metric": "accuracy",
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "environment": environment(),
         "complete": False,
-        "groups": [{"name": name, "arms": arms} for name, arms in groups.items()],
+        "groups": [{"name": name, "baseline": config.baseline, "arms": arms} for name, arms in groups.items()],
         "certificates": [],
     }
+
+
+def _epochs_of(config: ComparisonConfig, cells: list[Cell]) -> str:
+    """How long the arms train, as a part of the rule."""
+    epochs: dict[tuple[str, str], int] = {(cell.group, cell.arm): cell.config.epochs for cell in cells}
+    same = all(len({n for (g, _), n in epochs.items() if g == group}) == 1 for group in config.groups)
+    told = ", ".join(f"{group}/{arm} {n}" for (group, arm), n in epochs.items())
+    text = "train the same epochs" if same else f"train these epochs: {told}"
+    controls = {arm: (settings.get("supervise") or {}).get("like") for arm, settings in config.arms.items()}
+    longer = [f"{arm} trains as many as cost the arithmetic of {like}" for arm, like in controls.items() if like]
+    return f"{text}; {', '.join(longer)}" if longer else text
 
 
 def summarise(config: ComparisonConfig, stated: dict[str, Any]) -> dict[str, Any]:
@@ -55,15 +71,17 @@ def summarise(config: ComparisonConfig, stated: dict[str, Any]) -> dict[str, Any
     groups = []
     for name in config.groups:
         arms = {}
-        for arm in (config.baseline, config.candidate):
+        for arm in (config.baseline, *config.candidates):
             members = [c for c in cells if (c.group, c.arm) == (name, arm)]
             arms[arm] = _arm(folder, members)
         for arm, milliseconds in _inference_ms(folder, [c for c in cells if c.group == name and ends[c.run]]).items():
             arms[arm]["inference_ms"] = milliseconds
-        groups.append({"name": name, "arms": arms, "verdict": _verdict(config, arms)})
+        found = {arm: _verdict(config, arms, arm) for arm in config.candidates}
+        groups.append({"name": name, "baseline": config.baseline, "arms": arms, "verdicts": found})
     return {
         **stated,
         "complete": all(ends.values()),
+        "missing": [run for run, end in ends.items() if not end],
         "groups": groups,
         "certificates": [c for cell in cells if (c := _certificate(folder, cell))],
     }
@@ -83,11 +101,33 @@ def _arm(folder: Path, cells: list[Cell]) -> dict[str, Any]:
         "final": final,
         "mean": statistics.fmean(known) if known else None,
         "std": statistics.stdev(known) if len(known) > 1 else None,
+        "outputs": _outputs([folder / cell.run if end else None for cell, end in zip(cells, ends, strict=True)]),
         "epochs_to_90": [_epochs_to(folder / cell.run) if end else None for cell, end in zip(cells, ends, strict=True)],
+        "epochs": [end["epochs"] if end else None for end in ends],
         "seconds": [end["seconds"] if end else None for end in ends],
         "step_ms": [end["step_ms"] if end else None for end in ends],
         **_cost(folder, cells),
     }
+
+
+def _outputs(folders: list[Path | None]) -> dict[str, dict[str, Any]]:
+    """The accuracy of every output after the last epoch, by name and in the order of depth; null where it has none.
+
+    `depth` is a branch's, as a share of the network, the mean over the runs; null for what lies nowhere (the ensemble).
+    """
+    depths: dict[str, list[float]] = {"main": [1.0]}
+    scores: list[dict[str, float]] = []
+    for folder in folders:
+        epochs = read(folder / "journal.jsonl", "epoch") if folder else []
+        scores.append((epochs[-1]["validation"] or {}).get("accuracy", {}) if epochs else {})
+        start = read(folder / "journal.jsonl", "start")[0] if folder else {}
+        for branch in (start.get("plan") or {}).get("branches", ()):
+            whole = branch["layer"] == INPUT  # a network of its own
+            depths.setdefault(branch["name"], []).append(1.0 if whole else branch["depth"])
+    means = {name: statistics.fmean(places) for name, places in depths.items()}
+    names = dict.fromkeys(name for score in scores for name in score)
+    ordered = sorted(names, key=lambda name: (means.get(name, 2.0), name == "main"))
+    return {name: {"depth": means.get(name), "final": [s.get(name) for s in scores]} for name in ordered}
 
 
 def _epochs_to(folder: Path) -> int | None:
@@ -98,26 +138,32 @@ def _epochs_to(folder: Path) -> int | None:
 
 
 def _cost(folder: Path, cells: list[Cell]) -> dict[str, Any]:
-    """Parameters and FLOPs in training and inference; branches placed by seed may differ, so the dearest run counts."""
-    starts = [start for cell in cells for start in read(folder / cell.run / "journal.jsonl", "start")[:1]]
-    costs = [start["cost"] for start in starts]
-    dearest = max(costs, key=lambda c: c["head_flops"], default=None)
+    """What training and inference cost; branches placed by seed may differ, so the dearest run counts."""
+    journals = [folder / cell.run / "journal.jsonl" for cell in cells]
+    starts = [start["cost"] for journal in journals for start in read(journal, "start")[:1]]
+    dearest = max((cost for cost in starts if cost), key=lambda c: c["head_flops"], default=None)
+    memory = [record["saved_bytes"] for journal in journals for record in read(journal, "cost")]
+    peaks = [peak for journal in journals for end in read(journal, "end") if (peak := end.get("peak_bytes"))]
+    measured = {"saved_bytes": max(memory, default=None), "peak_bytes": max(peaks, default=None)}
     if dearest is None:
-        return dict.fromkeys(("train_params", "train_flops", "inference_params", "inference_flops"))
+        return {**dict.fromkeys(("train_params", "train_flops", "inference_params", "inference_flops")), **measured}
     return {
         "train_params": dearest["trunk_params"] + dearest["head_params"],
         "train_flops": dearest["trunk_flops"] + dearest["head_flops"],
+        **measured,
         "inference_params": dearest["trunk_params"],
         "inference_flops": dearest["trunk_flops"],
     }
 
 
-def _verdict(config: ComparisonConfig, arms: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Judge the seeds whose two runs have both finished."""
-    both = zip(arms[config.baseline]["final"], arms[config.candidate]["final"], strict=True)
+def _verdict(config: ComparisonConfig, arms: dict[str, dict[str, Any]], candidate: str) -> dict[str, Any]:
+    """Judge a candidate by the seeds whose two runs have both finished."""
+    both = zip(arms[config.baseline]["final"], arms[candidate]["final"], strict=True)
     pairs = [(b, c) for b, c in both if b is not None and c is not None]
-    found = verdicts.verdict([b for b, _ in pairs], [c for _, c in pairs], confidence=config.confidence)
-    return {**found._asdict(), "baseline": config.baseline, "candidate": config.candidate}
+    number = len(config.candidates) * len(config.groups)
+    confidence = verdicts.level(config.confidence, number, correction=config.correction)
+    found = verdicts.verdict([b for b, _ in pairs], [c for _, c in pairs], confidence=confidence)
+    return {**found._asdict(), "baseline": config.baseline, "candidate": candidate}
 
 
 def _certificate(folder: Path, cell: Cell) -> dict[str, Any] | None:
@@ -135,7 +181,7 @@ def _certificate(folder: Path, cell: Cell) -> dict[str, Any] | None:
 
 def _inference_ms(folder: Path, cells: list[Cell]) -> dict[str, float]:
     """The time of a batch in eval mode for one stripped model of each arm, if a plan remembers the shape of the input."""
-    first = {cell.arm: cell for cell in reversed(cells)}
+    first = {cell.arm: cell for cell in reversed(cells) if _network(cell) == _network(cells[0])}
     plans = [path for cell in first.values() if (path := folder / cell.run / "plan.json").exists()]
     if not plans:
         return {}
@@ -173,6 +219,12 @@ def time_side_by_side(
     scale = next(iter(times.values()))
     ratios = {name: statistics.median(t / s for t, s in zip(ts, scale, strict=True)) for name, ts in times.items()}
     return {name: ratio * statistics.median(scale) for name, ratio in ratios.items()}
+
+
+def _network(cell: Cell) -> tuple[Any, ...]:
+    """What a network is built from."""
+    config = cell.config
+    return config.model, config.model_options, config.data.name, config.data.size
 
 
 def _stripped(folder: Path, plan: Path) -> nn.Module:

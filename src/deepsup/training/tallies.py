@@ -16,7 +16,7 @@ from deepsup.objectives import Terms
 from deepsup.supervised import is_supervised, unwrap
 
 from .configs import LogConfig
-from .engines import least, summed
+from .engines import gathered, summed
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -25,75 +25,88 @@ if TYPE_CHECKING:
 class Tally:
     """The total and the labelled parts of the loss, summed over an epoch, and when each was first not finite.
 
-    Everything stays on the device until someone asks, so that a step on a GPU never waits for the host.
+    A part may come and go: it counts over the samples for which it was there. Everything stays on the device until
+    someone asks, so that a step on a GPU never waits for the host.
     """
 
     def __init__(self, fabric: Fabric) -> None:
         self._fabric = fabric
         # On a CPU looking costs nothing. Several processes must stop together, or they would wait for one another forever.
         self._look_always = fabric.device.type == "cpu" and fabric.world_size == 1
-        self._first: Tensor | None = None
-        self.reset()
+        self.names: tuple[str, ...] = ()
+        self._sums = self._first = torch.zeros(0, device=fabric.device)
+        self._counts: list[int] = []
 
     def reset(self) -> None:
         """Begin a new epoch."""
-        self.names: tuple[str, ...] = ()
-        self._sums: Tensor | None = None
-        self._count = 0
+        self._sums = torch.zeros_like(self._sums)
+        self._counts = [0] * len(self.names)
 
     def add(self, terms: Terms, samples: int, *, step: int) -> Tensor:
         """Count one step; returns its values (total first, then the parts) as one vector on the device."""
         names = ("total", *terms.parts)
         values = torch.stack([terms.total.detach().float(), *(p.detach().float() for p in terms.parts.values())])
-        if self._sums is None:
-            self.names, self._sums = names, torch.zeros_like(values)
-        if self._first is None:
-            self._first = torch.full_like(values, math.inf)
-        self._sums += values * samples
-        self._count += samples
-        self._first = torch.minimum(self._first, torch.where(values.isfinite(), math.inf, float(step)))
+        whole = values
+        if names != self.names:
+            self._admit(names)
+            places = [self.names.index(name) for name in names]
+            whole = torch.zeros_like(self._sums).index_copy(0, torch.tensor(places, device=values.device), values)
+        self._sums = self._sums + whole * samples
+        self._counts = [n + samples * (name in names) for n, name in zip(self._counts, self.names, strict=True)]
+        self._first = torch.minimum(self._first, torch.where(whole.isfinite(), math.inf, float(step)))
         if self._look_always:
             self.check()
         return values
 
+    def _admit(self, names: tuple[str, ...]) -> None:
+        """Make room for parts that were not there before."""
+        new = [name for name in names if name not in self.names]
+        self.names += tuple(new)
+        self._sums = torch.cat([self._sums, self._sums.new_zeros(len(new))])
+        self._first = torch.cat([self._first, self._first.new_full((len(new),), math.inf)])
+        self._counts += [0] * len(new)
+
     def check(self) -> None:
         """Raise `NonFiniteError` naming the step and the part of the loss that was the first to be NaN or infinite."""
-        if self._first is None:
-            return
-        first = least(self._fabric, self._first).tolist()
-        step = min(first)
+        first: dict[str, float] = {}
+        for share in gathered(self._fabric, dict(zip(self.names, self._first.tolist(), strict=True))):
+            first |= {name: min(step, first.get(name, math.inf)) for name, step in share.items()}
+        step = min(first.values(), default=math.inf)
         if math.isinf(step):
             return
-        bad = [name for name, at in zip(self.names, first, strict=True) if at == step]
+        bad = [name for name, at in first.items() if at == step]
         parts = [name for name in bad if name != "total"] or bad
-        own = {"main": "the main loss", "total": "the total"}
-        where = ", ".join(own.get(name, f"branch '{name}'") for name in parts)
         raise NonFiniteError(
-            f"the loss became NaN or infinite at step {int(step)}, first in {where}. Lower the learning rate or that "
-            "branch's weight, or add a warm-up; the last checkpoint holds the weights from before."
+            f"the loss became NaN or infinite at step {int(step)}, first in {', '.join(map(_called, parts))}. Lower the "
+            "learning rate or that term's weight, or add a warm-up; the last checkpoint holds the weights from before."
         )
 
     def means(self) -> dict[str, Any]:
         """Mean total and parts over all samples and processes since the last `reset`."""
-        if self._sums is None:
-            return {"total": None, "parts": {}}
-        sums = torch.cat([self._sums, self._sums.new_tensor([float(self._count)])])
-        *values, count = summed(self._fabric, sums).tolist()
-        total, *parts = (v / count for v in values)
-        return {"total": total, "parts": dict(zip(self.names[1:], parts, strict=True))}
+        own = {n: (s, c) for n, s, c in zip(self.names, self._sums.tolist(), self._counts, strict=True) if c}
+        shares = gathered(self._fabric, own)
+        found = {
+            name: sum(share[name][0] for share in shares if name in share)
+            / sum(share[name][1] for share in shares if name in share)
+            for name in dict.fromkeys(name for share in shares for name in share)
+        }
+        return {"total": found.pop("total", None), "parts": found}
 
     def state(self) -> dict[str, Any]:
         """What this process has summed so far, as plain values."""
-        sums = [] if self._sums is None else self._sums.tolist()
-        return {"names": list(self.names), "sums": sums, "count": self._count}
+        return {"names": list(self.names), "sums": self._sums.tolist(), "counts": list(self._counts)}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a `state`."""
-        self.reset()
-        if state["names"]:
-            self.names = tuple(state["names"])
-            self._sums = torch.tensor(state["sums"], device=self._fabric.device)
-            self._count = state["count"]
+        self.names, self._counts = tuple(state["names"]), list(state["counts"])
+        self._sums = torch.tensor(state["sums"], device=self._fabric.device)
+        self._first = torch.full_like(self._sums, math.inf)
+
+
+def _called(name: str) -> str:
+    """A part of the loss in a sentence."""
+    own = {"main": "the main loss", "total": "the total"}
+    return own.get(name, f"the term '{name}'" if "<-" in name else f"branch '{name}'")
 
 
 def check_weights(net: nn.Module, *, step: int) -> None:

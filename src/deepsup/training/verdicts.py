@@ -28,15 +28,64 @@ class Verdict(NamedTuple):
     reason: str
 
 
-def rule(*, metric: str, baseline: str, candidate: str, seeds: Sequence[int], confidence: float) -> str:
-    """The sentence that fixes, before anything runs, how the verdict will be reached."""
-    percent = f"{100 * confidence:g} %"
+def rule(
+    *,
+    metric: str,
+    baseline: str,
+    candidates: Sequence[str],
+    seeds: Sequence[int],
+    confidence: float,
+    correction: str = "none",
+    groups: int = 1,
+    epochs: str = "train the same epochs",
+) -> str:
+    """The sentences that fix, before anything runs, how the verdicts will be reached.
+
+    `epochs` says how long the arms train; everything else about them is the same but for what they compare.
+    """
+    several = len(candidates) > 1
+    arms = f"each of {_listing(candidates)}" if several else candidates[0]
+    number = len(candidates) * groups
+    percent = _percent(level(confidence, number, correction=correction))
     return (
-        f"For each group, {candidate} minus {baseline} in final {metric}, paired by seed "
+        f"For each group, {arms} minus {baseline} in final {metric}, paired by seed "
         f"({', '.join(map(str, seeds))}): 'helps' if the {percent} t interval of the mean difference lies above 0, "
-        "'hurts' if it lies below 0, otherwise 'no evidence'. Both arms start from the same weights, see the same batches "
-        "and train the same epochs."
+        "'hurts' if it lies below 0, otherwise 'no evidence'. "
+        f"{_chances(number, confidence, correction)}{'All' if several else 'Both'} arms start from the same weights, see "
+        f"the same batches and {epochs}."
     )
+
+
+def level(confidence: float, number: int, *, correction: str) -> float:
+    """The confidence of each interval where `number` of them are looked at together.
+
+    `none` leaves it; `bonferroni` gives 1 - (1 - confidence) / number, so that the chance that any of them misses is at
+    most 1 - confidence, however they hang together.
+    """
+    return 1 - (1 - confidence) / number if correction == "bonferroni" else confidence
+
+
+def _chances(number: int, confidence: float, correction: str) -> str:
+    """What it means that there are several verdicts."""
+    if number < 2:
+        return ""
+    if correction == "bonferroni":
+        return (
+            f"These are {number} comparisons; each interval has {_percent(level(confidence, number, correction=correction))} "
+            f"so that all of them hold together with {_percent(confidence)} (Bonferroni). "
+        )
+    return (
+        f"These are {number} comparisons at {_percent(confidence)} each, and so {number} chances for a false verdict: nothing "
+        "is corrected for that. "
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.4g} %"
+
+
+def _listing(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def verdict(baseline: Sequence[float], candidate: Sequence[float], *, confidence: float = 0.95) -> Verdict:

@@ -1,0 +1,220 @@
+"""A fresh copy of all that follows a layer, ending in class scores: the branches of DSL, DHM, DKS and DML."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from ..errors import ContinuationError
+from ..features import Feature
+from .cutting import INPUT, LEAVES, Point, cut, trace
+from .resizing import Resizing, check_plain, set_outputs
+from .blocks import Stage, following, has_stride
+
+
+def continuation(
+    feature: Feature,
+    classes: int,
+    *,
+    model: nn.Module,
+    layer: str,
+    width: float = 1.0,
+    blocks: float | Sequence[int] | None = None,
+) -> nn.Module:
+    """All that `model` runs after `layer`, once more and untrained: the branch of DSL and DHM (Li and Chen 2020).
+
+    Example: `continuation(feature, 100, model=resnet18, layer="layer2", blocks=[1, 2])` repeats layer3 with one block and
+    layer4 with two. Layers keep the names that they have in the model: `layer3.0.conv1`.
+
+    `feature` is what the layer gives out, the result maps it to scores (N, `classes`). `width` multiplies the channels of
+    everything in the copy, rounded; what comes in and the scores keep theirs, depthwise convolutions stay depthwise,
+    grouped ones keep their groups. `blocks` says how many blocks each following stage has (`blocks.stages_of`): one
+    count for each of them, or a factor, rounded up; stages are cut at their end or go on with copies of their last
+    block. `layer="input"` repeats the whole model, as the peers of deep mutual learning do.
+
+    Convolutions are drawn from N(0, 2 / fan_out), He et al. 2015, fan_out being kernel positions times output channels
+    in a group; normalisations start as identity, everything else as its own `reset_parameters` says. Parameters of
+    modules that have none (position embeddings, layer scales) keep the model's present values. Built on PyTorch's default
+    device in the model's own precision; neither the model nor, but for the draws, the random state is changed. Hooks are
+    not repeated. Raises `ContinuationError` for what cannot be traced, cut or resized, and says why.
+    """
+    _check(model, layer, width, blocks)
+    replica, values = _replica(model)
+    point = Point(replica, layer)
+    changed = width != 1 or blocks is not None
+    whole = layer == INPUT and not changed and _maps_to(replica, feature, classes)
+    if whole:
+        _freshen(point, replica, values)
+        return replica.train()
+    if blocks is not None:
+        _lengthen(point, blocks)
+    rest = cut(point)
+    last = _last_with_weights(point, rest)
+    if changed:
+        resizing = Resizing(point, values, width=width, classifier=last, classes=classes)
+        found = resizing.run(rest, feature)
+        if found != (2, classes):
+            raise point.refusal(f"it gives out {found[1:]} a sample instead of {classes} scores")
+    else:
+        set_outputs(point, rest.get_submodule(last), last, classes)
+    _freshen(point, rest, values)
+    return rest.train()
+
+
+def _check(model: object, layer: object, width: object, blocks: object) -> None:
+    if not isinstance(model, nn.Module) or not isinstance(layer, str):
+        raise ContinuationError(
+            "the head 'continuation' repeats the rest of a model, so it has to know which: plan and attach tell it; a call of "
+            "your own needs model= and layer=."
+        )
+    if layer != INPUT and layer not in dict(model.named_modules(remove_duplicate=False)):
+        raise ContinuationError(f"{type(model).__name__} has no layer '{layer}' after which it could be repeated.")
+    if isinstance(width, bool) or not isinstance(width, (int, float)) or not 0 < width < math.inf:
+        raise ContinuationError(f"width={width!r} must be a positive number: 2 for twice the channels, 0.5 for half.")
+    each = blocks if isinstance(blocks, (list, tuple)) else []
+    counts = isinstance(blocks, (list, tuple)) and all(type(n) is int and n > 0 for n in each)
+    factor = type(blocks) in (int, float) and 0 < blocks < math.inf  # type: ignore[operator]
+    if not (blocks is None or counts or factor):
+        raise ContinuationError(
+            f"blocks={blocks!r} must be a list with one count of at least 1 for each following stage, such as [5, 3], or a "
+            "positive factor."
+        )
+
+
+def _replica(model: nn.Module) -> tuple[nn.Module, dict[Tensor, Tensor]]:
+    """A copy without hooks whose parameters and buffers are empty, and of each of them the one that it stands for."""
+    memo: dict[int, object] = {}
+    values: dict[Tensor, Tensor] = {}
+    for parameter in model.parameters():
+        empty = nn.Parameter(torch.empty_like(parameter, device="meta"), _can_learn(parameter))
+        memo[id(parameter)], values[empty] = empty, parameter
+    for buffer in model.buffers():
+        memo[id(buffer)] = blank = torch.empty_like(buffer, device="meta")
+        values[blank] = buffer
+    for module in model.modules():
+        memo |= {id(v): OrderedDict() for k, v in vars(module).items() if "_hooks" in k and isinstance(v, OrderedDict)}
+    try:
+        return copy.deepcopy(model, memo), values
+    except Exception as error:
+        raise ContinuationError(
+            f"{type(model).__name__} cannot be copied, so what follows a layer cannot be repeated: {type(error).__name__}: "
+            f"{error}. Give the branch a head of your own."
+        ) from error
+
+
+def _can_learn(parameter: Tensor) -> bool:
+    return parameter.is_floating_point() or parameter.is_complex()
+
+
+def _maps_to(replica: nn.Module, feature: Feature, classes: int) -> bool:
+    """Whether the whole model, as it is, gives out these scores; where it cannot run empty, it is taken to."""
+    try:
+        with torch.no_grad():
+            dtype = next((p.dtype for p in replica.parameters() if p.is_floating_point()), None)
+            found = copy.deepcopy(replica).train()(torch.zeros(2, *feature.shape, dtype=dtype, device="meta"))
+    except Exception:
+        return True
+    return isinstance(found, Tensor) and tuple(found.shape) == (2, classes)
+
+
+def _last_with_weights(point: Point, rest: fx.GraphModule) -> str:
+    """The path of the layer that makes the scores."""
+    called = [str(n.target) for n in rest.graph.nodes if n.op == "call_module"]
+    found = [path for path in called if any(True for _ in rest.get_submodule(path).parameters())]
+    if not found:
+        raise point.refusal("nothing with weights runs after the layer", "Tap earlier, or choose another head.")
+    return found[-1]
+
+
+def _lengthen(point: Point, blocks: float | Sequence[int]) -> None:
+    """Give the stages after the cut as many blocks as asked."""
+    ran = list(trace(point).outputs)
+    stages = following(point.root, "" if point.layer == INPUT else point.layer, ran)
+    there = [len(stage.blocks) for stage in stages]
+    counts = [math.ceil(n * blocks) for n in there] if isinstance(blocks, (int, float)) else list(blocks)
+    if not stages or len(counts) != len(stages):
+        found = ", ".join(map(str, stages)) or "none (blocks of one class side by side in a container)"
+        raise point.refusal(
+            f"blocks={blocks!r} does not fit the stages that follow: {found}",
+            f"Write one count for each: blocks={there}." if stages else "Leave blocks= away.",
+        )
+    for stage, n in zip(stages, counts, strict=True):
+        _set_length(point, stage, n)
+
+
+def _set_length(point: Point, stage: Stage, n: int) -> None:
+    """Cut a stage at its end, or let it go on with copies of its last block."""
+    container = point.root.get_submodule(stage.container)
+    last = container._modules[stage.blocks[-1]]
+    assert last is not None
+    if n > len(stage.blocks) and has_stride(last):
+        raise point.refusal(
+            f"the one block of stage '{stage.container}' shrinks the map, so copies of it cannot make the stage longer",
+            "Ask for one block there.",
+        )
+    children: OrderedDict[str, nn.Module | None] = OrderedDict()
+    for name, child in container._modules.items():
+        if name not in stage.blocks[n:]:
+            children[name] = child
+        if name == stage.blocks[-1]:
+            for _ in range(n - len(stage.blocks)):
+                name = _next_name(name, {*container._modules, *children})
+                children[name] = copy.deepcopy(last)
+    container._modules.clear()  # in place, because it is a table that others may hold
+    container._modules.update(children)
+
+
+def _next_name(name: str, taken: set[str]) -> str:
+    """`denselayer16` -> `denselayer17`; where that is taken, `denselayer16_`."""
+    match = re.fullmatch(r"(.*?)(\d+)", name)
+    following_name = f"{match[1]}{int(match[2]) + 1}" if match else f"{name}2"
+    while following_name in taken:
+        following_name = f"{name}_"
+        name = following_name
+    return following_name
+
+
+def _freshen(point: Point, rest: nn.Module, values: dict[Tensor, Tensor]) -> None:
+    """Give every empty parameter and buffer memory on the default device, and begin anew."""
+    device = torch.get_default_device()
+    made: dict[Tensor, nn.Parameter] = {}
+    for path, module in rest.named_modules():
+        check_plain(point, module, path)
+        for name, p in list(module._parameters.items()):
+            if p is not None:
+                if p not in made:
+                    made[p] = nn.Parameter(torch.empty_like(p, device=device), _can_learn(p))
+                setattr(module, name, made[p])
+        for name, b in list(module._buffers.items()):
+            if b is not None:
+                value = values.get(b)
+                fresh = torch.zeros_like(b, device=device) if value is None else value.to(device, copy=True)
+                setattr(module, name, fresh)
+    held = {made[p]: values.get(p) for p in made}
+    with torch.no_grad():
+        for module in rest.modules():
+            _reset(module, held)
+
+
+def _reset(module: nn.Module, held: dict[nn.Parameter, Tensor | None]) -> None:
+    own = [p for p in module._parameters.values() if p is not None]
+    reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+    if isinstance(module, _ConvNd):
+        wide = module.weight.shape[1] if isinstance(module, _ConvTransposeNd) else module.out_channels // module.groups
+        nn.init.normal_(module.weight, 0.0, math.sqrt(2 / (wide * math.prod(module.kernel_size))))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif (own or isinstance(module, _NormBase)) and callable(reset):
+        reset()
+    else:
+        for p in own:
+            value = held[p]
+            p.copy_(torch.zeros_like(p) if value is None else value)

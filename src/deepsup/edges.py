@@ -1,0 +1,60 @@
+"""The terms of an objective: which output is held against what, by which loss, with which weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from . import losses, schedules
+
+TARGET = "y"  # how an edge calls the labels
+INPUT = "input"  # how a branch calls what the model reads, as if that were the output of a layer
+ONE = schedules.constant(1)
+
+
+class Gate(NamedTuple):
+    """DSN's bracket around a branch's loss: [norm * |w|² + loss - gamma]+, |w|² over the weights of the head."""
+
+    gamma: float
+    norm: float
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One term of an objective: how far the output `source` is from `target`, the labels "y" or another output.
+
+    An output that serves as a target is a teacher and, with `detach`, gets no gradient from it. Outputs are `main`,
+    branches by name, further outputs of a head as `BRANCH/feature`, `ensemble` (the gated or plain mean of all scores)
+    and `previous` (what `main` said of the same samples one batch ago).
+    """
+
+    source: str
+    target: str = TARGET
+    loss: str | losses.Loss = "cross_entropy"
+    weight: Callable[[float], float] = ONE
+    gate: Gate | None = None
+    detach: bool = True
+
+    @property
+    def name(self) -> str:
+        """`layer1` for a term with the labels, `layer1<-main` for one in which layer1 learns from main."""
+        return self.source if self.target == TARGET else f"{self.source}<-{self.target}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON stores it."""
+        return {
+            "from": self.source,
+            "to": self.target,
+            "loss": losses.show(self.loss),
+            "weight": schedules.show(self.weight),
+            "detach": self.detach,
+        }
+
+    def __str__(self) -> str:
+        """Its term of the formula."""
+        arrow = f"{self.source}, {self.target}" if self.target == TARGET else f"{self.source} <- {self.target}"
+        inner = f"{losses.show(self.loss)}({arrow})"
+        if self.gate is not None:
+            inner = f"[{self.gate.norm:g} |w|² + {inner} - {self.gate.gamma:g}]+"
+        return inner

@@ -1,0 +1,148 @@
+"""Use branches after training: stop at one of them, or let all outputs vote.
+
+>>> fast = ds.early_exit(net, "layer2").eval()
+>>> fast(x)                                       # the scores of branch layer2; what lies behind layer2 does not run
+>>> ds.ensemble(net).eval()(x)                    # the mean of the probabilities of main and every branch
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from .edges import INPUT
+from .errors import AttachError, BranchNameError, HeadError, TapError
+from .features import main_prediction, picked
+from .plans import Branch
+from .supervised import Outputs, Supervised, input_of, supervising, unwrap
+from .taps import Tap
+
+
+class EarlyExit(nn.Module):
+    """The trunk up to the layer of one branch, and its head. Made by `early_exit`; holds the net, changes nothing on it."""
+
+    def __init__(self, net: Supervised, branch: Branch) -> None:
+        super().__init__()
+        self.net = net
+        self.branch = branch
+        self.training = net.training
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The scores `(N, classes)`, exactly those that the whole net gives for the branch."""
+        _check_scoring(self.net, "an early exit")
+        found = self.net.predict(self.branch, self._feature(args, kwargs))
+        return _scores(found)
+
+    def _feature(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        if self.branch.layer == INPUT:
+            return input_of(args, kwargs)
+        try:
+            with _stop_behind(self.net.model.get_submodule(self.branch.layer), self.branch):
+                self.net.model(*args, **kwargs)
+        except _Reached as reached:
+            return reached.feature
+        raise TapError(
+            f"the forward did not come by layer '{self.branch.layer}', so branch '{self.branch.name}' has nothing to read. "
+            "The layer was replaced, or is skipped for this input."
+        )
+
+    def extra_repr(self) -> str:
+        """Which branch it is."""
+        return f"branch={self.branch.name!r}, layer={self.branch.layer!r}"
+
+
+class Ensemble(nn.Module):
+    """All outputs that predict classes as one. Made by `ensemble`; holds the net, changes nothing on it."""
+
+    def __init__(self, net: Supervised) -> None:
+        super().__init__()
+        self.net = net
+        self.training = net.training
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Probabilities `(N, classes)`: the mean of those of the main output and of every branch that predicts."""
+        _check_scoring(self.net, "an ensemble")
+        with supervising(self.net):
+            outputs = self.net(*args, **kwargs)
+        assert isinstance(outputs, Outputs)
+        plan = self.net.plan
+        main = main_prediction(outputs.main, plan.main)
+        return average([main, *(outputs.aux[branch.name] for branch in plan.branches if branch.predicts)])
+
+
+def early_exit(net: nn.Module, branch: str) -> EarlyExit:
+    """A module that runs the trunk only up to a branch's layer, then its head: less arithmetic for a less sure answer.
+
+    Works on a stripped net, too, as its heads stay. In eval mode only. Raises `AttachError` for a model that was never
+    supervised, `BranchNameError` for a branch that is not there and `HeadError` for one that does not predict classes.
+    """
+    target = unwrap(net)
+    predicting = [b for b in target.plan.branches if b.predicts]
+    found = next((b for b in target.plan.branches if b.name == branch), None)
+    listed = ", ".join(b.name for b in predicting) or "none"
+    if found is None:
+        raise BranchNameError(f"no branch is called {branch!r}, so there is no exit. Branches that predict: {listed}.")
+    if not found.predicts:
+        raise HeadError(
+            f"the head of branch '{branch}' gives no class scores, so it is no exit. Branches that predict: {listed}."
+        )
+    return EarlyExit(target, found)
+
+
+def ensemble(net: nn.Module) -> Ensemble:
+    """A module that gives the mean of the probabilities of the main output and of every branch that predicts classes.
+
+    It costs what training's forward costs. In eval mode only, and before stripping. Raises `AttachError` for a model that
+    was never supervised, `HeadError` where no branch predicts classes.
+    """
+    target = unwrap(net)
+    if not any(b.predicts for b in target.plan.branches):
+        raise HeadError(f"no branch of this {target.plan.model} predicts classes, so there is nothing to average with.")
+    return Ensemble(target)
+
+
+def average(scores: Iterable[Tensor]) -> Tensor:
+    """The mean over outputs of their softmax probabilities; all scores have one shape `(N, classes, ...)`."""
+    return torch.stack([score.softmax(1) for score in scores]).mean(0)
+
+
+class _Reached(BaseException):  # no Exception: a model that catches those in its forward must let this one through
+    """Carries the activation out of a forward that need not go on."""
+
+    def __init__(self, feature: Tensor) -> None:
+        super().__init__()
+        self.feature = feature
+
+
+@contextmanager
+def _stop_behind(layer: nn.Module, branch: Branch) -> Iterator[None]:
+    """Inside, a forward ends at this layer with `_Reached`, right after the place of the branch's tap."""
+
+    def stop(module: nn.Module, args: Any, output: Any) -> NoReturn:
+        raise _Reached(picked(output, branch.pick))
+
+    handle = layer.register_forward_hook(stop)
+    hooks = layer._forward_hooks
+    taps = [key for key, hook in hooks.items() if isinstance(hook, Tap) and hook.name == branch.name]
+    keys = list(hooks)
+    later = keys[keys.index(taps[0]) + 1 : -1] if taps else []
+    for key in later:  # they may change what the layer gives out, which the tap does not see
+        hooks[key] = hooks.pop(key)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _check_scoring(net: Supervised, what: str) -> None:
+    if net.training or net.model.training:
+        raise AttachError(f"{what} is for scoring, and this net is in training mode. Call .eval() first.")
+
+
+def _scores(output: Any) -> Tensor:
+    found: Tensor = output["scores"] if isinstance(output, dict) else output
+    return found

@@ -1,0 +1,293 @@
+"""Methods in which outputs also learn from one another: distillation, mutual learning, contrast."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from deepsup.continuations import hierarchical
+from deepsup.edges import INPUT, Edge
+from deepsup.errors import ConfigError, LayerError
+from deepsup.schedules import constant, parse
+
+from .classifiers import all_stages, inner_stages
+from .presets import Method, Preset, Scene, positive
+
+DHM_BRANCHES = (
+    "a branch repeats the rest of the trunk, by DHM's published tables where it has one (CIFAR ResNet, WRN, DenseNet, "
+    "ImageNet ResNet), elsewhere, MobileNet included, by the rule behind them"
+)
+
+
+def dsl(*, weight: float = 1.0) -> Method:
+    """DHM's branches without the mimicry: plain deep supervision with big branches."""
+    return Method(
+        name="dsl",
+        summary="two branches that repeat the rest of the trunk, each with the labels",
+        formula="L = sum_j CE(o_j, y)",
+        source="Li, Chen 2020 (CVPR), the baseline of DHM; github.com/d-li14/DHM without --mimic",
+        deviations=DHM_BRANCHES,
+        weight=f"constant({weight})",
+        places=_hierarchical_places,
+        arrange=_hierarchical,
+    )
+
+
+def dks(*, weight: float = 1.0) -> Method:
+    """Deeply-supervised Knowledge Synergy."""
+    return Method(
+        name="dks",
+        summary="two branches that repeat the rest of the trunk; every output teaches every other",
+        formula="L = sum_j CE(o_j, y) + sum_{j != k} KL(p_k || p_j), teachers p_k detached",
+        source="Sun, Yao, Zhou, Zhao 2019 (CVPR, arXiv 1906.00675)",
+        deviations=DHM_BRANCHES + ". For WRN these are DKS's own branches; its others were not released",
+        places=_hierarchical_places,
+        arrange=_hierarchical,
+        edges=lambda names: _pairwise(["main", *names], "kl", weight),
+    )
+
+
+def dhm(*, temperature: float = 1.0, weight: float = 1.0, dynamic: bool = False) -> Method:
+    """Dynamic Hierarchical Mimicking."""
+    positive("dhm", temperature=temperature)
+    loss = "kl" if temperature == 1 else f"kl(temperature={temperature})"
+    return Method(
+        name="dhm",
+        summary="two branches that repeat the rest of the trunk; every output teaches every other, softened by T",
+        formula="L = sum_j CE(o_j, y) + sum_{j != k} T² KL(softmax(o_k / T) || softmax(o_j / T)), teachers detached, T = 1",
+        source="Li, Chen 2020 (CVPR, arXiv 2003.10739); github.com/d-li14/DHM at c67639d",
+        deviations=DHM_BRANCHES
+        + ". The random dropping of terms is in the released code, commented out: dhm(dynamic=True) turns "
+        "it on. Its smoothing of probabilities by 1e-8 is not needed with log-softmax",
+        places=_hierarchical_places,
+        arrange=_hierarchical,
+        edges=lambda names: _pairwise(["main", *names], loss, weight),
+        dynamic=dynamic,
+    )
+
+
+def _hierarchical_places(scene: Scene) -> Mapping[str, str]:
+    return {name: layer for name, (layer, _) in hierarchical(scene.model, scene.seen).items()}
+
+
+def _hierarchical(method: Method, scene: Scene, layers: Mapping[str, str]) -> Mapping[str, Preset]:
+    """DHM's heads at DHM's places; elsewhere the last branch is twice as wide and the others are as the trunk is."""
+    try:
+        published = dict(hierarchical(scene.model, scene.seen).values())
+    except LayerError:  # no stages to go by, but the user said where
+        published = {}
+    last = list(layers)[-1] if layers else None
+    found = {}
+    for name, layer in layers.items():
+        usual = "continuation(width=2)" if name == last and len(layers) > 1 else "continuation"
+        found[name] = method.preset(layer, head=published.get(layer, usual))
+    return found
+
+
+def _pairwise(names: Sequence[str], loss: str, weight: float) -> list[Edge]:
+    """Every output learns from every other."""
+    return [Edge(j, k, loss, constant(weight)) for j in names for k in names if j != k]
+
+
+def dml(*, peers: int = 1, temperature: float = 1.0) -> Method:
+    """Deep Mutual Learning with whole networks."""
+    _check_peers("dml", peers)
+    positive("dml", temperature=temperature)
+    loss = "kl" if temperature == 1 else f"kl(temperature={temperature})"
+    return Method(
+        name="dml",
+        summary="a whole second network learns beside the model; each teaches the other",
+        formula="L = sum_i CE(o_i, y) + 1/(K-1) sum_{j != i} KL(p_j || p_i),  K = peers + 1",
+        source="Zhang, Xiang, Hospedales, Lu 2018 (CVPR, arXiv 1706.00384)",
+        deviations="all networks take one step together from one batch, where the paper updates them in turn and asks the "
+        "peers again; peers are new copies of the model, or any network: head={'peer1': \"network(name='timm:resnet18')\"}. The "
+        "released code sums the KL terms and smooths the labels: `dml-released`",
+        head="continuation",
+        places=lambda scene: {f"peer{i + 1}": INPUT for i in range(peers)},
+        edges=lambda names: _pairwise(["main", *names], loss, 1 / len(names)),
+    )
+
+
+def dml_released(*, peers: int = 1) -> Method:
+    """Deep Mutual Learning as the released TensorFlow code trains it."""
+    _check_peers("dml-released", peers)
+    smooth = "cross_entropy(smoothing=0.1)"
+    return Method(
+        name="dml-released",
+        summary="DML as released: KL terms summed, labels smoothed by 0.1",
+        formula="L = sum_i CE(o_i, (1 - s) y + s / C) + sum_{j != i} KL(p_j || p_i),  s = 0.1",
+        source="github.com/YingZhangDUT/Deep-Mutual-Learning at 34a2058",
+        deviations="one batch for all networks (released: one each); its 1e-8 inside the logarithm is not needed",
+        head="continuation",
+        loss=smooth,
+        main_loss=smooth,
+        places=lambda scene: {f"peer{i + 1}": INPUT for i in range(peers)},
+        edges=lambda names: _pairwise(["main", *names], "kl", 1.0),
+    )
+
+
+def dml_shared(*, peers: int = 1) -> Method:
+    """Deep Mutual Learning between networks that share their first stages."""
+    _check_peers("dml-shared", peers)
+    return Method(
+        name="dml-shared",
+        summary="peers that share the first stages with the model and go on by themselves",
+        formula="L = sum_i CE(o_i, y) + 1/(K-1) sum_{j != i} KL(p_j || p_i),  K = peers + 1",
+        source="the special case of DML that DHM's author describes (Li, Chen 2020)",
+        deviations="shares all stages but the last two, unless at= says where",
+        head="continuation",
+        places=lambda scene: {"peer": all_stages(scene)[-3:][0]},
+        arrange=lambda method, scene, layers: {
+            f"{name}{i + 1}": method.preset(layer) for name, layer in layers.items() for i in range(peers)
+        },
+        edges=lambda names: _pairwise(["main", *names], "kl", 1 / len(names)),
+    )
+
+
+def _check_peers(method: str, peers: int) -> None:
+    if not isinstance(peers, int) or isinstance(peers, bool) or peers < 1:
+        raise ConfigError(f"method '{method}' needs at least one peer, a whole number; found peers={peers!r}.")
+
+
+def byot(*, alpha: float = 0.1, temperature: float = 3.0, hint: float = 1e-6) -> Method:
+    """Be Your Own Teacher: the deepest output teaches the shallow ones, in scores and features."""
+    positive("byot", temperature=temperature)
+    if not 0 <= alpha <= 1 or hint < 0:
+        raise ConfigError(f"method 'byot' needs alpha in [0, 1] and hint >= 0; found alpha={alpha!r}, hint={hint!r}.")
+    return Method(
+        name="byot",
+        summary="a classifier after every stage; the deepest teaches them, in scores and in features",
+        formula="L = CE(main, y) + sum_i (1 - a) CE(o_i, y) + a T² KL(main || o_i) + h |F_i - F_main|²,  "
+        "a = 0.1, T = 3, h = 1e-6",
+        source="Zhang, Song, Gao, Chen, Bao, Ma 2019 (ICCV, arXiv 1905.08094)",
+        deviations="a, T and h are those of the widely used re-implementation (luanyunteng at 8045079), which also weighs "
+        "CE(main) by 1 - a; the teacher is detached, as there. The authors' later code: `byot-released`",
+        loss="cross_entropy",
+        weight=f"constant({1 - alpha})",
+        places=inner_stages,
+        arrange=_bottlenecks,
+        edges=lambda names: _from_deepest(names, f"kl(temperature={temperature})", alpha, hint),
+    )
+
+
+def byot_released(*, alpha: float = 0.3, hint: float = 0.03) -> Method:
+    """Be Your Own Teacher as the authors' journal code trains it."""
+    return Method(
+        name="byot-released",
+        summary="BYOT as the authors' journal code has it: separable convolutions, stronger terms",
+        formula="L = CE(main, y) + sum_i 0.7 CE(o_i, y) + 0.3 KL_{T=3}(main || o_i) + 0.03 |F_i - F_main|²",
+        source="github.com/ArchipLab-LinfengZhang/pytorch-self-distillation-final at 47ca93b",
+        deviations="without attention gates and the learned adaptation of features; there the distance is not squared and "
+        "one branch is left out by an index error; test is an ensemble of all outputs",
+        loss="cross_entropy",
+        weight=f"constant({1 - alpha})",
+        places=inner_stages,
+        arrange=_sepconvs,
+        edges=lambda names: _from_deepest(names, "kl(temperature=3, squared=False)", alpha, hint),
+    )
+
+
+def _bottlenecks(method: Method, scene: Scene, layers: Mapping[str, str]) -> Mapping[str, Preset]:
+    return _with_deepest(method, scene, layers, "bottleneck")
+
+
+def _sepconvs(method: Method, scene: Scene, layers: Mapping[str, str]) -> Mapping[str, Preset]:
+    return _with_deepest(method, scene, layers, "sepconv")
+
+
+def _with_deepest(method: Method, scene: Scene, layers: Mapping[str, str], head: str) -> Mapping[str, Preset]:
+    """Heads that bring a stage's map to the size and channels of the deepest, and a reader of the deepest map."""
+    deepest = all_stages(scene)[-1]
+    found = {name: method.preset(layer, head=_to_deepest(scene, layer, head)) for name, layer in layers.items()}
+    return found | {"deepest": Preset(deepest, "mean", "none", "constant(0)", own=True)}
+
+
+def _to_deepest(scene: Scene, layer: str, head: str, more: str = "") -> str:
+    here, there = (scene.seen.layers[name].feature for name in (layer, all_stages(scene)[-1]))
+    assert here is not None
+    assert there is not None
+    smaller = max(here.size, default=1) / max(there.size, default=1)
+    return f"{head}(channels={there.channels}, steps={max(1, round(math.log2(smaller)))}{more})"
+
+
+def _from_deepest(names: Sequence[str], loss: str, alpha: float, hint: float) -> list[Edge]:
+    shallow = [name for name in names if name != "deepest"]
+    edges = [Edge(name, "main", loss, constant(alpha)) for name in shallow]
+    return edges + [Edge(f"{name}/feature", "deepest", "hint", constant(hint)) for name in shallow]
+
+
+def one(*, branches: int = 3, temperature: float = 3.0, until: float = 80 / 300) -> Method:
+    """On-the-fly Native Ensemble: gated copies of the last stage, taught by their own mixture."""
+    positive("one", temperature=temperature)
+    if not isinstance(branches, int) or branches < 2:
+        raise ConfigError(f"method 'one' needs at least 2 branches, the model's own included; found {branches!r}.")
+    until = round(until, 4)
+    return Method(
+        name="one",
+        summary="copies of the last stage beside the model's own; their gated mixture teaches them all",
+        formula="L = sum_i CE(o_i, y) + CE(e, y) + w_t sum_i T² KL(e || o_i),  e = sum_i g_i o_i,  T = 3, "
+        "w_t = exp(-5 (1 - t/80)²) over 80 of 300 epochs",
+        source="Lan, Zhu, Gong 2018 (NeurIPS); github.com/Lan1991Xu/ONE_NeurIPS2018 at 54afde3",
+        deviations="the ramp is 80/300 of the training, whatever its length",
+        head="continuation",
+        places=lambda scene: {"copy": all_stages(scene)[-2]},
+        arrange=lambda method, scene, layers: _copies(method, layers, branches),
+        edges=lambda names: _from_ensemble(names, f"kl(temperature={temperature})", f"rampup(1, {until})"),
+    )
+
+
+def _copies(method: Method, layers: Mapping[str, str], branches: int) -> Mapping[str, Preset]:
+    if len(layers) != 1:
+        raise ConfigError(
+            f"method 'one' branches off at one layer; found {', '.join(layers.values())}. Give one, the last shared one."
+        )
+    name, layer = next(iter(layers.items()))
+    stem = "copy" if name == layer else name
+    found = {f"{stem}{i + 1}": method.preset(layer) for i in range(branches - 1)}
+    return found | {"gate": Preset(layer, f"gate(outputs={branches})", "none", "constant(0)", own=True)}
+
+
+def _from_ensemble(names: Sequence[str], loss: str, ramp: str) -> list[Edge]:
+    outputs = ["main", *(name for name in names if name != "gate")]
+    whole = Edge("ensemble", loss="cross_entropy", weight=constant(1))
+    return [whole, *(Edge(name, "ensemble", loss, parse(ramp)) for name in outputs)]
+
+
+def cds(*, weight: float = 0.1, temperature: float = 0.07, loss: str = "supcon") -> Method:
+    """Contrastive Deep Supervision: the middle learns which images belong together, not which class they are."""
+    positive("cds", temperature=temperature, weight=weight)
+    if loss not in ("supcon", "simclr"):
+        raise ConfigError(f"method 'cds' has the losses supcon and simclr; found loss={loss!r}.")
+    return Method(
+        name="cds",
+        summary="projection heads after the stages, trained to bring two crops (or one class) together",
+        formula="L = CE(main, y) + 0.1 sum_i SupCon_i + 0.1 SupCon_deepest,  temperature 0.07, two crops of each image",
+        source="Zhang, Chen, Zhang, Ma 2022 (ECCV, arXiv 2207.05306); released code at 4093332",
+        deviations="needs data.views=2. Cross-entropy is over both crops. loss='simclr' is the released ImageNet variant, which "
+        "leaves the labels out. The embedding has 128 numbers",
+        loss=f"{loss}(temperature={temperature})",
+        weight=f"constant({weight})",
+        places=inner_stages,
+        arrange=_embeddings,
+        views=2,
+    )
+
+
+def _embeddings(method: Method, scene: Scene, layers: Mapping[str, str]) -> Mapping[str, Preset]:
+    found = {name: method.preset(layer, head=_to_deepest(scene, layer, "embed")) for name, layer in layers.items()}
+    return found | {"deepest": method.preset(all_stages(scene)[-1], head="mean")}
+
+
+def dlb(*, alpha: float = 1.0, temperature: float = 3.0) -> Method:
+    """Self-distillation from the last mini-batch: no branch at all."""
+    positive("dlb", temperature=temperature)
+    return Method(
+        name="dlb",
+        summary="half of each batch is the batch before; the model agrees with what it said of it then. No branches",
+        formula="L = CE(main, y) + alpha T² KL(p of the batch before || main),  alpha = 1, T = 3",
+        source="Shen, Xu, Yang, Li, Guo 2022 (CVPR)",
+        deviations="needs data.overlap=true, which repeats every sample in the next batch, with the same augmentation",
+        bare=True,
+        edges=lambda names: [Edge("main", "previous", f"kl(temperature={temperature})", constant(alpha))],
+        overlap=True,
+    )

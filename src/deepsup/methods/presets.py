@@ -1,0 +1,93 @@
+"""What a method is: the branches, terms and weights that `plan` fills in. Never a training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from deepsup.edges import Edge, Gate
+from deepsup.errors import ConfigError
+from deepsup.traces import Trace
+
+
+class Scene(NamedTuple):
+    """What a method may look at before it says what it needs; it changes nothing of it."""
+
+    model: nn.Module
+    seen: Trace
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One branch as a method wants it. `own`: a part of the method, not touched by settings for all branches."""
+
+    layer: str
+    head: str
+    loss: str
+    weight: str
+    gradient: str = "add"
+    gate: Gate | None = None
+    own: bool = False
+
+
+Places = Callable[[Scene], Mapping[str, str]]
+Arrange = Callable[["Method", Scene, Mapping[str, str]], Mapping[str, Preset]]
+Mimicry = Callable[[Sequence[str]], Sequence[Edge]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method: what it does, its formula and source, where it departs from the source, and its defaults.
+
+    `head`, `loss`, `weight`, `gradient` and `gate` are those of every branch; `{epochs}` in a weight stands for the length of
+    the training. `places` says where its branches go if the user does not. `arrange` turns layers into branches where
+    they are not all alike. `edges` are its terms between outputs, given the names of the branches.
+    """
+
+    name: str
+    summary: str
+    formula: str
+    source: str
+    deviations: str = "-"
+    head: str = "auto"
+    loss: str = "cross_entropy"
+    weight: str = "constant(1)"
+    gradient: str = "add"
+    gate: Gate | None = None
+    rule: str = "drop"  # of the probe, for at="auto"
+    bare: bool = False  # attaches no branches at all
+    places: Places | None = None
+    arrange: Arrange | None = None
+    edges: Mimicry | None = None
+    main_loss: str = "cross_entropy"
+    dynamic: bool = False
+    views: int = 1
+    overlap: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def branches(self, scene: Scene, layers: Mapping[str, str]) -> Mapping[str, Preset]:
+        """The branches for the chosen layers, by branch name."""
+        if self.arrange is not None:
+            return self.arrange(self, scene, layers)
+        return {name: self.preset(layer) for name, layer in layers.items()}
+
+    def preset(self, layer: str, **changes: Any) -> Preset:
+        """A branch on `layer` with the method's defaults, but for `changes`."""
+        plain = {
+            "head": self.head,
+            "loss": self.loss,
+            "weight": self.weight,
+            "gradient": self.gradient,
+            "gate": self.gate,
+        }
+        return Preset(layer=layer, **{**plain, **changes})
+
+
+def positive(method: str, **values: float) -> None:
+    """Raise `ConfigError` for an option that must be above 0 and is not."""
+    for name, value in values.items():
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
+            raise ConfigError(f"method '{method}' needs {name} above 0; found {name}={value!r}.")

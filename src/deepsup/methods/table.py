@@ -1,0 +1,59 @@
+"""The methods by name; a text may give options: `dhm(temperature=2)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from deepsup import calls
+from deepsup.errors import ConfigError
+
+from . import classifiers, mimics
+from .presets import Method
+
+_BUILDERS: tuple[Callable[..., Method], ...] = (
+    classifiers.none,
+    classifiers.aux,
+    classifiers.googlenet,
+    classifiers.dsn,
+    classifiers.dsn_released,
+    classifiers.cnds,
+    classifiers.cnds_released,
+    mimics.dsl,
+    mimics.dks,
+    mimics.dhm,
+    mimics.dml,
+    mimics.dml_released,
+    mimics.dml_shared,
+    mimics.byot,
+    mimics.byot_released,
+    mimics.one,
+    mimics.cds,
+    mimics.dlb,
+    classifiers.sdn,
+    classifiers.adaloss,
+    classifiers.equilibrium,
+    classifiers.label_smoothing,
+    classifiers.equal_compute,
+)
+BUILDERS: dict[str, Callable[..., Method]] = {f.__name__.replace("_", "-"): f for f in _BUILDERS}
+METHODS: dict[str, Method] = {name: build() for name, build in BUILDERS.items()}
+
+
+def get(text: str) -> Method:
+    """The method that a text names, with its options. Raises `ConfigError` naming the known ones.
+
+    >>> get("dhm(temperature=2)").name
+    'dhm(temperature=2)'
+    """
+    name, bracket, rest = str(text).partition("(")
+    if name.strip() in METHODS and not bracket:
+        return METHODS[name.strip()]
+    # A dash is a minus in a text that is parsed, so names are read with their function's underscores.
+    plain = {f.__name__: f for f in _BUILDERS}
+    if name.strip() not in BUILDERS:
+        plain = dict(BUILDERS)
+    read, options = calls.read(
+        name.strip().replace("-", "_") + bracket + rest if bracket else name, plain, "method", ConfigError
+    )
+    return replace(plain[read](**options), name=calls.show_call(read.replace("_", "-"), options), options=options)

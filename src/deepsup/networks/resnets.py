@@ -1,0 +1,138 @@
+"""Residual networks for small images: He et al., "Deep Residual Learning", CVPR 2016 (arXiv 1512.03385), section 4.2."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import final
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deepsup.errors import ConfigError
+from deepsup.networks.counts import check_positive, repeats
+from deepsup.networks.initial import he_normal
+
+WIDTHS = (16, 32, 64)
+
+
+@final
+class Subsample(nn.Module):
+    """Every `stride`-th row and column, from the first on: the shape that a 3x3 convolution of that stride gives."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, :: self.stride, :: self.stride]
+
+    def extra_repr(self) -> str:
+        return f"stride={self.stride}"
+
+
+@final
+class Padded(nn.Module):
+    """Shortcut without parameters (He et al.'s option A): shrink, then fill up with channels of zeros.
+
+    How many channels are missing is read from `like`, the residual, when it runs: so the block stays right when its
+    convolutions are rebuilt with other widths.
+    """
+
+    def __init__(self, shrink: nn.Module) -> None:
+        super().__init__()
+        self.shrink = shrink
+
+    def forward(self, x: Tensor, like: Tensor) -> Tensor:
+        x = self.shrink(x)
+        return F.pad(x, (0, 0, 0, 0, 0, like.shape[1] - x.shape[1]))
+
+
+@final
+class Projected(nn.Module):
+    """Shortcut with parameters (He et al.'s option B): a 1x1 convolution and a normalisation."""
+
+    def __init__(self, channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, width, 1, stride=stride, bias=False)
+        self.bn = nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor, like: Tensor) -> Tensor:
+        return self.bn(self.conv(x))  # type: ignore[no-any-return]
+
+
+@final
+class Same(nn.Module):
+    """Shortcut where nothing changes shape."""
+
+    def forward(self, x: Tensor, like: Tensor) -> Tensor:
+        return x
+
+
+SHORTCUTS: dict[str, Callable[[int, int, int], nn.Module]] = {
+    "subsample": lambda channels, width, stride: Padded(Subsample(stride)),
+    # Rounded up, like the convolution beside it; on even sizes nothing is left over and this is DHM's AvgPool2d(2).
+    "pool": lambda channels, width, stride: Padded(nn.AvgPool2d(stride, ceil_mode=True)),
+    "project": Projected,
+}
+
+
+@final
+class BasicBlock(nn.Module):
+    """ReLU(residual + shortcut), the residual being two 3x3 convolutions with normalisation."""
+
+    def __init__(self, channels: int, width: int, *, stride: int = 1, shortcut: str = "subsample") -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        same = stride == 1 and channels == width
+        self.shortcut = Same() if same else SHORTCUTS[shortcut](channels, width, stride)
+        self.relu2 = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
+        return self.relu2(residual + self.shortcut(x, residual))  # type: ignore[no-any-return]
+
+
+@final
+class CifarResNet(nn.Sequential):
+    """What `resnet` builds: the layers run in the order of their names."""
+
+
+def resnet(depth: int, *, classes: int, in_channels: int = 3, shortcut: str = "subsample") -> CifarResNet:
+    """The residual network of `depth` = 6n+2 layers for CIFAR: three stages of n blocks, 16, 32 and 64 channels wide.
+
+    Example: `resnet(32, classes=100)` has 5 blocks a stage.
+
+    Layers are named conv1, bn1, relu1, layer1, layer2, layer3, avgpool, flatten, fc; each layerN is a sequence of
+    blocks, and the first block of layer2 and layer3 has stride 2. Input `(N, in_channels, H, W)` of any size (32 in the
+    paper), output `(N, classes)`. `shortcut` says what carries the signal past a block that changes its shape:
+
+    - "subsample": every second pixel, and zeros for the new channels. Option A of the paper, its choice for CIFAR.
+    - "pool": the mean of 2x2 pixels, and zeros; what DHM's released code does (Li and Chen 2020), no parameters either.
+    - "project": 1x1 convolution and normalisation. Option B of the paper.
+
+    Initialised by `he_normal`. Source: He et al. 2016, section 4.2; parameters as in their table 6. Raises ConfigError
+    for another depth or shortcut.
+    """
+    n = repeats(depth, step=6, rest=2, network=f"resnet-{depth}")
+    check_positive(classes=classes, in_channels=in_channels)
+    if shortcut not in SHORTCUTS:
+        raise ConfigError(f"a resnet has no shortcut {shortcut!r}. It has: {', '.join(SHORTCUTS)}.")
+    layers: OrderedDict[str, nn.Module] = OrderedDict(
+        conv1=nn.Conv2d(in_channels, WIDTHS[0], 3, padding=1, bias=False),
+        bn1=nn.BatchNorm2d(WIDTHS[0]),
+        relu1=nn.ReLU(),
+    )
+    channels = WIDTHS[0]
+    for stage, width in enumerate(WIDTHS):
+        first = BasicBlock(channels, width, stride=1 if stage == 0 else 2, shortcut=shortcut)
+        layers[f"layer{stage + 1}"] = nn.Sequential(first, *(BasicBlock(width, width) for _ in range(n - 1)))
+        channels = width
+    layers |= OrderedDict(avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(channels, classes))
+    network = CifarResNet(layers)
+    he_normal(network)
+    return network

@@ -1,0 +1,140 @@
+"""What heads are made of: poolings, layouts, convolutional chains, and the module that gives scores and a feature."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .errors import HeadError
+from .features import Feature
+
+LAST_SIZE = 8  # published nets end in maps of 4 to 7: a chain halves until the shorter side is below this
+
+
+class Mean(nn.Module):
+    """Mean over the axes `dims` of the activation."""
+
+    def __init__(self, *dims: int) -> None:
+        super().__init__()
+        self.dims = dims
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(self.dims)
+
+    def extra_repr(self) -> str:
+        return f"dims={self.dims}"
+
+
+class First(nn.Module):
+    """The first token: the class token of vision transformers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, 0]
+
+
+class ChannelsFirst(nn.Module):
+    """(N, H, W, C) -> (N, C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 3, 1, 2)
+
+
+class MixedPool(nn.Module):
+    """alpha * maximum + (1 - alpha) * mean over windows of `kernel`, with alpha learned (Kaya et al. 2019)."""
+
+    def __init__(self, kernel: tuple[int, int]) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.alpha = nn.Parameter(torch.rand(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.alpha * F.max_pool2d(x, self.kernel) + (1 - self.alpha) * F.avg_pool2d(x, self.kernel)
+
+    def extra_repr(self) -> str:
+        return f"kernel={self.kernel}"
+
+
+class Scored(nn.Module):
+    """`body` to a vector a sample, one linear layer on it; gives both: `{"scores": (N, C), "feature": (N, width)}`."""
+
+    def __init__(self, body: nn.Module, width: int, classes: int) -> None:
+        super().__init__()
+        self.body = body
+        self.fc = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        feature = self.body(x)
+        return {"scores": self.fc(feature), "feature": feature}
+
+
+def places(feature: Feature) -> tuple[int, ...]:
+    """The axes of the activation that are neither batch nor channels."""
+    return tuple(i for i, letter in enumerate(feature.layout) if letter not in "NC")
+
+
+def channels_first(head: str, feature: Feature) -> list[nn.Module]:
+    """What makes an activation (N, C, H, W): nothing, or a `ChannelsFirst`. Raises `HeadError` where it is no map."""
+    if feature.layout not in ("NCHW", "NHWC"):
+        raise HeadError(
+            f"head '{head}' reads maps (N, C, H, W) or (N, H, W, C), but this activation is {feature} in layout "
+            f"{feature.layout}. Use 'token' or 'pool' here."
+        )
+    return [ChannelsFirst()] if feature.layout == "NHWC" else []
+
+
+def chain_shape(head: str, feature: Feature, channels: int | None, steps: int | None) -> tuple[int, int]:
+    """Channels and halvings of a chain down to the size of the deepest feature.
+
+    Unless said: it halves until the shorter side is below 8, and doubles the channels each time, as ResNets do (from
+    32x32 to 4x4 on CIFAR, from 56x56 to 7x7 on ImageNet). Raises `HeadError` for numbers that cannot be.
+    """
+    shortest = min(feature.size)
+    if steps is None:
+        steps = max(0, (shortest // LAST_SIZE).bit_length())
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0 or 2**steps > shortest:
+        raise HeadError(
+            f"head '{head}' halves a map of {'x'.join(map(str, feature.size))} at least 0 and at most "
+            f"{shortest.bit_length() - 1} times; asked for steps={steps!r}."
+        )
+    width = feature.channels * 2**steps if channels is None else channels
+    if not isinstance(width, int) or isinstance(width, bool) or width < 1:
+        raise HeadError(
+            f"head '{head}' needs a whole number of channels of at least 1; asked for channels={channels!r}."
+        )
+    return width, steps
+
+
+def separable_chain(width: int, channels: int, steps: int) -> list[nn.Module]:
+    """`steps` separable pairs that halve the map each, from `width` channels to `channels` in equal ratios.
+
+    Without a step there is one pair that keeps the size, or nothing where the channels fit already.
+    """
+    if steps == 0:
+        return [] if width == channels else [separable_pair(width, channels, stride=1)]
+    widths = [width, *(round(width * (channels / width) ** (i / steps)) for i in range(1, steps)), channels]
+    return [separable_pair(a, b, stride=2) for a, b in pairwise(widths)]
+
+
+def separable_pair(width: int, channels: int, *, stride: int) -> nn.Module:
+    """Twice a depthwise 3x3 and a 1x1 convolution with batch normalisation and ReLU; the first has the stride."""
+
+    def separable(out: int, stride: int) -> list[nn.Module]:
+        return [
+            nn.Conv2d(width, width, 3, stride=stride, padding=1, groups=width, bias=False),
+            nn.Conv2d(width, out, 1, bias=False),
+            nn.BatchNorm2d(out),
+            nn.ReLU(),
+        ]
+
+    return nn.Sequential(*separable(width, stride), *separable(channels, 1))
+
+
+def initialised(module: nn.Module) -> nn.Module:
+    """`module` with its convolutions drawn as He et al. 2015 draw them (normal, fan out), like the nets around it."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return module

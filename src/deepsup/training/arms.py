@@ -1,0 +1,83 @@
+"""The arms of a comparison in short: methods by name, and controls that follow another arm.
+
+methods: [none, label-smoothing, dsl, dhm(temperature=2)]
+arms: {compute: {supervise: {method: equal-compute, like: dsl}}}
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from deepsup.errors import ConfigError
+
+from .settings import merge
+
+PLAIN = "none"
+
+
+def arms_of(methods: Any, arms: Any) -> dict[str, Any]:
+    """The arms that `methods` stands for, with what `arms` says laid over them.
+
+    `methods` is a list of methods, or a mapping from an arm's name to a method or to settings of `supervise`, whose
+    method is that of the name if they have none. `none` is the plain model. Raises `ConfigError` for anything else.
+    """
+    found = {name: {"supervise": _supervise(name, value)} for name, value in _named(methods).items()}
+    return merge(found, arms or {})
+
+
+def arm_name(method: str) -> str:
+    """A method as the name of an arm, and so of a folder: `dhm(temperature=2)` is `dhm-temperature=2`."""
+    return re.sub(r"[^\w.+=]+", "-", re.sub(r"\s+", "", method)).strip("-.")
+
+
+def following(arms: Mapping[str, Mapping[str, Any]], supervise: Mapping[str, Any], *, arm: str) -> dict[str, Any]:
+    """The settings `supervise` of a control, with those of the arm that its `like` names in place of the name.
+
+    `arms` holds the settings of every arm of one group. So a run knows by itself what it is to be like. Raises
+    `ConfigError` for an arm that is not there, has no branches or follows another one itself.
+    """
+    named = supervise["like"]
+    others = [other for other in arms if other != arm and _leads(arms[other].get("supervise"))]
+    if named not in others:
+        why = "there is no such arm" if named not in arms else "it trains no branches of its own"
+        raise ConfigError(
+            f"arms.{arm}.supervise.like names the arm {named!r}, and {why}. It can be like: {', '.join(others) or 'none'}."
+        )
+    return {**supervise, "like": arms[named]["supervise"]}
+
+
+def _leads(supervise: Any) -> bool:
+    return isinstance(supervise, Mapping) and "like" not in supervise and supervise.get("method") != PLAIN
+
+
+def _named(methods: Any) -> dict[str, Any]:
+    if isinstance(methods, Mapping):
+        return {str(name): value for name, value in methods.items()}
+    listed = [methods] if isinstance(methods, str) else methods
+    if not isinstance(listed, Sequence) or not all(isinstance(method, (str, type(None))) for method in listed):
+        raise ConfigError(
+            f"methods: write a list of methods, such as [none, dsl, dhm], or arms by name; found {methods!r}. In YAML, quote "
+            "a method whose options have a comma: 'dhm(temperature=2, squared=True)'."
+        )
+    found: dict[str, str] = {}
+    for method in (PLAIN if method is None else method for method in listed):
+        name = arm_name(method)
+        if name in found:
+            raise ConfigError(
+                f"methods: {found[name]!r} and {method!r} would both be the arm {name!r}. Name them: "
+                f"methods: {{first: {found[name]!r}, second: {method!r}}}."
+            )
+        found[name] = method
+    return found
+
+
+def _supervise(name: str, value: Any) -> dict[str, Any] | None:
+    if value is None or value == PLAIN:
+        return None
+    if isinstance(value, str):
+        return {"method": value}
+    if isinstance(value, Mapping):
+        return {"method": name, **value}
+    raise ConfigError(f"methods.{name} is a method, null, or settings of supervise; found {value!r}.")
