@@ -205,7 +205,7 @@ def test_compare_prints_table_verdict_and_certificates_and_writes_the_page(tmp_p
     assert "all: no evidence" in text or "all: helps" in text or "all: hurts" in text
     assert "strip: 2 of 2 supervised models identical to the plain model" in text
     result = json.loads((tmp_path / "run/compare.json").read_text())
-    assert result["groups"][0]["verdict"]["n"] == 2
+    assert result["groups"][0]["verdicts"]["branches"]["n"] == 2
     assert (tmp_path / "run/report.html").exists()
 
 

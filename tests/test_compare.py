@@ -83,6 +83,7 @@ def test_the_rule_is_on_the_disk_before_anything_runs(finished: Finished):
     assert finished.before["created"] == finished.result["created"]
     assert finished.before["groups"][0] == {
         "name": "adam",
+        "baseline": "plain",
         "arms": {
             "plain": {"runs": ["adam/plain/seed0", "adam/plain/seed1"]},
             "aux": {"runs": ["adam/aux/seed0", "adam/aux/seed1"]},
@@ -110,8 +111,8 @@ def test_the_result_is_what_the_journals_say(finished: Finished):
         assert plain["inference_params"] == aux["inference_params"]
         assert plain["inference_flops"] == aux["inference_flops"]
         expected = verdict(plain["final"], aux["final"])
-        assert {k: group["verdict"][k] for k in expected._fields} == expected._asdict()
-        assert (group["verdict"]["baseline"], group["verdict"]["candidate"]) == ("plain", "aux")
+        assert group["verdicts"] == {"aux": {**expected._asdict(), "baseline": "plain", "candidate": "aux"}}
+        assert group["baseline"] == "plain"
 
 
 def test_every_supervised_run_has_its_certificate(finished: Finished):
@@ -210,7 +211,8 @@ def test_failures_are_told_with_the_end_of_the_log_and_the_other_runs_are_kept(t
     assert "NonFiniteError" in (tmp_path / "sgd" / "plain" / "seed0" / "run.log").read_text()
     result = json.loads((tmp_path / "compare.json").read_text())
     assert result["complete"] is False
-    assert [g["verdict"]["n"] for g in result["groups"]] == [0, 0]
+    assert [g["verdicts"]["aux"]["n"] for g in result["groups"]] == [0, 0]
+    assert result["missing"] == ["adam/aux/seed0", "sgd/plain/seed0", "sgd/aux/seed0"]
     assert result["groups"][0]["arms"]["aux"]["final"] == [None]
 
 

@@ -370,18 +370,18 @@ class TestMobileNetV2:
 
     def test_computes_what_torchvision_does_with_two_strides_changed(self) -> None:
         torch.manual_seed(0)
-        theirs = torchvision.models.mobilenet_v2(num_classes=6, width_mult=0.25)
+        theirs = torchvision.models.mobilenet_v2(num_classes=6, width_mult=0.5)
         for name in ("features.0.0", "features.2.conv.1.0"):
             convolution = theirs.get_submodule(name)
             assert isinstance(convolution, nn.Conv2d)
             assert convolution.stride == (2, 2)
             convolution.stride = (1, 1)
-        ours = networks.mobilenet_v2(classes=6, width=0.25)
+        ours = networks.mobilenet_v2(classes=6, width=0.5)
         unsettled(theirs)
         state = theirs.state_dict()
         ours.load_state_dict(dict(zip(ours.state_dict(), state.values(), strict=True)))
-        x = 30 * torch.randn(2, 3, 20, 20)  # large enough for a ReLU6 to cut
-        torch.testing.assert_close(ours.eval()(x), theirs(x))
+        x = 30 * torch.randn(2, 3, 20, 20, dtype=torch.float64)  # large enough for a ReLU6 to cut
+        torch.testing.assert_close(ours.double().eval()(x), theirs.double()(x), rtol=1e-9, atol=1e-12)
 
 
 class TestNin:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from scipy import stats
 
 from deepsup.errors import ConfigError
-from deepsup.training.verdicts import rule, t_quantile, verdict
+from deepsup.training.verdicts import level, rule, t_quantile, verdict
 
 CASES = [
     ([0.90, 0.91, 0.92], [0.95, 0.95, 0.96], "helps"),
@@ -55,7 +57,38 @@ def test_unpaired_lists_are_refused():
         verdict([1, 2], [1])
 
 
+def stated(*candidates: str, **options: Any) -> str:
+    named: dict[str, Any] = {"metric": "accuracy", "baseline": "plain", "seeds": [3, 4], "confidence": 0.9}
+    return rule(**(named | {"candidates": candidates} | options))
+
+
 def test_the_rule_names_arms_seeds_metric_and_confidence():
-    text = rule(metric="accuracy", baseline="plain", candidate="aux", seeds=[3, 4], confidence=0.9)
-    for part in ("aux minus plain", "accuracy", "3, 4", "90 %", "helps", "hurts", "no evidence"):
-        assert part in text
+    assert stated("aux") == (
+        "For each group, aux minus plain in final accuracy, paired by seed (3, 4): 'helps' if the 90 % t interval of the "
+        "mean difference lies above 0, 'hurts' if it lies below 0, otherwise 'no evidence'. Both arms start from the same "
+        "weights, see the same batches and train the same epochs."
+    )
+
+
+def test_the_rule_says_that_many_comparisons_are_many_chances():
+    text = stated("dsl", "dhm", "byot")
+    assert "each of dsl, dhm and byot minus plain in final accuracy" in text
+    assert "'helps' if the 90 % t interval" in text
+    assert "These are 3 comparisons at 90 % each, and so 3 chances for a false verdict: nothing is corrected" in text
+    assert "All arms start from the same weights" in text
+    assert "These are 6 comparisons" in stated("dsl", "dhm", "byot", groups=2)
+    assert "These are 2 comparisons at 90 % each" in stated("aux", groups=2)
+    assert stated("aux", epochs="train as long as they like").endswith("and train as long as they like.")
+
+
+def test_bonferroni_widens_every_interval_so_that_all_of_them_hold():
+    text = stated("dsl", "dhm", "byot", correction="bonferroni")
+    assert "the 96.67 % t interval" in text
+    assert "These are 3 comparisons; each interval has 96.67 % so that all of them hold together with 90 %" in text
+    assert level(0.95, 8, correction="bonferroni") == pytest.approx(1 - 0.05 / 8)
+    assert level(0.95, 8, correction="none") == level(0.95, 1, correction="bonferroni") == 0.95
+    # what 0.05/8 gives away in each of eight comparisons adds up to no more than 0.05, however they hang together
+    assert 8 * (1 - level(0.95, 8, correction="bonferroni")) == pytest.approx(0.05)
+    wide = verdict([0.1, 0.2, 0.3], [0.2, 0.31, 0.4], confidence=level(0.95, 3, correction="bonferroni"))
+    low, high = stats.ttest_rel([0.2, 0.31, 0.4], [0.1, 0.2, 0.3]).confidence_interval(1 - 0.05 / 3)
+    assert (wide.ci_low, wide.ci_high) == (pytest.approx(low), pytest.approx(high))

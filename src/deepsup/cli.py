@@ -342,7 +342,7 @@ def _dry_run(config: configs.TrainConfig) -> None:
     _print_plan(prepared.plan)
     batches = prepared.data.train.n_batches(config.data.batch_size)
     console.print(
-        f"{config.epochs} epochs of {batches} batches of {config.data.batch_size}, into {config.output}",
+        f"{prepared.epochs} epochs of {batches} batches of {config.data.batch_size}, into {config.output}",
         highlight=False,
     )
 

@@ -149,7 +149,7 @@ class Objective:
                 f"a batch of {len(main)} samples should begin with the {rows} new ones of the batch before and bring more. "
                 "Set data.overlap=true, or wrap your batches: deepsup.training.feeds.overlapping(batches)."
             )
-        self.memory = {**self.memory, PREVIOUS: main[rows:].detach(), "labels": target[rows:]}
+        self.memory = {**self.memory, PREVIOUS: main[rows:].detach().clone(), "labels": target[rows:]}
         return {PREVIOUS: main[:0] if before is None else before.to(main.device)}
 
     def _dropped(self, edges: list[Edge]) -> frozenset[str]:

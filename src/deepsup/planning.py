@@ -324,7 +324,7 @@ def _notes(seen: Trace, branches: Iterable[Branch], layers: Mapping[str, Layer])
                 f"'{b.layer}' uses its output again before it returns it: whether branch '{b.name}' is in conflict with what "
                 "comes from above cannot be measured there"
             )
-        if not b.requires_grad:
+        if not b.requires_grad and b.layer != INPUT:
             yield f"nothing before '{b.layer}' can be trained: branch '{b.name}' trains its head only"
         if not layers[b.name].leads_to_output:
             yield f"'{b.layer}' does not lead to the prediction: branch '{b.name}' trains a side path"

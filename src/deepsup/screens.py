@@ -55,6 +55,8 @@ def _layer_row(seen: Trace, name: str) -> list[str]:
 def comparison(result: Mapping[str, Any]) -> Iterator[RenderableType]:
     """What came of a comparison: arms, accuracy over depth, verdicts, what is missing, and the strip certificates."""
     yield reports.comparison_table(result)
+    if line := reports.inference_line(result):
+        yield Text(line, style="dim")
     if (table := reports.depth_table(result)) is not None:
         yield table
     for line in reports.verdict_lines(result):

@@ -44,23 +44,28 @@ def following(model: nn.Module, layer: str, ran: Sequence[str]) -> list[Stage]:
     """
     place = {name: i for i, name in reversed(list(enumerate(ran)))}
     start = place[layer] if layer else -1
+
+    def when(path: str) -> int:  # inside a module that is seen as one, when that returned
+        while path and path not in place:
+            path = path.rpartition(".")[0]
+        return place.get(path, -1)
+
     found = []
     for stage in stages_of(model):
-        after = [
-            name
-            for name, path in zip(stage.blocks, stage.paths, strict=True)
-            if place.get(path, -1) > start and not layer.startswith(f"{path}.")
-        ]
+        pairs = zip(stage.blocks, stage.paths, strict=True)
+        after = [name for name, path in pairs if when(path) > start and not f"{layer}.".startswith(f"{path}.")]
         if after:
             found.append(Stage(stage.container, tuple(after)))
-    return sorted(found, key=lambda s: place[s.paths[0]])
+    return sorted(found, key=lambda s: when(s.paths[0]))
 
 
 def _within(module: nn.Module, path: str, *, straight: bool = True) -> list[Stage]:
     """The stages inside a module; `straight` where only containers lie around it, so that nothing runs beside it."""
     children = list(module.named_children())
     plain = isinstance(module, CONTAINERS)
-    inside = {n: _within(c, f"{path}.{n}".lstrip("."), straight=straight and isinstance(c, CONTAINERS)) for n, c in children}
+    inside = {
+        n: _within(c, f"{path}.{n}".lstrip("."), straight=straight and isinstance(c, CONTAINERS)) for n, c in children
+    }
     kinds = {type(child) for _, child in children}
     uniform = len(kinds) == 1 and not kinds & set(CONTAINERS)
     least = 1 if straight and plain and uniform and len(children) > 1 else 2

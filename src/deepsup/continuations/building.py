@@ -16,7 +16,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from ..errors import ContinuationError
 from ..features import Feature
 from .cutting import INPUT, LEAVES, Point, cut, trace
-from .resizing import Resizing, check_plain, set_outputs
+from .resizing import Resizing, check_plain, fit_convolution, fit_linear
 from .blocks import Stage, following, has_stride
 
 
@@ -57,14 +57,16 @@ def continuation(
     if blocks is not None:
         _lengthen(point, blocks)
     rest = cut(point)
-    last = _last_with_weights(point, rest)
+    path, last = _classifier(point, rest)
     if changed:
         resizing = Resizing(point, values, width=width, classifier=last, classes=classes)
         found = resizing.run(rest, feature)
         if found != (2, classes):
-            raise point.refusal(f"it gives out {found[1:]} a sample instead of {classes} scores")
-    else:
-        set_outputs(point, rest.get_submodule(last), last, classes)
+            raise point.refusal(f"it gives out {'x'.join(map(str, found[1:]))} a sample instead of {classes} scores")
+    elif isinstance(last, nn.Linear):
+        fit_linear(last, last.in_features, classes)
+    elif isinstance(last, _ConvNd):
+        fit_convolution(point, last, path, last.in_channels, outputs=classes)
     _freshen(point, rest, values)
     return rest.train()
 
@@ -125,13 +127,15 @@ def _maps_to(replica: nn.Module, feature: Feature, classes: int) -> bool:
     return isinstance(found, Tensor) and tuple(found.shape) == (2, classes)
 
 
-def _last_with_weights(point: Point, rest: fx.GraphModule) -> str:
-    """The path of the layer that makes the scores."""
+def _classifier(point: Point, rest: fx.GraphModule) -> tuple[str, nn.Module]:
+    """The layer that makes the scores, which is the last one with weights, and its path."""
     called = [str(n.target) for n in rest.graph.nodes if n.op == "call_module"]
     found = [path for path in called if any(True for _ in rest.get_submodule(path).parameters())]
     if not found:
         raise point.refusal("nothing with weights runs after the layer", "Tap earlier, or choose another head.")
-    return found[-1]
+    inside = rest.get_submodule(found[-1]).named_modules(prefix=found[-1])
+    scoring = [(path, module) for path, module in inside if isinstance(module, (nn.Linear, _ConvNd))]
+    return scoring[-1] if scoring else (found[-1], rest.get_submodule(found[-1]))
 
 
 def _lengthen(point: Point, blocks: float | Sequence[int]) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Iterator
-from itertools import count
 from typing import Any, NamedTuple
 
 from torch import fx, nn
@@ -58,7 +58,11 @@ class Traced(NamedTuple):
     @property
     def prediction(self) -> Any:
         """What the model returns: a node, or nodes in tuples and the like."""
-        return next(n for n in reversed(self.graph.nodes) if n.op == "output").args[0]
+        found: Any = next(n for n in reversed(self.graph.nodes) if n.op == "output").args[0]
+        if isinstance(found, fx.Node) and isinstance(found.target, type):  # a named tuple or a dataclass
+            names = getattr(found.target, "_fields", ())
+            return {**dict(zip(names, found.args, strict=False)), **found.kwargs}
+        return found
 
 
 class _Tracer(fx.Tracer):
@@ -199,7 +203,7 @@ def _end(point: Point, traced: Traced) -> fx.Node:
     for pick in picks:
         try:
             found = picked(traced.prediction, pick)
-        except (LookupError, TypeError):
+        except LookupError:
             continue
         if isinstance(found, fx.Node):
             return found
@@ -251,10 +255,11 @@ def _check_nothing_passes_by(point: Point, traced: Traced, kept: list[fx.Node], 
     if not kept or kept[-1] not in after:
         raise point.refusal("the model's prediction does not depend on the layer's output")
     reads_input = _reading_input(traced.graph)
+    before = set(itertools.takewhile(lambda n: n is not start, traced.graph.nodes)) & reads_input
     for node in kept:
-        past = [a for a in node.all_input_nodes if a not in after and a in reads_input]
-        if node in after and past:
-            source = "the model's input" if past[0].op == "placeholder" else f"what {_named(_layer(past[0]))} gives out"
+        past = [a for a in node.all_input_nodes if a in before]
+        if past and node not in before:
+            source = "the model's input" if past[0].op == "placeholder" else f"what {_named(_layer(past[0]))} computes"
             raise point.refusal(
                 f"{_named(_layer(node))} also reads {source}, which passes by '{point.layer}'",
                 f"Choose a layer that everything passes through{_passages(traced, start)}, or give the branch a head of "
@@ -306,7 +311,7 @@ def _layers_for_functions(rest: fx.GraphModule, *, training: bool) -> None:
             continue
         inside = _layer(node)
         taken = dict(rest.named_modules())
-        names = (f"{inside}.dropout{n or ''}".lstrip(".") for n in count())
+        names = (f"{inside}.dropout{n or ''}".lstrip(".") for n in itertools.count())
         path = next(name for name in names if name not in taken)
         rest.add_submodule(path, kind(told.arguments["p"], told.arguments["inplace"]))
         with rest.graph.inserting_before(node):

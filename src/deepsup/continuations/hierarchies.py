@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import median
 
 from torch import nn
 
@@ -20,14 +21,15 @@ _DENSENETS = {
     (41, 2): ([22, 22], [41]),
     (31, 2): ([16, 16], [31]),
 }
+FAIR = 0.4
 _RESNETS, _WIDE, _DENSE = ("ResNet", "CifarResNet"), ("WideResNet",), ("DenseNet",)
 
 
 def stages(seen: Trace) -> list[str]:
     """The layers that end the model's stages, in order of running: resnet18 has layer1, layer2, layer3, layer4.
 
-    A stage is what runs at one resolution. It counts if it has a third or more of the weight-bearing layers that it would
-    have if all had as many: a mere stem does not. A model without maps (a vision transformer) has none: [].
+    A stage is what runs at one resolution. It counts if it has more than two fifths of the weight-bearing layers that the
+    median stage has: a mere stem has not. A model without maps (a vision transformer) has none: [].
     """
     ends: dict[tuple[int, ...], Layer] = {}
     for name in seen.trunk:
@@ -38,8 +40,7 @@ def stages(seen: Trace) -> list[str]:
         return []
     before = [0.0, *(layer.depth for layer in ends.values())]
     shares = [end - start for start, end in zip(before, before[1:], strict=False)]
-    even = sum(shares) / len(shares)
-    return [layer.name for layer, share in zip(ends.values(), shares, strict=True) if 3 * share >= even]
+    return [layer.name for layer, share in zip(ends.values(), shares, strict=True) if share > FAIR * median(shares)]
 
 
 def _leads_on(seen: Trace, layer: Layer) -> bool:
@@ -123,7 +124,9 @@ def _by_the_rule(model: nn.Module, seen: Trace) -> dict[str, tuple[str, str]]:
     ran = [name for name, layer in sorted(seen.layers.items(), key=lambda item: item[1].order) if layer.order >= 0]
     later = following(model, early, ran)
     sizes = [_size(seen, stage.paths[-1]) for stage in later]
-    counts = [len(s.blocks) if size == sizes[0] else math.ceil(len(s.blocks) / 2) for s, size in zip(later, sizes, strict=True)]
+    counts = [
+        len(s.blocks) if size == sizes[0] else math.ceil(len(s.blocks) / 2)
+        for s, size in zip(later, sizes, strict=True)
+    ]
     head = f"continuation(blocks={counts})" if counts else "continuation"
     return {"early": (early, head), "late": (late, "continuation(width=2)")}
-

@@ -50,7 +50,7 @@ def dks(*, weight: float = 1.0) -> Method:
 def dhm(*, temperature: float = 1.0, weight: float = 1.0, dynamic: bool = False) -> Method:
     """Dynamic Hierarchical Mimicking."""
     positive("dhm", temperature=temperature)
-    loss = "kl" if temperature == 1 else f"kl(temperature={temperature})"
+    loss = "kl" if temperature == 1 else f"kl(temperature={temperature:g})"
     return Method(
         name="dhm",
         summary="two branches that repeat the rest of the trunk; every output teaches every other, softened by T",
@@ -93,7 +93,7 @@ def dml(*, peers: int = 1, temperature: float = 1.0) -> Method:
     """Deep Mutual Learning with whole networks."""
     _check_peers("dml", peers)
     positive("dml", temperature=temperature)
-    loss = "kl" if temperature == 1 else f"kl(temperature={temperature})"
+    loss = "kl" if temperature == 1 else f"kl(temperature={temperature:g})"
     return Method(
         name="dml",
         summary="a whole second network learns beside the model; each teaches the other",
@@ -149,7 +149,7 @@ def _check_peers(method: str, peers: int) -> None:
         raise ConfigError(f"method '{method}' needs at least one peer, a whole number; found peers={peers!r}.")
 
 
-def byot(*, alpha: float = 0.1, temperature: float = 3.0, hint: float = 1e-6) -> Method:
+def byot(*, alpha: float = 0.1, temperature: float = 3.0, hint: float = 1.28e-4) -> Method:
     """Be Your Own Teacher: the deepest output teaches the shallow ones, in scores and features."""
     positive("byot", temperature=temperature)
     if not 0 <= alpha <= 1 or hint < 0:
@@ -158,15 +158,16 @@ def byot(*, alpha: float = 0.1, temperature: float = 3.0, hint: float = 1e-6) ->
         name="byot",
         summary="a classifier after every stage; the deepest teaches them, in scores and in features",
         formula="L = CE(main, y) + sum_i (1 - a) CE(o_i, y) + a T² KL(main || o_i) + h |F_i - F_main|²,  "
-        "a = 0.1, T = 3, h = 1e-6",
+        "a = 0.1, T = 3, h = 0.000128",
         source="Zhang, Song, Gao, Chen, Bao, Ma 2019 (ICCV, arXiv 1905.08094)",
         deviations="a, T and h are those of the widely used re-implementation (luanyunteng at 8045079), which also weighs "
-        "CE(main) by 1 - a; the teacher is detached, as there. The authors' later code: `byot-released`",
+        "CE(main) by 1 - a and sums |F|² over a batch of 128 (its 1e-6 is our 1.28e-4, for a mean); the teacher is detached, as "
+        "there. The authors' later code: `byot-released`",
         loss="cross_entropy",
         weight=f"constant({1 - alpha})",
         places=inner_stages,
         arrange=_bottlenecks,
-        edges=lambda names: _from_deepest(names, f"kl(temperature={temperature})", alpha, hint),
+        edges=lambda names: _from_deepest(names, f"kl(temperature={temperature:g})", alpha, hint),
     )
 
 
@@ -232,7 +233,7 @@ def one(*, branches: int = 3, temperature: float = 3.0, until: float = 80 / 300)
         head="continuation",
         places=lambda scene: {"copy": all_stages(scene)[-2]},
         arrange=lambda method, scene, layers: _copies(method, layers, branches),
-        edges=lambda names: _from_ensemble(names, f"kl(temperature={temperature})", f"rampup(1, {until})"),
+        edges=lambda names: _from_ensemble(names, f"kl(temperature={temperature:g})", f"rampup(1, {until})"),
     )
 
 
@@ -263,9 +264,9 @@ def cds(*, weight: float = 0.1, temperature: float = 0.07, loss: str = "supcon")
         summary="projection heads after the stages, trained to bring two crops (or one class) together",
         formula="L = CE(main, y) + 0.1 sum_i SupCon_i + 0.1 SupCon_deepest,  temperature 0.07, two crops of each image",
         source="Zhang, Chen, Zhang, Ma 2022 (ECCV, arXiv 2207.05306); released code at 4093332",
-        deviations="needs data.views=2. Cross-entropy is over both crops. loss='simclr' is the released ImageNet variant, which "
-        "leaves the labels out. The embedding has 128 numbers",
-        loss=f"{loss}(temperature={temperature})",
+        deviations="needs data.views=2. Cross-entropy is over both crops (released: the first). loss='simclr' is the released ImageNet "
+        "variant, which leaves the labels out. The embedding has 128 numbers (released: no projection)",
+        loss=f"{loss}(temperature={temperature:g})",
         weight=f"constant({weight})",
         places=inner_stages,
         arrange=_embeddings,
@@ -288,6 +289,6 @@ def dlb(*, alpha: float = 1.0, temperature: float = 3.0) -> Method:
         source="Shen, Xu, Yang, Li, Guo 2022 (CVPR)",
         deviations="needs data.overlap=true, which repeats every sample in the next batch, with the same augmentation",
         bare=True,
-        edges=lambda names: [Edge("main", "previous", f"kl(temperature={temperature})", constant(alpha))],
+        edges=lambda names: [Edge("main", "previous", f"kl(temperature={temperature:g})", constant(alpha))],
         overlap=True,
     )

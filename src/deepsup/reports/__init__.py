@@ -10,7 +10,7 @@ from deepsup.reports.page import render, write_html
 from deepsup.reports.pictures import accuracy_picture, gradient_figure, gradient_picture
 from deepsup.reports.read import Run, run, runs
 from deepsup.reports.summary import Evidence, evidence, judged
-from deepsup.reports.tables import comparison_table, depth_table, run_table, verdict_lines
+from deepsup.reports.tables import comparison_table, depth_table, inference_line, run_table, verdict_lines
 
 __all__ = [
     "Evidence",
@@ -21,6 +21,7 @@ __all__ = [
     "evidence",
     "gradient_figure",
     "gradient_picture",
+    "inference_line",
     "judged",
     "render",
     "run",

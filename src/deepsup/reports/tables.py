@@ -76,7 +76,7 @@ _COLUMNS: Final = {
     "inference_time": "infer\ntime",
 }
 _SAME: Final = ("inference_params", "inference_flops")
-"""What no method changes: said once under the table, and a column where it is not so after all."""
+"""What no method changes: said in a sentence, and a column where it is not so after all."""
 
 
 def comparison_table(compare: Mapping[str, Any]) -> Table:
@@ -85,9 +85,8 @@ def comparison_table(compare: Mapping[str, Any]) -> Table:
     >>> print(comparison_table(json.loads(Path("runs/demo/compare.json").read_text())))     # doctest: +SKIP
     """
     found = rows(compare)
-    costs = {tuple(getattr(row, name) for name in _SAME) for row in found} - {(formats.NONE,) * 2}
     empty = {name for name in _COLUMNS if all(getattr(row, name) in (formats.NONE, "never") for row in found)}
-    hidden = empty | (set(_SAME) if len(costs) == 1 else set())
+    hidden = empty | (set(_SAME) if inference_line(compare) else set())
     shown = [name for name in _COLUMNS if name not in hidden]
     table: Table = _rich("table").Table(box=_rich("box").SIMPLE_HEAD, pad_edge=False, padding=0)
     table.add_column("arm", overflow="fold", vertical="top")
@@ -103,11 +102,16 @@ def comparison_table(compare: Mapping[str, Any]) -> Table:
             group = row.group
         arm = f"{row.arm}\n{row.runs.replace(' of ', '/')} runs" if "of" in row.runs else row.arm
         table.add_row(*_plain([arm, *(getattr(row, name) for name in shown)]))
-    if len(costs) == 1:
-        params, flops = costs.pop()
-        table.caption = _rich("text").Text(f"inference, every arm: {params} parameters, {flops} FLOPs a sample")
-        table.caption_justify = "left"
     return table
+
+
+def inference_line(compare: Mapping[str, Any]) -> str | None:
+    """Return what inference costs in every arm alike; None where that differs, which the table then shows."""
+    costs = {(row.inference_params, row.inference_flops) for row in rows(compare)} - {(formats.NONE, formats.NONE)}
+    if len(costs) != 1:
+        return None
+    params, flops = costs.pop()
+    return f"inference, every arm: {params} parameters, {flops} FLOPs a sample"
 
 
 def depth_table(compare: Mapping[str, Any]) -> Table | None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from deepsup import methods
 from deepsup.errors import ConfigError
 
 from .settings import merge
@@ -17,19 +18,27 @@ from .settings import merge
 PLAIN = "none"
 
 
-def arms_of(methods: Any, arms: Any) -> dict[str, Any]:
-    """The arms that `methods` stands for, with what `arms` says laid over them.
+def arms_of(listed: Any, arms: Any) -> dict[str, Any]:
+    """The arms that `listed` methods stand for, with what `arms` says laid over them.
 
-    `methods` is a list of methods, or a mapping from an arm's name to a method or to settings of `supervise`, whose
+    `listed` is a list of methods, or a mapping from an arm's name to a method or to settings of `supervise`, whose
     method is that of the name if they have none. `none` is the plain model. Raises `ConfigError` for anything else.
     """
-    found = {name: {"supervise": _supervise(name, value)} for name, value in _named(methods).items()}
+    found = {name: {"supervise": _supervise(name, value)} for name, value in _named(listed).items()}
     return merge(found, arms or {})
 
 
 def arm_name(method: str) -> str:
     """A method as the name of an arm, and so of a folder: `dhm(temperature=2)` is `dhm-temperature=2`."""
-    return re.sub(r"[^\w.+=]+", "-", re.sub(r"\s+", "", method)).strip("-.")
+    return re.sub(r"[^\w.+=]+", "-", re.sub(r"[\s'\"]+", "", method)).strip("-.")
+
+
+def without_branches(supervise: Mapping[str, Any]) -> bool:
+    """Whether these settings name a method that attaches nothing, such as a control."""
+    try:
+        return methods.get(str(supervise.get("method", ""))).bare
+    except ConfigError:  # said where the settings are checked
+        return False
 
 
 def following(arms: Mapping[str, Mapping[str, Any]], supervise: Mapping[str, Any], *, arm: str) -> dict[str, Any]:
@@ -49,16 +58,16 @@ def following(arms: Mapping[str, Mapping[str, Any]], supervise: Mapping[str, Any
 
 
 def _leads(supervise: Any) -> bool:
-    return isinstance(supervise, Mapping) and "like" not in supervise and supervise.get("method") != PLAIN
+    return isinstance(supervise, Mapping) and not without_branches(supervise)
 
 
-def _named(methods: Any) -> dict[str, Any]:
-    if isinstance(methods, Mapping):
-        return {str(name): value for name, value in methods.items()}
-    listed = [methods] if isinstance(methods, str) else methods
+def _named(listed: Any) -> dict[str, Any]:
+    if isinstance(listed, Mapping):
+        return {str(name): value for name, value in listed.items()}
+    listed = [listed] if isinstance(listed, str) else listed
     if not isinstance(listed, Sequence) or not all(isinstance(method, (str, type(None))) for method in listed):
         raise ConfigError(
-            f"methods: write a list of methods, such as [none, dsl, dhm], or arms by name; found {methods!r}. In YAML, quote "
+            f"methods: write a list of methods, such as [none, dsl, dhm], or arms by name; found {listed!r}. In YAML, quote "
             "a method whose options have a comma: 'dhm(temperature=2, squared=True)'."
         )
     found: dict[str, str] = {}

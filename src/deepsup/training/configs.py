@@ -18,7 +18,7 @@ from pydantic import Field, field_validator, model_validator
 from deepsup import gradients, methods, schedules
 from deepsup.errors import ConfigError
 
-from .arms import arms_of, following
+from .arms import arms_of, following, without_branches
 from .settings import Settings, check, merge, override
 
 Weight = float | str
@@ -306,7 +306,9 @@ class ComparisonConfig(Settings):
             raise ConfigError(f"each seed counts once; found {self.seeds}.")
         for name in (*self.groups, *self.arms):
             if not name or not all(c.isalnum() or c in "-_.+=" for c in name) or name.startswith("."):
-                raise ConfigError(f"{name!r} names a folder: write a group or arm with letters, digits, - _ . + = only.")
+                raise ConfigError(
+                    f"{name!r} names a folder: write a group or arm with letters, digits, - _ . + = only."
+                )
         self.expand()  # so that a wrong key in a group or an arm is found before anything runs
         return self
 
@@ -328,9 +330,11 @@ class ComparisonConfig(Settings):
         run = f"{group}/{arm}/seed{seed}"
         data = self._settings(group, arm)
         supervise = self.arms[arm].get("supervise")
-        if isinstance(supervise, Mapping) and isinstance(supervise.get("like"), str):
-            everyone = {other: self._settings(group, other) for other in self.arms}
-            data["supervise"] = following(everyone, supervise, arm=arm)  # branches of `base` are not for a control
+        if isinstance(supervise, Mapping) and without_branches(supervise):
+            data["supervise"] = supervise  # the branches of `base` are not for a control
+            if isinstance(supervise.get("like"), str):
+                everyone = {other: self._settings(group, other) for other in self.arms}
+                data["supervise"] = following(everyone, supervise, arm=arm)
         data = {**data, "name": run, "seed": seed, "output": str(Path(self.output) / run)}
         return check(TrainConfig, data, where=f"base + groups.{group} + arms.{arm}")
 

@@ -25,7 +25,8 @@ class Display:
     """A table with one line a run, redrawn as events arrive; `see` takes journal records and the events of `compare`.
 
     Where the output is not a terminal, it prints one line an epoch instead. A narrow terminal loses the branches first,
-    then the length of the bar; runs, epochs, losses and accuracies are always there in full.
+    then the length of the bar; runs, epochs, losses and accuracies are always there in full. A low one shows the runs
+    that are at work and as many others as have room; all of them at the end.
     """
 
     def __init__(self, console: Console, *, name: str = "run") -> None:
@@ -34,12 +35,14 @@ class Display:
         self.before = 0  # runs that had finished when the comparison was started
         self.runs: dict[str, dict[str, Any]] = {}
         self.found: set[str] = set()
+        self.ended = False
         self._live = Live(self, console=console, refresh_per_second=4, transient=False)
 
     def __enter__(self) -> Display:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.ended = True
         self._live.stop()
 
     def see(self, event: Mapping[str, Any]) -> None:
@@ -84,14 +87,33 @@ class Display:
                 )
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        rule = Text(f"{self.rule}\n", style="dim")
         if self.rule:
-            yield Text(f"{self.rule}\n", style="dim")
-        if self.runs:
-            yield _table(self.runs, width=options.max_width)
+            yield rule
+        room = options.max_height - len(rule.wrap(console, options.max_width)) - 5  # heading, counts, and the prompt
+        runs = self.runs if self.ended else _in_view(self.runs, max(room, 1))
+        if runs:
+            yield _table(runs, width=options.max_width)
+        hidden = [line["state"] for run, line in self.runs.items() if run not in runs]
+        if hidden:
+            counts = [f"{hidden.count(state)} {word}" for state, word in _COUNTED.items() if state in hidden]
+            yield Text(f"and {', '.join(counts)}", style="dim")
         if len(self.runs) > 1:
             done = sum(line["state"] == "done" for line in self.runs.values())
             before = f", {self.before} of them before" if self.before else ""
             yield Text(f"{done} of {len(self.runs)} runs done{before}", style="dim")
+
+
+_COUNTED = {"done": "done", "waits": "waiting", "trains": "training", "failed": "failed", "stopped": "stopped"}
+_LAST = ("trains", "failed", "stopped", "waits", "done")
+
+
+def _in_view(runs: Mapping[str, Mapping[str, Any]], room: int) -> dict[str, Mapping[str, Any]]:
+    """As many runs as there is room for, those at work first, then those to come; in their order."""
+    if len(runs) <= room:
+        return dict(runs)
+    chosen = sorted(runs, key=lambda run: _LAST.index(runs[run]["state"]))[:room]
+    return {run: line for run, line in runs.items() if run in chosen}
 
 
 _STYLES = {"done": "green", "failed": "red", "stopped": "red", "waits": "dim"}
