@@ -340,7 +340,7 @@ def test_one_learns_from_its_gated_mixture() -> None:
         outputs = [seen["main"], h["copy1"], h["copy2"]]
         whole = sum(h["gate"][:, i : i + 1] * o for i, o in enumerate(outputs))
         total = sum(ce(o, y) for o in outputs) + ce(whole, y)
-        ramp = math.exp(-5 * (1 - 0.1 / round(80 / 300, 4)) ** 2)
+        ramp = math.exp(-5 * (1 - 0.1 / 0.2667) ** 2)
         return total + ramp * sum(9 * kl(o, whole, 3.0) for o in outputs)
 
     case = Case("one")

@@ -15,9 +15,9 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from ..errors import ContinuationError
 from ..features import Feature
-from .cutting import INPUT, LEAVES, Point, cut, trace
-from .resizing import Resizing, check_plain, fit_convolution, fit_linear
 from .blocks import Stage, following, has_stride
+from .cutting import INPUT, Point, cut, trace
+from .resizing import Resizing, check_plain, fit_convolution, fit_linear
 
 
 def continuation(

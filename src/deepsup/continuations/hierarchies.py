@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from statistics import median
 
@@ -39,7 +40,7 @@ def stages(seen: Trace) -> list[str]:
     if len(ends) < 2:
         return []
     before = [0.0, *(layer.depth for layer in ends.values())]
-    shares = [end - start for start, end in zip(before, before[1:], strict=False)]
+    shares = [end - start for start, end in itertools.pairwise(before)]
     return [layer.name for layer, share in zip(ends.values(), shares, strict=True) if share > FAIR * median(shares)]
 
 

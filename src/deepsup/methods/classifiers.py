@@ -76,6 +76,7 @@ def googlenet(*, weight: float = 0.3, bn: bool = False) -> Method:
         head=f"googlenet(bn={bn})" if bn else "googlenet",
         weight=f"constant({weight})",
         places=_inception_places,
+        where="4a and 4d of GoogLeNet, 6e of Inception-v3, elsewhere after every stage but the last",
     )
 
 
@@ -122,6 +123,7 @@ def dsn(
         gate=Gate(gamma, norm),
         main_loss=loss,
         places=_dsn_places,
+        where="NIN's three 5x5 and 3x3 convolutions before their ReLU, elsewhere after every stage but the last",
     )
 
 
@@ -139,6 +141,7 @@ def dsn_released(*, loss: str = "squared_hinge(form='one-vs-rest')", until: floa
         weight=f"until(constant(1), {until})",
         main_loss=loss,
         places=_dsn_places,
+        where="NIN's three 5x5 and 3x3 convolutions before their ReLU, elsewhere after every stage but the last",
     )
 
 
@@ -192,6 +195,7 @@ def sdn() -> Method:
         "taken once",
         head="mixed",
         places=_by_percent,
+        where="at 15, 30, 45, 60, 75 and 90 % of the depth",
         arrange=_ramps,
     )
 
@@ -217,6 +221,7 @@ def adaloss(*, decay: float = 0.9) -> Method:
         "processes each follows its own losses",
         weight=f"adaptive({decay})",
         places=inner_stages,
+        where="after every stage but the last",
     )
 
 
@@ -230,6 +235,7 @@ def equilibrium() -> Method:
         deviations="without IMTA's forward collaboration and one-for-all distillation",
         gradient="equilibrium",
         places=inner_stages,
+        where="after every stage but the last",
     )
 
 

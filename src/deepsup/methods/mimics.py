@@ -29,6 +29,7 @@ def dsl(*, weight: float = 1.0) -> Method:
         deviations=DHM_BRANCHES,
         weight=f"constant({weight})",
         places=_hierarchical_places,
+        where="early and late: after the last stage but two and but one",
         arrange=_hierarchical,
     )
 
@@ -42,6 +43,7 @@ def dks(*, weight: float = 1.0) -> Method:
         source="Sun, Yao, Zhou, Zhao 2019 (CVPR, arXiv 1906.00675)",
         deviations=DHM_BRANCHES + ". For WRN these are DKS's own branches; its others were not released",
         places=_hierarchical_places,
+        where="early and late: after the last stage but two and but one",
         arrange=_hierarchical,
         edges=lambda names: _pairwise(["main", *names], "kl", weight),
     )
@@ -60,6 +62,7 @@ def dhm(*, temperature: float = 1.0, weight: float = 1.0, dynamic: bool = False)
         + ". The random dropping of terms is in the released code, commented out: dhm(dynamic=True) turns "
         "it on. Its smoothing of probabilities by 1e-8 is not needed with log-softmax",
         places=_hierarchical_places,
+        where="early and late: after the last stage but two and but one",
         arrange=_hierarchical,
         edges=lambda names: _pairwise(["main", *names], loss, weight),
         dynamic=dynamic,
@@ -104,6 +107,7 @@ def dml(*, peers: int = 1, temperature: float = 1.0) -> Method:
         "released code sums the KL terms and smooths the labels: `dml-released`",
         head="continuation",
         places=lambda scene: {f"peer{i + 1}": INPUT for i in range(peers)},
+        where="peer1, peer2, ...: whole networks on the model's input",
         edges=lambda names: _pairwise(["main", *names], loss, 1 / len(names)),
     )
 
@@ -122,6 +126,7 @@ def dml_released(*, peers: int = 1) -> Method:
         loss=smooth,
         main_loss=smooth,
         places=lambda scene: {f"peer{i + 1}": INPUT for i in range(peers)},
+        where="peer1, peer2, ...: whole networks on the model's input",
         edges=lambda names: _pairwise(["main", *names], "kl", 1.0),
     )
 
@@ -137,6 +142,7 @@ def dml_shared(*, peers: int = 1) -> Method:
         deviations="shares all stages but the last two, unless at= says where",
         head="continuation",
         places=lambda scene: {"peer": all_stages(scene)[-3:][0]},
+        where="peer1, peer2, ... after the last stage but two",
         arrange=lambda method, scene, layers: {
             f"{name}{i + 1}": method.preset(layer) for name, layer in layers.items() for i in range(peers)
         },
@@ -166,6 +172,7 @@ def byot(*, alpha: float = 0.1, temperature: float = 3.0, hint: float = 1.28e-4)
         loss="cross_entropy",
         weight=f"constant({1 - alpha})",
         places=inner_stages,
+        where="after every stage but the last, and a reader of the deepest map",
         arrange=_bottlenecks,
         edges=lambda names: _from_deepest(names, f"kl(temperature={temperature:g})", alpha, hint),
     )
@@ -183,6 +190,7 @@ def byot_released(*, alpha: float = 0.3, hint: float = 0.03) -> Method:
         loss="cross_entropy",
         weight=f"constant({1 - alpha})",
         places=inner_stages,
+        where="after every stage but the last, and a reader of the deepest map",
         arrange=_sepconvs,
         edges=lambda names: _from_deepest(names, "kl(temperature=3, squared=False)", alpha, hint),
     )
@@ -217,12 +225,11 @@ def _from_deepest(names: Sequence[str], loss: str, alpha: float, hint: float) ->
     return edges + [Edge(f"{name}/feature", "deepest", "hint", constant(hint)) for name in shallow]
 
 
-def one(*, branches: int = 3, temperature: float = 3.0, until: float = 80 / 300) -> Method:
+def one(*, branches: int = 3, temperature: float = 3.0, until: float = 0.2667) -> Method:
     """On-the-fly Native Ensemble: gated copies of the last stage, taught by their own mixture."""
     positive("one", temperature=temperature)
     if not isinstance(branches, int) or branches < 2:
         raise ConfigError(f"method 'one' needs at least 2 branches, the model's own included; found {branches!r}.")
-    until = round(until, 4)
     return Method(
         name="one",
         summary="copies of the last stage beside the model's own; their gated mixture teaches them all",
@@ -232,6 +239,7 @@ def one(*, branches: int = 3, temperature: float = 3.0, until: float = 80 / 300)
         deviations="the ramp is 80/300 of the training, whatever its length",
         head="continuation",
         places=lambda scene: {"copy": all_stages(scene)[-2]},
+        where="copy1, copy2 and the gate after the last stage but one",
         arrange=lambda method, scene, layers: _copies(method, layers, branches),
         edges=lambda names: _from_ensemble(names, f"kl(temperature={temperature:g})", f"rampup(1, {until})"),
     )
@@ -264,11 +272,12 @@ def cds(*, weight: float = 0.1, temperature: float = 0.07, loss: str = "supcon")
         summary="projection heads after the stages, trained to bring two crops (or one class) together",
         formula="L = CE(main, y) + 0.1 sum_i SupCon_i + 0.1 SupCon_deepest,  temperature 0.07, two crops of each image",
         source="Zhang, Chen, Zhang, Ma 2022 (ECCV, arXiv 2207.05306); released code at 4093332",
-        deviations="needs data.views=2. Cross-entropy is over both crops (released: the first). loss='simclr' is the released ImageNet "
-        "variant, which leaves the labels out. The embedding has 128 numbers (released: no projection)",
+        deviations="needs data.views=2. Cross-entropy is over both crops (released: the first). loss='simclr' is the released "
+        "ImageNet variant, which leaves the labels out. The embedding has 128 numbers (released: no projection)",
         loss=f"{loss}(temperature={temperature:g})",
         weight=f"constant({weight})",
         places=inner_stages,
+        where="after every stage but the last, and a reader of the deepest map",
         arrange=_embeddings,
         views=2,
     )

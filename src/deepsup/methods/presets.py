@@ -59,6 +59,7 @@ class Method:
     gate: Gate | None = None
     rule: str = "drop"  # of the probe, for at="auto"
     bare: bool = False  # attaches no branches at all
+    where: str = ""  # what `places` does, in words
     places: Places | None = None
     arrange: Arrange | None = None
     edges: Mimicry | None = None
@@ -73,6 +74,18 @@ class Method:
         if self.arrange is not None:
             return self.arrange(self, scene, layers)
         return {name: self.preset(layer) for name, layer in layers.items()}
+
+    def facts(self) -> dict[str, str]:
+        """What there is to know about the method, by title, for people."""
+        asked = {k: repr(v) for k, v in self.options.items()}
+        branches = {"branches": self.where or "at layers of your choice, or where the probe says"}
+        branches |= {"head": self.head, "loss": self.loss, "weight": self.weight.replace("{epochs}", "N")}
+        if self.gradient != "add":
+            branches["gradient"] = self.gradient
+        main = {"main loss": self.main_loss} if self.main_loss != "cross_entropy" else {}
+        options = {"options": ", ".join(f"{k}={v}" for k, v in asked.items())} if asked else {}
+        said = {"formula": self.formula, "source": self.source, **({} if self.bare else branches), **main, **options}
+        return {**said, "deviations": self.deviations}
 
     def preset(self, layer: str, **changes: Any) -> Preset:
         """A branch on `layer` with the method's defaults, but for `changes`."""

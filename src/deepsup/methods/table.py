@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -37,7 +38,13 @@ _BUILDERS: tuple[Callable[..., Method], ...] = (
     classifiers.equal_compute,
 )
 BUILDERS: dict[str, Callable[..., Method]] = {f.__name__.replace("_", "-"): f for f in _BUILDERS}
-METHODS: dict[str, Method] = {name: build() for name, build in BUILDERS.items()}
+
+
+def _defaults(build: Callable[..., Method]) -> dict[str, object]:
+    return {name: p.default for name, p in inspect.signature(build).parameters.items()}
+
+
+METHODS: dict[str, Method] = {name: replace(build(), options=_defaults(build)) for name, build in BUILDERS.items()}
 
 
 def get(text: str) -> Method:
@@ -56,4 +63,5 @@ def get(text: str) -> Method:
     read, options = calls.read(
         name.strip().replace("-", "_") + bracket + rest if bracket else name, plain, "method", ConfigError
     )
-    return replace(plain[read](**options), name=calls.show_call(read.replace("_", "-"), options), options=options)
+    whole = {**_defaults(plain[read]), **options}
+    return replace(plain[read](**options), name=calls.show_call(read.replace("_", "-"), options), options=whole)

@@ -33,32 +33,36 @@ def arm_name(method: str) -> str:
     return re.sub(r"[^\w.+=]+", "-", re.sub(r"[\s'\"]+", "", method)).strip("-.")
 
 
-def without_branches(supervise: Mapping[str, Any]) -> bool:
+def settings_of(arm: str, arms: Mapping[str, Mapping[str, Any]], shared: Mapping[str, Any]) -> dict[str, Any]:
+    """What the runs of an arm are set to: `shared`, and over it what the arm says, key by key.
+
+    Branches that are set for all arms are not for one whose method attaches none. One that is `like` another arm gets the
+    settings of that arm in place of its name, and so knows by itself what it follows. Raises `ConfigError` for an arm
+    that is not there or has no branches.
+    """
+    data = merge(shared, arms[arm])
+    own = arms[arm].get("supervise")
+    if not isinstance(own, Mapping) or not _bare(own):
+        return data
+    named = own.get("like")
+    if not isinstance(named, str):
+        return {**data, "supervise": own}
+    others = {other: merge(shared, arms[other]).get("supervise") for other in arms if other != arm}
+    leading = {other: found for other, found in others.items() if isinstance(found, Mapping) and not _bare(found)}
+    if named not in leading:
+        why = "there is no such arm" if named not in arms else "it trains no branches of its own"
+        raise ConfigError(
+            f"arms.{arm}.supervise.like names the arm {named!r}, and {why}. It can be like: {', '.join(leading) or 'none'}."
+        )
+    return {**data, "supervise": {**own, "like": leading[named]}}
+
+
+def _bare(supervise: Mapping[str, Any]) -> bool:
     """Whether these settings name a method that attaches nothing, such as a control."""
     try:
         return methods.get(str(supervise.get("method", ""))).bare
     except ConfigError:  # said where the settings are checked
         return False
-
-
-def following(arms: Mapping[str, Mapping[str, Any]], supervise: Mapping[str, Any], *, arm: str) -> dict[str, Any]:
-    """The settings `supervise` of a control, with those of the arm that its `like` names in place of the name.
-
-    `arms` holds the settings of every arm of one group. So a run knows by itself what it is to be like. Raises
-    `ConfigError` for an arm that is not there, has no branches or follows another one itself.
-    """
-    named = supervise["like"]
-    others = [other for other in arms if other != arm and _leads(arms[other].get("supervise"))]
-    if named not in others:
-        why = "there is no such arm" if named not in arms else "it trains no branches of its own"
-        raise ConfigError(
-            f"arms.{arm}.supervise.like names the arm {named!r}, and {why}. It can be like: {', '.join(others) or 'none'}."
-        )
-    return {**supervise, "like": arms[named]["supervise"]}
-
-
-def _leads(supervise: Any) -> bool:
-    return isinstance(supervise, Mapping) and not without_branches(supervise)
 
 
 def _named(listed: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pydantic import Field, field_validator, model_validator
 from deepsup import gradients, methods, schedules
 from deepsup.errors import ConfigError
 
-from .arms import arms_of, following, without_branches
+from .arms import arms_of, settings_of
 from .settings import Settings, check, merge, override
 
 Weight = float | str
@@ -328,18 +328,9 @@ class ComparisonConfig(Settings):
 
     def _cell(self, group: str, arm: str, seed: int) -> TrainConfig:
         run = f"{group}/{arm}/seed{seed}"
-        data = self._settings(group, arm)
-        supervise = self.arms[arm].get("supervise")
-        if isinstance(supervise, Mapping) and without_branches(supervise):
-            data["supervise"] = supervise  # the branches of `base` are not for a control
-            if isinstance(supervise.get("like"), str):
-                everyone = {other: self._settings(group, other) for other in self.arms}
-                data["supervise"] = following(everyone, supervise, arm=arm)
+        data = settings_of(arm, self.arms, merge(self.base, self.groups[group]))
         data = {**data, "name": run, "seed": seed, "output": str(Path(self.output) / run)}
         return check(TrainConfig, data, where=f"base + groups.{group} + arms.{arm}")
-
-    def _settings(self, group: str, arm: str) -> dict[str, Any]:
-        return merge(merge(self.base, self.groups[group]), self.arms[arm])
 
 
 Config = TrainConfig | ComparisonConfig
