@@ -22,7 +22,11 @@ def render(page: str) -> str:
 
 def card(method: Method) -> str:
     """One method: what it does, and its facts as a list."""
-    facts = [f"- **{title}**: " + (f"`{text}`" if title in CODE else text) for title, text in method.facts().items() if text != "-"]
+    facts = [
+        f"- **{title}**: " + (f"`{text}`" if title in CODE else text)
+        for title, text in method.facts().items()
+        if text != "-"
+    ]
     return "\n".join([f"### {method.name}", "", f"{method.summary[0].upper()}{method.summary[1:]}.", "", *facts, ""])
 
 

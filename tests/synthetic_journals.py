@@ -100,7 +100,7 @@ def pulls(step: int, draw: random.Random) -> dict[str, dict[str, float | None]]:
 
 def older(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Leave out what journals did not hold before gradients were made visible."""
-    return [record for record in records if record["kind"] not in ("placement", "doctor", "conflict")]
+    return [record for record in records if record["kind"] not in ("placement", "doctor", "cost", "conflict")]
 
 
 def journal(group: str, arm: str, seed: int, *, epochs: int = EPOCHS, end: bool = True) -> list[dict[str, Any]]:
@@ -117,7 +117,8 @@ def journal(group: str, arm: str, seed: int, *, epochs: int = EPOCHS, end: bool 
     }
     start["config"] = {"name": "demo", "epochs": EPOCHS, "optimizer": {"name": group}, "seed": seed}
     start["cost"] = COST if supervised else COST | {"head_params": 0, "head_flops": 0}
-    records = [start, *([placement()] if supervised else []), doctor(supervised=supervised)]
+    cost = {"kind": "cost", "time": 0, "saved_bytes": 3_000_000 if supervised else 2_000_000, "samples": 32}
+    records = [start, *([placement()] if supervised else []), doctor(supervised=supervised), cost]
     for step in range(30):
         layers = {}
         for i, layer in enumerate(LAYERS):
@@ -137,6 +138,7 @@ def journal(group: str, arm: str, seed: int, *, epochs: int = EPOCHS, end: bool 
                                 "steps": 10, "branches": pulls(step, random.Random(f"{seed} {step}"))})  # fmt: skip
         main = accuracy_at(group, arm, epoch, draw)
         heads = {"main": main} | ({b: main * (0.8 + 0.06 * i) for i, b in enumerate(BRANCHES)} if supervised else {})
+        heads |= {"ensemble": main * 1.01} if supervised else {}
         records.append({"kind": "epoch", "time": 0, "epoch": epoch, "step": epoch * STEPS, "progress": epoch / EPOCHS,
                         "train": {"total": 1.0, "parts": {"main": 1.0}}, "seconds": 1.1 + 0.1 * supervised,
                         "validation": {"accuracy": heads, "loss": dict.fromkeys(heads, 1.0)}})  # fmt: skip
@@ -175,7 +177,7 @@ def compare_file(folder: Path) -> dict[str, Any]:
         verdict = {"verdict": "helps" if difference > 0.1 else "no evidence", "mean_difference": difference, "n": 3,
                    "ci_low": difference - 0.011, "ci_high": difference + 0.011, "confidence": 0.95,
                    "baseline": "plain", "candidate": "supervised"}  # fmt: skip
-        groups.append({"name": group, "arms": arms, "verdict": verdict})
+        groups.append({"name": group, "baseline": "plain", "arms": arms, "verdicts": {"supervised": verdict}})
     rule = "Supervised helps if the 95 % interval of the mean paired difference in final accuracy lies above zero."
     name = "sgd/supervised/seed0"
     certificate = {"run": name, "path": f"{name}/certificate.json", "identical": True, "state_sha256": "a1b2c3d4" * 8}
@@ -194,6 +196,39 @@ def make_demo(folder: Path) -> Path:
     return folder
 
 
+NINE = ["none", "label-smoothing", "aux", "dsn", "cnds", "dsl", "dhm", "byot", "compute"]
+
+
+def make_many(folder: Path) -> Path:
+    """Write a comparison of nine arms x 2 seeds, each a little better than the one before; two have no branches."""
+    arms: dict[str, Any] = {}
+    for i, arm in enumerate(NINE):
+        kind = "plain" if arm in ("none", "label-smoothing", "compute") else "supervised"
+        runs = [f"all/{arm}/seed{seed}" for seed in range(2)]
+        for seed, name in enumerate(runs):
+            start, *rest = journal("adam", kind, seed, epochs=3)
+            for record in rest:
+                for scores in [record["validation"]["accuracy"]] if record["kind"] == "epoch" else []:
+                    scores.update({head: value * (0.5 + 0.05 * i) for head, value in scores.items()})
+            write(folder / name, [start | {"group": "all", "arm": arm, "name": name, "seed": seed}, *rest])
+        found = [read.run(folder / name) for name in runs]
+        final = [run.epochs[-1].accuracy["main"] for run in found]
+        arms[arm] = {"runs": runs, "final": final, "mean": statistics.fmean(final), "std": statistics.stdev(final)}
+    base = arms["none"]["mean"]
+    verdicts = {
+        arm: {"verdict": ["hurts", "no evidence", "helps"][i % 3], "mean_difference": fields["mean"] - base, "n": 2,
+              "ci_low": fields["mean"] - base - 0.01, "ci_high": fields["mean"] - base + 0.03, "confidence": 0.95,
+              "baseline": "none", "candidate": arm}
+        for i, (arm, fields) in enumerate(arms.items()) if i
+    }  # fmt: skip
+    group = {"name": "all", "baseline": "none", "arms": arms, "verdicts": verdicts}
+    (folder / "compare.json").write_text(
+        json.dumps({"format": 1, "name": "nine", "groups": [group], "rule": "The rule."})
+    )
+    return folder
+
+
+# As compare.json was written when a comparison had two arms: one `verdict` a group, nothing of memory or other outputs.
 COMPARISON: dict[str, Any] = {
     "name": "golden",
     "groups": [

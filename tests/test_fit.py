@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import sys
 from collections.abc import Iterator
@@ -302,6 +303,94 @@ def test_train_leaves_plain_weights_a_proof_and_a_finished_journal(tmp_path: Pat
     assert (end["kind"], end["epochs"], end["accuracy"]) == ("end", 2, result.accuracy)
     scores = evaluate(model, datasets.load("digits").validation)
     assert scores.accuracy["main"] == pytest.approx(result.accuracy)
+
+
+def test_the_heads_of_a_finished_run_can_be_used_again(tmp_path: Path):
+    train(config(tmp_path))
+    (epoch,) = read(tmp_path / "journal.jsonl", "epoch")[-1:]
+    plan = ds.Plan.load(tmp_path / "plan.json")
+    net = ds.attach(runs.untouched_model(tmp_path), plan)
+    ds.load_weights(net.model, tmp_path / "model.safetensors")
+    ds.load_weights(net.heads, tmp_path / "heads.safetensors")
+    net.eval()
+    data = datasets.load("digits").validation
+    scores = evaluate(net, data)
+    assert scores.accuracy == pytest.approx(epoch["validation"]["accuracy"])
+    for name, use in {"relu1": ds.early_exit(net, "relu1"), "ensemble": ds.ensemble(net)}.items():
+        assert evaluate(use, data).accuracy["main"] == pytest.approx(scores.accuracy[name])
+
+
+def test_a_plain_run_has_no_heads(tmp_path: Path):
+    train(config(tmp_path, supervise=None, epochs=1))
+    assert not (tmp_path / "heads.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"supervise": {"method": "adaloss", "weight": None}},
+        {"supervise": {"method": "dlb", "at": None, "head": None, "weight": None}, "data": {"overlap": True}},
+    ],
+    ids=["running means of losses", "the batch before"],
+)
+def test_a_method_that_remembers_goes_on_as_if_nothing_had_happened(tmp_path: Path, changes: dict[str, Any]):
+    changes = changes | {"checkpoint": {"every_steps": 3}, "log": {"every": 2}}
+    train(config(tmp_path / "whole", **changes))
+    with pytest.raises(Interrupted):
+        train(config(tmp_path / "half", **changes), on_record=stop_at(8))
+    assert train(config(tmp_path / "half", **changes)).resumed
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "half")]
+    assert weights[0] == weights[1]
+    steps = [
+        [{k: v for k, v in r.items() if k != "time"} for r in read(tmp_path / name / "journal.jsonl", "step")]
+        for name in ("whole", "half")
+    ]
+    assert steps[0] == steps[1]
+
+
+def test_every_output_that_predicts_is_scored_and_all_of_them_together(digits: datasets.Dataset):
+    torch.manual_seed(0)
+    model = dropout_net(10, 1)
+    heads = {"seen": "pool", "known": "mean"}
+    plan = ds.plan(
+        model, torch.randn(2, 1, 16, 16), at={"seen": "relu1", "known": "relu2"}, head=heads, loss={"known": "none"}
+    )
+    mimic = ds.edges.Edge("seen", "main", loss="kl(temperature=3)")
+    net = ds.attach(model, dataclasses.replace(plan, edges=(mimic,)))
+    found = evaluate(net, digits.validation, batch_size=64)
+    assert set(found.accuracy) == {"main", "seen", "ensemble"}
+    assert set(found.loss) == {"main", "seen", "seen<-main"}
+    images, labels = next(digits.validation.batches(len(digits.validation), seed=0, epoch=0, shuffle=False))
+    with ds.supervising(net.eval()), torch.no_grad():
+        outputs = net(images)
+    mixed = (outputs.main.softmax(1) + outputs.aux["seen"].softmax(1)) / 2
+    for name, scores in {"main": outputs.main, "seen": outputs.aux["seen"], "ensemble": mixed}.items():
+        right = sum(int(row.argmax()) == int(y) for row, y in zip(scores, labels, strict=True))
+        assert found.accuracy[name] == pytest.approx(right / len(labels)), name
+
+
+def test_an_ensemble_of_the_methods_own_is_not_replaced(digits: datasets.Dataset):
+    torch.manual_seed(0)
+    model = dropout_net(10, 1)
+    plan = ds.plan(model, torch.randn(2, 1, 16, 16), at={"seen": "relu1"}, head="pool")
+    net = ds.attach(model, dataclasses.replace(plan, edges=(ds.edges.Edge("ensemble"),)))
+    found = evaluate(net, digits.validation)
+    images, labels = next(digits.validation.batches(len(digits.validation), seed=0, epoch=0, shuffle=False))
+    with ds.supervising(net.eval()), torch.no_grad():
+        outputs = net(images)
+    own = (outputs.main + outputs.aux["seen"]) / 2  # of scores, as the objective mixes them
+    assert found.accuracy["ensemble"] == pytest.approx((own.argmax(1) == labels).float().mean().item())
+    assert "ensemble" in found.loss
+
+
+def test_the_journal_says_what_a_step_keeps(digits: datasets.Dataset, tmp_path: Path):
+    plain, net = dropout_net(10, 1), supervised()
+    for name, model in (("plain", plain), ("net", net)):
+        fit(model, digits.train, epochs=1, batch_size=16, folder=tmp_path / name, engine=CPU)
+    (alone,), (both,) = (read(tmp_path / name / "journal.jsonl", "cost") for name in ("plain", "net"))
+    assert alone["samples"] == both["samples"] == 16
+    assert 0 < alone["saved_bytes"] < both["saved_bytes"]
+    assert read(tmp_path / "net" / "journal.jsonl", "end")[0]["peak_bytes"] is None
 
 
 def test_a_finished_run_is_left_alone(tmp_path: Path):

@@ -12,7 +12,13 @@ from deepsup import methods, networks, schedules
 from deepsup.training import configs
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
-SHAPES = {"mnist": (10, 1, 28), "cifar10": (10, 3, 32), "cifar100": (100, 3, 32), "svhn": (10, 3, 32), "folder": (1000, 3, 224)}
+SHAPES = {
+    "mnist": (10, 1, 28),
+    "cifar10": (10, 3, 32),
+    "cifar100": (100, 3, 32),
+    "svhn": (10, 3, 32),
+    "folder": (1000, 3, 224),
+}
 # Published parameter counts while training, in millions (facts of DHM's tables).
 TRAINING = {"resnet32-cifar100": 2.15, "resnet110-cifar100": 7.77, "wrn28-10-cifar100": 164.2}
 TRAINING |= {"resnet18-imagenet": 53.5, "resnet50-imagenet": 100.5}
@@ -37,9 +43,7 @@ def test_a_recipe_opens_with_command_expectation_and_time(path: Path) -> None:
 def planned(config: configs.TrainConfig) -> ds.Plan:
     """The plan that the run would make, of a model on the meta device where that is enough."""
     classes, channels, size = SHAPES[config.data.name]
-    model = networks.build(
-        config.model, classes=classes, in_channels=channels, size=size, options=config.model_options
-    )
+    model = networks.build(config.model, classes=classes, in_channels=channels, size=size, options=config.model_options)
     settings = config.supervise
     assert settings is not None
     x = torch.randn(2, channels, size, size)

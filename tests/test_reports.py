@@ -77,17 +77,17 @@ def page(demo: Path) -> str:
 
 
 TABLE = """
-                       epochs  train  train  train  infer  infer infer
- arm      accuracy %  to 90 %   time params  FLOPs params  FLOPs  time
- ─────────────────────────────────────────────────────────────────────
+                       epochs  train  train  train infer
+ arm      accuracy %  to 90 %   time params  FLOPs  time
+ ───────────────────────────────────────────────────────
  sgd
- plain    11.0 ± 1.7    never 14.0 s  213 k 3.94 M  213 k 3.94 M  1.0x
- aux[1]   96.0 ± 1.0 5, 6, 11 17.0 s 1.25 M 4.01 G  213 k 3.94 M  1.0x
+ plain    11.0 ± 1.7    never 14.0 s  213 k 3.94 M  1.0x
+ aux[1]   96.0 ± 1.0 5, 6, 11 17.0 s 1.25 M 4.01 G  1.0x
 
  adam
- plain             –        –      –      –      –      –      –     –
+ plain             –        –      –      –      –     –
  0/1 runs
- aux[1]            –        –      –      –      –      –      –     –
+ aux[1]            –        –      –      –      –     –
 """  # noqa: RUF001
 
 RUN_TABLE = """sgd/supervised/seed0
@@ -95,16 +95,19 @@ RUN_TABLE = """sgd/supervised/seed0
  state                     finished, 12 epochs
  accuracy                  97.1 %, best 97.1 %
  accuracy of branches, %   conv3 77.6, conv6 83.5, conv9 89.3
+ of all together, %        98.0
  epochs to 90 %            5
  steps in conflict, %      conv3 59, conv6 4, conv9 0 (of 480 measured)
  training time             14.2 s, 24.5 ms per step
  parameters                213 k + 34.6 k in branches while training
  FLOPs per sample          3.94 M + 69.1 k in branches while training
+ memory of a step          2.9 MiB kept for the backward pass
 """
 
 
 def test_comparison_table_is_golden() -> None:
     assert shown(reports.comparison_table(COMPARISON)) == TABLE
+    assert reports.inference_line(COMPARISON) == "inference, every arm: 213 k parameters, 3.94 M FLOPs a sample"
 
 
 def test_run_table_is_golden(demo: Path) -> None:
@@ -172,15 +175,17 @@ def test_numbers_are_spelled_one_way(text: str, expected: str) -> None:
 
 
 def test_the_page_shows_what_the_journals_say(demo: Path, page: str) -> None:
-    rows = [row for row in Page(page).rows if len(row) == 11 and row[1] in ("plain", "supervised")]
+    every = [row for row in Page(page).rows if row and row[1:2] in (["plain"], ["supervised"])]
+    rows, costs = ([row for row in every if len(row) == n] for n in (8, 12))
     arms = [demo / group / arm for group in ("sgd", "adam") for arm in ("plain", "supervised")]
-    for row, folder in zip(rows, arms, strict=True):
+    for row, cost, folder in zip(rows, costs, arms, strict=True):
         texts = [(folder / f"seed{seed}" / "journal.jsonl").read_text() for seed in range(3)]
         ends = [json.loads(text.splitlines()[-1]) for text in texts]
         final = [100 * end["accuracy"] for end in ends]
         assert row[1] == folder.name
         assert row[3] == f"{statistics.fmean(final):.1f} ± {statistics.stdev(final):.1f}"
-        assert row[5] == f"{statistics.fmean(end['seconds'] for end in ends):.1f} s"
+        assert cost[3] == f"{statistics.fmean(end['seconds'] for end in ends):.1f} s"
+        assert cost[8] == ("1.9 MiB" if folder.name == "plain" else "2.9 MiB")
 
 
 def test_curves_are_means_over_seeds(demo: Path) -> None:
@@ -221,8 +226,9 @@ def test_the_page_says_everything_in_order(page: str) -> None:
     text = Page(page).text
     places = [
         "digits-demo", "deepsup report", "helps", "points of accuracy", "stated before the first run", "side by side",
-        "What was checked before training", "Where branches belong, and why", "reach the first layers",
-        "Gradient by depth", "Accuracy over epochs", "Weights over training", "Do the branches pull against the rest?",
+        "What each arm cost", "What was checked before training", "Where branches belong, and why", "reach the first layers",
+        "Gradient by depth", "Accuracy over epochs", "Accuracy over depth", "Weights over training",
+        "Do the branches pull against the rest?",
         "What was attached",
         "linear(0.3, 0)", "all branches", "Strip certificate", "a1b2c3d4", "certificate.json", "come from",
         "deepsup compare demo.yaml", "0123abcd", "Configuration of",
@@ -295,7 +301,7 @@ def test_a_comparison_that_has_only_been_announced_has_a_page(demo: Path, tmp_pa
     compare = json.loads((demo / "compare.json").read_text())
     for group in compare["groups"]:
         group["arms"] = {arm: {"runs": fields["runs"]} for arm, fields in group["arms"].items()}
-        del group["verdict"]
+        del group["verdicts"]
     (tmp_path / "compare.json").write_text(json.dumps(compare))
     text = Page(reports.render(tmp_path)).text
     assert "runs finished: plain 0 of 3, supervised 0 of 3" in text
@@ -403,7 +409,7 @@ def test_figures_hold_many_layers_arms_and_groups(demo: Path) -> None:
     span = figures.limits(groups)
     assert len(figures.gradients(arms, limits=span)["data"]) == 3 * len(LAYERS) + 1
     names = [t["name"] for t in figures.accuracy(groups, baselines={})["data"] if t.get("showlegend")]
-    assert len(names) == len(set(names)) == 3 + 2 * len(BRANCHES)
+    assert len(names) == len(set(names)) == 3 + 2 * (len(BRANCHES) + 1)
 
 
 def conflicts(

@@ -59,8 +59,10 @@ def comparison(result: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield Text(line, style="dim")
     if (table := reports.depth_table(result)) is not None:
         yield table
-    for line in reports.verdict_lines(result):
-        yield Text(line)
+    if max(len(reports.judged(group)) for group in result["groups"]) > 1:
+        yield reports.verdict_table(result)
+    else:
+        yield from map(Text, reports.verdict_lines(result))
     missing = result.get("missing") or []
     if missing:
         some = ", ".join(missing[:SHOWN]) + ", ..." * (len(missing) > SHOWN)

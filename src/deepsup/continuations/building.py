@@ -52,10 +52,10 @@ def continuation(
     changed = width != 1 or blocks is not None
     whole = layer == INPUT and not changed and _maps_to(replica, feature, classes)
     if whole:
-        _freshen(point, replica, values)
+        _freshen(replica, replica, values)
         return replica.train()
     if blocks is not None:
-        _lengthen(point, blocks)
+        _lengthen(point, blocks, values)
     rest = cut(point)
     path, last = _classifier(point, rest)
     if changed:
@@ -67,7 +67,9 @@ def continuation(
         fit_linear(last, last.in_features, classes)
     elif isinstance(last, _ConvNd):
         fit_convolution(point, last, path, last.in_channels, outputs=classes)
-    _freshen(point, rest, values)
+    for name, module in rest.named_modules():
+        check_plain(point, module, name)
+    _freshen(replica, rest, values)
     return rest.train()
 
 
@@ -138,7 +140,7 @@ def _classifier(point: Point, rest: fx.GraphModule) -> tuple[str, nn.Module]:
     return scoring[-1] if scoring else (found[-1], rest.get_submodule(found[-1]))
 
 
-def _lengthen(point: Point, blocks: float | Sequence[int]) -> None:
+def _lengthen(point: Point, blocks: float | Sequence[int], values: dict[Tensor, Tensor]) -> None:
     """Give the stages after the cut as many blocks as asked."""
     ran = list(trace(point).outputs)
     stages = following(point.root, "" if point.layer == INPUT else point.layer, ran)
@@ -151,10 +153,10 @@ def _lengthen(point: Point, blocks: float | Sequence[int]) -> None:
             f"Write one count for each: blocks={there}." if stages else "Leave blocks= away.",
         )
     for stage, n in zip(stages, counts, strict=True):
-        _set_length(point, stage, n)
+        _set_length(point, stage, n, values)
 
 
-def _set_length(point: Point, stage: Stage, n: int) -> None:
+def _set_length(point: Point, stage: Stage, n: int, values: dict[Tensor, Tensor]) -> None:
     """Cut a stage at its end, or let it go on with copies of its last block."""
     container = point.root.get_submodule(stage.container)
     last = container._modules[stage.blocks[-1]]
@@ -171,54 +173,70 @@ def _set_length(point: Point, stage: Stage, n: int) -> None:
         if name == stage.blocks[-1]:
             for _ in range(n - len(stage.blocks)):
                 name = _next_name(name, {*container._modules, *children})
-                children[name] = copy.deepcopy(last)
+                children[name] = _copied(last, values)
     container._modules.clear()  # in place, because it is a table that others may hold
     container._modules.update(children)
 
 
+def _copied(block: nn.Module, values: dict[Tensor, Tensor]) -> nn.Module:
+    """One more block, which stands for the same parameters and buffers."""
+    twin = copy.deepcopy(block)
+    for old, new in zip((*block.parameters(), *block.buffers()), (*twin.parameters(), *twin.buffers()), strict=True):
+        values[new] = values[old]
+    return twin
+
+
 def _next_name(name: str, taken: set[str]) -> str:
     """`denselayer16` -> `denselayer17`; where that is taken, `denselayer16_`."""
-    match = re.fullmatch(r"(.*?)(\d+)", name)
-    following_name = f"{match[1]}{int(match[2]) + 1}" if match else f"{name}2"
-    while following_name in taken:
-        following_name = f"{name}_"
-        name = following_name
-    return following_name
+    number = re.search(r"\d+$", name)
+    after = f"{name[: number.start()]}{int(number[0]) + 1}" if number else f"{name}2"
+    while after in taken:
+        name = after = f"{name}_"
+    return after
 
 
-def _freshen(point: Point, rest: nn.Module, values: dict[Tensor, Tensor]) -> None:
-    """Give every empty parameter and buffer memory on the default device, and begin anew."""
+def _freshen(root: nn.Module, rest: nn.Module, values: dict[Tensor, Tensor]) -> None:
+    """Give every empty parameter and buffer of `rest` memory on the default device, and begin anew.
+
+    `root` has the layers to which the parameters belong, also where `rest` reads them past their layer.
+    """
     device = torch.get_default_device()
-    made: dict[Tensor, nn.Parameter] = {}
-    for path, module in rest.named_modules():
-        check_plain(point, module, path)
+    made = {p: nn.Parameter(torch.empty_like(p, device=device), _can_learn(p)) for p in rest.parameters()}
+    owners = {id(module): module for module in (*root.modules(), *rest.modules())}.values()
+    for module in owners:
         for name, p in list(module._parameters.items()):
-            if p is not None:
-                if p not in made:
-                    made[p] = nn.Parameter(torch.empty_like(p, device=device), _can_learn(p))
+            if p in made:
                 setattr(module, name, made[p])
+    for module in rest.modules():
         for name, b in list(module._buffers.items()):
             if b is not None:
-                value = values.get(b)
-                fresh = torch.zeros_like(b, device=device) if value is None else value.to(device, copy=True)
+                value = values.get(b, b)
+                fresh = torch.zeros_like(b, device=device) if value.is_meta else value.to(device, copy=True)
                 setattr(module, name, fresh)
-    held = {made[p]: values.get(p) for p in made}
+    left = {new: values.get(old) for old, new in made.items()}
     with torch.no_grad():
-        for module in rest.modules():
-            _reset(module, held)
+        for module in owners:
+            own = {name: p for name, p in module._parameters.items() if p in left}
+            if own or isinstance(module, _NormBase):
+                for name in _reset(module, list(own)):
+                    left.pop(own[name])
+        for p, before in left.items():
+            if before is None or before.is_meta:
+                p.zero_()
+            else:
+                p.copy_(before)
 
 
-def _reset(module: nn.Module, held: dict[nn.Parameter, Tensor | None]) -> None:
-    own = [p for p in module._parameters.values() if p is not None]
-    reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+def _reset(module: nn.Module, own: list[str]) -> list[str]:
+    """Draw anew those of a layer's own parameters for which it is known how, and name them."""
     if isinstance(module, _ConvNd):
         wide = module.weight.shape[1] if isinstance(module, _ConvTransposeNd) else module.out_channels // module.groups
         nn.init.normal_(module.weight, 0.0, math.sqrt(2 / (wide * math.prod(module.kernel_size))))
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-    elif (own or isinstance(module, _NormBase)) and callable(reset):
-        reset()
-    else:
-        for p in own:
-            value = held[p]
-            p.copy_(torch.zeros_like(p) if value is None else value)
+        return [name for name in own if name in ("weight", "bias")]
+    reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+    if not callable(reset):
+        return []
+    reset()
+    return own

@@ -103,6 +103,7 @@ class _Tracer(fx.Tracer):
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
         node.meta["layer"] = self.inside[-1]
+        node.meta["caller"] = self.inside[-2 if node.op == "call_module" else -1]
         return node
 
 
@@ -157,12 +158,13 @@ def cut(point: Point) -> fx.GraphModule:
         odd = _difference(rest.graph, _extracted(point, _trace(point, opaque, training=False)).graph)
         if odd is None:
             return rest
-        if not _can_be_opaque(_layer(odd), point.layer, opaque):
+        caller = str(odd.meta.get("caller", ""))
+        if not _can_be_opaque(caller, point.layer, opaque):
             raise point.refusal(
-                f"{_named(_layer(odd))} does one thing in training and another in evaluation by '{_show(odd)}', which a "
-                "graph cannot switch; a layer that looks at its own `training`, such as nn.Dropout, can be repeated"
+                f"{_named(caller)} does one thing in training and another in evaluation at '{_show(odd)}', which a graph cannot "
+                "switch; layers that look at their own `training`, such as nn.Dropout, can be repeated"
             )
-        opaque.add(_layer(odd))  # as one node it goes on looking at its own flag
+        opaque.add(caller)  # as one node it goes on looking at its own flag
 
 
 def _extracted(point: Point, traced: Traced) -> fx.GraphModule:
@@ -184,17 +186,18 @@ def _extracted(point: Point, traced: Traced) -> fx.GraphModule:
 
 def _start(point: Point, traced: Traced) -> fx.Node:
     if point.layer == INPUT:
-        return next(n for n in traced.graph.nodes if n.op == "placeholder")
+        given: fx.Node = next(n for n in traced.graph.nodes if n.op == "placeholder")
+        return given
     wanted = point.root.get_submodule(point.layer)
     path = next(name for name, module in point.root.named_modules() if module is wanted)  # it may have several
-    found = traced.outputs.get(path, [])
-    if not found:
+    calls = traced.outputs.get(path, [])
+    if not calls:
         raise point.refusal("the layer lies inside one that a graph cannot show, or never runs")
-    if len(found) > 1:
-        raise point.refusal(f"the layer runs {len(found)} times in one forward, so what follows it is ambiguous")
-    if not isinstance(found[0], fx.Node):
+    if len(calls) > 1:
+        raise point.refusal(f"the layer runs {len(calls)} times in one forward, so what follows it is ambiguous")
+    if not isinstance(calls[0], fx.Node):
         raise point.refusal("the layer returns something else than one tensor")
-    return found[0]
+    return calls[0]
 
 
 def _end(point: Point, traced: Traced) -> fx.Node:
@@ -324,11 +327,11 @@ def _layers_for_functions(rest: fx.GraphModule, *, training: bool) -> None:
 
 def _difference(one: fx.Graph, other: fx.Graph) -> fx.Node | None:
     """The first node of `one` that `other` has not, or has otherwise; None if they compute the same."""
-    ours, theirs = list(zip(one.nodes, _lines(one), strict=True)), list(_lines(other))
-    for (node, line), their in zip(ours, theirs, strict=False):
-        if line != their:
-            return node
-    return ours[-1][0] if len(ours) != len(theirs) else None
+    nodes: list[fx.Node] = list(one.nodes)
+    for node, ours, theirs in itertools.zip_longest(nodes, _lines(one), _lines(other)):
+        if ours != theirs:
+            return node or nodes[-1]
+    return None
 
 
 def _lines(graph: fx.Graph) -> Iterator[str]:

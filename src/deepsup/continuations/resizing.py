@@ -9,6 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from ..errors import ContinuationError
@@ -132,7 +133,7 @@ class Resizing:
                     "Choose a width that they do divide.",
                 )
             layer.num_channels = channels
-        else:
+        elif isinstance(layer, _NormBase):
             layer.num_features = channels
         for name in ("weight", "bias", "running_mean", "running_var"):
             _resize(layer, name, (channels,))

@@ -10,7 +10,14 @@ from deepsup.reports.page import render, write_html
 from deepsup.reports.pictures import accuracy_picture, gradient_figure, gradient_picture
 from deepsup.reports.read import Run, run, runs
 from deepsup.reports.summary import Evidence, evidence, judged
-from deepsup.reports.tables import comparison_table, depth_table, inference_line, run_table, verdict_lines
+from deepsup.reports.tables import (
+    comparison_table,
+    depth_table,
+    inference_line,
+    run_table,
+    verdict_lines,
+    verdict_table,
+)
 
 __all__ = [
     "Evidence",
@@ -28,5 +35,6 @@ __all__ = [
     "run_table",
     "runs",
     "verdict_lines",
+    "verdict_table",
     "write_html",
 ]

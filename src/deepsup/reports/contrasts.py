@@ -11,7 +11,7 @@ from deepsup.reports.panels import Figure, plain
 from deepsup.reports.summary import baseline, judged
 
 _TONES: Final = {"helps": "#00694b", "hurts": "#b24400"}
-_TOGETHER: Final = 1.1
+_TOGETHER: Final = 1.15
 """Where on the axis of depth all outputs together stand: behind the last."""
 
 
@@ -81,7 +81,7 @@ def by_depth(groups: Sequence[Mapping[str, Any]]) -> Figure | None:
             "ticktext": ["0 %", "25 %", "50 %", "75 %", "main", "all"],
         }
         title = {"text": "depth of the output in the network", "standoff": 8}
-        panels.axis(figure, "x", i).update(ticks | {"title": title, "range": [-0.02, _TOGETHER + 0.05]})
+        panels.axis(figure, "x", i).update(ticks | {"title": title, "range": [-0.02, _TOGETHER + 0.05], "tickangle": 0})
     panels.shares(figure, [y for trace in figure["data"] for y in trace["y"]])
     for i, group in enumerate(branched):
         mean = group["arms"].get(baseline(group), {}).get("mean")

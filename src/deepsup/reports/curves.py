@@ -26,7 +26,7 @@ _ARMS = (
 FEW: Final = 3
 """Arms up to which a figure has room for everything about each of them."""
 
-_NAMED = 4  # losses that share a curve and are named
+_LONGEST = 32  # characters that the names of losses which share a curve may take
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +128,8 @@ def weights(runs: Iterable[Run]) -> dict[str, Curve]:
 
 
 def _together_named(heads: Sequence[str]) -> str:
-    more = len(heads) - _NAMED
-    return listing([*heads[:_NAMED], f"{more} more"] if more > 0 else heads)
+    text = listing(heads)
+    return text if len(text) <= _LONGEST or len(heads) < 2 else listing([heads[0], f"{len(heads) - 1} more"])
 
 
 def conflicts(runs: Iterable[Run]) -> dict[str, dict[str, Curve]]:

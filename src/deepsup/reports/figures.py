@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from deepsup.reports import curves, panels
 from deepsup.reports.curves import THRESHOLD, Curve
-from deepsup.reports.formats import magnitude
+from deepsup.reports.formats import magnitude, short
 from deepsup.reports.panels import DASHES, Figure
 from deepsup.reports.read import Run
 
@@ -30,7 +30,8 @@ def gradients(arms: Arms, *, limits: tuple[float, float]) -> Figure:
     `limits` are the smallest and largest gradient the axis must hold, so that several figures can share it.
     """
     arms = {arm: runs for arm, runs in arms.items() if curves.first_iterations(runs)}
-    figure = panels.beside([_title(arm, runs) for arm, runs in arms.items()], height=430, right=150)
+    titles = [short(arm, 26) if len(arms) > 2 else _title(arm, runs) for arm, runs in arms.items()]
+    figure = panels.beside(titles, height=430, right=150)
     layers = curves.layers(run for runs in arms.values() for run in runs)
     colours = dict(zip(layers, curves.depth_colours(len(layers)), strict=True))
     for i, runs in enumerate(arms.values()):
@@ -55,7 +56,8 @@ def profile(groups: Mapping[str, Arms], *, baselines: Baselines, limits: tuple[f
             curve, colour = curves.profile(runs).positive(), colours[arm]
             line = panels.line(curve, name=arm, colour=colour, width=2.4, panel=i, value=".1e")
             dots = {"mode": "lines+markers", "marker": {"size": 6, "color": colour}}
-            figure["data"] += [*panels.band(curve, colour=colour, panel=i), line | dots]
+            shade = panels.band(curve, colour=colour, panel=i, faint=len(arms) > curves.FEW)
+            figure["data"] += [*shade, line | dots]
             marks = _branch_marks(curve, arm, runs, colour=colour, panel=i)
             figure["data"] += [mark | {"showlegend": len(arms) <= curves.FEW} for mark in marks]
         panels.by_layer(figure, i, curves.layers(run for runs in arms.values() for run in runs))

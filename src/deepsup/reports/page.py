@@ -75,7 +75,7 @@ def content(found: Evidence, *, beside: Path) -> dict[str, Any]:
         "rule": compare.get("rule"),
         "notes": found.notes,
         "facts": tables.run_facts(found.runs[0]) if found.single else [],
-        "grouped": any(group["name"] for group in compare["groups"]),
+        "grouped": len(compare["groups"]) > 1,
         "rows": [] if found.single else tables.rows(compare),
         "peaks": any(formats.known(arm.get("peak_bytes")) for g in compare["groups"] for arm in g["arms"].values()),
         "baseline": next((baseline(group) for group in compare["groups"]), None),

@@ -11,10 +11,12 @@ from deepsup.reports.panels import Figure, legend_height, plain, some
 WIDTH: Final = 720
 """Pixels up to which a window counts as narrow."""
 
-_LINE: Final = 330  # what a legend can use of a phone's width; this and all below are pixels
+_LINE: Final = 262  # what a legend can use of a phone's width; this and all below are pixels
 _TALL: Final = 230  # the most that one panel takes
 _CLOSE, _APART, _NAMES = 6, 62, 74  # gaps: to a panel of the same column, to another; names of layers
 _BAR: Final = 72
+_COMMON: Final = ("title", "tickformat", "dtick", "range")
+_NAMED: Final = ("type", "categoryorder", "categoryarray", "tickvals", "ticktext")
 
 
 def narrow(figure: Figure) -> Figure:
@@ -70,7 +72,7 @@ def _alone(layout: Figure, panel: str, *, many: bool) -> None:
     x["domain"] = [0, 1]
     if y.get("matches"):
         first = layout[f"yaxis{y['matches'].removeprefix('y')}"]
-        y.update({key: first[key] for key in ("title", "tickformat", "dtick", "range") if key in first})
+        y.update({key: first[key] for key in (*_COMMON, *_NAMED) if key in first})
     y.update(showticklabels=True, ticks="outside")
     if x.get("type") == "category":
         names = x["categoryarray"]

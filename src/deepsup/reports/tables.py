@@ -105,6 +105,28 @@ def comparison_table(compare: Mapping[str, Any]) -> Table:
     return table
 
 
+def verdict_table(compare: Mapping[str, Any]) -> Table:
+    """Return the verdicts as a table, for `rich.print`: what `verdict_lines` says, where there are many."""
+    table: Table = _rich("table").Table(box=_rich("box").SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    names = {baseline(group) for group in compare["groups"]}
+    table.add_column(f"minus {names.pop()}" if len(names) == 1 else "minus the baseline", overflow="fold")
+    levels = {v.get("confidence", 0.95) for group in compare["groups"] for v in judged(group).values()}
+    span = f"{100 * levels.pop():.4g} % interval" if len(levels) == 1 else "interval"
+    for head in ("points", span, "seeds"):
+        table.add_column(head, justify="right")
+    table.add_column("verdict", no_wrap=True)
+    for group in compare["groups"]:
+        if len(compare["groups"]) > 1:
+            table.add_section()
+            table.add_row(_rich("text").Text(str(group["name"]), style="bold"))
+        for arm, v in judged(group).items():
+            low, high = v.get("ci_low"), v.get("ci_high")
+            span = f"{formats.points(low)} to {formats.points(high)}" if formats.known(low) else ""
+            numbers = [formats.points(v.get("mean_difference")), span, str(v.get("n") or 0)]
+            table.add_row(*_plain([arm, *numbers, str(v.get("verdict"))]))
+    return table
+
+
 def inference_line(compare: Mapping[str, Any]) -> str | None:
     """Return what inference costs in every arm alike; None where that differs, which the table then shows."""
     costs = {(row.inference_params, row.inference_flops) for row in rows(compare)} - {(formats.NONE, formats.NONE)}
@@ -123,28 +145,28 @@ def depth_table(compare: Mapping[str, Any]) -> Table | None:
     places = sorted({round(100 * o.depth) for *_, arm in arms for o in depths.branches(arm) if o.depth is not None})
     if not places:
         return None
-    few = len(places) <= _PLACES
+    few, together = len(places) <= _PLACES, any(depths.ensemble(arm) for *_, arm in arms)
     table: Table = _rich("table").Table(box=_rich("box").SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("accuracy %\nat depth", overflow="fold", vertical="bottom")
     for place in [f"{p} %" for p in places] if few else ["of branches"]:
         table.add_column(place, justify="right" if few else "left", overflow="fold")
-    for name in ("main", "all together"):
+    for name in ("main", *(["all together"] if together else [])):
         table.add_column(name, justify="right")
     named = len(compare["groups"]) > 1
     for group, name, arm in arms:
         cells = _at_places(arm, places) if few else [_listed(arm)]
         last = [next((o for o in depths.of(arm) if o.name == "main"), None), depths.ensemble(arm)]
-        cells += [formats.percent(output.mean) if output else "" for output in last]
+        cells += [formats.percent(output.mean) if output else "" for output in last[: 1 + together]]
         table.add_row(*_plain([f"{group} / {name}" if named and group else name, *cells]))
     return table
 
 
 def _at_places(arm: Mapping[str, Any], places: Sequence[int]) -> list[str]:
-    """The branches under the columns of their depths; two in one place stand below each other."""
+    """The branches under the columns of their depths; of several in one place all are named."""
     found: dict[int, list[str]] = {place: [] for place in places}
     for output in depths.branches(arm):
         found[round(100 * (output.depth or 0))].append(formats.percent(output.mean))
-    return ["\n".join(cells) for cells in found.values()]
+    return [", ".join(cells) for cells in found.values()]
 
 
 def _listed(arm: Mapping[str, Any]) -> str:
@@ -198,10 +220,11 @@ def run_facts(run: Run) -> list[tuple[str, str]]:
             ("accuracy", f"{formats.percent(run.end.accuracy)} %, best {formats.percent(run.end.best_accuracy)} %")
         )
     if run.epochs:
-        heads = [
-            f"{head} {formats.percent(value)}" for head, value in run.epochs[-1].accuracy.items() if head != "main"
-        ]
-        facts += [("accuracy of branches, %", ", ".join(heads))] if heads else []
+        scores = dict(run.epochs[-1].accuracy)
+        together = scores.pop(depths.ENSEMBLE, None)
+        heads = ", ".join(f"{head} {formats.percent(value)}" for head, value in scores.items() if head != "main")
+        facts += [("accuracy of branches, %", heads)] if heads else []
+        facts += [("of all together, %", formats.percent(together))] if together is not None else []
         facts.append(("epochs to 90 %", formats.epochs([run.epochs_to(0.9)])))
     if pulls := curves.pulls([run]):
         met = {branch: curves.met([run], branch) for branch in pulls}
@@ -214,6 +237,8 @@ def run_facts(run: Run) -> list[tuple[str, str]]:
         if trunk is not None:
             extra = f" + {formats.count(heads_only)} in branches while training" if heads_only else ""
             facts.append((label, f"{formats.count(trunk)}{extra}"))
+    if formats.known(run.saved_bytes):
+        facts.append(("memory of a step", f"{formats.size(run.saved_bytes)} kept for the backward pass"))
     return facts
 
 

@@ -189,7 +189,8 @@ def _inference_ms(folder: Path, cells: list[Cell]) -> dict[str, float]:
     size = next(iter(first.values())).config.data.batch_size
     state = {arm: _stripped(folder / cell.run, plans[0]).state_dict() for arm, cell in first.items()}
     model = runs.untouched_model(folder / next(iter(first.values())).run, plan=plans[0]).eval()
-    return time_side_by_side(model, state, torch.randn(size, *shape[1:], generator=torch.Generator().manual_seed(0)))
+    x = torch.randn(size, *shape[1:], generator=torch.Generator().manual_seed(0))
+    return time_side_by_side(model, state, x, seconds=TIMING_SECONDS / 2 * len(state))
 
 
 def time_side_by_side(
