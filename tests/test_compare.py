@@ -16,7 +16,7 @@ from rich.console import Console
 from torch import nn
 
 from deepsup.errors import ConfigError, DeepsupError
-from deepsup.training import comparisons, configs
+from deepsup.training import comparisons, configs, summaries
 from deepsup.training.comparisons import compare
 from deepsup.training.configs import ComparisonConfig
 from deepsup.training.displays import Display
@@ -181,6 +181,94 @@ def test_an_interrupted_comparison_goes_on_and_ends_the_same(finished: Finished,
         assert weights[0] == weights[1]
 
 
+def wide_net(num_classes: int, in_channels: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(256 * in_channels, 32), nn.ReLU(), nn.Linear(32, num_classes))
+
+
+def several(output: Path, **changes: Any) -> ComparisonConfig:
+    """Two methods, a control of equal compute and another network, against the plain model."""
+    base = {k: v for k, v in settings("", epochs=4, data={"limit": 64}).items() if k not in ("name", "output")}
+    data = {
+        "base": base,
+        "methods": {"none": None, "aux": SUPERVISED, "smooth": "label-smoothing(smoothing=0.2)"},
+        "arms": {
+            "compute": {"supervise": {"method": "equal-compute", "like": "aux"}},
+            "wide": {"model": "tests.test_compare:wide_net", "supervise": None},
+        },
+        "seeds": [0, 1],
+        "output": str(output),
+    }
+    checked = configs.parse(data | changes)
+    assert isinstance(checked, ComparisonConfig)
+    return checked
+
+
+def test_many_arms_run_seed_by_seed_and_stop_between_seeds_when_time_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(summaries, "TIMING_SECONDS", 0.05)
+    events: list[dict[str, Any]] = []
+    half = compare(several(tmp_path, minutes=1e-9), on_event=events.append)
+    arms = ["none", "aux", "smooth", "compute", "wide"]
+    assert {e["run"] for e in events[1:]} == {f"all/{arm}/seed0" for arm in arms}
+    assert half["complete"] is False
+    assert half["missing"] == [f"all/{arm}/seed1" for arm in arms]
+    (group,) = half["groups"]
+    assert list(group["arms"]) == arms
+    assert {arm: v["n"] for arm, v in group["verdicts"].items()} == dict.fromkeys(arms[1:], 1)
+    assert "each of aux, smooth, compute and wide minus none" in half["rule"]
+    assert "4 comparisons at 95 % each" in half["rule"]
+    assert half["rule"].endswith("train the same epochs; compute trains as many as cost the arithmetic of aux.")
+
+    whole = compare(several(tmp_path, correction="none"))  # no limit of time now, and the same comparison
+    assert (whole["complete"], whole["missing"], whole["rule"]) == (True, [], half["rule"])
+    (group,) = whole["groups"]
+    none = group["arms"]["none"]
+    for arm, found in group["verdicts"].items():
+        expected = verdict(none["final"], group["arms"][arm]["final"])
+        assert found == {**expected._asdict(), "baseline": "none", "candidate": arm}
+    assert [c["run"] for c in whole["certificates"]] == ["all/aux/seed0", "all/aux/seed1"]
+    costs = {arm: fields["train_flops"] for arm, fields in group["arms"].items()}
+    assert none["epochs"] == group["arms"]["aux"]["epochs"] == [4, 4]
+    assert group["arms"]["compute"]["epochs"] == [round(4 * costs["aux"] / costs["none"])] * 2
+    assert costs["compute"] == costs["smooth"] == costs["none"] < costs["aux"]
+    memory = {arm: fields["saved_bytes"] for arm, fields in group["arms"].items()}
+    assert memory["compute"] == memory["none"] < memory["aux"]
+    assert "inference_ms" in none
+    assert "inference_ms" not in group["arms"]["wide"]  # another network: its time says nothing about a method
+    assert list(group["arms"]["aux"]["outputs"]) == ["relu1", "relu2", "main", "ensemble"]
+    with pytest.raises(ConfigError, match="correction was 'none', now 'bonferroni'"):
+        compare(several(tmp_path, correction="bonferroni"))
+
+
+def test_time_that_is_over_stops_no_seed_that_has_begun(monkeypatch: pytest.MonkeyPatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    cells = several(Path("x")).expand()
+    rounds = comparisons.Rounds(cells, minutes=2)
+    taken = [rounds.take() for _ in range(6)]  # into the second seed
+    assert taken == cells[:6]
+    now[0] = 121.0
+    assert [rounds.take() for _ in range(5)] == [*cells[6:10], None]
+    late = comparisons.Rounds(cells, minutes=2)
+    now[0] += 1000
+    assert [late.take() for _ in range(6)] == [*cells[:5], None]  # one seed at least, or nothing would ever come of it
+    endless = comparisons.Rounds(cells)
+    assert [endless.take() for _ in range(11)] == [*cells, None]
+
+
+def test_a_candidate_is_judged_by_the_seeds_that_it_shares_with_the_baseline():
+    config = several(Path("x"), correction="bonferroni")
+    arms = {
+        "none": {"final": [0.1, 0.2, 0.3, None]},
+        "aux": {"final": [0.2, None, 0.5, 0.9]},
+        "wide": {"final": [None] * 4},
+    }
+    expected = verdict([0.1, 0.3], [0.2, 0.5], confidence=1 - 0.05 / 4)
+    assert summaries._verdict(config, arms, "aux") == {**expected._asdict(), "baseline": "none", "candidate": "aux"}
+    assert summaries._verdict(config, arms, "wide")["n"] == 0
+
+
 def dies_when_supervised(num_classes: int, in_channels: int, deadly: bool = False) -> nn.Module:
     if deadly:
         sys.stderr.write("last words\n")
@@ -299,6 +387,22 @@ def test_the_display_cuts_no_run_epoch_loss_or_accuracy(width: int):
     assert len(bar) == (9 if width == 60 else 15)  # of a bar that is shorter in the narrowest one
     assert ("branches" in heading) == ("relu4 90%" in line) == (width == 140)
     assert lines[-1] == "1 of 4 runs done, 1 of them before"
+
+
+def test_a_low_terminal_shows_the_runs_at_work_and_all_of_them_at_the_end():
+    runs = [f"all/arm{i}/seed{seed}" for seed in range(3) for i in range(9)]
+    console = Console(file=io.StringIO(), width=80)
+    with Display(console) as display:
+        display.see({"kind": "rule", "rule": "the rule", "runs": runs, "finished": runs[:20]})
+        display.see({"kind": "start", "run": runs[21], "config": {"epochs": 3}})
+        display.see({"kind": "failed", "run": runs[2], "error": "it was interrupted."})
+        lines = drawn(display, 80)  # of a terminal with 25 lines
+        assert len(lines) <= 24
+        shown = [line.split()[0] for line in lines if line.startswith("all/")]
+        assert {runs[21], runs[2], runs[20], *runs[22:]} <= set(shown)
+        assert shown == [run for run in runs if run in shown]
+        assert lines[-2:] == [f"and {27 - len(shown)} done", "19 of 27 runs done, 20 of them before"]
+    assert [line.split()[0] for line in drawn(display, 80) if line.startswith("all/")] == runs
 
 
 def test_the_display_shows_no_column_and_no_count_of_nothing():

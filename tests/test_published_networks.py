@@ -14,6 +14,7 @@ import torchvision
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+import deepsup as ds
 from deepsup import heads, networks
 from deepsup.errors import ConfigError
 from deepsup.features import Feature
@@ -613,3 +614,13 @@ class TestTorchvision:
                 assert shapes(model, [f"layer{stage}.{i}"], 224) == [(width, side, side)]
                 before = width
         assert shapes(model, ["avgpool", "fc"], 224) == [(512, 1, 1), (1000,)]
+
+
+def test_the_resnet_of_small_images_keeps_their_size_and_has_the_published_parameters() -> None:
+    model = networks.build("deepsup:resnet-18-3x3", classes=100)
+    assert sum(p.numel() for p in model.parameters()) == 11_220_132
+    seen = ds.trace(model, torch.randn(2, 3, 32, 32))
+    shapes = [str(seen.layers[f"layer{i}"].feature) for i in (1, 2, 3, 4)]
+    assert shapes == ["64x32x32", "128x16x16", "256x8x8", "512x4x4"]
+    with pytest.raises(ConfigError, match="'resnet-20-3x3' cannot be built: there are the depths 18, 34, 50, 101, 152"):
+        networks.build("deepsup:resnet-20-3x3", classes=100)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from deepsup import datasets, heads, losses, methods, schedules
 from deepsup.training import configs
@@ -56,3 +57,13 @@ def test_the_overrides_in_the_page_are_read():
         overrides = [word.strip('"') for word in words if "=" in word]
         files = [DOCS.parent / word for word in words if "=" not in word]
         configs.load(*files, overrides=overrides)
+
+
+def test_the_two_ways_to_write_methods_say_the_same():
+    short, named = (yaml.safe_load(text) for text in re.findall(r"```yaml\n(methods:.*?)```", PAGE, flags=re.S))
+    one, other = configs.parse(short), configs.parse(named)
+    assert isinstance(one, configs.ComparisonConfig)
+    assert isinstance(other, configs.ComparisonConfig)
+    assert list(one.arms.values()) == list(other.arms.values())
+    assert (one.baseline, list(one.arms)) == ("none", ["none", "label-smoothing", "dsl", "dhm-temperature=2"])
+    assert f"`{one.candidates[-1]}`" in PAGE

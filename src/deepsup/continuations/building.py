@@ -6,7 +6,7 @@ import copy
 import math
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, fx, nn
@@ -50,10 +50,8 @@ def continuation(
     replica, values = _replica(model)
     point = Point(replica, layer)
     changed = width != 1 or blocks is not None
-    whole = layer == INPUT and not changed and _maps_to(replica, feature, classes)
-    if whole:
-        _freshen(replica, replica, values)
-        return replica.train()
+    if layer == INPUT and not changed and _maps_to(replica, feature, classes):
+        return _freshened(point, replica, values)
     if blocks is not None:
         _lengthen(point, blocks, values)
     rest = cut(point)
@@ -67,10 +65,7 @@ def continuation(
         fit_linear(last, last.in_features, classes)
     elif isinstance(last, _ConvNd):
         fit_convolution(point, last, path, last.in_channels, outputs=classes)
-    for name, module in rest.named_modules():
-        check_plain(point, module, name)
-    _freshen(replica, rest, values)
-    return rest.train()
+    return _freshened(point, rest, values)
 
 
 def _check(model: object, layer: object, width: object, blocks: object) -> None:
@@ -195,36 +190,38 @@ def _next_name(name: str, taken: set[str]) -> str:
     return after
 
 
-def _freshen(root: nn.Module, rest: nn.Module, values: dict[Tensor, Tensor]) -> None:
-    """Give every empty parameter and buffer of `rest` memory on the default device, and begin anew.
-
-    `root` has the layers to which the parameters belong, also where `rest` reads them past their layer.
-    """
+def _freshened(point: Point, rest: nn.Module, values: dict[Tensor, Tensor]) -> nn.Module:
+    """`rest` itself, its parameters and buffers with memory on the default device, and begun anew."""
     device = torch.get_default_device()
     made = {p: nn.Parameter(torch.empty_like(p, device=device), _can_learn(p)) for p in rest.parameters()}
-    owners = {id(module): module for module in (*root.modules(), *rest.modules())}.values()
+    # The model has the layers to which parameters belong, also where the rest reads them past their layer.
+    owners = {id(module): module for module in (*point.root.modules(), *rest.modules())}.values()
+    for path, module in rest.named_modules():
+        check_plain(point, module, path)
+        for name, b in [(name, b) for name, b in module._buffers.items() if b is not None]:
+            value = values.get(b, b)
+            fresh = torch.zeros_like(b, device=device) if value.is_meta else value.to(device, copy=True)
+            setattr(module, name, fresh)
     for module in owners:
-        for name, p in list(module._parameters.items()):
-            if p in made:
-                setattr(module, name, made[p])
-    for module in rest.modules():
-        for name, b in list(module._buffers.items()):
-            if b is not None:
-                value = values.get(b, b)
-                fresh = torch.zeros_like(b, device=device) if value.is_meta else value.to(device, copy=True)
-                setattr(module, name, fresh)
-    left = {new: values.get(old) for old, new in made.items()}
-    with torch.no_grad():
-        for module in owners:
-            own = {name: p for name, p in module._parameters.items() if p in left}
-            if own or isinstance(module, _NormBase):
-                for name in _reset(module, list(own)):
-                    left.pop(own[name])
-        for p, before in left.items():
-            if before is None or before.is_meta:
-                p.zero_()
-            else:
-                p.copy_(before)
+        for name, p in [(name, p) for name, p in module._parameters.items() if p in made]:
+            setattr(module, name, made[p])
+    _begin(owners, {new: values.get(old) for old, new in made.items()})
+    return rest.train()
+
+
+@torch.no_grad()
+def _begin(owners: Iterable[nn.Module], left: dict[nn.Parameter, Tensor | None]) -> None:
+    """Draw the parameters in `left` as the layers that they belong to say, or give them the values that stand there."""
+    for module in owners:
+        own = {name: p for name, p in module._parameters.items() if p in left}
+        if own or isinstance(module, _NormBase):
+            for name in _reset(module, list(own)):
+                left.pop(own[name])
+    for p, value in left.items():
+        if value is None or value.is_meta:
+            p.zero_()
+        else:
+            p.copy_(value)
 
 
 def _reset(module: nn.Module, own: list[str]) -> list[str]:

@@ -170,7 +170,7 @@ def cut(point: Point) -> fx.GraphModule:
 def _extracted(point: Point, traced: Traced) -> fx.GraphModule:
     start, end = _start(point, traced), _end(point, traced)
     kept = _needed(point, traced, start, end)
-    _check_nothing_passes_by(point, traced, kept, start)
+    _check_nothing_passes_by(point, traced, kept, (start, end))
     graph = fx.Graph()
     given = graph.placeholder("x")
     if _overwritten(point, kept, start):
@@ -249,13 +249,16 @@ def _overwritten(point: Point, kept: list[fx.Node], start: fx.Node) -> bool:
     return False
 
 
-def _check_nothing_passes_by(point: Point, traced: Traced, kept: list[fx.Node], start: fx.Node) -> None:
+def _check_nothing_passes_by(point: Point, traced: Traced, kept: list[fx.Node], ends: tuple[fx.Node, fx.Node]) -> None:
     """Raise `ContinuationError` where the rest reads something that was computed from the input before the cut."""
+    start, end = ends
     after = {start}
     for node in kept:
         if after & set(node.all_input_nodes):
             after.add(node)
-    if not kept or kept[-1] not in after:
+    if not kept:
+        raise point.refusal("nothing runs after the layer, it makes the prediction itself", "Tap an earlier layer.")
+    if end not in after:
         raise point.refusal("the model's prediction does not depend on the layer's output")
     reads_input = _reading_input(traced.graph)
     before = set(itertools.takewhile(lambda n: n is not start, traced.graph.nodes)) & reads_input

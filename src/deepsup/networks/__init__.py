@@ -9,6 +9,7 @@ from deepsup.networks.nin import nin
 from deepsup.networks.plain import plain
 from deepsup.networks.resnets import resnet
 from deepsup.networks.sources import build, names
+from deepsup.networks.stems import resnet_3x3
 from deepsup.networks.wideresnets import wrn
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "nin",
     "plain",
     "resnet",
+    "resnet_3x3",
     "wrn",
 ]

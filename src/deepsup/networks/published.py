@@ -18,6 +18,7 @@ from deepsup.networks.mobilenets import mobilenet_v1, mobilenet_v2
 from deepsup.networks.nin import nin
 from deepsup.networks.plain import plain
 from deepsup.networks.resnets import resnet
+from deepsup.networks.stems import resnet_3x3
 from deepsup.networks.wideresnets import wrn
 
 FROM_THE_DATA = {"classes", "in_channels", "size"}
@@ -54,6 +55,7 @@ FAMILIES = (
     Family("nin", nin, ("nin",)),
     Family("cnds-N", cnds_net, ("cnds-8", "cnds-13")),
     Family("resnet-N", resnet, tuple(f"resnet-{depth}" for depth in (20, 32, 44, 56, 110, 1202))),
+    Family("resnet-N-3x3", resnet_3x3, ("resnet-18-3x3", "resnet-50-3x3")),
     Family("wrn-N-K", wrn, ("wrn-16-8", "wrn-28-10", "wrn-40-4")),
     Family(
         "densenet-N-K",
