@@ -219,11 +219,10 @@ def test_a_verb_without_a_configuration_explains_itself(verb: str) -> None:
 
 
 def test_methods_are_listed_with_formula_and_source() -> None:
-    text = call("methods")
+    text = " ".join(call("methods").split())  # long formulas are broken into lines
     for method in ds.methods.METHODS.values():
-        assert method.name in text
-        assert method.formula in text
-        assert method.source in text
+        for part in (method.name, method.formula, method.source):
+            assert " ".join(part.split()) in text
 
 
 @pytest.mark.parametrize(

@@ -229,6 +229,8 @@ def test_many_arms_run_seed_by_seed_and_stop_between_seeds_when_time_is_over(
         assert found == {**expected._asdict(), "baseline": "none", "candidate": arm}
     assert [c["run"] for c in whole["certificates"]] == ["all/aux/seed0", "all/aux/seed1"]
     costs = {arm: fields["train_flops"] for arm, fields in group["arms"].items()}
+    announced = {e["run"].split("/")[1]: e["epochs"] for e in events if e["kind"] == "start"}
+    assert announced == {arm: fields["epochs"][0] for arm, fields in group["arms"].items()}
     assert none["epochs"] == group["arms"]["aux"]["epochs"] == [4, 4]
     assert group["arms"]["compute"]["epochs"] == [round(4 * costs["aux"] / costs["none"])] * 2
     assert costs["compute"] == costs["smooth"] == costs["none"] < costs["aux"]

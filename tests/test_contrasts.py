@@ -152,6 +152,8 @@ def test_the_ledger_sets_every_arm_against_the_baseline(demo: Path) -> None:
     assert supervised.compute == f"{factor:.1f}x" == "1.9x"
     assert (supervised.trained, supervised.saved, supervised.peak) == ("18 to 24", "2.9 MiB", "3.0 GiB")
     assert supervised.step == "24.5 ms"
+    twice = {"groups": [group | {"arms": {"plain": group["arms"]["plain"], "supervised": longer | {"passes": 2}}}]}
+    assert tables.rows(twice)[1].compute == f"{2 * factor:.1f}x"  # every image went through the network twice
     assert (supervised.inference_params, supervised.inference_flops) == (plain.inference_params, plain.inference_flops)
     assert (
         reports.inference_line({"groups": [group]}) == "inference, every arm: 213 k parameters, 3.94 M FLOPs a sample"
@@ -233,9 +235,10 @@ def test_of_many_arms_only_the_main_outputs_are_drawn_over_epochs(many: Path, de
     assert [t["name"] for t in figure["data"] if t.get("showlegend")] == NINE
     lines = {t["name"]: t["line"]["color"] for t in figure["data"] if t.get("showlegend")}
     assert len(set(lines.values())) == len(NINE)
+    assert [t["line"]["dash"] for t in figure["data"] if t.get("showlegend")] == ["solid"] * 7 + ["dash"] * 2
     few = figures.accuracy(reports.evidence(demo).groups, baselines={})
     assert "supervised: conv3" in {t.get("name") for t in few["data"]}
-    assert len(set(curves.arm_colours([str(i) for i in range(10)], baseline="0").values())) == 10
+    assert len(set(curves.arm_colours([str(i) for i in range(12)], baseline="0").values())) == 12
 
 
 def test_of_many_arms_the_weights_of_main_outputs_and_the_marks_of_branches_name_nothing(many: Path) -> None:
@@ -273,6 +276,23 @@ def test_the_page_of_nine_arms_is_whole_and_in_order(many: Path) -> None:
     assert [row[0] for row in rows if len(row) == 11] == NINE
     for name in ("differences", "accuracy", "depth", "profile", "weights", "gradients-0"):
         assert f'<div id="{name}"' in html
+
+
+def test_pictures_of_many_arms_show_the_main_outputs_and_the_first_candidate(
+    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.axes import Axes
+
+    names: list[str] = []
+    plot = Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda self, *a, **k: (names.append(k.get("label", "")), plot(self, *a, **k))[1])
+    reports.accuracy_picture(many, tmp_path / "accuracy.png")
+    assert names == NINE
+    titles: list[str] = []
+    head = Axes.set_title
+    monkeypatch.setattr(Axes, "set_title", lambda self, text, **k: (titles.append(text), head(self, text, **k))[1])
+    reports.gradient_picture(many, tmp_path / "gradients.png")
+    assert titles[:2] == ["none (mean of 2 seeds)", "label-smoothing (mean of 2 seeds)"]
 
 
 def test_on_a_phone_arms_keep_their_names(many: Path, demo: Path) -> None:

@@ -348,6 +348,14 @@ def test_a_method_that_remembers_goes_on_as_if_nothing_had_happened(tmp_path: Pa
     assert steps[0] == steps[1]
 
 
+def test_memory_is_measured_on_a_batch_as_long_as_those_to_come(tmp_path: Path):
+    train(config(tmp_path / "once", supervise=None, epochs=1))
+    train(config(tmp_path / "twice", supervise=None, epochs=1, data={"overlap": True}))
+    once, twice = (read(tmp_path / name / "journal.jsonl", "cost")[0] for name in ("once", "twice"))
+    assert (once["samples"], twice["samples"]) == (16, 32)
+    assert twice["saved_bytes"] == pytest.approx(2 * once["saved_bytes"], rel=0.01)
+
+
 def test_every_output_that_predicts_is_scored_and_all_of_them_together(digits: datasets.Dataset):
     torch.manual_seed(0)
     model = dropout_net(10, 1)

@@ -124,6 +124,7 @@ def test_only_the_first_rank_writes(finished: Path):
     assert [k for k in kinds if k not in ("step", "conflict")] == [
         "start",
         "doctor",
+        "cost",
         *["gradients"] * 3,
         "epoch",
         "epoch",

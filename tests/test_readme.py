@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from deepsup import errors
+from deepsup import errors, reports
 
 from .test_cli import _wide, call  # noqa: F401  (the fixture widens the terminal)
 from .test_layout import ORDER
@@ -26,12 +26,15 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_code_runs_and_prints_what_the_readme_shows() -> None:
-    first, second = blocks("python")
+    first, methods, second = blocks("python")
     names: dict[str, object] = {}
     printed = io.StringIO()
     with redirect_stdout(printed):
         exec(compile(first, "README.md", "exec"), names)
     assert printed.getvalue() == blocks("text")[0]
+    with redirect_stdout(printed):
+        exec(compile(methods, "README.md", "exec"), names)
+    assert printed.getvalue() == blocks("text")[0] + blocks("text")[1]
     with redirect_stdout(printed):
         exec(compile(second, "README.md", "exec"), names)
     assert "no finding" in printed.getvalue()
@@ -67,12 +70,12 @@ def test_the_figures_in_the_caption_are_those_of_the_committed_comparison() -> N
     groups = {g["name"]: g for g in result["groups"]}
     for arm in groups["sgd"]["arms"].values():
         assert f"{100 * arm['mean']:.1f} ± {100 * arm['std']:.1f} %" in text
-    verdict = groups["sgd"]["verdict"]
+    verdict = reports.judged(groups["sgd"])["supervised"]
     assert verdict["verdict"] == "helps"
     low, high = (f"+{100 * verdict[k]:.1f}" for k in ("ci_low", "ci_high"))
     assert f"+{100 * verdict['mean_difference']:.1f} points, 95 % interval {low} to {high}" in text
     adam = groups["adam"]
-    assert adam["verdict"]["verdict"] == "no evidence"
+    assert reports.judged(adam)["supervised"]["verdict"] == "no evidence"
     assert (
         f"{min(adam['arms']['supervised']['epochs_to_90'])} to {max(adam['arms']['supervised']['epochs_to_90'])} epochs"
         in text

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from pathlib import Path
 
 import pytest
 from rich.console import Console, RenderableType
 
-from deepsup.screens import probe_table, recommendation_table, setting
+from deepsup import reports
+from deepsup.screens import comparison, probe_table, recommendation_table, setting
 from deepsup.training.settings import override
 
+from .synthetic_journals import COMPARISON, NINE, make_many
 from .test_placements import hand_made
 
 
@@ -66,3 +69,28 @@ def test_a_setting_is_one_word_for_a_shell_and_reads_back_as_names() -> None:
     names = ["relu5", "0", "1.0", "yes", "layer1.0"]
     (word,) = shlex.split(setting(names))
     assert override({}, word) == {"supervise": {"at": names}}
+
+
+def test_a_comparison_of_many_arms_ends_in_tables_and_says_what_is_missing(tmp_path: Path) -> None:
+    result = reports.evidence(make_many(tmp_path)).compare | {
+        "certificates": [{"identical": True}, {"identical": False}]
+    }
+    missing = [f"all/dhm/seed{seed}" for seed in range(8)]
+    lines = [line for part in comparison(result | {"missing": missing}) for line in shown(part, 80)]
+    assert [line.split()[0] for line in lines if line.startswith(tuple(NINE))] == [*NINE, *NINE, *NINE[1:]]
+    assert "inference, every arm: 213 k parameters, 3.94 M FLOPs a sample" in lines
+    assert sum(line.endswith(("helps", "hurts", "no evidence")) for line in lines) == len(NINE) - 1
+    text = " ".join(lines)
+    assert (
+        "8 runs are missing: all/dhm/seed0, all/dhm/seed1, all/dhm/seed2, all/dhm/seed3, all/dhm/seed4, all/dhm/seed5, ..."
+        in text
+    )
+    assert "The same command goes on with them." in text
+    assert lines[-1] == "strip: 1 of 2 supervised models identical to the plain model"
+    assert "missing" not in " ".join(line for part in comparison(result) for line in shown(part, 80))
+
+
+def test_a_comparison_of_two_arms_ends_in_a_sentence() -> None:
+    lines = [line for part in comparison(COMPARISON | {"certificates": []}) for line in shown(part)]
+    assert lines[-3].startswith("sgd: helps. aux[1] minus plain: +85.0 points of accuracy")
+    assert lines[-2].startswith("adam: no verdict yet.")

@@ -9,7 +9,6 @@ from typing import Annotated, Any, NoReturn
 import torch
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from . import __version__, networks, reports, screens
 from . import methods as method_table
@@ -95,11 +94,12 @@ def layers(
 def plan(
     model: ModelName,
     at: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
-            help="Layer to supervise: a name, a glob `layer[1-3].*`, `type:Bottleneck`, `50%`, `stride:16`. Repeatable."
+            help="Layer to supervise: a name, a glob `layer[1-3].*`, `type:Bottleneck`, `50%`, `stride:16`. Repeatable; many "
+            "methods know themselves where."
         ),
-    ],
+    ] = None,
     method: Annotated[str, typer.Option(help="A published method; `deepsup methods` lists them.")] = "aux",
     head: Annotated[
         str | None, typer.Option(help="pool | linear | token | cnds, options as in `cnds(hidden=256)`.")
@@ -305,15 +305,14 @@ def strip(
 
 
 @app.command()
-def methods() -> None:
-    """List the published methods with formula, source and deviations."""
-    for method in method_table.METHODS.values():
-        console.print(f"[bold]{method.name}[/bold]  {method.summary}", highlight=False)
-        facts = Table.grid(padding=(0, 2, 0, 0))
-        for title in ("formula", "source", "head", "deviations"):
-            facts.add_row(f"  {title}", getattr(method, title))
-        facts.add_row("  weight", method.weight.format(epochs="N"))
-        console.print(facts, highlight=False)
+def methods(
+    name: Annotated[
+        str | None, typer.Argument(help="One method, with options if you like: `dhm(temperature=2)`.")
+    ] = None,
+) -> None:
+    """List the published methods with formula, source, defaults and deviations."""
+    for method in [method_table.get(name)] if name else method_table.METHODS.values():
+        console.print(screens.method_card(method), highlight=False)
 
 
 def _build(model: str, size: int, channels: int, classes: int) -> torch.nn.Module:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from . import reports
+from .methods import Method
 from .plans import millions
 from .probes import Probe
 from .probes.magnitudes import average
@@ -107,6 +108,17 @@ def recommendation_table(advice: Recommendation, width: int = 80) -> RenderableT
     table = _table(columns, width, bold=[row.chosen for row in shown])
     left = len(advice.rows) - len(shown)
     return Group(table, Text(f"and {left} more with stronger gradients", style="dim")) if left else table
+
+
+def method_card(method: Method) -> RenderableType:
+    """What a method does, and its facts by title."""
+    facts = Table.grid(padding=(0, 2, 0, 0))
+    facts.add_column(no_wrap=True)
+    facts.add_column(overflow="fold")
+    for title, text in method.facts().items():
+        if text != "-":
+            facts.add_row(Text(f"  {title}", style="dim"), Text(text))
+    return Group(Text.assemble((method.name, "bold"), f"  {method.summary}"), facts)
 
 
 def rule_lines(found: Probe, *, threshold: float, factor: float) -> Iterator[str]:

@@ -74,8 +74,9 @@ def by_depth(groups: Sequence[Mapping[str, Any]]) -> Figure | None:
     for i, group in enumerate(branched):
         reference = baseline(group)
         colours = curves.arm_colours(list(group["arms"]), baseline=reference)
+        dashes = curves.arm_dashes(list(group["arms"]), baseline=reference)
         for arm, fields in group["arms"].items():
-            figure["data"] += _outputs(str(arm), fields, colour=colours[arm], panel=i)
+            figure["data"] += _outputs(str(arm), fields, colour=colours[arm], dash=dashes[arm], panel=i)
         ticks = {
             "tickvals": [0, 0.25, 0.5, 0.75, 1, _TOGETHER],
             "ticktext": ["0 %", "25 %", "50 %", "75 %", "main", "all"],
@@ -91,12 +92,12 @@ def by_depth(groups: Sequence[Mapping[str, Any]]) -> Figure | None:
     return panels.with_legend(figure)
 
 
-def _outputs(arm: str, fields: Mapping[str, Any], *, colour: str, panel: int) -> list[Figure]:
+def _outputs(arm: str, fields: Mapping[str, Any], *, colour: str, dash: str, panel: int) -> list[Figure]:
     along = [output for output in depths.of(fields) if output.depth is not None]
     together = depths.ensemble(fields)
     traces = []
     if along:
-        line = panels.line(_curve(along), name=arm, colour=colour, width=2.2, panel=panel, value=".1%")
+        line = panels.line(_curve(along), name=arm, colour=colour, width=2.2, panel=panel, value=".1%", dash=dash)
         named = {
             "text": [plain(o.name) for o in along],
             "hovertemplate": "%{fullData.name}, %{text}: %{y:.1%}<extra></extra>",

@@ -19,9 +19,13 @@ _DEPTH = ("#3f1d70", "#433e85", "#38588c", "#2d708e", "#25858e", "#1e9b8a", "#2a
 """Dark to light along the depth: viridis without its palest end, which is hard to see on white."""
 
 _ARMS = (
-    "#6b7480", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5e3c99", "#8c510a", "#1b1b1b",
+    "#6b7480", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9",
+    "#5e3c99", "#8c510a", "#1b1b1b", "#a50026", "#808000",
 )  # fmt: skip
-"""The baseline in grey, then Okabe and Ito's colours, which stay apart for colour-blind readers, and four more."""
+"""The baseline in grey, then Okabe and Ito's colours, which stay apart for colour-blind readers, and five more."""
+
+_SOLID = 6
+"""Arms besides the baseline whose colours stay apart by themselves; the lines of others are dashed."""
 
 FEW: Final = 3
 """Arms up to which a figure has room for everything about each of them."""
@@ -219,6 +223,12 @@ def arm_colours(arms: Sequence[str], *, baseline: str | None) -> dict[str, str]:
     others = [arm for arm in arms if arm != baseline]
     colours = {arm: _ARMS[1 + i % (len(_ARMS) - 1)] for i, arm in enumerate(others)}
     return {arm: colours.get(arm, _ARMS[0]) for arm in arms}
+
+
+def arm_dashes(arms: Sequence[str], *, baseline: str | None) -> dict[str, str]:
+    """Return how the line of each arm is drawn where many lie over each other."""
+    others = [arm for arm in arms if arm != baseline]
+    return {arm: "dash" if arm in others[_SOLID:] else "solid" for arm in arms}
 
 
 def tint(colour: str, amount: float) -> str:

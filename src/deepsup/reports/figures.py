@@ -52,9 +52,10 @@ def profile(groups: Mapping[str, Arms], *, baselines: Baselines, limits: tuple[f
     figure = panels.beside(list(groups), height=400)
     for i, (group, arms) in enumerate(groups.items()):
         colours = curves.arm_colours(list(arms), baseline=baselines.get(group))
+        dashes = curves.arm_dashes(list(arms), baseline=baselines.get(group))
         for arm, runs in arms.items():
             curve, colour = curves.profile(runs).positive(), colours[arm]
-            line = panels.line(curve, name=arm, colour=colour, width=2.4, panel=i, value=".1e")
+            line = panels.line(curve, name=arm, colour=colour, width=2.4, panel=i, value=".1e", dash=dashes[arm])
             dots = {"mode": "lines+markers", "marker": {"size": 6, "color": colour}}
             shade = panels.band(curve, colour=colour, panel=i, faint=len(arms) > curves.FEW)
             figure["data"] += [*shade, line | dots]
@@ -75,8 +76,9 @@ def accuracy(groups: Mapping[str, Arms], *, baselines: Baselines) -> Figure:
     figure = panels.beside(list(groups), height=430)
     for i, (group, arms) in enumerate(groups.items()):
         colours = curves.arm_colours(list(arms), baseline=baselines.get(group))
+        dashes = curves.arm_dashes(list(arms), baseline=baselines.get(group)) if len(arms) > curves.FEW else {}
         for arm, runs in arms.items():
-            figure["data"] += _heads(arm, runs, colour=colours[arm], panel=i, alone=len(arms) > curves.FEW)
+            figure["data"] += _heads(arm, runs, colour=colours[arm], panel=i, alone=dashes.get(arm))
         panels.axis(figure, "x", i)["title"] = {"text": "epoch", "standoff": 8}
     drawn = [y for trace in figure["data"] for y in trace["y"]]
     low, _ = panels.shares(figure, drawn)
@@ -159,8 +161,8 @@ def limits(groups: Mapping[str, Arms]) -> tuple[float, float]:
     return min(found), max(found)
 
 
-def _heads(arm: str, runs: Sequence[Run], *, colour: str, panel: int, alone: bool) -> list[Figure]:
-    """Return the lines of one arm; the main output, or it `alone`, is drawn over its branches and named before them."""
+def _heads(arm: str, runs: Sequence[Run], *, colour: str, panel: int, alone: str | None) -> list[Figure]:
+    """Return the lines of one arm: the main output over its branches and named before them, or it `alone`, so dashed."""
     heads = curves.accuracies(runs)
     main = heads.pop("main", None)
     pale = curves.tint(colour, 0.25)
@@ -171,8 +173,9 @@ def _heads(arm: str, runs: Sequence[Run], *, colour: str, panel: int, alone: boo
         traces.append(line | {"legendrank": 1001})
     if main:
         name, width = (arm, 2.2) if alone else (f"{arm}: main output", 3)
-        line = panels.line(main, name=name, colour=colour, width=width, panel=panel, value=".1%")
-        traces = [*panels.band(main, colour=colour, panel=panel, faint=alone), *traces, line]
+        dash = alone or "solid"
+        line = panels.line(main, name=name, colour=colour, width=width, panel=panel, value=".1%", dash=dash)
+        traces = [*panels.band(main, colour=colour, panel=panel, faint=alone is not None), *traces, line]
     return traces
 
 

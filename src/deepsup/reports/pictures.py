@@ -14,7 +14,7 @@ from deepsup.reports.formats import magnitude, short
 from deepsup.reports.packages import need
 from deepsup.reports.panels import EDGE, GRID, INK, MUTED, some
 from deepsup.reports.read import Run
-from deepsup.reports.summary import Evidence, baseline, evidence
+from deepsup.reports.summary import Evidence, baseline, evidence, judged
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -129,7 +129,7 @@ def _profile(figure: Figure, panel: Axes, before: Probe, after: Probe) -> None:
 def accuracy_picture(path_in: str | Path, out_png: str | Path, group: str | None = None) -> Path:
     """Draw the validation accuracy over epochs: one panel a group (or only `group`), all arms in it.
 
-    Thick: the networks' own outputs, mean over seeds and the range between them. Thin: the branches.
+    Thick: the networks' own outputs, mean over seeds and the range between them. Thin: the branches, of a few arms.
     """
     found = evidence(path_in)
     trained = {g: arms for g, arms in found.groups.items() if any(run.epochs for r in arms.values() for run in r)}
@@ -140,7 +140,7 @@ def accuracy_picture(path_in: str | Path, out_png: str | Path, group: str | None
     for panel, name in zip(panels, names, strict=True):
         colours = curves.arm_colours(list(trained[name]), baseline=_baseline(found, name))
         for arm, runs in trained[name].items():
-            _accuracy_lines(panel, arm, runs, colour=colours[arm])
+            _accuracy_lines(panel, arm, runs, colour=colours[arm], alone=len(trained[name]) > curves.FEW)
         panel.set(xlabel="epoch", ylim=(0, 1.02))
         panel.xaxis.set_major_locator(_mpl("ticker").MaxNLocator(integer=True))
         panel.yaxis.set_major_formatter(_mpl("ticker").PercentFormatter(1.0))
@@ -151,15 +151,16 @@ def accuracy_picture(path_in: str | Path, out_png: str | Path, group: str | None
     return _saved(figure, out_png)
 
 
-def _accuracy_lines(panel: Axes, arm: str, runs: Sequence[Run], *, colour: str) -> None:
+def _accuracy_lines(panel: Axes, arm: str, runs: Sequence[Run], *, colour: str, alone: bool) -> None:
     heads = curves.accuracies(runs)
     main = heads.pop("main", None)
     pale = curves.tint(colour, 0.25)
     if main:
-        panel.plot(main.x, main.mean, color=colour, linewidth=2.6, label=f"{arm}: main output", zorder=3)
+        name = arm if alone else f"{arm}: main output"
+        panel.plot(main.x, main.mean, color=colour, linewidth=2.6, label=name, zorder=3)
     if main and main.low != main.high:
         panel.fill_between(main.x, main.low, main.high, color=colour, alpha=0.16, linewidth=0)
-    for i, (head, curve) in enumerate(heads.items()):
+    for i, (head, curve) in enumerate({} if alone else heads.items()):
         dash = _DASHES[i % len(_DASHES)]
         panel.plot(curve.x, curve.mean, color=pale, linewidth=1.2, linestyle=dash, label=f"{arm}: {head}")
 
@@ -229,10 +230,10 @@ def _layer_bar(figure: Figure, panels: Sequence[Axes], *, layers: Sequence[str],
 
 
 def _pair(found: Evidence, group: str) -> Mapping[str, Sequence[Run]]:
-    """Return the baseline and the arm that is judged against it: a picture has room for two."""
+    """Return the baseline and the first arm that is judged against it: a picture has room for two."""
     arms = found.groups[group]
     stated = next(g for g in found.compare["groups"] if g["name"] == group)
-    candidate = (stated.get("verdict") or {}).get("candidate")
+    candidate = next(iter(judged(stated)), None)
     order = [arm for arm in dict.fromkeys((_baseline(found, group), candidate, *arms)) if arm in arms]
     return {arm: arms[arm] for arm in order[:2]}
 

@@ -103,6 +103,7 @@ class Run:
     plan: Mapping[str, Any] | None
     environment: Mapping[str, Any]
     cost: Mapping[str, Any]
+    planned: int | None = None  # epochs
     gradients: tuple[Gradients, ...] = ()
     steps: tuple[Step, ...] = ()
     conflicts: tuple[Conflict, ...] = ()
@@ -315,6 +316,7 @@ def _finish(folder: Path, draft: _Draft) -> Run:
         plan=start.get("plan"),
         environment=start.get("environment") or {},
         cost=start.get("cost") or {},
+        planned=start.get("epochs") or (start.get("config") or {}).get("epochs"),
         gradients=tuple(draft.gradients[key] for key in sorted(draft.gradients)),
         steps=tuple(draft.steps[key] for key in sorted(draft.steps)),
         conflicts=tuple(draft.conflicts[key] for key in sorted(draft.conflicts)),

@@ -162,6 +162,7 @@ def _filled(fields: Mapping[str, Any], runs: Sequence[Run], *, folder: Path) -> 
         "outputs": depths.outputs([run if run and run.end else None for run in members]),
         "epochs_to_90": [run.epochs_to(0.9) if run else None for run in members],
         "epochs": [end.epochs if end else None for end in ends],
+        "passes": _passes(runs),
         "seconds": [end.seconds if end else None for end in ends],
         "step_ms": [end.step_ms if end else None for end in ends],
         "saved_bytes": max(saved, default=None),
@@ -171,6 +172,12 @@ def _filled(fields: Mapping[str, Any], runs: Sequence[Run], *, folder: Path) -> 
         computed[f"train_{key}"] = None if value is None else value + (cost.get(f"head_{key}") or 0)
         computed[f"inference_{key}"] = value
     return computed | {key: value for key, value in fields.items() if value is not None}
+
+
+def _passes(runs: Sequence[Run]) -> int:
+    """Return how often an image goes through the network in an epoch: twice in two views, or where batches overlap."""
+    data = next((run.config.get("data") for run in runs if isinstance(run.config.get("data"), Mapping)), None) or {}
+    return 2 if data.get("views") == 2 or data.get("overlap") else 1
 
 
 def _name(run: Run, folder: Path) -> str:

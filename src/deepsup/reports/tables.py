@@ -250,8 +250,7 @@ def state(run: Run) -> str:
     elif run.stop is not None:
         text = f"stopped after epoch {reached}: {run.stop.rstrip('.')}"
     else:
-        planned = run.config.get("epochs")
-        text = f"not finished, {reached} of {planned} epochs" if planned else f"not finished, {reached} epochs"
+        text = f"not finished, {reached}{f' of {run.planned}' if run.planned else ''} epochs"
     return text + (f", resumed {len(run.resumed)}x" if run.resumed else "")
 
 
@@ -295,9 +294,9 @@ def _mean(arm: Mapping[str, Any], key: str) -> float | None:
 
 
 def _compute(arm: Mapping[str, Any]) -> float | None:
-    """The arithmetic of a whole training, in forwards of one sample an epoch; images and batches are the same in all arms."""
+    """The arithmetic of a whole training, in forwards of one sample; all arms see the same images."""
     epochs, flops = _mean(arm, "epochs"), arm.get("train_flops")
-    return epochs * float(flops) if epochs is not None and flops is not None else None
+    return epochs * float(flops) * (arm.get("passes") or 1) if epochs is not None and flops is not None else None
 
 
 def _ratio(value: Any, reference: Any) -> float | None:

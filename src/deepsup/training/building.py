@@ -75,9 +75,14 @@ def _equal_epochs(config: TrainConfig, model: nn.Module, data: datasets.Dataset)
             "method 'equal-compute' needs supervise.like: the supervise settings whose compute is to be matched, or in a "
             f"comparison the name of the arm; found {like!r}."
         )
-    other = config.model_copy(update={"supervise": check(configs.SuperviseConfig, like, where="supervise.like")})
-    cost = _plan(other, model, data)[0].cost
-    return max(config.epochs, round(config.epochs * (1 + cost["head_flops"] / cost["trunk_flops"])))
+    supervise = check(configs.SuperviseConfig, like, where="supervise.like")
+    method = methods.get(supervise.method)
+    batches = config.data.model_copy(update={"views": method.views, "overlap": method.overlap})
+    other = config.model_copy(update={"supervise": supervise, "data": batches})
+    plan = _plan(other, model, data)[0]
+    each = 1 + plan.cost["head_flops"] / plan.cost["trunk_flops"]
+    passes = plan.views * (2 if plan.overlap else 1)  # how often an epoch shows each image
+    return max(config.epochs, round(config.epochs * passes * each))
 
 
 def measure(config: TrainConfig, *, at: list[str] | dict[str, str] | None = None) -> Probe:

@@ -174,7 +174,7 @@ def _update(line: dict[str, Any], event: Mapping[str, Any]) -> None:
         if key in event:
             line[key] = event[key]
     if event["kind"] == "start":
-        line["epochs"] = event["config"].get("epochs")
+        line.setdefault("epochs", event["config"].get("epochs"))
     if event["kind"] == "epoch" and event["validation"]:
         line["accuracy"] = event["validation"]["accuracy"]
         line["total"] = event["train"]["total"]

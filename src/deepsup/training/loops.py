@@ -118,7 +118,7 @@ class Loop:
         ledgers.peak_bytes(fabric.device, reset=True)
 
     def _begin(self, found: Diagnosis | None, batch: Batch | None) -> None:
-        self.journal.write("start", format=1, **self.job.start)
+        self.journal.write("start", format=1, **self.job.start, epochs=self.job.epochs)
         if found is not None:
             self.journal.write("doctor", findings=found.to_dict())
         if batch is not None:

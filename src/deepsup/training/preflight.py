@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -13,20 +14,23 @@ from deepsup.doctor.findings import ERROR, Diagnosis
 from deepsup.objectives import Objective
 
 from . import checkpoints
-from .feeds import Batch, Feed
+from .feeds import Batch, Feed, SplitFeed
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
 def first_batch(train: Feed, fabric: Fabric) -> Batch | None:
-    """The first batch of training, on its device, drawn without moving the random state; None where there is none."""
+    """The first batch of training, on its device, drawn without moving the random state; None where there is none.
+
+    Of batches that repeat the one before, the second: the first is shorter than all others.
+    """
     before = checkpoints.rng_state()
     try:
-        batch = next(train.epoch(0), None)
+        batches = list(islice(train.epoch(0), 2 if isinstance(train, SplitFeed) and train.overlap else 1))
     finally:
         checkpoints.set_rng_state(before)
-    return None if batch is None else fabric.to_device(batch)
+    return fabric.to_device(batches[-1]) if batches else None
 
 
 def examine(

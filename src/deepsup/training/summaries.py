@@ -104,6 +104,7 @@ def _arm(folder: Path, cells: list[Cell]) -> dict[str, Any]:
         "outputs": _outputs([folder / cell.run if end else None for cell, end in zip(cells, ends, strict=True)]),
         "epochs_to_90": [_epochs_to(folder / cell.run) if end else None for cell, end in zip(cells, ends, strict=True)],
         "epochs": [end["epochs"] if end else None for end in ends],
+        "passes": 2 if cells[0].config.data.views == 2 or cells[0].config.data.overlap else 1,
         "seconds": [end["seconds"] if end else None for end in ends],
         "step_ms": [end["step_ms"] if end else None for end in ends],
         **_cost(folder, cells),
