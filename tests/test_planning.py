@@ -376,7 +376,7 @@ def test_a_named_head_that_does_not_fit_is_a_head_error(at: str, head: str) -> N
         ({}, "method 'aux' needs at=: layer names, or 'auto' with batches= to let the probe decide."),
         ({"at": "conv1", "method": "none"}, "method 'none' attaches no branches, but at='conv1' was asked."),
         ({"at": "auto"}, "at='auto' probes gradients on your data: pass batches=, an iterable of (input, target)."),
-        ({"at": "conv1", "method": "cdns"}, "no method is called 'cdns'. Closest: cnds."),
+        ({"at": "conv1", "method": "cdns"}, "no method is called 'cdns'. Closest: cds."),
         ({"at": "conv1", "loss": "crossentropy"}, "no loss is called 'crossentropy'. Closest: cross_entropy."),
         ({"at": "conv1", "weight": "linaer(1, 0)"}, "cannot read the schedule 'linaer(1, 0)'"),
     ],

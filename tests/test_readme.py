@@ -34,7 +34,7 @@ def test_the_code_runs_and_prints_what_the_readme_shows() -> None:
     assert printed.getvalue() == blocks("text")[0]
     with redirect_stdout(printed):
         exec(compile(methods, "README.md", "exec"), names)
-    assert printed.getvalue() == blocks("text")[0] + blocks("text")[1]
+    assert printed.getvalue() == blocks("text")[0] + blocks("text")[2]
     with redirect_stdout(printed):
         exec(compile(second, "README.md", "exec"), names)
     assert "no finding" in printed.getvalue()

@@ -71,14 +71,7 @@ def plan(
     chosen = {name for name, pick in map(split_pick, selectors.values()) if pick is not None}
     plain = {name: text for name, text in (layout or {}).items() if name not in chosen}
     seen = trace(model, sample, layouts=plain, main=pick_of_main)
-    unknown = [name for name in layout or {} if name not in seen.layers]
-    if unknown:
-        raise UnknownLayerError(f"layout= names layer {unknown[0]!r}, which {seen.model} does not have.")
-    if classes is not None and classes != seen.classes:
-        raise ClassCountError(
-            f"{seen.model} predicts {seen.classes} classes, but classes={classes} was asked. "
-            f"Build the model with {classes} classes."
-        )
+    _check_asked(seen, layout, classes)
 
     def look(name: str, pick: Pick) -> Layer:
         return trace(model, sample, layouts=layout, picks={name: pick}, main=pick_of_main).layers[name]
@@ -86,14 +79,9 @@ def plan(
     placed = _layers(seen, selectors, look, sample)
     wanted = preset.branches(methods.Scene(model, seen), {name: layer.name for name, layer in placed.items()})
     layers = _arranged(seen, wanted, placed, look, sample)
+    given = {"head": head, "loss": loss, "weight": weight, "gradient": gradient, "zero": zero_heads}
     per_branch = {
-        "head": _by_branch("head", head, {n: p.head for n, p in wanted.items()}, wanted),
-        "loss": _by_branch("loss", loss, {n: p.loss for n, p in wanted.items()}, wanted),
-        "weight": _by_branch(
-            "weight", weight, {n: p.weight.replace("{epochs}", str(epochs)) for n, p in wanted.items()}, wanted
-        ),
-        "gradient": _by_branch("gradient", gradient, {n: p.gradient for n, p in wanted.items()}, wanted),
-        "zero": _by_branch("zero_heads", zero_heads, dict.fromkeys(wanted, False), wanted),
+        part: _by_branch(part, value, _defaults(part, wanted, epochs), wanted) for part, value in given.items()
     }
     _refuse_shared(per_branch["head"])
     branches = [
@@ -220,6 +208,26 @@ def _arranged(
     return dict(sorted(found.items(), key=lambda item: item[1].order))
 
 
+def _check_asked(seen: Trace, layout: Mapping[str, str] | None, classes: int | None) -> None:
+    """Refuse a layout for a layer that there is not, and another class count than the model's."""
+    unknown = [name for name in layout or {} if name not in seen.layers]
+    if unknown:
+        raise UnknownLayerError(f"layout= names layer {unknown[0]!r}, which {seen.model} does not have.")
+    if classes is not None and classes != seen.classes:
+        raise ClassCountError(
+            f"{seen.model} predicts {seen.classes} classes, but classes={classes} was asked. "
+            f"Build the model with {classes} classes."
+        )
+
+
+def _defaults(part: str, wanted: Mapping[str, methods.Preset], epochs: int) -> dict[str, Any]:
+    """What the method has for every branch."""
+    if part == "zero":
+        return dict.fromkeys(wanted, False)
+    values = {name: getattr(preset, part) for name, preset in wanted.items()}
+    return {n: v.replace("{epochs}", str(epochs)) for n, v in values.items()} if part == "weight" else values
+
+
 def _by_branch(
     part: str, given: Any, defaults: Mapping[str, Any], wanted: Mapping[str, methods.Preset]
 ) -> dict[str, Any]:
@@ -228,6 +236,7 @@ def _by_branch(
         return {n: defaults[n] if given is None or preset.own else given for n, preset in wanted.items()}
     unknown = [name for name in given if name not in wanted]
     if unknown:
+        part = "zero_heads" if part == "zero" else part
         raise BranchNameError(
             f"{part}= names branch {unknown[0]!r}, which is not there. Branches: {', '.join(wanted) or 'none'}."
         )
