@@ -46,6 +46,7 @@ ORDER = [
     "probes/readings",
     "probes/probing",
     "plans",
+    "agreement",
     "planning",
     "supervised",
     "objectives",

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 import deepsup as ds
 from deepsup import heads, losses, methods
-from deepsup.errors import BranchNameError, ClassCountError, ConfigError, LayerError
+from deepsup.errors import BranchNameError, ClassCountError, ConfigError, HeadError, LayerError
 from deepsup.methods import METHODS, Method
 from deepsup.probes import LayerGradient, Probe
 from deepsup.probes.magnitudes import Magnitudes
@@ -69,7 +69,7 @@ class Case:
         a = self.trunk.layer1(self.x)
         b = self.trunk.layer2(a)
         c = self.trunk.layer3(b)
-        return {"input": self.x, "layer1": a, "layer2": b, "layer3": c, "main": self.trunk.fc(c.mean((2, 3)))}
+        return {"<input>": self.x, "layer1": a, "layer2": b, "layer3": c, "main": self.trunk.fc(c.mean((2, 3)))}
 
     def check(
         self, by_hand: Callable[[dict[str, Tensor], dict[str, Any], Tensor], Tensor], progress: float = 0.5
@@ -267,7 +267,7 @@ def test_dynamic_mimicking_drops_terms_at_random_and_repeatably() -> None:
 
 def test_dml_is_whole_networks_that_teach_each_other() -> None:
     case = Case("dml")
-    assert [(b.name, b.layer, b.params) for b in case.plan.branches] == [("peer1", "input", case.plan.params)]
+    assert [(b.name, b.layer, b.params) for b in case.plan.branches] == [("peer1", "<input>", case.plan.params)]
     case.check(
         lambda a, h, y: ce(a["main"], y) + ce(h["peer1"], y) + kl(a["main"], h["peer1"]) + kl(h["peer1"], a["main"])
     )
@@ -401,10 +401,33 @@ def test_dlb_learns_from_what_it_said_one_batch_before() -> None:
 def test_dlb_says_when_batches_do_not_overlap() -> None:
     case = Case("dlb")
     case.objective(case.net(case.x), case.y)
-    with pytest.raises(ConfigError, match=r"these labels differ. Set data.overlap=true"):
+    with pytest.raises(ConfigError, match=r"this method learns from the batch before, .* Set data.overlap=true"):
         case.objective(case.net(case.x.repeat(2, 1, 1, 1)), (case.y + 1).repeat(2) % CLASSES)
-    with pytest.raises(ConfigError, match="a batch of 6 samples should begin with the 6 new ones"):
+    case = Case("dlb")
+    case.objective(case.net(case.x), case.y)
+    with pytest.raises(ConfigError, match="these do not"):
         case.objective(case.net(case.x), case.y)
+
+
+@pytest.mark.parametrize("sizes", [[4] * 3, [4, 4, 1], [4, 3]])
+def test_dlb_begins_anew_where_a_loader_does(sizes: list[int]) -> None:
+    """Each image holds its number, so that every step can be told which samples it was distilled from."""
+    from deepsup.training.feeds import overlapping
+
+    case = Case("dlb")
+    numbers = iter(range(100))
+    data = [(torch.zeros(n, 3, 16, 16).double() + next(numbers), torch.randint(0, CLASSES, (n,))) for n in sizes]
+    data = [(x, torch.arange(i, i + len(y)) % CLASSES) for i, (x, y) in enumerate(data)]
+    for _ in range(3):
+        last = None
+        for x, y in overlapping(data):
+            with torch.no_grad():
+                expected = None if last is None else case.trunk(last)
+            terms = case.objective(case.net(x), y)
+            assert (float(terms.parts["main<-previous"].detach()) == 0) == (last is None)
+            assert case.objective.memory["previous"].shape[0] == len(x) - (0 if last is None else len(last))
+            last = x if last is None else x[len(last) :]
+            assert expected is None or len(expected)
 
 
 def test_sdn_weights_rise_to_the_depth_of_their_classifier() -> None:
@@ -430,6 +453,75 @@ def test_adaloss_weighs_by_the_inverse_of_running_means() -> None:
         )
     assert terms.weights["main"] == 1
     assert not any(isinstance(w, Tensor) and w.requires_grad for w in terms.weights.values())
+
+
+def test_an_adaptive_weight_has_its_own_decay_and_forgets_what_is_not_finite() -> None:
+    case = Case("aux", ["layer1", "layer2"], weight={"layer1": "adaptive(0.0)", "layer2": "adaptive(0.99)"})
+    first = case.objective(case.net(case.x), case.y).parts
+    second = case.objective(case.net(2 * case.x), case.y)
+    values = [{n: float(p.detach()) for n, p in parts.items()} for parts in (first, second.parts)]
+    assert float(second.weights["layer1"]) == pytest.approx(values[1]["main"] / values[1]["layer1"], rel=1e-5)
+    means = {n: 0.99 * values[0][n] + 0.01 * values[1][n] for n in ("main", "layer2")}
+    assert float(second.weights["layer2"]) == pytest.approx(means["main"] / means["layer2"], rel=1e-5)
+    before = dict(case.objective.memory)
+    case.objective(case.net(case.x * float("inf")), case.y)
+    assert {k: float(v) for k, v in case.objective.memory.items()} == {k: float(v) for k, v in before.items()}
+    with pytest.raises(ConfigError, match="until cannot change an adaptive weight"):
+        Case("aux", ["layer1"], weight="until(adaptive(0.9), 0.5)")
+
+
+def test_a_frozen_model_still_trains_its_heads() -> None:
+    torch.manual_seed(0)
+    model = Three().requires_grad_(False)
+    net = ds.attach(model, ds.plan(model, torch.randn(2, 3, 16, 16), method="cds"))
+    terms = ds.Objective(net.plan)(net(torch.randn(4, 3, 16, 16)), torch.tensor([0, 1, 0, 1]))
+    assert list(terms.parts) == ["main", "layer1", "layer2", "deepest"]
+    terms.total.backward()
+    assert all(p.grad is not None for p in net.heads.parameters())
+
+
+def test_a_term_without_its_output_is_refused_and_names_do_not_collide() -> None:
+    with pytest.raises(
+        HeadError, match="method 'byot' holds 'layer1/feature' against 'deepest', but the heads give out"
+    ):
+        Case("byot", head="pool")
+    for method, at in (
+        ("byot", {"deepest": "layer1", "b": "layer2"}),
+        ("dml-shared(peers=2)", {"a": "layer1", "a1": "layer2"}),
+    ):
+        with pytest.raises(BranchNameError, match="the method has a branch of its own called"):
+            Case(method, at)
+    with pytest.raises(BranchNameError, match="without '/' and '<-'"):
+        Case("dhm", {"main<-late": "layer1", "late": "layer2"})
+
+
+def test_a_layer_called_input_is_a_layer() -> None:
+    class In(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.input, self.out = nn.Linear(16, 16), nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(torch.relu(self.input(x)))
+
+    model, x = In(), torch.randn(4, 16)
+    net = ds.attach(model, ds.plan(model, x, ["input"]))
+    assert torch.equal(net(x).aux["input"], net.heads["input"](model.input(x)))
+    ds.strip(net)
+    other = ds.plan(model, x, method="dml")
+    assert [b.layer for b in other.branches] == ["<input>"]
+    assert ds.attach(model, other)(x).aux["peer1"].shape == (4, 4)
+
+
+def test_readers_that_send_nothing_do_not_count_as_outputs() -> None:
+    case = Case("byot", gradient="equilibrium")
+    factors = {n: float(case.net.taps[n].factor) for n in ("layer1", "layer2")}
+    assert factors == pytest.approx({"layer1": 2 / 3, "layer2": 1 / 2})
+
+
+def test_the_mixture_has_the_loss_of_the_branches() -> None:
+    plan = Case("one", loss="squared_hinge").plan
+    assert next(e.loss for e in plan.edges if e.source == "ensemble") == "squared_hinge"
 
 
 def test_equilibrium_gives_each_output_an_equal_say_at_each_tap() -> None:
@@ -484,7 +576,11 @@ def test_a_model_without_stages_is_told_to_say_where() -> None:
         ("dhm(temperature=0)", "method 'dhm' needs temperature above 0; found temperature=0."),
         ("dml(peers=0)", "method 'dml' needs at least one peer, a whole number; found peers=0."),
         ("byot(alpha=2)", "found alpha=2"),
-        ("dsn(gamma=-1)", "needs gamma and norm of at least 0"),
+        ("dsn(gamma=-1)", "method 'dsn' needs a number of at least 0 for gamma; found gamma=-1."),
+        ("byot(hint='x')", "needs a number of at least 0 for hint; found hint='x'"),
+        ("label-smoothing(smoothing=1.5)", "needs a number from 0 to 1 for smoothing"),
+        ("aux(weight=-1)", "needs a number of at least 0 for weight"),
+        ("dhm(dynamic=3)", "takes True or False for dynamic"),
         ("dsn(decay='square')", "method 'dsn' has no decay 'square'. Choose: linear, iterated, constant."),
         ("one(branches=1)", "needs at least 2 branches"),
         ("cds(loss='triplet')", "has the losses supcon and simclr"),

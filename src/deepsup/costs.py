@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from . import heads
 from .errors import HeadError
-from .features import Feature
+from .features import Feature, Pick
 from .traces import untouched
 
 
@@ -36,18 +36,19 @@ def price(
     *,
     model: nn.Module | None = None,
     layer: str | None = None,
+    main: Pick = (),
 ) -> Price:
     """Run the head of branch `name` once on an empty activation; nothing of it, nor the random state, is changed.
 
     A head named by a text is built on the meta device, so that large ones cost neither time nor memory; one that cannot
-    be (some networks read numbers back as they are built) is built on the CPU. `model` and `layer` are for heads made
-    from the model. Raises `HeadError` for a head that cannot be built, cannot read `feature`, or returns neither one
+    be (some networks read numbers back as they are built) is built on the CPU. `model`, `layer` and `main` are for
+    heads made from the model. Raises `HeadError` for a head that cannot be built, cannot read `feature`, or returns neither one
     tensor nor a dict of tensors with `scores`.
     """
 
     def on(device: str) -> Price:
         with torch.random.fork_rng(devices=[]), torch.device(device):
-            module = heads.build(head, feature, classes, model=model, layer=layer)
+            module = heads.build(head, feature, classes, model=model, layer=layer, main=main)
         return _price(name, head, feature, module, device=device)
 
     if isinstance(head, str):

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from . import losses, schedules
+from .layers import INPUT as INPUT
 
 TARGET = "y"  # how an edge calls the labels
-INPUT = "input"  # how a branch calls what the model reads, as if that were the output of a layer
 ONE = schedules.constant(1)
 
 
@@ -48,6 +48,7 @@ class Edge:
             "to": self.target,
             "loss": losses.show(self.loss),
             "weight": schedules.show(self.weight),
+            "gate": None if self.gate is None else list(self.gate),
             "detach": self.detach,
         }
 

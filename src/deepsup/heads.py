@@ -20,8 +20,20 @@ from torch.nn.modules.conv import _ConvNd
 from . import calls
 from .continuations import continuation
 from .errors import HeadError
-from .features import Feature
-from .pieces import First, Mean, MixedPool, Scored, chain_shape, channels_first, initialised, places, separable_chain
+from .features import Feature, Pick
+from .pieces import (
+    First,
+    GateNorm,
+    Mean,
+    MixedPool,
+    Scored,
+    chain_shape,
+    channels_first,
+    initialised,
+    places,
+    separable_chain,
+)
+from .restoring import untouched
 
 Builder: TypeAlias = Callable[..., nn.Module]
 HeadLike: TypeAlias = "str | nn.Module | Builder"
@@ -188,10 +200,10 @@ def gate(feature: Feature, classes: int, *, outputs: int = 3) -> nn.Module:
     """The gate of ONE (Lan et al. 2018): how much each of `outputs` predictions counts in the ensemble, a sample at a time.
 
     Global average pool, one linear layer, batch normalisation, ReLU, softmax: (N, outputs), each row sums to 1. Reads
-    the last map that the branches share.
+    the last map that the branches share. A batch of one sample, which has no variance, is normalised as in evaluation.
     """
     return nn.Sequential(
-        *_pooled(feature), nn.Linear(feature.channels, outputs), nn.BatchNorm1d(outputs), nn.ReLU(), nn.Softmax(1)
+        *_pooled(feature), nn.Linear(feature.channels, outputs), GateNorm(outputs), nn.ReLU(), nn.Softmax(1)
     )
 
 
@@ -240,7 +252,7 @@ HEADS: dict[str, Callable[..., nn.Module]] = {
 }
 AUTO = "auto"
 EMBEDDINGS = frozenset({"embed", "gate", "mean"})  # the heads whose output is no class scores
-CONTEXT = frozenset({"model", "layer"})  # what `build` gives to builders that ask for it, and no text can
+CONTEXT = frozenset({"model", "layer", "main"})  # what `build` gives to builders that ask for it, and no text can
 
 
 def resolve(text: str, feature: Feature) -> str:
@@ -251,20 +263,27 @@ def resolve(text: str, feature: Feature) -> str:
 
 
 def build(
-    head: HeadLike, feature: Feature, classes: int, *, model: nn.Module | None = None, layer: str | None = None
+    head: HeadLike,
+    feature: Feature,
+    classes: int,
+    *,
+    model: nn.Module | None = None,
+    layer: str | None = None,
+    main: Pick = (),
 ) -> nn.Module:
     """The head as a module: built from its text, returned by the user's function, or the user's module itself.
 
-    Builders that declare keyword-only `model` or `layer`, a head's or the user's, are given the model that is supervised
-    and the layer that the branch reads; they must leave the model as it is. Raises `HeadError` for a head that cannot
+    Builders that declare keyword-only `model`, `layer` or `main`, a head's or the user's, are given the model that is
+    supervised, the layer that the branch reads, and where in the model's output its prediction is (a pick, `()` for a bare
+    tensor); they must leave the model as it is. Raises `HeadError` for a head that cannot
     be built, or that needs a model where there is none.
     """
     if isinstance(head, nn.Module):
         return head
     if isinstance(head, str):
         name, options = read(head)
-        return _built(head, HEADS[name], feature, classes, options | _context(HEADS[name], head, model, layer))
-    context = _context(head, show(head), model, layer)
+        return _built(head, HEADS[name], feature, classes, options | _context(HEADS[name], head, model, layer, main))
+    context = _context(head, show(head), model, layer, main)
     try:
         built = head(feature, classes, **context)
     except TypeError as error:
@@ -289,10 +308,10 @@ def _built(
 
 
 def _context(
-    builder: Callable[..., nn.Module], shown: str, model: nn.Module | None, layer: str | None
+    builder: Callable[..., nn.Module], shown: str, model: nn.Module | None, layer: str | None, main: Pick
 ) -> dict[str, object]:
-    """Those of model and layer that the builder declares. One with a default is left out where there is none to give."""
-    given: dict[str, object] = {"model": model, "layer": layer}
+    """Those of model, layer and main that the builder declares. One with a default is left out where there is none to give."""
+    given: dict[str, object] = {"model": model, "layer": layer, "main": main}
     try:
         parameters = inspect.signature(builder).parameters.values()
     except (TypeError, ValueError):  # a callable without a readable signature cannot ask
@@ -320,13 +339,14 @@ def show(head: HeadLike) -> str:
     return f"custom:{name}"
 
 
-def zero(head: nn.Module) -> nn.Module:
-    """The head itself, its last layer set to zero: at first it scores all classes alike and sends the trunk no gradient.
+def zero(head: nn.Module, feature: Feature) -> nn.Module:
+    """The head itself, its last layer set to zero: at first it scores all classes alike, so that the loss of its scores
+    sends the trunk no gradient.
 
     Zero initialisation of auxiliary heads: LION-DG (arXiv 2601.02105). The last layer is the linear or convolutional one
-    that was registered last, which is the one that scores in every head here. Raises `HeadError` where there is none.
+    that runs last on an activation of `feature`, wherever it was registered. Raises `HeadError` where there is none.
     """
-    layers = [m for m in head.modules() if isinstance(m, (nn.Linear, _ConvNd))]
+    layers = _ran(head, feature)
     if not layers:
         raise HeadError(
             f"the head {show(head)} has no linear or convolutional layer whose weights could start at zero. Leave it out "
@@ -336,6 +356,18 @@ def zero(head: nn.Module) -> nn.Module:
         for parameter in layers[-1].parameters(recurse=False):
             parameter.zero_()
     return head
+
+
+def _ran(head: nn.Module, feature: Feature) -> list[nn.Module]:
+    """The linear and convolutional layers of a head as they run, from one run on an empty activation."""
+    found: list[nn.Module] = []
+    p = next(head.parameters(), torch.zeros(()))
+    with untouched(head), torch.no_grad():  # takes the hooks away again, too
+        for layer in head.modules():
+            if isinstance(layer, (nn.Linear, _ConvNd)):
+                layer.register_forward_hook(lambda module, args, output: found.append(module))
+        head(torch.zeros(2, *feature.shape, dtype=p.dtype, device=p.device))
+    return found
 
 
 def squared_norm(head: nn.Module) -> Tensor:

@@ -21,6 +21,9 @@ from .errors import LayerError, LayerNotCalledError, LayerReusedError, UnknownLa
 from .features import Pick, read_pick
 from .traces import Layer, Trace
 
+# What the model itself reads, as if it were the output of a layer. No module is ever called so; users write `input`.
+INPUT = "<input>"
+
 
 def split_pick(selector: str) -> tuple[str, Pick | None]:
     """`"block@hidden"` as layer and pick; the pick is None where none is written."""

@@ -116,7 +116,8 @@ def supcon(prediction: Tensor, target: Tensor, *, temperature: float = 0.07) -> 
 
     `prediction` holds embeddings (2N, D) of two crops of each image, first all first crops, then all second ones; they
     are L2-normalised here. `target` holds class indices (2N,), those of the images repeated. Positives of an anchor are
-    all others of its class; an anchor without any (its two crops differ in label) adds nothing. Raises `HeadError`.
+    all others of its class; an anchor without any (its two crops differ in label) adds nothing. An image labelled -100 is
+    of no class: its crops have one another alone. Raises `HeadError`.
     """
     _check_options("supcon", temperature=temperature)
     _check_views("supcon", prediction)
@@ -127,6 +128,8 @@ def supcon(prediction: Tensor, target: Tensor, *, temperature: float = 0.07) -> 
             f"shape {tuple(target.shape)} and dtype {target.dtype}."
         )
     log_share, itself = _log_shares(prediction, temperature)
+    image = torch.arange(len(target), device=target.device) % (len(target) // 2)
+    target = torch.where(target == IGNORE, IGNORE - 1 - image, target)  # a label of its own for each
     positive = (target.unsqueeze(0) == target.unsqueeze(1)) & ~itself
     found = torch.where(positive, log_share, 0.0).sum(1)
     return -(found / positive.sum(1).clamp(min=1)).mean()

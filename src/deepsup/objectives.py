@@ -23,6 +23,7 @@ from .supervised import Outputs
 
 ENSEMBLE = "ensemble"
 PREVIOUS = "previous"
+FREE_TO_LOOK = ("cpu",)  # devices for which looking at a number costs nothing
 
 
 class Terms(NamedTuple):
@@ -42,14 +43,18 @@ class Objective:
     `loss` replaces the main output's loss (the rest stays as planned); `plan=None` is the plain model.
 
     Some methods remember: `previous` scores (DLB), running means of losses (`adaptive` weights), and how many steps
-    there were (the random dropping of DHM). That state goes forward in training calls only, and `state_dict` has it.
+    there were (the random dropping of DHM). That state goes forward in calls with gradients on, and `state_dict` has it.
     """
 
     def __init__(self, plan: Plan | None = None, *, loss: str | losses.Loss | None = None) -> None:
         self.plan = plan
         main = loss if loss is not None else plan.main_loss if plan else "cross_entropy"
         self.edges = (Edge("main", loss=main), *_edges_of(plan))
+        for edge in self.edges:
+            losses.check(edge.loss)  # texts are read here, not inside a compiled step
         self.memory: dict[str, Tensor] = {}
+        self.restarted = False  # the last batch repeated nothing
+        self._length = 0
         self.calls = 0
         # Only where it matters: a number that changes with each call would make a compiled objective compile again.
         self._counts = bool(plan and (plan.dynamic or plan.overlap))
@@ -67,7 +72,7 @@ class Objective:
         """
         progress = self._checked(progress)
         found = self.complete(self._predictions(outputs))
-        training = torch.is_grad_enabled() and found["main"].requires_grad
+        training = torch.is_grad_enabled() and any(output.requires_grad for output in found.values())
         self._check_target(found["main"], target)
         found |= self._recalled(found["main"], target) if training else {}
         edges = [e for e in self.edges if _applies(e, found, training=training)]
@@ -137,20 +142,38 @@ class Objective:
         """`previous`: what `main` said one batch ago of the samples that this batch begins with."""
         if not any(PREVIOUS in (e.source, e.target) for e in self.edges):
             return {}
-        before, labels = self.memory.get(PREVIOUS), self.memory.get("labels")
+        if not isinstance(target, Tensor):
+            raise ConfigError(
+                "repeated samples are told by their labels in this method, and this target is a "
+                f"{type(target).__name__}. Give a tensor of labels."
+            )
+        before = self.memory.get(PREVIOUS)
+        if before is not None and not self._repeats(main, target, rows=len(before)):
+            if self.restarted:  # twice running: not an epoch that begins anew, but batches that never overlap
+                raise ConfigError(
+                    "this method learns from the batch before, so each batch must begin with the new samples of the last "
+                    "one; these do not. Set data.overlap=true, or wrap your batches: "
+                    "deepsup.training.feeds.overlapping(batches)."
+                )
+            before = None
+        self.restarted = before is None
         rows = 0 if before is None else len(before)
-        if self.calls < 3 and labels is not None and not torch.equal(labels.to(target.device), target[:rows]):
-            raise ConfigError(
-                "this method learns from the batch before, so each batch must begin with the new samples of the last one; "
-                "these labels differ. Set data.overlap=true, or wrap your batches: deepsup.training.feeds.overlapping(batches)."
-            )
-        if len(main) <= rows:
-            raise ConfigError(
-                f"a batch of {len(main)} samples should begin with the {rows} new ones of the batch before and bring more. "
-                "Set data.overlap=true, or wrap your batches: deepsup.training.feeds.overlapping(batches)."
-            )
         self.memory = {**self.memory, PREVIOUS: main[rows:].detach().clone(), "labels": target[rows:]}
         return {PREVIOUS: main[:0] if before is None else before.to(main.device)}
+
+    def _repeats(self, main: Tensor, target: Tensor, *, rows: int) -> bool:
+        """Whether a batch begins with the new samples of the last one.
+
+        On a GPU labels are looked at, which makes it wait, only where the length of batches changes, as it does where a
+        loader begins anew.
+        """
+        usual = self._length == len(main)
+        self._length = len(main)
+        if len(main) <= rows:
+            return False
+        if usual and self.calls > 3 and main.device.type not in FREE_TO_LOOK:
+            return True
+        return torch.equal(self.memory["labels"].to(target.device), target[:rows])
 
     def _dropped(self, edges: list[Edge]) -> frozenset[str]:
         """A random part of the terms between outputs, as many as chance says: the "dynamic" of DHM."""
@@ -163,34 +186,32 @@ class Objective:
     def _weights(
         self, edges: list[Edge], parts: dict[str, Tensor], progress: float, *, training: bool
     ) -> dict[str, float | Tensor]:
-        adaptive = [e for e in edges if isinstance(e.weight, schedules.adaptive)]
-        if adaptive and training:
-            self._average(edges[0], *adaptive, parts=parts)
+        followed = {
+            _mean_of(e, name): (name, e.weight.decay)
+            for e in edges
+            if isinstance(e.weight, schedules.adaptive)
+            for name in ("main", e.name)
+        }
+        if training and followed:
+            means = {k: _mean(self.memory.get(k), parts[name], decay) for k, (name, decay) in followed.items()}
+            self.memory = {**self.memory, **means}
         weights: dict[str, float | Tensor] = {}
         for e in edges:
-            followed = self.memory.get(f"mean/{e.name}") if e in adaptive else None
-            weights[e.name] = (
-                float(e.weight(progress))
-                if followed is None
-                else (self.memory["mean/main"] / followed).to(parts["main"])
-            )
+            if _mean_of(e, e.name) in self.memory:
+                ratio = self.memory[_mean_of(e, "main")] / self.memory[_mean_of(e, e.name)]
+                weights[e.name] = ratio.to(parts["main"])
+            else:
+                weights[e.name] = float(e.weight(progress))
         return weights
-
-    def _average(self, *edges: Edge, parts: dict[str, Tensor]) -> None:
-        """Running means of the losses that adaptive weights follow, and of main's, to which they are relative."""
-        decay = next(e.weight.decay for e in edges if isinstance(e.weight, schedules.adaptive))
-        for e in edges:
-            now, before = parts[e.name].detach().float(), self.memory.get(f"mean/{e.name}")
-            mean = now if before is None else decay * before.to(now.device) + (1 - decay) * now
-            self.memory = {**self.memory, f"mean/{e.name}": mean.clamp_min(1e-6)}
 
     def state_dict(self) -> dict[str, Any]:
         """What a method remembers from step to step; empty for most."""
-        return {"calls": self.calls, "memory": dict(self.memory)}
+        return {"calls": self.calls, "restarted": self.restarted, "memory": dict(self.memory)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
         self.calls, self.memory = int(state["calls"]), dict(state["memory"])
+        self.restarted = bool(state.get("restarted", False))
 
     def __repr__(self) -> str:
         terms = [str(self.edges[0])]
@@ -234,10 +255,25 @@ def _part(edge: Edge, found: Mapping[str, Tensor], target: Any) -> Tensor:
     return value
 
 
+def _mean_of(edge: Edge, name: str) -> str:
+    """Under which key an objective remembers the running mean that an adaptive weight follows."""
+    return f"mean/{edge.weight.decay}/{name}" if isinstance(edge.weight, schedules.adaptive) else ""
+
+
+def _mean(before: Tensor | None, part: Tensor, decay: float) -> Tensor:
+    """The running mean with this step's loss; one that is not finite leaves it as it was."""
+    now = part.detach().float()
+    old = now if before is None else before.to(now.device)
+    mean = (decay * old + (1 - decay) * now).clamp_min(1e-6)
+    return torch.where(now.isfinite(), mean, torch.ones_like(now) if before is None else old)
+
+
 def _mixed(members: list[Tensor], gate: Tensor | None) -> Tensor:
-    """The mean of the members' scores, or their sum weighted sample by sample by `gate`, (N, members)."""
+    """The mean of the members' scores (N, C, ...), or their sum weighted sample by sample by `gate`, (N, members)."""
     scores = torch.stack(members, dim=1)
-    return scores.mean(1) if gate is None else (gate.to(scores.dtype).unsqueeze(-1) * scores).sum(1)
+    if gate is None:
+        return scores.mean(1)
+    return (gate.to(scores.dtype).reshape(*gate.shape, *[1] * (scores.ndim - 2)) * scores).sum(1)
 
 
 def _check_crops(target: Any, method: str) -> None:

@@ -57,6 +57,18 @@ class MixedPool(nn.Module):
         return f"kernel={self.kernel}"
 
 
+class GateNorm(nn.BatchNorm1d):
+    """Batch normalisation of (N, C) that normalises one lone sample in training by the running statistics.
+
+    The last batch of an epoch may hold one, which has no variance of its own; `nn.BatchNorm1d` raises there.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.shape[0] == 1:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        return super().forward(x)
+
+
 class Scored(nn.Module):
     """`body` to a vector a sample, one linear layer on it; gives both: `{"scores": (N, C), "feature": (N, width)}`."""
 

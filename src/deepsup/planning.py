@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import gradients, heads, losses, methods, probes, schedules
-from .costs import price
-from .edges import INPUT, Gate
+from . import agreement, gradients, heads, losses, methods, probes, schedules
+from .costs import Price, price
+from .edges import INPUT, TARGET, Edge, Gate
 from .errors import BranchNameError, ClassCountError, ConfigError, HeadError, LayerError, UnknownLayerError
 from .features import Feature, Pick, read_pick, show_pick
 from .layers import check_readable, is_measure, select, split_pick
@@ -53,8 +54,9 @@ def plan(
     a mapping branch name -> selector, or `"auto"`, which probes on `batches` of (input, target); methods that say
     themselves where their branches go need none. `head`, `loss` and `weight` override the method's, for all branches or
     by branch name; `gradient` says the same way how a branch's gradient enters the trunk (module `gradients`:
-    "scale(0.5)", "project", ...). `zero_heads` starts the heads' last layers at zero, so that at first no gradient
-    enters the trunk; `epochs` is the length of the training, for schedules that count epochs. `main` says where the
+    "scale(0.5)", "project", ...). `zero_heads` starts the last layers of heads that give class scores at zero, so that at
+    first their losses send no gradient into the trunk (a term between features, a gate or an embedding still does);
+    `epochs` is the length of the training, for schedules that count epochs. `main` says where the
     prediction is in an output with several tensors, `layout` ({layer: "NHWC"}) corrects a wrong guess, `classes` checks
     the class count.
 
@@ -84,12 +86,15 @@ def plan(
         part: _by_branch(part, value, _defaults(part, wanted, epochs), wanted) for part, value in given.items()
     }
     _refuse_shared(per_branch["head"])
-    branches = [
+    chosen_heads, by_name = per_branch["head"], isinstance(zero_heads, Mapping)
+    per_branch["zero"] = agreement.zeros(per_branch["zero"], chosen_heads, per_branch["loss"], by_name=by_name)
+    priced = [
         _branch(
             model, seen, name, layer, wanted[name].gate, **{part: values[name] for part, values in per_branch.items()}
         )
         for name, layer in layers.items()
     ]
+    branches, edges = _agreed(preset, priced, seen)
     return Plan(
         model=seen.model,
         method=preset.name,
@@ -102,7 +107,7 @@ def plan(
         flops=seen.flops,
         notes=tuple(_notes(seen, branches, layers)),
         main_loss=preset.main_loss,
-        edges=tuple(preset.edges([b.name for b in branches])) if preset.edges else (),
+        edges=edges,
         dynamic=preset.dynamic,
         views=preset.views,
         overlap=preset.overlap,
@@ -152,8 +157,8 @@ def _layers(
     found: dict[str, Layer] = {}
     selected: dict[str, str] = {}
     for name, selector in selectors.items():
-        if selector == INPUT and INPUT not in seen.layers:
-            found["whole" if name == INPUT else name] = _input_layer(seen, sample)
+        if selector == INPUT or (selector == "input" and "input" not in seen.layers):
+            found["whole" if name == selector else name] = _input_layer(seen, sample)
             continue
         names = select(seen, selector)
         pick = split_pick(selector)[1]
@@ -167,9 +172,11 @@ def _layers(
                 )
             selected[branch] = selector
             found[branch] = check_readable(seen, layer, None if pick is None else look(layer, pick))
-    bad = [name for name in found if not name or "/" in name]  # "/" stands for the dot in the keys of the heads
+    bad = [name for name in found if not name or "/" in name or "<-" in name]  # "/" is the dot in the keys of the heads
     if bad:
-        raise BranchNameError(f"a branch needs a name without '/'; found {bad[0]!r}. Name it: at={{'NAME': 'LAYER'}}.")
+        raise BranchNameError(
+            f"a branch needs a name without '/' and '<-'; found {bad[0]!r}. Name it: at={{'NAME': 'LAYER'}}."
+        )
     for name in found:
         if name in RESERVED:
             raise BranchNameError(
@@ -201,11 +208,47 @@ def _arranged(
 ) -> dict[str, Layer]:
     """The layer of every branch that the method wants, those of its own included, in order of running."""
     known = {layer.name: layer for layer in placed.values()}
+    for name, preset in wanted.items():
+        if name in placed and placed[name].name != preset.layer:
+            raise BranchNameError(
+                f"the method has a branch of its own called '{name}', on '{preset.layer}', and at= gives that name to "
+                f"'{placed[name].name}'. Choose another name."
+            )
     found = {
         name: placed.get(name) or known.get(preset.layer) or _layers(seen, {name: preset.layer}, look, sample)[name]
         for name, preset in wanted.items()
     }
     return dict(sorted(found.items(), key=lambda item: item[1].order))
+
+
+def _agreed(
+    preset: methods.Method, priced: list[tuple[Branch, Price]], seen: Trace
+) -> tuple[list[Branch], tuple[Edge, ...]]:
+    """The branches and the terms between outputs, which have been seen to fit one another."""
+    shapes = {"main": seen.output[seen.main]}
+    for branch, cost in priced:
+        shapes |= {branch.name: cost.shape, **{f"{branch.name}/{key}": shape for key, shape in cost.extras.items()}}
+    branches = [branch for branch, _ in priced]
+    edges = _edges(preset, branches)
+    branches = agreement.weighed(branches, edges, shapes)
+    agreement.check_edges(edges, shapes)
+    return branches, edges
+
+
+def _edges(preset: methods.Method, branches: list[Branch]) -> tuple[Edge, ...]:
+    """The method's terms between outputs; a mixture of all scores has the loss that the branches have."""
+    found = preset.edges([b.name for b in branches]) if preset.edges else ()
+    usual = next((b.loss for b in branches if b.predicts), "cross_entropy")
+    edges = tuple(replace(e, loss=usual) if e.target == TARGET and e.source == "ensemble" else e for e in found)
+    given = {name for b in branches for name in b.outputs}
+    for edge in edges:
+        for output in (edge.source, edge.target):
+            if output not in given and output not in RESERVED:
+                raise HeadError(
+                    f"method '{preset.name}' holds '{edge.source}' against '{edge.target}', but the heads give out only "
+                    f"{', '.join(sorted(given))}. Give the branch a head that has it, such as the method's own."
+                )
+    return edges
 
 
 def _check_asked(seen: Trace, layout: Mapping[str, str] | None, classes: int | None) -> None:
@@ -265,7 +308,7 @@ def _branch(
     weight: Any,
     gradient: Any,
     zero: bool,
-) -> Branch:
+) -> tuple[Branch, Price]:
     assert layer.feature is not None  # check_readable has seen to it
     losses.get(loss)
     rule = gradients.get(gradient)
@@ -277,10 +320,11 @@ def _branch(
         )
     if isinstance(head, str):
         head = heads.resolve(head, layer.feature)
-    cost = price(name, head, layer.feature, seen.classes, model=model, layer=layer.name)
-    predicts = _predicts(head) and cost.shape[1:] == seen.output[seen.main][1:]
-    _check_output(name, layer.name, head, loss, cost.shape, seen)
-    return Branch(
+    cost = price(name, head, layer.feature, seen.classes, model=model, layer=layer.name, main=seen.main)
+    main = seen.output[seen.main]
+    predicts = agreement.predicts(head) and cost.shape[1:] == main[1:]
+    agreement.check_output(name, layer.name, head=head, loss=loss, shape=cost.shape, main=main)
+    branch = Branch(
         name=name,
         layer=layer.name,
         feature=layer.feature,
@@ -301,27 +345,7 @@ def _branch(
         flops=cost.flops,
         activation_bytes=cost.activation_bytes + 4 * layer.overwritten * int(torch.Size(layer.feature.shape).numel()),
     )
-
-
-def _predicts(head: Any) -> bool:
-    """Whether a head gives class scores, and not an embedding or a gate."""
-    return not isinstance(head, str) or heads.read(head)[0] not in heads.EMBEDDINGS
-
-
-def _check_output(name: str, layer: str, head: Any, loss: Any, shape: tuple[int, ...], seen: Trace) -> None:
-    main = seen.output[seen.main]
-    if not isinstance(loss, str) or not losses.describe(loss).scores:
-        return
-    if not _predicts(head):
-        raise HeadError(
-            f"the head of branch '{name}' ({heads.show(head)}) gives no class scores, which its loss {loss} needs. Choose a "
-            "head that does, or loss='none' and a term of your own."
-        )
-    if shape[1:] != main[1:]:
-        raise (ClassCountError if layer == INPUT else HeadError)(  # a peer is a model, and no head
-            f"the head of branch '{name}' predicts {shape[1:]} a sample, the model itself {main[1:]}, and both meet one "
-            f"target. Give the branch a head with output {main[1:]}, or a loss= of its own."
-        )
+    return branch, cost
 
 
 def _notes(seen: Trace, branches: Iterable[Branch], layers: Mapping[str, Layer]) -> Iterable[str]:

@@ -51,6 +51,12 @@ class Branch:
     flops: int = 0
     activation_bytes: int = 0
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What it adds to `Outputs.aux`: itself, and the further outputs of its head."""
+        norm = ("norm",) if self.gate is not None else ()
+        return (self.name, *(f"{self.name}/{extra}" for extra in (*self.extras, *norm)))
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON stores it; a user's own head or loss becomes the text `custom:NAME`."""
         return {
@@ -105,11 +111,7 @@ class Plan:
     @property
     def outputs(self) -> tuple[str, ...]:
         """What `Outputs.aux` holds: every branch, followed by the further outputs of its head (`layer1/feature`)."""
-        found = []
-        for b in self.branches:
-            norm = ("norm",) if b.gate is not None else ()
-            found += [b.name, *(f"{b.name}/{extra}" for extra in (*b.extras, *norm))]
-        return tuple(found)
+        return tuple(name for b in self.branches for name in b.outputs)
 
     @property
     def cost(self) -> dict[str, int]:
@@ -290,18 +292,20 @@ def _read_edge(data: Mapping[str, Any]) -> Edge:
         target=data["to"],
         loss=_read_loss(data["loss"]),
         weight=schedules.parse(data["weight"]),
+        gate=None if data.get("gate") is None else Gate(*data["gate"]),
         detach=data["detach"],
     )
 
 
 def _refuse_custom(data: Mapping[str, Any]) -> None:
+    edges = data.get("edges", ())
     for where, text in [
         ("the main output", data.get("main_loss")),
-        *((e["from"], e["loss"]) for e in data.get("edges", ())),
+        *((e["from"], e[part]) for e in edges for part in ("loss", "weight")),
     ]:
         if str(text).startswith("custom:"):
             raise PlanError(
-                f"{where} has a loss of your own ({text}), which JSON cannot hold. Make this plan in Python."
+                f"{where} has a loss or weight of your own ({text}), which JSON cannot hold. Make this plan in Python."
             )
     for branch in data["branches"]:
         for part in ("head", "loss", "weight", "gradient"):

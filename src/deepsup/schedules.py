@@ -40,6 +40,11 @@ class Schedule:
             value = getattr(self, f.name)
             if f.name == "schedule":
                 object.__setattr__(self, f.name, as_schedule(value))
+                if isinstance(self.schedule, adaptive):  # type: ignore[attr-defined]
+                    raise ConfigError(
+                        f"{type(self).__name__} cannot change an adaptive weight, which follows the losses and not the "
+                        "progress. Use adaptive(...) alone."
+                    )
             elif f.name not in ("reading", "drops") and not (isinstance(value, (int, float)) and math.isfinite(value)):
                 raise ConfigError(f"{type(self).__name__} needs a finite number for {f.name}; found {value!r}.")
 

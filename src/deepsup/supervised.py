@@ -71,6 +71,7 @@ class Supervised(nn.Module):
         self.heads = Heads(heads)
         self.plan = plan
         self.reads_input = any(branch.layer == INPUT for branch in plan.branches)
+        self.learning = {b.name for b in plan.branches if b.loss != "none"}
         self.supervise: bool | None = None  # None: as the train flag says
         self.taps: dict[str, Tap] = {}
         self.progress_known = False
@@ -170,10 +171,11 @@ class Supervised(nn.Module):
 
         A new tensor each, so that the factor of a forward before stays what it was.
         """
-        for position, tap in enumerate(self.taps.values()):
-            if not (tap.rule.moves or (first and tap.rule.scales)):
-                continue
-            tap.factor = torch.tensor(tap.rule.factor(progress, len(self.taps) - position))
+        above = 1  # the outputs higher up: main, and branches that are held against something themselves
+        for name, tap in reversed(self.taps.items()):
+            if tap.rule.moves or (first and tap.rule.scales):
+                tap.factor = torch.tensor(tap.rule.factor(progress, above))
+            above += name in self.learning
 
     def get_extra_state(self) -> Tensor:
         """The position in the heads' random stream, so that a resumed run draws what the undisturbed one draws."""
@@ -234,8 +236,10 @@ def attach(model: nn.Module, plan: Plan) -> Supervised:
     cuda = [anchor.device.index] if anchor is not None and anchor.is_cuda else []
     with torch.random.fork_rng(devices=cuda):
         for branch in plan.branches:
-            head = head_builders.build(branch.head, branch.feature, plan.classes, model=model, layer=branch.layer)
-            built[branch.name] = head_builders.zero(head) if branch.zero else head
+            head = head_builders.build(
+                branch.head, branch.feature, plan.classes, model=model, layer=branch.layer, main=plan.main
+            )
+            built[branch.name] = head_builders.zero(head, branch.feature) if branch.zero else head
     if anchor is not None:
         for head in built.values():
             head.to(anchor.device, anchor.dtype)

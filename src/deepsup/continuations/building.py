@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from ..errors import ContinuationError
-from ..features import Feature
+from ..features import Feature, Pick
 from .blocks import Stage, following, has_stride
 from .cutting import INPUT, Point, cut, trace
 from .resizing import Resizing, check_plain, fit_convolution, fit_linear
@@ -26,6 +26,7 @@ def continuation(
     *,
     model: nn.Module,
     layer: str,
+    main: Pick = (),
     width: float = 1.0,
     blocks: float | Sequence[int] | None = None,
 ) -> nn.Module:
@@ -34,11 +35,12 @@ def continuation(
     Example: `continuation(feature, 100, model=resnet18, layer="layer2", blocks=[1, 2])` repeats layer3 with one block and
     layer4 with two. Layers keep the names that they have in the model: `layer3.0.conv1`.
 
-    `feature` is what the layer gives out, the result maps it to scores (N, `classes`). `width` multiplies the channels of
+    `feature` is what the layer gives out, the result maps it to scores (N, `classes`). Of a model with several outputs
+    (a tuple, a dict, named fields) the copy makes the one that `main` picks, or unless said the usual one. `width` multiplies the channels of
     everything in the copy, rounded; what comes in and the scores keep theirs, depthwise convolutions stay depthwise,
     grouped ones keep their groups. `blocks` says how many blocks each following stage has (`blocks.stages_of`): one
     count for each of them, or a factor, rounded up; stages are cut at their end or go on with copies of their last
-    block. `layer="input"` repeats the whole model, as the peers of deep mutual learning do.
+    block. The layer `INPUT` repeats the whole model, as the peers of deep mutual learning do.
 
     Convolutions are drawn from N(0, 2 / fan_out), He et al. 2015, fan_out being kernel positions times output channels
     in a group; normalisations start as identity, everything else as its own `reset_parameters` says. Parameters of
@@ -48,9 +50,9 @@ def continuation(
     """
     _check(model, layer, width, blocks)
     replica, values = _replica(model)
-    point = Point(replica, layer)
+    point = Point(replica, layer, main)
     changed = width != 1 or blocks is not None
-    if layer == INPUT and not changed and _maps_to(replica, feature, classes):
+    if layer == INPUT and not changed and _maps_to(replica, feature, classes, main):
         return _freshened(point, replica, values)
     if blocks is not None:
         _lengthen(point, blocks, values)
@@ -113,14 +115,17 @@ def _can_learn(parameter: Tensor) -> bool:
     return parameter.is_floating_point() or parameter.is_complex()
 
 
-def _maps_to(replica: nn.Module, feature: Feature, classes: int) -> bool:
-    """Whether the whole model, as it is, gives out these scores; where it cannot run empty, it is taken to."""
+def _maps_to(replica: nn.Module, feature: Feature, classes: int, main: Pick) -> bool:
+    """Whether the whole model, as it is, gives out these scores; where it cannot run empty, it is taken to.
+
+    But not where its prediction is one of several outputs, which the copy has to pick.
+    """
     try:
         with torch.no_grad():
             dtype = next((p.dtype for p in replica.parameters() if p.is_floating_point()), None)
             found = copy.deepcopy(replica).train()(torch.zeros(2, *feature.shape, dtype=dtype, device="meta"))
     except Exception:
-        return True
+        return not main
     return isinstance(found, Tensor) and tuple(found.shape) == (2, classes)
 
 

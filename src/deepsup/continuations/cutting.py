@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from torch import fx, nn
@@ -14,10 +14,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from ..errors import ContinuationError
-from ..features import USUAL_NAMES, picked
+from ..features import USUAL_NAMES, Pick, picked, show_pick
+from ..layers import INPUT as INPUT
 from ..restoring import untouched
-
-INPUT = "input"  # the pseudo-layer for what the model itself is given
 
 # Never looked into, even where they have layers inside (timm's BatchNormAct2d): their channel counts can be changed.
 LEAVES = (_ConvNd, _NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.Linear, nn.PReLU)
@@ -35,10 +34,11 @@ _IN_PLACE = {"iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "i
 
 
 class Point(NamedTuple):
-    """Where a model is cut: at the output of `layer`, or at its input."""
+    """Where a model is cut: at the output of `layer`, or at its input. `main`: which of several outputs is meant."""
 
     root: nn.Module
     layer: str
+    main: Pick = ()
 
     def refusal(self, found: str, advice: str = "") -> ContinuationError:
         """The error that says what is in the way, and what to do about it."""
@@ -58,11 +58,17 @@ class Traced(NamedTuple):
     @property
     def prediction(self) -> Any:
         """What the model returns: a node, or nodes in tuples and the like."""
-        found: Any = next(n for n in reversed(self.graph.nodes) if n.op == "output").args[0]
-        if isinstance(found, fx.Node) and isinstance(found.target, type):  # a named tuple or a dataclass
-            names = getattr(found.target, "_fields", ())
-            return {**dict(zip(names, found.args, strict=False)), **found.kwargs}
-        return found
+        return _opened(next(n for n in reversed(self.graph.nodes) if n.op == "output").args[0])
+
+
+def _opened(value: Any) -> Any:
+    """An output with named tuples and dataclasses, which are nodes to a graph, as dicts of their fields."""
+    if isinstance(value, fx.Node) and isinstance(value.target, type):
+        names = getattr(value.target, "_fields", ())
+        value = {**dict(zip(names, value.args, strict=False)), **value.kwargs}
+    if isinstance(value, Mapping):
+        return {key: _opened(item) for key, item in value.items()}
+    return tuple(map(_opened, value)) if isinstance(value, (tuple, list)) else value
 
 
 class _Tracer(fx.Tracer):
@@ -117,6 +123,9 @@ def trace(point: Point, opaque: set[str] | None = None) -> Traced:
     training = _trace(point, opaque, training=True)
     if isinstance(training.prediction, fx.Node):
         return training
+    named = _node_at(training.prediction, point.main) if point.main else None
+    if named is not None and named is not _usual(training.prediction):
+        return training  # one that evaluation leaves out, or calls otherwise
     evaluation = _trace(point, opaque, training=False)  # GoogLeNet and Inception return more only in training
     return evaluation if isinstance(evaluation.prediction, fx.Node) else training
 
@@ -201,16 +210,28 @@ def _start(point: Point, traced: Traced) -> fx.Node:
 
 
 def _end(point: Point, traced: Traced) -> fx.Node:
-    """The model's prediction; of several outputs the one with a usual name, else the first."""
-    picks: list[tuple[str | int, ...]] = [(), *((name,) for name in USUAL_NAMES), (0,)]
-    for pick in picks:
-        try:
-            found = picked(traced.prediction, pick)
-        except LookupError:
-            continue
-        if isinstance(found, fx.Node):
-            return found
-    raise point.refusal(f"the model returns {type(traced.prediction).__name__}, in which no prediction is found")
+    """The model's prediction: what it returns, or of several outputs the one that `main` names, else the usual one."""
+    prediction = traced.prediction
+    several = not isinstance(prediction, fx.Node)
+    found = _node_at(prediction, point.main) if several and point.main else _usual(prediction)
+    if found is None:
+        sought = f"no tensor at '{show_pick(point.main)}'" if point.main else "no prediction"
+        raise point.refusal(f"the model returns {type(prediction).__name__}, in which {sought} is found")
+    return found
+
+
+def _usual(prediction: Any) -> fx.Node | None:
+    """The prediction itself; of several outputs the one with a usual name, else the first."""
+    picks: list[Pick] = [(), *((name,) for name in USUAL_NAMES), (0,)]
+    return next((found for pick in picks if (found := _node_at(prediction, pick)) is not None), None)
+
+
+def _node_at(prediction: Any, pick: Pick) -> fx.Node | None:
+    try:
+        found = picked(prediction, pick)
+    except LookupError:
+        return None
+    return found if isinstance(found, fx.Node) else None
 
 
 def _needed(point: Point, traced: Traced, start: fx.Node, end: fx.Node) -> list[fx.Node]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +18,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from .. import gradients, heads, schedules
-from ..errors import DeepsupError
+from .. import gradients, heads, methods, schedules
+from ..edges import INPUT
+from ..errors import ConfigError, DeepsupError
 from ..objectives import Objective
 from ..planning import RESERVED
 from ..plans import Branch, Plan, millions
@@ -31,6 +32,8 @@ from .findings import ERROR, WARNING, Finding, finding
 WRAPPERS = (nn.DataParallel, DistributedDataParallel)
 INNER = ("_orig_mod", "_forward_module", "_original_module")
 EARLY, HEAVY, LIGHT = 1 / 3, 0.5, ("pool", "linear", "token")
+PRESET = ("cnds", "continuation", "googlenet")  # big heads that a method has for every branch
+ARRANGED = ("bottleneck", "continuation", "embed", "sepconv")  # and those that one chooses for each layer
 STEPS = [i / 100 for i in range(101)]  # of progress, at which schedules are looked at
 
 
@@ -266,7 +269,7 @@ def weighing(objective: Objective) -> Iterator[Finding]:
             continue
         where, shown = branch(edge.source.partition("/")[0]), schedules.show(edge.weight)
         try:
-            values = [float(edge.weight(p)) for p in STEPS]
+            values = _values(edge.weight)
         except Exception as error:
             yield finding("weight-unusable", where, f"its weight {shown} fails: {type(error).__name__}: {error}")
             continue
@@ -275,6 +278,12 @@ def weighing(objective: Objective) -> Iterator[Finding]:
             yield finding("weight-unusable", where, f"its weight {shown} is {bad[0][1]:g} at progress {bad[0][0]:g}")
         elif not any(values):
             yield finding("weight-always-zero", where, f"its weight {shown} is 0 from beginning to end")
+
+
+def _values(weight: Callable[[float], float]) -> list[float]:
+    """A weight over the training, asked of a copy: a schedule of the user's may count its calls."""
+    own = copied(weight)
+    return [float(own(p)) for p in STEPS]
 
 
 def naming(plan: Plan, objective: Objective) -> Iterator[Finding]:
@@ -293,24 +302,38 @@ def naming(plan: Plan, objective: Objective) -> Iterator[Finding]:
 
 
 def pricing(plan: Plan) -> Iterator[Finding]:
-    """Branches that cost more than the trunk, and light heads early on with a heavy constant weight."""
+    """Branches that cost more than the trunk though no method has them so, and light heads early on with a heavy weight."""
     for b in plan.branches:
         dearer = [
             f"{millions(own)} {word} to the model's {millions(trunk)}"
             for own, trunk, word in ((b.params, plan.params, "parameters"), (b.flops, plan.flops, "FLOPs"))
             if own > trunk > 0
         ]
-        if dearer:
+        if dearer and not _is_dear_by_design(plan, b):
             yield finding("dear-branch", branch(b.name), f"its head '{heads.show(b.head)}' has {' and '.join(dearer)}")
         if _is_early_and_heavy(b):
             what = f"a light head '{heads.show(b.head)}' at depth {b.depth:.0%} has the constant weight {b.weight(0):g}"
             yield finding("early-heavy-branch", branch(b.name), what)
 
 
+def _is_dear_by_design(plan: Plan, b: Branch) -> bool:
+    """Whether the plan's method itself brings this head, or it is a whole peer network."""
+    name = b.head.split("(")[0] if isinstance(b.head, str) else ""
+    if b.layer == INPUT and name in ("continuation", "network"):
+        return True
+    try:
+        method = methods.get(plan.method)
+    except ConfigError:  # a plan of another version
+        return False
+    return (name in PRESET and b.head == method.head) or (name in ARRANGED and method.arrange is not None)
+
+
 def _is_early_and_heavy(b: Branch) -> bool:
+    if isinstance(b.weight, schedules.adaptive):  # 1 is only where it starts
+        return False
     light = isinstance(b.head, str) and b.head.split("(")[0] in LIGHT
     try:
-        weights = {float(b.weight(p)) for p in STEPS}
+        weights = set(_values(b.weight))
     except Exception:  # said elsewhere
         return False
     undamped = b.gradient == gradients.ADD

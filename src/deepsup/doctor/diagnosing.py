@@ -62,7 +62,8 @@ def diagnose(
     should get, as a `plan` or as `at` with the options of `deepsup.plan` (`method`, `head`, `weight`, `gradient`,
     `classes`, `main`, `layout`; `branch_loss` is its `loss`). `sample` and `target` are a real batch on the model's
     device; without a target labels and losses are not looked at. `loss` is that of the main output, or give the
-    `objective`. The sizes of batches come from `batch_sizes`, `batches` (a `DataLoader`, or a list), or the sample.
+    `objective`. The sizes of batches come from `batch_sizes`, `batches` (a `DataLoader`, or a list), or the sample; of a
+    list, the first two also show whether they overlap, where the method needs that.
 
     A set-up that `plan` or `attach` would refuse gets findings, never an exception. In several processes call it in all
     of them where normalisation is synchronised. Models that are sharded by FSDP are not run.
@@ -73,7 +74,8 @@ def diagnose(
     setup = Setup.of(model)
     wanted = at is not None or (plan is not None and (setup.net is None or plan != setup.net.plan))
     found += checks.wrapping(setup, wanted=wanted)
-    whole = _private(objective if setup.net is None else objective or Objective(setup.net.plan, loss=loss))
+    given = objective or (Objective(setup.net.plan, loss=loss) if setup.net else None)
+    whole = _private(given) if given is not None else None
     loss = checks.copied(loss)
     case = _Case(setup, sample, target, found, whole, loss, batch_sizes or rehearsals.sizes_of(batches))
     if branch_loss is not None:
@@ -88,15 +90,16 @@ def diagnose(
         found += checks.passing(setup, chosen)
         found += checks.naming(chosen, whole or Objective(chosen))
         found += checks.weighing(whole or Objective(chosen))
+    trained = whole.plan if whole is not None and whole.plan is not None else chosen
+    if trained is not None:
+        found += rehearsals.batching(trained, sample, target, batches)
     names = ", ".join(chosen.names) if chosen and chosen.branches else "the plain model"
     seen = {"labels": "labels, " if target is not None else "", "optimizer": " and optimiser" if optimizer else ""}
     return diagnosis(found, CHECKED.format(branches=names, **seen))
 
 
-def _private(objective: Objective | None) -> Objective | None:
+def _private(objective: Objective) -> Objective:
     """An objective whose losses are copies: one with a state of its own (a running mean, a counter) stays as it is."""
-    if objective is None:
-        return None
     twin = copy.copy(objective)
     twin.memory = dict(objective.memory)
     twin.edges = tuple(replace(edge, loss=checks.copied(edge.loss)) for edge in objective.edges)
@@ -202,7 +205,8 @@ class _Case:
         made = self._attached(plan) if setup.net is None and plan is not None and plan.branches else None
         net = setup.net or made
         heads = dict(net.heads.items()) if net else {}
-        objective = self.objective or Objective(plan if net else None, loss=self.loss)
+        whole = net is not None or (plan is not None and not plan.branches)
+        objective = self.objective or _private(Objective(plan if whole else None, loss=self.loss))
         sample, target = rehearsals.doubled(self.sample, self.target)
         normalisation = rehearsals.Normalisation()
         try:
@@ -236,11 +240,12 @@ class _Case:
 
 
 def _places_itself(options: Mapping[str, Any]) -> bool:
-    """Whether the method says where its branches go."""
+    """Whether the method says where its branches go, or has none."""
     try:
-        return "method" in options and methods.get(options["method"]).places is not None
+        method = methods.get(options.get("method", "aux"))
     except ConfigError:
         return True  # plan says best what is wrong with it
+    return method.places is not None or method.bare
 
 
 def _cleaned(at: Any) -> Any:

@@ -189,6 +189,18 @@ TRAPS: dict[str, Trap] = {
     "target-unfit": Trap(
         ERROR, "The first training step stops here", "Give the branch a head or a loss= that fits the target"
     ),
+    "one-crop": Trap(
+        ERROR,
+        "The method compares two crops of each image: it would take different images for the same one, and the first training "
+        "step stops instead",
+        "Cat both crops, model(torch.cat([crop1, crop2])), and repeat the labels, torch.cat([y, y]); with settings data.views=2",
+    ),
+    "no-overlap": Trap(
+        ERROR,
+        "The method compares what the model says of a sample with what it said of it one batch ago: the second training step "
+        "stops where a batch does not begin with the new samples of the one before",
+        "Wrap your batches, deepsup.training.feeds.overlapping(batches); with settings data.overlap=true",
+    ),
     "loss-failed": Trap(ERROR, "The first training step stops here", "Try the loss on one output by hand"),
     "loss-not-finite": Trap(
         ERROR,

@@ -101,6 +101,35 @@ def sizes_of(batches: Any) -> set[int] | None:
     return None
 
 
+def batching(plan: Plan, sample: Any, target: Any, batches: Any) -> Iterator[Finding]:
+    """Batches that lack what the method compares: a second crop of each image, or the samples of the batch before."""
+    labels = target if isinstance(target, Tensor) and target.ndim else None
+    size = length(sample) if labels is None else len(labels)
+    if plan.views == 2 and (size % 2 or (labels is not None and not torch.equal(*labels.chunk(2)))):
+        batch = "the sample" if labels is None else "the target"
+        said = f"{batch} is of {size}, an odd number" if size % 2 else f"the two halves of these {size} labels differ"
+        what = f"method '{plan.method}' needs batches [crops 1; crops 2] with the labels repeated, and {said}"
+        yield finding("one-crop", "batch", what)
+    first, second = _labels_of_two(batches)
+    if plan.overlap and first is not None and second is not None:
+        new = len(first)  # of the first batch of all every sample is new
+        if len(second) <= new:
+            what = f"the first batch has {new} samples and the second {len(second)}: there is no room for new ones behind them"
+            yield finding("no-overlap", "batches", what)
+        elif not torch.equal(first.to(second.device), second[:new]):
+            what = f"the second batch does not begin with the {new} samples of the first: their labels differ"
+            yield finding("no-overlap", "batches", what)
+
+
+def _labels_of_two(batches: Any) -> tuple[Tensor | None, Tensor | None]:
+    """The labels of the first two batches of a list; others are not read, which could move a sampler."""
+    if not isinstance(batches, (list, tuple)):
+        return None, None
+    pairs = [b for b in batches[:2] if isinstance(b, (list, tuple)) and len(b) == 2]
+    found = [y for _, y in pairs if isinstance(y, Tensor) and y.ndim]
+    return (found[0], found[1]) if len(found) == 2 else (None, None)
+
+
 def no_batch(sample: Any) -> Finding | None:
     """What is given in place of a batch by mistake: nothing, a loader, a dataset."""
     loads = isinstance(sample, (DataLoader, Dataset, Iterator)) or (

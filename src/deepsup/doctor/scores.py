@@ -65,10 +65,10 @@ def place(source: str) -> str:
 
 def _kind(loss: Any) -> str:
     """`cross_entropy`, `nll_loss` or `kl_div`, where a loss is known to be one of them."""
-    if isinstance(loss, str):
-        return loss
-    function = loss.func if isinstance(loss, functools.partial) else loss
-    return next((kind for known, kind in KINDS.items() if function is known or type(loss) is known), "")
+    function = losses.get(loss)
+    function = function.func if isinstance(function, functools.partial) else function
+    function = losses.LOSSES[function.name] if isinstance(function, losses.Named) else function
+    return next((kind for known, kind in KINDS.items() if function is known or type(function) is known), "")
 
 
 def _option(loss: Any, name: str, default: Any) -> Any:
@@ -81,7 +81,8 @@ def _scale_of_scores(edge: Edge, prediction: Tensor) -> Iterator[Finding]:
     if kind == "cross_entropy" and scores:
         what = "sum to 1" if scores == "probabilities" else "have exponentials that sum to 1"
         fix = "Give out raw scores: remove the softmax at the end"
-        if scores == "log-probabilities":
+        optioned = isinstance(losses.get(edge.loss), losses.Named)  # such as smoothing, which nll_loss has not
+        if scores == "log-probabilities" and not optioned:
             given = "F" if edge.source == "main" else f"{{'{edge.source}': F}}"
             taker = "Objective(plan, loss=F)" if edge.source == "main" else f"plan(..., loss={given})"
             fix = f"Give out raw scores: remove the log_softmax at the end; or {taker} with F = torch.nn.functional.nll_loss"

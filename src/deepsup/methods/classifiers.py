@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from deepsup.continuations import stages
@@ -10,7 +11,7 @@ from deepsup.errors import ConfigError, LayerError
 from deepsup.layers import select
 from deepsup.losses import describe
 
-from .presets import Method, Preset, Scene, positive
+from .presets import Method, Preset, Scene, between, positive
 
 KAYA = (15, 30, 45, 60, 75, 90)  # percent of the compute
 
@@ -28,7 +29,7 @@ def none() -> Method:
 
 def label_smoothing(*, smoothing: float = 0.1) -> Method:
     """The plain model with softened labels: what a method must beat that gains by softening targets."""
-    positive("label-smoothing", smoothing=smoothing)
+    between("label-smoothing", 0, 1, smoothing=smoothing)
     return Method(
         name="label-smoothing",
         summary="control: the plain model with softened labels, as many epochs",
@@ -53,6 +54,7 @@ def equal_compute() -> Method:
 
 def aux(*, weight: float = 0.3) -> Method:
     """Light classifiers at layers of your choice."""
+    between("aux", 0, math.inf, weight=weight)
     return Method(
         name="aux",
         summary="auxiliary classifiers with a constant weight, dropped at test",
@@ -65,6 +67,7 @@ def aux(*, weight: float = 0.3) -> Method:
 
 def googlenet(*, weight: float = 0.3, bn: bool = False) -> Method:
     """The auxiliary classifiers of GoogLeNet, on any network."""
+    between("googlenet", 0, math.inf, weight=weight)
     return Method(
         name="googlenet",
         summary="GoogLeNet's auxiliary classifiers: pool, 1x1 conv 128, FC 1024, dropout 0.7, dropped at test",
@@ -97,8 +100,7 @@ def dsn(
 ) -> Method:
     """Deeply-Supervised Nets as the paper writes them."""
     positive("dsn", alpha=alpha)
-    if gamma < 0 or norm < 0:
-        raise ConfigError(f"method 'dsn' needs gamma and norm of at least 0; found gamma={gamma!r}, norm={norm!r}.")
+    between("dsn", 0, math.inf, gamma=gamma, norm=norm)
     schedules = {
         "linear": f"linear({alpha}, 0)",
         "iterated": f"dsn({alpha}, {{epochs}})",
@@ -155,6 +157,7 @@ def _dsn_places(scene: Scene) -> Mapping[str, str]:
 
 def cnds(*, alpha: float = 0.3, reading: str = "iterated") -> Method:
     """CNDS as the paper writes it."""
+    between("cnds", 0, math.inf, alpha=alpha)
     shown = "" if reading == "iterated" else f", reading={reading!r}"
     return Method(
         name="cnds",
@@ -172,6 +175,7 @@ def cnds(*, alpha: float = 0.3, reading: str = "iterated") -> Method:
 
 def cnds_released(*, weight: float = 0.4) -> Method:
     """CNDS as the released prototxt trains it."""
+    between("cnds-released", 0, math.inf, weight=weight)
     return Method(
         name="cnds-released",
         summary="CNDS as released: the branch after the fourth convolution, weight 0.4 throughout",

@@ -11,7 +11,7 @@ from deepsup.errors import ConfigError, LayerError
 from deepsup.schedules import constant, parse
 
 from .classifiers import all_stages, inner_stages
-from .presets import Method, Preset, Scene, positive
+from .presets import Method, Preset, Scene, between, positive
 
 DHM_BRANCHES = (
     "a branch repeats the rest of the trunk, by DHM's published tables where it has one (CIFAR ResNet, WRN, DenseNet, "
@@ -21,6 +21,7 @@ DHM_BRANCHES = (
 
 def dsl(*, weight: float = 1.0) -> Method:
     """DHM's branches without the mimicry: plain deep supervision with big branches."""
+    between("dsl", 0, math.inf, weight=weight)
     return Method(
         name="dsl",
         summary="two branches that repeat the rest of the trunk, each with the labels",
@@ -36,6 +37,7 @@ def dsl(*, weight: float = 1.0) -> Method:
 
 def dks(*, weight: float = 1.0) -> Method:
     """Deeply-supervised Knowledge Synergy."""
+    between("dks", 0, math.inf, weight=weight)
     return Method(
         name="dks",
         summary="two branches that repeat the rest of the trunk; every output teaches every other",
@@ -52,6 +54,9 @@ def dks(*, weight: float = 1.0) -> Method:
 def dhm(*, temperature: float = 1.0, weight: float = 1.0, dynamic: bool = False) -> Method:
     """Dynamic Hierarchical Mimicking."""
     positive("dhm", temperature=temperature)
+    between("dhm", 0, math.inf, weight=weight)
+    if not isinstance(dynamic, bool):
+        raise ConfigError(f"method 'dhm' takes True or False for dynamic; found dynamic={dynamic!r}.")
     loss = "kl" if temperature == 1 else f"kl(temperature={temperature:g})"
     return Method(
         name="dhm",
@@ -158,8 +163,8 @@ def _check_peers(method: str, peers: int) -> None:
 def byot(*, alpha: float = 0.1, temperature: float = 3.0, hint: float = 1.28e-4) -> Method:
     """Be Your Own Teacher: the deepest output teaches the shallow ones, in scores and features."""
     positive("byot", temperature=temperature)
-    if not 0 <= alpha <= 1 or hint < 0:
-        raise ConfigError(f"method 'byot' needs alpha in [0, 1] and hint >= 0; found alpha={alpha!r}, hint={hint!r}.")
+    between("byot", 0, 1, alpha=alpha)
+    between("byot", 0, math.inf, hint=hint)
     return Method(
         name="byot",
         summary="a classifier after every stage; the deepest teaches them, in scores and in features",
@@ -180,6 +185,8 @@ def byot(*, alpha: float = 0.1, temperature: float = 3.0, hint: float = 1.28e-4)
 
 def byot_released(*, alpha: float = 0.3, hint: float = 0.03) -> Method:
     """Be Your Own Teacher as the authors' journal code trains it."""
+    between("byot-released", 0, 1, alpha=alpha)
+    between("byot-released", 0, math.inf, hint=hint)
     return Method(
         name="byot-released",
         summary="BYOT as the authors' journal code has it: separable convolutions, stronger terms",
@@ -206,9 +213,20 @@ def _sepconvs(method: Method, scene: Scene, layers: Mapping[str, str]) -> Mappin
 
 def _with_deepest(method: Method, scene: Scene, layers: Mapping[str, str], head: str) -> Mapping[str, Preset]:
     """Heads that bring a stage's map to the size and channels of the deepest, and a reader of the deepest map."""
-    deepest = all_stages(scene)[-1]
+    deepest = _deepest(method, scene)
     found = {name: method.preset(layer, head=_to_deepest(scene, layer, head)) for name, layer in layers.items()}
     return found | {"deepest": Preset(deepest, "mean", "none", "constant(0)", own=True)}
+
+
+def _deepest(method: Method, scene: Scene) -> str:
+    """The end of the last stage, which these methods read wherever their branches are."""
+    try:
+        return all_stages(scene)[-1]
+    except LayerError:
+        raise LayerError(
+            f"method '{method.name}' brings the maps of its branches to the size of the deepest one, and the activations of "
+            f"{scene.seen.model} keep their size. Choose a method that compares scores only, such as dhm or sdn."
+        ) from None
 
 
 def _to_deepest(scene: Scene, layer: str, head: str, more: str = "") -> str:
@@ -284,13 +302,15 @@ def cds(*, weight: float = 0.1, temperature: float = 0.07, loss: str = "supcon")
 
 
 def _embeddings(method: Method, scene: Scene, layers: Mapping[str, str]) -> Mapping[str, Preset]:
+    deepest = _deepest(method, scene)
     found = {name: method.preset(layer, head=_to_deepest(scene, layer, "embed")) for name, layer in layers.items()}
-    return found | {"deepest": method.preset(all_stages(scene)[-1], head="mean")}
+    return found | {"deepest": method.preset(deepest, head="mean")}
 
 
 def dlb(*, alpha: float = 1.0, temperature: float = 3.0) -> Method:
     """Self-distillation from the last mini-batch: no branch at all."""
     positive("dlb", temperature=temperature)
+    between("dlb", 0, math.inf, alpha=alpha)
     return Method(
         name="dlb",
         summary="half of each batch is the batch before; the model agrees with what it said of it then. No branches",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -99,8 +100,20 @@ class Method:
         return Preset(layer=layer, **{**plain, **changes})
 
 
-def positive(method: str, **values: float) -> None:
-    """Raise `ConfigError` for an option that must be above 0 and is not."""
+def positive(method: str, **values: Any) -> None:
+    """Raise `ConfigError` for an option that must be a number above 0 and is not."""
     for name, value in values.items():
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
+        if not _is_number(value) or not value > 0:
             raise ConfigError(f"method '{method}' needs {name} above 0; found {name}={value!r}.")
+
+
+def between(method: str, low: float, high: float, **values: Any) -> None:
+    """Raise `ConfigError` for an option that must be a number from `low` to `high` and is not."""
+    for name, value in values.items():
+        if not _is_number(value) or not low <= value <= high:
+            limits = f"of at least {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
+            raise ConfigError(f"method '{method}' needs a number {limits} for {name}; found {name}={value!r}.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

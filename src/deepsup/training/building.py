@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch import nn
 
 from deepsup import datasets, doctor, methods, networks
-from deepsup.doctor.findings import Diagnosis, diagnosis, from_error
+from deepsup.doctor.findings import Diagnosis, Finding, diagnosis, from_error
 from deepsup.errors import ConfigError, DeepsupError, HeadError
 from deepsup.objectives import Objective
 from deepsup.planning import plan as make_plan
@@ -82,7 +82,8 @@ def _equal_epochs(config: TrainConfig, model: nn.Module, data: datasets.Dataset)
     plan = _plan(other, model, data)[0]
     each = 1 + plan.cost["head_flops"] / plan.cost["trunk_flops"]
     passes = plan.views * (2 if plan.overlap else 1)  # how often an epoch shows each image
-    return max(config.epochs, round(config.epochs * passes * each))
+    own = config.data.views * (2 if config.data.overlap else 1)
+    return max(config.epochs, round(config.epochs * passes * each / own))
 
 
 def measure(config: TrainConfig, *, at: list[str] | dict[str, str] | None = None) -> Probe:
@@ -126,16 +127,38 @@ def _diagnose(config: TrainConfig) -> Diagnosis:
     look = partial(doctor.diagnose, model, sample, target, batch_sizes=training_feed(config, data).batch_sizes)
     if settings is None:
         return look(classes=data.classes)
-    method = methods.get(settings.method)
-    if method.bare:
-        return look(plan=_plan(config, model, data)[0])
-    if _places(settings) == "auto":
+    refused = _refusals(config, model, data)
+    if methods.get(settings.method).bare:
+        seen = look(at=settings.at, method=settings.method, classes=data.classes)
+    elif _places(settings) != "auto":
+        options = _branch_options(config, settings)
+        seen = look(at=settings.at, branch_loss=settings.loss, classes=data.classes, **options)
+    else:
         try:
-            return look(plan=_plan(config, model, data)[0])
+            seen = look(classes=data.classes) if refused else look(plan=_plan(config, model, data)[0])
         except DeepsupError as error:
-            plain = look(classes=data.classes)
-            return diagnosis([from_error(error, _key_of(error)), *plain.findings], plain.checked)
-    return look(at=settings.at, branch_loss=settings.loss, classes=data.classes, **_branch_options(config, settings))
+            refused.append(from_error(error, _key_of(error)))
+            seen = look(classes=data.classes)
+    said = {f.code for f in refused} & {"one-crop", "no-overlap"}  # by the key to set, which helps more than the batch
+    return diagnosis([*refused, *(f for f in seen if f.code not in said)], seen.checked)
+
+
+def _refusals(config: TrainConfig, model: nn.Module, data: datasets.Dataset) -> list[Finding]:
+    """What `prepare` would refuse besides the branches, by the key of the setting: batches, and compute to be matched."""
+    assert config.supervise is not None
+    method = methods.get(config.supervise.method)
+    found = []
+    try:
+        _check_batches(config, method)
+    except ConfigError as error:
+        key, code = ("views", "one-crop") if method.views > config.data.views else ("overlap", "no-overlap")
+        found.append(from_error(error, f"data.{key}", code=code))
+    if is_equal_compute(config):
+        try:
+            _equal_epochs(config, model, data)
+        except DeepsupError as error:
+            found.append(from_error(error, "supervise.like"))
+    return found
 
 
 def _key_of(error: DeepsupError) -> str:

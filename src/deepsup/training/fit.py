@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
-from deepsup import losses, schedules
+from deepsup import schedules
 from deepsup.datasets import Split
 from deepsup.errors import ConfigError, LayerError, OutputError
 from deepsup.objectives import Objective
@@ -83,7 +83,8 @@ def fit(
         "validation": validation is not None,
         "optimizer": _describe(optimizer),
         "schedule": None if schedule is None else schedules.show(schedules.as_schedule(schedule)),
-        "terms": {e.source: f"{schedules.show(e.weight)} * {losses.show(e.loss)}" for e in objective.edges},
+        "terms": {e.name: f"{schedules.show(e.weight)} * {e}" for e in objective.edges},
+        "dynamic": objective.plan is not None and objective.plan.dynamic,
         "rules": {b.name: repr(b.gradient) for b in net.plan.branches} if isinstance(net, Supervised) else {},
         "seed": seed,
         "processes": fabric.world_size,

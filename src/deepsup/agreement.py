@@ -1,0 +1,99 @@
+"""Whether heads, losses and terms between outputs fit one another: asked when a plan is made, not at the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from . import heads, losses
+from .edges import INPUT, TARGET, Edge
+from .errors import ClassCountError, HeadError
+from .plans import Branch
+
+Shapes = Mapping[str, tuple[int, ...]]  # of outputs by name, batch included: main, branches, BRANCH/feature
+
+ENSEMBLE, GATE = "ensemble", "gate"
+LIKE_MAIN = (ENSEMBLE, "previous")  # outputs that no model returns, of main's shape
+
+
+def predicts(head: heads.HeadLike) -> bool:
+    """Whether a head gives class scores, and not an embedding or a gate. `"auto"` does."""
+    return not isinstance(head, str) or head == heads.AUTO or heads.read(head)[0] not in heads.EMBEDDINGS
+
+
+def check_output(
+    name: str,
+    layer: str,
+    *,
+    head: heads.HeadLike,
+    loss: str | losses.Loss,
+    shape: tuple[int, ...],
+    main: tuple[int, ...],
+) -> None:
+    """Raise `HeadError` or `ClassCountError` where a branch with a named loss on labels cannot meet main's target."""
+    if not isinstance(loss, str) or not losses.describe(loss).scores:
+        return
+    if not predicts(head):
+        raise HeadError(
+            f"the head of branch '{name}' ({heads.show(head)}) gives no class scores, which its loss {loss} needs. Choose a "
+            "head that does, or loss='none' and a term of your own."
+        )
+    if shape[1:] != main[1:]:
+        raise (ClassCountError if layer == INPUT else HeadError)(  # a peer is a model, and no head
+            f"the head of branch '{name}' predicts {shape[1:]} a sample, the model itself {main[1:]}, and both meet one "
+            f"target. Give the branch a head with output {main[1:]}, or a loss= of its own."
+        )
+
+
+def zeros(
+    asked: Mapping[str, bool],
+    chosen: Mapping[str, heads.HeadLike],
+    loss: Mapping[str, str | losses.Loss],
+    *,
+    by_name: bool,
+) -> dict[str, bool]:
+    """Of each branch, whether its head starts at zero. Raises `HeadError` for an embedding that was asked for `by_name`.
+
+    An embedding of zero stays there, because a loss that normalises it has a gradient of exactly zero; asked of all
+    branches, those that give one are left alone.
+    """
+    fits = {n: predicts(chosen[n]) and losses.describe(loss[n]).views == 1 for n in asked}
+    for name in (n for n, zero in asked.items() if by_name and zero and not fits[n]):
+        raise HeadError(
+            f"zero_heads= names branch '{name}', whose head ({heads.show(chosen[name])}) gives no class scores: an embedding "
+            "of zero would never move. Leave the branch out of zero_heads."
+        )
+    return {n: zero and fits[n] for n, zero in asked.items()}
+
+
+def check_edges(edges: Iterable[Edge], shapes: Shapes) -> None:
+    """Raise `HeadError` where a named loss between two outputs (kl, hint) would compare two shapes."""
+    for edge in edges:
+        if edge.target == TARGET or not isinstance(edge.loss, str) or not losses.describe(edge.loss).teacher:
+            continue
+        source, target = (shapes.get("main" if n in LIKE_MAIN else n, ())[1:] for n in (edge.source, edge.target))
+        if source != target:
+            raise HeadError(
+                f"'{edge.source}' learns from '{edge.target}' by {edge.loss}, which compares two outputs of one shape; found "
+                f"{source} and {target} a sample. Give the branch a head whose output has the teacher's shape."
+            )
+
+
+def weighed(branches: Sequence[Branch], edges: Iterable[Edge], shapes: Shapes) -> list[Branch]:
+    """The branches, the one called `gate` not counted among the predictions where it weighs them in an ensemble.
+
+    Raises `HeadError` for a gate that is none, or that has not one weight for each output that predicts.
+    """
+    gate = next((b for b in branches if b.name == GATE), None)
+    if gate is None or not any(ENSEMBLE in (e.source, e.target) for e in edges):
+        return list(branches)
+    members = ["main", *(b.name for b in branches if b.predicts and b is not gate)]
+    scores = isinstance(gate.head, str) and predicts(gate.head)
+    if scores or shapes[GATE][1:] != (len(members),):
+        found = "x".join(map(str, shapes[GATE][1:]))
+        raise HeadError(
+            f"the branch 'gate' weighs {len(members)} outputs in the ensemble ({', '.join(members)}), but its head "
+            f"({heads.show(gate.head)}) gives {found} {'class scores' if scores else 'weights'} a sample. Give it the head "
+            f"'gate(outputs={len(members)})', or a module that returns as many weights; other branches a head with main's output."
+        )
+    return [replace(b, predicts=b.predicts and b is not gate) for b in branches]
