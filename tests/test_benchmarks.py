@@ -52,3 +52,26 @@ def test_looking_at_gradients_costs_what_the_page_says() -> None:
     page = (ROOT / "docs/gradients.md").read_text()
     for name, row in found.items():
         assert f"| {name} | {row['ratio']:.2f} |" in page, name
+
+
+@pytest.mark.parametrize(
+    "name", [p.parent.name for p in sorted((ROOT / "benchmarks/results").glob("cifar100-*/compare.json"))]
+)
+def test_the_methods_in_the_log_are_the_committed_ones(name: str) -> None:
+    result = json.loads((ROOT / f"benchmarks/results/{name}/compare.json").read_text())
+    (group,) = result["groups"]
+    assert result["complete"]
+    section = (ROOT / "docs/log.md").read_text().partition(f"benchmarks/results/{name}`")[2].partition("\n## ")[0]
+    lines = [[c.strip() for c in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("| ")]
+    told = {cells[0]: cells[1:] for cells in lines[1:]}
+    assert list(told) == list(group["arms"])
+    for arm, row in group["arms"].items():
+        journals = [ROOT / f"benchmarks/results/{name}/{run}/journal.jsonl" for run in row["runs"]]
+        ends = [json.loads(j.read_text().splitlines()[-1]) for j in journals]
+        assert [end["accuracy"] for end in ends] == row["final"]
+        assert told[arm][0] == f"{100 * row['mean']:.1f} ± {100 * row['std']:.1f}"
+        assert told[arm][-1] == str(row["epochs"][0])
+        if (judged := group["verdicts"].get(arm)) is not None:
+            assert told[arm][1] == f"{100 * judged['mean_difference']:+.1f}"
+            assert told[arm][2] == f"{100 * judged['ci_low']:+.1f} to {100 * judged['ci_high']:+.1f}"
+            assert told[arm][3] == judged["verdict"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import deepsup as ds
-from deepsup import gradients
+from deepsup import gradients, networks
 from deepsup.doctor.checks import Setup, clean, opened
 
 from .patients import among, attached, examined, one_process, only
@@ -234,6 +235,65 @@ def test_a_branch_dearer_than_the_model_is_found() -> None:
     only(found, "dear-branch", "branch 'relu1'", "head='pool'", severity="warning")
     assert "parameters to the model's" in found.findings[0].what
     assert not examined(Plain(), at=["relu1"], head="pool")
+
+
+def test_the_big_heads_that_a_method_brings_are_not_called_dear() -> None:
+    net = small_resnet()
+    x, y = torch.randn(4, 1, 16, 16), torch.arange(4)
+    for method in ("cnds", "cnds-released", "googlenet", "googlenet(bn=True)", "dsl", "dks", "dhm(temperature=2)"):
+        plan = ds.plan(net, x, at=["layer2"] if "cnds" in method else None, method=method)
+        assert any(b.params > plan.params for b in plan.branches), "there is something to be silent about"
+        assert not ds.diagnose(net, x, y, plan=plan)
+    peer = "network(name='deepsup:resnet-14')"
+    plan = ds.plan(net, x, method="dml", head=peer)
+    assert plan.branches[0].params > plan.params
+    assert not ds.diagnose(net, x, y, plan=plan)
+
+
+@pytest.mark.parametrize(
+    ("method", "head"),
+    [
+        ("aux", "cnds"),
+        ("aux", "continuation(width=3)"),
+        ("cnds", "cnds(hidden=2048)"),
+        ("cnds", "googlenet"),
+        ("dsl", "googlenet"),
+        ("dml-of-another-version", "cnds"),
+    ],
+)
+def test_a_big_head_that_the_method_did_not_ask_for_is_dear(method: str, head: str) -> None:
+    net = small_resnet()
+    x, y = torch.randn(4, 1, 16, 16), torch.arange(4)
+    plan = ds.plan(net, x, at=["layer2"], method=method if "-of-" not in method else "aux", head=head)
+    found = ds.diagnose(net, x, y, plan=replace(plan, method=method))
+    only(found, "dear-branch", "branch 'layer2'", "head='pool'", severity="warning")
+
+
+def small_resnet() -> nn.Module:
+    return networks.build("deepsup:resnet-8", classes=10, in_channels=1, size=16)
+
+
+def test_a_weight_that_follows_its_loss_is_no_constant_weight() -> None:
+    deep = mlp(*[16] * 8, CLASSES)
+    x, y = torch.randn(4, 16), torch.arange(4)
+    assert not ds.diagnose(deep, x, y, at=["1"], weight="adaptive(0.9)")
+    assert not ds.diagnose(deep, x, y, at=["1"], method="adaloss")
+    only(ds.diagnose(deep, x, y, at=["1"], weight=1), "early-heavy-branch", "branch '1'", severity="warning")
+
+
+def test_a_schedule_that_counts_its_calls_is_asked_as_a_copy() -> None:
+    class Counting:
+        calls = 0
+
+        def __call__(self, progress: float) -> float:
+            self.calls += 1
+            return 0.3
+
+    weight = Counting()
+    net = attached(at=["relu1"], weight=weight)
+    assert not examined(net)
+    assert not examined(net, objective=ds.Objective(net.plan))
+    assert weight.calls == 0
 
 
 def test_an_early_light_branch_with_a_heavy_constant_weight_is_found() -> None:

@@ -17,8 +17,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import deepsup as ds
 from deepsup import networks
+from deepsup.errors import DeepsupError
+from deepsup.methods import METHODS
 from deepsup.taps import taps_on
 from deepsup.training import building, configs
+from deepsup.training.feeds import overlapping
 
 from .contracts.test_laws import assert_same_state, state_of
 from .patients import Checkpointed, Normalised, among, attached, examined, one_process, only
@@ -290,6 +293,96 @@ def test_a_refused_setting_of_a_probed_run_is_named_by_its_key(setting: str, cod
     words = ["model=deepsup:plain-12", "epochs=1", "data.limit=64", "supervise.at=auto", "supervise.probe.rule=drop"]
     found = building.diagnose(configs.load(None, [*words, "supervise.probe.iterations=1", setting]))[""]
     only(found, code, setting.split("=")[0])
+
+
+HEALTHY = {  # what a method needs besides its name, in settings
+    "aux": ["supervise.at=[layer1, layer2]"],
+    "cnds": ["supervise.at=[layer1]"],
+    "cnds-released": ["supervise.at=[layer1]"],
+    "cds": ["data.views=2", "data.augment=standard"],
+    "dlb": ["data.overlap=true"],
+    "equal-compute": ["supervise.like={method: dhm}"],
+}
+
+
+def configured(*words: str) -> ds.Diagnosis:
+    """What `deepsup doctor` says of a small net on digits with these settings."""
+    return building.diagnose(configs.load(None, ["model=deepsup:resnet-8", "epochs=1", "data.limit=64", *words]))[""]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_method_has_a_finding_on_a_healthy_net(method: str) -> None:
+    found = configured(f"supervise.method={method}", *HEALTHY.get(method, []))
+    assert not found, str(found)
+    assert str(found).startswith("no finding: ")
+
+
+def test_settings_that_a_run_would_refuse_are_findings_by_their_key() -> None:
+    found = configured("supervise.method=cds")
+    fix = only(found, "one-crop", "data.views", "Set data.views=2", "data.augment=standard")
+    assert "compares 2 crops" in fix.what
+    only(configured("supervise.method=dlb"), "no-overlap", "data.overlap", "Set data.overlap=true")
+    found = configured("supervise.method=equal-compute")
+    assert "needs supervise.like" in only(found, "bad-setting", "supervise.like").what
+    found = configured("supervise.method=equal-compute", "supervise.like={method: dhm, at: [nowhere]}")
+    only(found, "unknown-layer", "supervise.like", "deepsup layers MODEL")
+    for words in (
+        ["cds"],
+        ["dlb"],
+        ["equal-compute"],
+        ["equal-compute", "supervise.like={method: dhm, at: [nowhere]}"],
+    ):
+        with pytest.raises(DeepsupError):
+            building.prepare(configs.load(None, ["model=deepsup:resnet-8", f"supervise.method={words[0]}", *words[1:]]))
+
+
+def test_the_rest_is_looked_at_where_the_batches_are_refused() -> None:
+    found = configured("supervise.method=cds", "supervise.at=[layr1]")
+    assert [(f.code, f.where) for f in found] == [("one-crop", "data.views"), ("unknown-layer", "layer 'layr1'")]
+    found = configured("supervise.method=cds", "supervise.at=auto", "supervise.probe.rule=evenly")
+    only(found, "one-crop", "data.views")
+    found = configured("supervise.method=dlb", "supervise.at=[layer1]")
+    assert found.codes == ("no-overlap", "bad-setting")
+    assert "attaches no branches" in found.findings[1].what
+
+
+@pytest.mark.parametrize("method", ["dlb", "adaloss"])
+def test_what_an_objective_remembers_is_not_moved(method: str) -> None:
+    model = Residual()
+    net = ds.attach(model, ds.plan(model, images(), method=method))
+    objective, undisturbed = ds.Objective(net.plan), ds.Objective(net.plan)
+    batches = list(overlapping([(images(4), labels(4).roll(k)) for k in range(4)]))
+    model.eval()  # so that both see the same scores; taps are on by `supervising`
+    with ds.supervising(net):
+        for x, y in batches[:3]:
+            assert_same_terms(objective(net(x), y), undisturbed(net(x), y))
+        memory, before = objective.memory, vars(objective).copy()
+        values = {name: value.clone() for name, value in memory.items()}
+        assert values, "there is something to remember"
+        x, y = batches[3]
+        assert not ds.diagnose(net, x, y, objective=objective, batches=batches)
+        assert objective.memory is memory
+        assert all(torch.equal(memory[name], values[name]) for name in values)
+        assert vars(objective) == before
+        assert_same_terms(objective(net(x), y), undisturbed(net(x), y))
+
+
+def assert_same_terms(one: ds.Terms, other: ds.Terms) -> None:
+    assert torch.equal(one.total, other.total)
+    assert {n: float(w) for n, w in one.weights.items()} == {n: float(w) for n, w in other.weights.items()}
+
+
+def test_a_loss_of_a_branch_that_counts_its_calls_is_run_as_a_copy() -> None:
+    class Counting(nn.Module):
+        calls = 0
+
+        def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
+            self.calls += 1
+            return nn.functional.cross_entropy(prediction, target)
+
+    loss = Counting()
+    assert not examined(Plain(), at=["relu1"], branch_loss=loss, loss=loss)
+    assert loss.calls == 0
 
 
 def test_a_mismatch_of_classes_that_are_asked_for_is_a_finding() -> None:

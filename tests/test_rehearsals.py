@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import deepsup as ds
 from deepsup.doctor.rehearsals import doubled, length, sizes_of
+from deepsup.errors import ConfigError
+from deepsup.training.feeds import overlapping
 
 from .patients import OneValue, PoolsItself, SidePath, attached, examined, one_process, only
 from .small_nets import CLASSES, Plain, Residual, images, labels
@@ -134,6 +136,56 @@ def test_a_lone_sample_is_doubled_with_its_target() -> None:
     assert doubled(images(3), None)[1] is None
     assert length((torch.ones(()), images(3))) == 3
     assert length({"x": images(5)}) == 5
+
+
+def test_a_batch_without_a_second_crop_is_found_and_the_first_step_does_refuse_it() -> None:
+    net = staged(method="cds")
+    x, one = images(4), torch.tensor([0, 1, 2, 3])
+    found = ds.diagnose(net, x, one)
+    assert "the two halves of these 4 labels differ" in only(found, "one-crop", "batch", "torch.cat([y, y])").what
+    with pytest.raises(ConfigError, match="compares two crops"):
+        ds.Objective(net.plan)(net(x), one)
+    assert not ds.diagnose(net, x, torch.tensor([0, 1, 0, 1]))
+    assert ds.Objective(net.plan)(net(x), torch.tensor([0, 1, 0, 1])).total.isfinite()
+
+
+def test_an_odd_number_of_crops_is_found_with_and_without_labels() -> None:
+    net = staged(method="cds")
+    assert "the target is of 3" in only(ds.diagnose(net, images(3), labels(3)), "one-crop", "batch").what
+    assert "the sample is of 3" in only(ds.diagnose(net, images(3)), "one-crop", "batch").what
+    only(ds.diagnose(net, images(1), labels(1)), "one-crop", "batch")
+    assert not ds.diagnose(net, images(4))
+    assert not ds.diagnose(staged(method="byot"), images(3), labels(3)), "it compares no crops"
+
+
+def staged(**options: Any) -> ds.Supervised:
+    model = Residual()
+    return ds.attach(model, ds.plan(model, images(), **options))
+
+
+def test_batches_that_do_not_overlap_are_found_where_the_method_needs_it() -> None:
+    apart = [(images(4), labels(4)), (images(4), labels(4))]
+    wrong = [(images(4), torch.tensor([0, 1, 2, 3])), (images(8), torch.tensor([0, 1, 2, 4, 0, 1, 2, 3]))]
+    for method in ("dlb", "dlb(alpha=0.5)"):
+        for batches in (apart, tuple(apart), wrong):
+            found = examined(Plain(), method=method, batches=batches)
+            only(found, "no-overlap", "batches", "deepsup.training.feeds.overlapping(batches)", "data.overlap=true")
+    assert not examined(Plain(), method="none", batches=apart)
+    assert not examined(attached(), batches=apart)
+    plan = ds.plan(Plain(), images(), method="dlb")
+    only(examined(Plain(), plan=plan, batches=apart), "no-overlap", "batches")
+    only(examined(Plain(), objective=ds.Objective(plan), batches=apart), "no-overlap", "batches")
+
+
+def test_batches_that_overlap_are_not_found_wherever_in_the_epoch_they_are_from() -> None:
+    batches = list(overlapping([(images(4), torch.randperm(40)[:4] % CLASSES) for _ in range(4)]))
+    assert [len(x) for x, _ in batches] == [4, 8, 8, 8]
+    model = Plain()
+    for several in (batches, batches[1:], batches[:1], [], [images(4), images(4)], loader(8, batch_size=4)):
+        assert "no-overlap" not in examined(model, method="dlb", batches=several).codes
+    objective = ds.Objective(ds.plan(model, images(), method="dlb"))
+    for x, y in batches:
+        assert objective(model(x), y).total.isfinite()
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

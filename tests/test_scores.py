@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import deepsup as ds
+from deepsup import losses
 from deepsup.doctor.scores import normalised
 
 from .patients import Maps, Normalised, attached, examined, map_labels, only
@@ -18,6 +19,9 @@ from .small_nets import CLASSES, Plain, images, labels
 
 CROSS_ENTROPIES = [
     "cross_entropy",
+    "cross_entropy(smoothing=0.1)",
+    losses.get("cross_entropy(smoothing=0.1)"),
+    functools.partial(losses.get("cross_entropy(smoothing=0.1)")),
     F.cross_entropy,
     nn.CrossEntropyLoss(),
     functools.partial(F.cross_entropy, weight=None),
@@ -51,7 +55,8 @@ def test_normalised_scores_in_cross_entropy_are_found(last: nn.Module, kind: str
     assert kind in only(found, "normalised-scores", "main output", "Give out raw scores: remove the").what
     assert not examined(Normalised(nn.Identity()), at=["relu1"], loss=loss)
     if kind == "log-probabilities":
-        assert "Objective(plan, loss=F) with F = torch.nn.functional.nll_loss" in found.findings[0].fix
+        named = "smoothing" in str(loss)  # nll_loss would drop it
+        assert named != ("Objective(plan, loss=F) with F = torch.nn.functional.nll_loss" in found.findings[0].fix)
         assert not examined(Normalised(last), objective=ds.Objective(loss=F.nll_loss))
 
 
@@ -82,6 +87,23 @@ def test_scores_are_called_normalised_only_if_they_are() -> None:
     assert normalised(scores.log_softmax(1)) == normalised(scores.log_softmax(1).bfloat16()) == "log-probabilities"
     for raw in (scores, torch.zeros(4, CLASSES), scores.sigmoid(), torch.full((2, 3), torch.nan), torch.ones(4, 1)):
         assert normalised(raw) == ""
+
+
+def test_the_softened_loss_of_a_method_is_looked_through() -> None:
+    net = Normalised(nn.LogSoftmax(1))
+    found = examined(net, method="label-smoothing")
+    what = only(found, "normalised-scores", "main output", "remove the log_softmax").what
+    assert what.endswith("its loss is cross_entropy(smoothing=0.1)")
+    found = examined(net, method="dml-released")
+    assert [(f.code, f.where) for f in found] == [
+        ("normalised-scores", "main output"),
+        ("normalised-scores", "branch 'peer1'"),
+    ]
+
+
+def test_a_loss_of_the_main_output_that_has_no_such_name_is_a_finding() -> None:
+    only(examined(Plain(), loss="crossentropy"), "bad-setting", "option loss=", "Closest: cross_entropy")
+    only(examined(attached(), loss="cross_entropy(smoothing=2)"), "bad-setting", "option loss=")
 
 
 def test_a_mean_over_scores_in_the_kl_divergence_is_found() -> None:
@@ -138,7 +160,7 @@ def test_a_target_that_does_not_fit_is_found() -> None:
     only(found, "target-unfit", "main output", "fits the target")
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", nn.CrossEntropyLoss()])
+@pytest.mark.parametrize("loss", ["cross_entropy", "cross_entropy(smoothing=0.1)", nn.CrossEntropyLoss()])
 @pytest.mark.parametrize(
     ("target", "fix"),
     [

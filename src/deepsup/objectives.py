@@ -134,8 +134,10 @@ class Objective:
         if named and not self._labels_checked and main.ndim >= 2:
             losses.check_labels(main.shape[1], target)
             self._labels_checked = True
-        if self.plan is not None and self.plan.views == 2 and torch.is_grad_enabled() and not self._crops_checked:
-            _check_crops(target, self.plan.method)
+        plan = self.plan
+        pairs = plan is not None and plan.views == 2 and torch.is_grad_enabled() and isinstance(target, Tensor)
+        if plan is not None and pairs and not self._crops_checked:
+            _check_crops(target, plan.method)
             self._crops_checked = True
 
     def _recalled(self, main: Tensor, target: Any) -> dict[str, Tensor]:

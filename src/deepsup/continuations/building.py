@@ -36,11 +36,11 @@ def continuation(
     layer4 with two. Layers keep the names that they have in the model: `layer3.0.conv1`.
 
     `feature` is what the layer gives out, the result maps it to scores (N, `classes`). Of a model with several outputs
-    (a tuple, a dict, named fields) the copy makes the one that `main` picks, or unless said the usual one. `width` multiplies the channels of
-    everything in the copy, rounded; what comes in and the scores keep theirs, depthwise convolutions stay depthwise,
-    grouped ones keep their groups. `blocks` says how many blocks each following stage has (`blocks.stages_of`): one
-    count for each of them, or a factor, rounded up; stages are cut at their end or go on with copies of their last
-    block. The layer `INPUT` repeats the whole model, as the peers of deep mutual learning do.
+    (a tuple, a dict, named fields) the copy makes the one that `main` picks, or unless said the usual one. `width`
+    multiplies the channels of everything in the copy, rounded; what comes in and the scores keep theirs, depthwise
+    convolutions stay depthwise, grouped ones keep their groups. `blocks` says how many blocks each following stage has
+    (`blocks.stages_of`): one count for each of them, or a factor, rounded up; stages are cut at their end or go on with
+    copies of their last block. The layer `INPUT` repeats the whole model, as the peers of deep mutual learning do.
 
     Convolutions are drawn from N(0, 2 / fan_out), He et al. 2015, fan_out being kernel positions times output channels
     in a group; normalisations start as identity, everything else as its own `reset_parameters` says. Parameters of

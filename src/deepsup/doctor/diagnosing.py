@@ -71,12 +71,12 @@ def diagnose(
     if (mistaken := rehearsals.no_batch(sample)) is not None:
         return diagnosis([mistaken], "")
     found = list(_unknown(options))
+    loss = _main_loss(loss, found)
     setup = Setup.of(model)
     wanted = at is not None or (plan is not None and (setup.net is None or plan != setup.net.plan))
     found += checks.wrapping(setup, wanted=wanted)
     given = objective or (Objective(setup.net.plan, loss=loss) if setup.net else None)
     whole = _private(given) if given is not None else None
-    loss = checks.copied(loss)
     case = _Case(setup, sample, target, found, whole, loss, batch_sizes or rehearsals.sizes_of(batches))
     if branch_loss is not None:
         options["loss"] = branch_loss
@@ -96,6 +96,18 @@ def diagnose(
     names = ", ".join(chosen.names) if chosen and chosen.branches else "the plain model"
     seen = {"labels": "labels, " if target is not None else "", "optimizer": " and optimiser" if optimizer else ""}
     return diagnosis(found, CHECKED.format(branches=names, **seen))
+
+
+def _main_loss(loss: str | losses.Loss | None, found: list[Finding]) -> str | losses.Loss | None:
+    """A copy of the main output's loss; None, and a finding, for a text that names none."""
+    try:
+        if loss is not None:
+            losses.check(loss)
+    except ConfigError as error:
+        found.append(from_error(error, "option loss="))
+        return None
+    copy_of: str | losses.Loss | None = checks.copied(loss)
+    return copy_of
 
 
 def _private(objective: Objective) -> Objective:

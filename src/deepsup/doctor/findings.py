@@ -197,8 +197,8 @@ TRAPS: dict[str, Trap] = {
     ),
     "no-overlap": Trap(
         ERROR,
-        "The method compares what the model says of a sample with what it said of it one batch ago: the second training step "
-        "stops where a batch does not begin with the new samples of the one before",
+        "The method compares what the model says of a sample with what it said of it one batch ago: there is nothing to learn "
+        "from, and training stops after a step or two",
         "Wrap your batches, deepsup.training.feeds.overlapping(batches); with settings data.overlap=true",
     ),
     "loss-failed": Trap(ERROR, "The first training step stops here", "Try the loss on one output by hand"),

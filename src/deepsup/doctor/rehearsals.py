@@ -112,13 +112,16 @@ def batching(plan: Plan, sample: Any, target: Any, batches: Any) -> Iterator[Fin
         yield finding("one-crop", "batch", what)
     first, second = _labels_of_two(batches)
     if plan.overlap and first is not None and second is not None:
-        new = len(first)  # of the first batch of all every sample is new
-        if len(second) <= new:
-            what = f"the first batch has {new} samples and the second {len(second)}: there is no room for new ones behind them"
+        # Of the first batch of all every sample is new, of a later one the second half.
+        if not any(_begins(second, new) for new in (first, first[len(first) // 2 :])):
+            what = f"method '{plan.method}' learns from the batch before, and by its {len(second)} labels the second of these "
+            what += f"batches does not begin with the new samples of the first (of {len(first)})"
             yield finding("no-overlap", "batches", what)
-        elif not torch.equal(first.to(second.device), second[:new]):
-            what = f"the second batch does not begin with the {new} samples of the first: their labels differ"
-            yield finding("no-overlap", "batches", what)
+
+
+def _begins(labels: Tensor, new: Tensor) -> bool:
+    """Whether a batch begins with these samples and brings more."""
+    return len(labels) > len(new) and torch.equal(labels[: len(new)], new.to(labels.device))
 
 
 def _labels_of_two(batches: Any) -> tuple[Tensor | None, Tensor | None]:

@@ -97,7 +97,7 @@ class SuperviseConfig(Settings):
     """How a branch's gradient enters the trunk: `add`, `scale(0.5)`, `detach`, `warmup(0.2)`, `project`, `pcgrad`, `mgda`,
     `equilibrium`; null is the method's."""
     zero_heads: bool = False
-    """Start the last layer of every head that gives class scores at zero: at first their losses send no gradient into the trunk."""
+    """Start the last layer of heads that give class scores at zero: at first their losses send no gradient into the trunk."""
     like: str | dict[str, Any] | None = None
     """Of the control `equal-compute` alone: the arm, or the `supervise` settings, whose compute is to be matched."""
     probe: ProbeConfig = ProbeConfig()
