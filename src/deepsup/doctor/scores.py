@@ -65,10 +65,15 @@ def place(source: str) -> str:
 
 def _kind(loss: Any) -> str:
     """`cross_entropy`, `nll_loss` or `kl_div`, where a loss is known to be one of them."""
-    function = losses.get(loss)
-    function = function.func if isinstance(function, functools.partial) else function
+    function = _bare(loss)
     function = losses.LOSSES[function.name] if isinstance(function, losses.Named) else function
     return next((kind for known, kind in KINDS.items() if function is known or type(function) is known), "")
+
+
+def _bare(loss: Any) -> Any:
+    """The loss that a text names, without the arguments of a `partial`."""
+    function = losses.get(loss)
+    return function.func if isinstance(function, functools.partial) else function
 
 
 def _option(loss: Any, name: str, default: Any) -> Any:
@@ -80,12 +85,12 @@ def _scale_of_scores(edge: Edge, prediction: Tensor) -> Iterator[Finding]:
     where, loss = place(edge.source), losses.show(edge.loss)
     if kind == "cross_entropy" and scores:
         what = "sum to 1" if scores == "probabilities" else "have exponentials that sum to 1"
-        fix = "Give out raw scores: remove the softmax at the end"
-        optioned = isinstance(losses.get(edge.loss), losses.Named)  # such as smoothing, which nll_loss has not
-        if scores == "log-probabilities" and not optioned:
+        layer = "softmax" if scores == "probabilities" else "log_softmax"
+        fix = f"Give out raw scores: remove the {layer} at the end"
+        if layer == "log_softmax" and not isinstance(_bare(edge.loss), losses.Named):  # nll_loss smoothes nothing
             given = "F" if edge.source == "main" else f"{{'{edge.source}': F}}"
             taker = "Objective(plan, loss=F)" if edge.source == "main" else f"plan(..., loss={given})"
-            fix = f"Give out raw scores: remove the log_softmax at the end; or {taker} with F = torch.nn.functional.nll_loss"
+            fix += f"; or {taker} with F = torch.nn.functional.nll_loss"
         yield finding("normalised-scores", where, f"it gives {scores} (they {what}), and its loss is {loss}", fix=fix)
     if kind == "nll_loss" and scores != "log-probabilities":
         yield finding("raw-scores-in-nll", where, f"it gives {scores or 'raw scores'}, and its loss is {loss}")
