@@ -9,8 +9,9 @@ import pickle
 import threading
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import timm
@@ -25,6 +26,7 @@ from deepsup.continuations import continuation
 from deepsup.costs import price
 from deepsup.errors import ContinuationError, HeadError
 from deepsup.features import Feature
+from deepsup.layers import INPUT
 from deepsup.taps import taps_on
 
 CLASSES = 7
@@ -209,7 +211,7 @@ def test_half_the_width_is_the_network_of_half_the_width() -> None:
         return networks.build("deepsup:mobilenet-v1", classes=CLASSES, options={"width": width})
 
     images = Feature((3, 32, 32), "NCHW")
-    assert shapes(continuation(images, CLASSES, model=build(1), layer="input", width=0.5)) == shapes(build(0.5))
+    assert shapes(continuation(images, CLASSES, model=build(1), layer=INPUT, width=0.5)) == shapes(build(0.5))
 
 
 def test_depthwise_grouped_and_gating_layers_follow() -> None:
@@ -381,7 +383,7 @@ def test_the_model_and_the_random_state_are_left_alone() -> None:
 def test_a_supervised_model_can_be_repeated_without_its_taps() -> None:
     model = own("resnet-20")
     net = ds.attach(model, ds.plan(model, torch.zeros(2, 3, 16, 16), at=["layer2", "layer3"], method="aux"))
-    for layer in ("layer1", "input"):
+    for layer in ("layer1", INPUT):
         feature = Feature((16, 16, 16) if layer == "layer1" else (3, 16, 16), "NCHW")
         assert not taps_on(continuation(feature, CLASSES, model=model, layer=layer))
     assert len(taps_on(net)) == 2
@@ -400,7 +402,7 @@ def test_it_is_built_in_the_models_precision(dtype: torch.dtype) -> None:
 
 def test_the_input_as_a_layer_repeats_the_whole_model() -> None:
     model = own("resnet-20")
-    peer = continuation(Feature((3, 32, 32), "NCHW"), CLASSES, model=model, layer="input")
+    peer = continuation(Feature((3, 32, 32), "NCHW"), CLASSES, model=model, layer=INPUT)
     assert type(peer) is type(model)
     assert shapes(peer) == shapes(model)
     assert not torch.equal(peer.conv1.weight, model.conv1.weight)
@@ -418,13 +420,13 @@ def test_a_peer_needs_no_graph() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.fc(x) if x.sum() > 0 else self.fc(-x)
 
-    peer = continuation(Feature((4,), "NC"), CLASSES, model=Deciding(), layer="input")
+    peer = continuation(Feature((4,), "NC"), CLASSES, model=Deciding(), layer=INPUT)
     assert peer(torch.randn(3, 4)).shape == (3, CLASSES)
 
 
 def test_a_peer_of_a_model_with_more_outputs_gives_out_scores_alone() -> None:
     model = tv("googlenet", init_weights=False)
-    peer = continuation(Feature((3, 64, 64), "NCHW"), CLASSES, model=model, layer="input")
+    peer = continuation(Feature((3, 64, 64), "NCHW"), CLASSES, model=model, layer=INPUT)
     assert peer(torch.randn(2, 3, 64, 64)).shape == (2, CLASSES)
     assert not any("aux" in name for name in peer.state_dict())
 
@@ -514,6 +516,85 @@ def test_of_several_outputs_the_usual_one_is_the_prediction() -> None:
             return {"hidden": x * 2, "logits": self.two(x)}
 
     assert after_one(Dictionary())(torch.randn(3, 64)).shape == (3, CLASSES)
+
+
+class Fields(NamedTuple):
+    hidden: Any
+    fine: Any
+
+
+@dataclass
+class Record:
+    coarse: Any
+    fine: Any
+
+
+@pytest.mark.parametrize("layer", ["one", INPUT])
+@pytest.mark.parametrize(
+    ("wrap", "main"),
+    [
+        (lambda a, b: (a, b), (1,)),
+        (lambda a, b: [a, b], (1,)),
+        (lambda a, b: {"logits": a, "fine": b}, ("fine",)),
+        (lambda a, b: {"out": a, "all": (a, {"fine": b})}, ("all", 1, "fine")),
+        (Fields, ("fine",)),
+        (Record, ("fine",)),
+        (lambda a, b: {"logits": a, "all": Fields(a, b)}, ("all", "fine")),
+    ],
+    ids=["tuple", "list", "dict", "nested", "named tuple", "dataclass", "named tuple inside"],
+)
+def test_of_several_outputs_the_one_that_main_picks_is_made(wrap: Any, main: Any, layer: str) -> None:
+    class Several(Head):
+        def __init__(self) -> None:
+            super().__init__()
+            self.coarse = nn.Linear(64, CLASSES)
+
+        def forward(self, x: Tensor) -> Any:
+            x = self.one(x)
+            return wrap(self.coarse(x), self.two(x))
+
+    model, feature = Several(), Feature((64 if layer == "one" else 4,), "NC")
+    rest = continuation(feature, CLASSES, model=model, layer=layer, main=main)
+    assert "two.weight" in shapes(rest)
+    assert "coarse.weight" not in shapes(rest)
+    rest.load_state_dict({n: v for n, v in model.state_dict().items() if n in rest.state_dict()})
+    x = torch.randn(3, 4)
+    assert torch.equal(rest(x if layer == INPUT else model.one(x)), model.two(model.one(x)))
+    usual = (
+        continuation(feature, CLASSES, model=model, layer=layer) if wrap is not Record and wrap is not Fields else None
+    )
+    assert usual is None or "coarse.weight" in shapes(usual)  # the first, or the one with a usual name
+
+
+def test_main_may_be_an_output_of_training_alone() -> None:
+    class Switched(Head):
+        def __init__(self) -> None:
+            super().__init__()
+            self.more = nn.Linear(64, CLASSES)
+
+        def forward(self, x: Tensor) -> Any:
+            x = F.dropout(self.one(x), 0.5, self.training)
+            return {"logits": self.two(x), "more": self.more(x)} if self.training else self.two(x)
+
+    rest = continuation(Feature((64,), "NC"), CLASSES, model=Switched(), layer="one", main=("more",))
+    assert list(shapes(rest)) == ["more.weight", "more.bias"]
+    x = torch.randn(3, 64)
+    assert torch.equal(rest.eval()(x), rest.more(x))
+    assert not torch.equal(rest.train()(x), rest.more(x))
+    for main in ((), ("logits",)):
+        rest = continuation(Feature((64,), "NC"), CLASSES, model=Switched(), layer="one", main=main)
+        assert list(shapes(rest)) == ["two.weight", "two.bias"]
+
+
+def test_a_pick_of_an_output_that_is_not_there_is_refused_and_of_a_bare_tensor_ignored() -> None:
+    class Dictionary(Head):
+        def forward(self, x: Tensor) -> Any:
+            return {"logits": self.two(self.one(x))}
+
+    with pytest.raises(ContinuationError, match=r"the model returns dict, in which no tensor at 'fine' is found"):
+        continuation(Feature((64,), "NC"), CLASSES, model=Dictionary(), layer="one", main=("fine",))
+    rest = continuation(Feature((64,), "NC"), CLASSES, model=Head(), layer="one", main=("fine",))
+    assert rest(torch.randn(3, 64)).shape == (3, CLASSES)
 
 
 # --- copies, compilation, price -------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from functools import partial
 from typing import Any
@@ -425,7 +426,7 @@ def test_continuation_repeats_what_follows_the_layer() -> None:
         assert head(activation(FEATURES["NCHW"])).shape == (3, CLASSES)
         assert not {id(p) for p in head.parameters()} & {id(p) for p in model.parameters()}
         x = activation(FEATURES["NCHW"])
-        assert not heads.zero(head)(x).any()
+        assert not heads.zero(head, FEATURES["NCHW"])(x).any()
 
 
 def test_embed_projects_by_two_layers_or_leaves_it_out_as_released() -> None:
@@ -448,6 +449,24 @@ def test_gate_is_a_softmax_over_the_outputs() -> None:
     expected = normal.clamp(min=0).exp()
     expected = expected / expected.sum(1, keepdim=True)
     assert torch.allclose(head(x), expected, atol=1e-5)
+
+
+def test_a_gate_takes_one_sample_by_its_running_statistics() -> None:
+    head = heads.build("gate(outputs=4)", FEATURES["NCHW"], CLASSES)
+    head(activation(FEATURES["NCHW"], 8))
+    state = copy.deepcopy(head.state_dict())
+    assert list(state) == [f"1.{n}" for n in ("weight", "bias")] + [
+        f"2.{n}" for n in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    ]
+    x = activation(FEATURES["NCHW"], 1)
+    found = head(x)
+    assert all(torch.equal(state[n], v) for n, v in head.state_dict().items())
+    assert torch.equal(found, copy.deepcopy(head).eval()(x))
+    found[0, 0].backward()
+    fast = torch.compile(head, backend="eager", fullgraph=True)
+    assert torch.equal(fast(x), found)
+    two = activation(FEATURES["NCHW"], 2)
+    assert torch.equal(fast(two), head(two))
 
 
 @pytest.mark.parametrize("layout", FEATURES)
@@ -488,6 +507,18 @@ def test_builders_that_ask_for_it_get_the_model_and_the_layer(monkeypatch: pytes
     assert heads.build(nn.Linear, FEATURES["NC"].channels, CLASSES, **at).weight.shape == (CLASSES, 6)  # type: ignore[arg-type]
 
 
+def test_builders_that_ask_for_it_are_told_where_the_prediction_is() -> None:
+    def told(feature: Feature, classes: int, *, main: Any = None) -> nn.Module:
+        head = nn.Linear(feature.channels, classes)
+        head.seen = main  # type: ignore[assignment]
+        return head
+
+    assert heads.build(told, FEATURES["NC"], CLASSES, main=("logits", 1)).seen == ("logits", 1)
+    assert heads.build(told, FEATURES["NC"], CLASSES).seen == ()
+    with pytest.raises(HeadError, match=r"head 'continuation' has no option 'main'"):
+        heads.read("continuation(main='logits')")
+
+
 def test_a_head_made_from_the_model_says_that_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(heads.HEADS, "made", needs_both)
     with pytest.raises(HeadError) as caught:
@@ -505,7 +536,7 @@ def test_a_head_made_from_the_model_says_that_there_is_none(monkeypatch: pytest.
 @pytest.mark.parametrize("text", ["pool", "cnds(hidden=8)", "googlenet(hidden=8)", "mixed", "bottleneck", "sepconv"])
 def test_a_zero_head_scores_all_alike_and_sends_no_gradient(text: str) -> None:
     head = heads.build(text, FEATURES["NCHW"], CLASSES).eval()
-    assert heads.zero(head) is head
+    assert heads.zero(head, FEATURES["NCHW"]) is head
     x = activation(FEATURES["NCHW"]).requires_grad_()
     out = head(x)
     scores = out["scores"] if isinstance(out, dict) else out
@@ -519,17 +550,42 @@ def test_a_zero_head_scores_all_alike_and_sends_no_gradient(text: str) -> None:
 
 
 def test_zero_leaves_all_other_layers_as_they_are() -> None:
-    head = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Conv1d(6, CLASSES, 1, bias=False), nn.BatchNorm1d(CLASSES))
+    head = nn.Sequential(nn.Conv1d(6, 6, 1), nn.ReLU(), nn.Conv1d(6, CLASSES, 1, bias=False), nn.BatchNorm1d(CLASSES))
     first = head[0].weight.clone()
-    heads.zero(head)
+    heads.zero(head, FEATURES["NCL"])
     assert torch.equal(head[0].weight, first)
     assert not head[2].weight.any()
     assert head[3].weight.all()
 
 
+class Backwards(nn.Module):
+    """Registers the layer that scores first, has one that never runs, and normalises between the two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.score, self.norm, self.hidden = nn.Linear(6, CLASSES), nn.BatchNorm1d(6), nn.Linear(6, 6)
+        self.unused = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.score(self.norm(self.hidden(x)))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_zero_finds_the_layer_that_runs_last_and_leaves_nothing_else_behind(training: bool) -> None:
+    head = Backwards().double().train(training)
+    before = {name: value.clone() for name, value in head.state_dict().items()}
+    state = torch.get_rng_state()
+    heads.zero(head, FEATURES["NC"])
+    after = head.state_dict()
+    assert {n for n in before if not torch.equal(before[n], after[n])} == {"score.weight", "score.bias"}
+    assert not any(after[n].any() for n in ("score.weight", "score.bias"))
+    assert all(m.training == training and not m._forward_hooks for m in head.modules())
+    assert torch.equal(state, torch.get_rng_state())
+
+
 def test_a_head_without_a_layer_to_zero_is_a_head_error() -> None:
     with pytest.raises(HeadError, match=r"the head custom:Sequential has no linear or convolutional layer"):
-        heads.zero(heads.build("mean", FEATURES["NCHW"], CLASSES))
+        heads.zero(heads.build("mean", FEATURES["NCHW"], CLASSES), FEATURES["NCHW"])
 
 
 def test_squared_norm_sums_the_squares_of_weights_but_not_of_biases() -> None:

@@ -316,6 +316,20 @@ def test_an_anchor_without_a_positive_adds_nothing() -> None:
     assert embedding.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int8])
+def test_images_without_a_label_have_their_own_other_crop_alone(dtype: torch.dtype) -> None:
+    labels = [1, -100, 1, -100, 0, -100]
+    target = torch.tensor(labels, dtype=dtype).repeat(2)
+    embedding = torch.randn(12, 7, dtype=torch.float64)
+    own = {i: [(i + 6) % 12] for i in range(12) if labels[i % 6] == -100}
+    alike = {i: [p for p in range(12) if p != i and labels[p % 6] == labels[i % 6]] for i in range(12)}
+    expected = slow_contrast(embedding, lambda i: own.get(i, alike[i]), 0.07)
+    assert number(losses.supcon(embedding, target)) == pytest.approx(expected, rel=1e-10)
+    assert number(losses.supcon(embedding, target)) != pytest.approx(slow_contrast(embedding, alike.__getitem__, 0.07))
+    unlabelled = torch.full((12,), -100, dtype=dtype)
+    assert torch.allclose(losses.supcon(embedding, unlabelled), losses.simclr(embedding, unlabelled))
+
+
 def test_contrast_does_not_see_how_long_an_embedding_is() -> None:
     embedding, labels = torch.randn(8, 5, dtype=torch.float64), torch.tensor([0, 1, 1, 0]).repeat(2)
     lengths = torch.rand(8, 1, dtype=torch.float64) + 0.1
