@@ -16,7 +16,7 @@ from rich.console import Console
 from torch import nn
 
 from deepsup.errors import ConfigError, DeepsupError
-from deepsup.training import comparisons, configs, summaries
+from deepsup.training import building, comparisons, configs, runs, summaries
 from deepsup.training.comparisons import compare
 from deepsup.training.configs import ComparisonConfig
 from deepsup.training.displays import Display
@@ -218,7 +218,7 @@ def test_many_arms_run_seed_by_seed_and_stop_between_seeds_when_time_is_over(
     assert {arm: v["n"] for arm, v in group["verdicts"].items()} == dict.fromkeys(arms[1:], 1)
     assert "each of aux, smooth, compute and wide minus none" in half["rule"]
     assert "4 comparisons at 95 % each" in half["rule"]
-    assert half["rule"].endswith("train the same epochs; compute trains as many as cost the arithmetic of aux.")
+    assert half["rule"].endswith("for as many epochs; compute trains as many as cost the arithmetic of aux.")
 
     whole = compare(several(tmp_path, correction="none"))  # no limit of time now, and the same comparison
     assert (whole["complete"], whole["missing"], whole["rule"]) == (True, [], half["rule"])
@@ -272,7 +272,7 @@ def test_a_candidate_is_judged_by_the_seeds_that_it_shares_with_the_baseline():
 
 
 def dies_when_supervised(num_classes: int, in_channels: int, deadly: bool = False) -> nn.Module:
-    if deadly:
+    if deadly and "deepsup.training.workers" in sys.orig_argv:  # not where the arms are checked before
         sys.stderr.write("last words\n")
         sys.stderr.flush()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -298,12 +298,162 @@ def test_failures_are_told_with_the_end_of_the_log_and_the_other_runs_are_kept(t
     assert "run.log" in text
     assert read(tmp_path / "adam" / "plain" / "seed0" / "journal.jsonl")[-1]["kind"] == "end"
     assert "last words" in (tmp_path / "adam" / "aux" / "seed0" / "run.log").read_text()
-    assert "NonFiniteError" in (tmp_path / "sgd" / "plain" / "seed0" / "run.log").read_text()
+    known = (tmp_path / "sgd" / "plain" / "seed0" / "run.log").read_text()
+    assert "NonFiniteError: " in known
+    assert "Traceback" not in known
     result = json.loads((tmp_path / "compare.json").read_text())
     assert result["complete"] is False
     assert [g["verdicts"]["aux"]["n"] for g in result["groups"]] == [0, 0]
     assert result["missing"] == ["adam/aux/seed0", "sgd/plain/seed0", "sgd/aux/seed0"]
     assert result["groups"][0]["arms"]["aux"]["final"] == [None]
+
+
+WRONG = {
+    "cds": ({"methods": ["none", "cds"]}, r"arm 'cds' cannot be trained: .*data\.views is 1"),
+    "alone": (
+        {"methods": {"none": None, "alone": "equal-compute"}},
+        r"arm 'alone' cannot be trained: .*needs supervise\.like",
+    ),
+    "follows": (
+        {
+            "methods": {"none": None},
+            "arms": {"follows": {"supervise": {"method": "equal-compute", "like": {"at": ["nowhere"]}}}},
+        },
+        "arm 'follows' cannot be trained: .*'nowhere'",
+    ),
+    "layer": (
+        {
+            "methods": {
+                "none": None,
+                "there": {"method": "aux", "at": ["relu2"]},
+                "lost": {"method": "aux", "at": ["relu9"]},
+            }
+        },
+        "arm 'lost' cannot be trained: .*'relu9'",
+    ),
+    "images": (
+        {"methods": {"none": None}, "arms": {"other": {"data": {"name": "cifar10", "root": "/nowhere"}}}},
+        "arm 'other' cannot be trained: .*/nowhere",
+    ),
+    "baseline": ({"methods": {"none": None}, "arms": {"none": {"model": "deepsup:no"}, "b": {}}}, "arm 'none' cannot"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_an_arm_that_cannot_be_trained_is_named_before_anything_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(comparisons, "_run_all", lambda *a, **k: pytest.fail("a run was started"))
+    changes, message = WRONG[name]
+    without = {k: v for k, v in settings("").items() if k not in ("name", "output", "supervise")}
+    checked = configs.parse({"base": without, "output": str(tmp_path / "c"), **changes})
+    assert isinstance(checked, ComparisonConfig)
+    with pytest.raises(ConfigError, match=f"(?s){message}"):
+        compare(checked)
+    assert not (tmp_path / "c").exists()
+
+
+def test_arms_are_checked_once_each_with_shared_images_and_without_the_probe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    loads: list[Any] = []
+    load_data = building.load_data
+    monkeypatch.setattr(building, "load_data", lambda config: loads.append(config.name) or load_data(config))
+    monkeypatch.setattr(building, "_probe", lambda *a, **k: pytest.fail("probed"))
+    automatic = config(tmp_path, arms={"aux": {"supervise": {"at": "auto"}}, "plain": {"data": {"limit": 64}}})
+    checks: list[str] = []
+    check_run = building.check_run
+    monkeypatch.setattr(building, "check_run", lambda c, data: checks.append(c.name) or check_run(c, data))
+    comparisons._check_arms(automatic.expand()[1:])
+    assert checks == ["adam/aux/seed0", "sgd/plain/seed0", "sgd/aux/seed0", "adam/plain/seed1"]
+    assert loads == ["adam/aux/seed0", "sgd/plain/seed0"]
+
+
+def breaks(num_classes: int, in_channels: int, how: str | None = None) -> nn.Module:
+    if how and "deepsup.training.workers" in sys.orig_argv:
+        raise DeepsupError("named, and mendable") if how == "known" else TypeError("unforeseen")
+    return dropout_net(num_classes, in_channels)
+
+
+def test_a_failed_arm_can_be_repaired_and_only_it_runs_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(summaries, "TIMING_SECONDS", 0.05)
+
+    def of(how: str | None, **changes: Any) -> ComparisonConfig:
+        arms = {"aux": {"model_options": {"how": how}}}
+        base = {"model": "tests.test_compare:breaks", "epochs": 1}
+        one = config(tmp_path, base=base, arms=arms, seeds=[0], jobs=1)
+        return one.model_copy(update={"groups": {"adam": {}}, **changes})
+
+    with pytest.raises(DeepsupError) as caught:
+        compare(of("unknown"))
+    assert "TypeError: unforeseen" in str(caught.value)
+    assert "Traceback" in str(caught.value)
+    with pytest.raises(DeepsupError) as caught:
+        compare(of("known"))
+    assert "adam/aux/seed0: named, and mendable\n" in str(caught.value)
+    assert "Traceback" in str(caught.value)  # of the attempt before, in the same log
+    (tmp_path / "adam" / "aux" / "seed0" / "run.log").unlink()
+    with pytest.raises(DeepsupError) as caught:
+        compare(of("known"))
+    assert str(caught.value).count("named, and mendable") == 1
+    assert "Traceback" not in str(caught.value)
+
+    begun = tmp_path / "adam" / "aux" / "seed0"
+    failed = of("known").expand()[1].config
+    configs.save(failed, begun / "config.yaml")  # as if it had failed after its first steps
+    with pytest.raises(ConfigError, match=r"holds a comparison with other settings: arms\.plain\.epochs"):
+        compare(of(None, arms=of(None).arms | {"plain": {"supervise": None, "epochs": 2}}))
+    with pytest.raises(ConfigError, match=r"holds a comparison with other settings: arms\.third"):
+        compare(of(None, arms=of(None).arms | {"third": {"supervise": None}}))
+    assert begun.exists()
+    events: list[dict[str, Any]] = []
+    repaired = of(None, arms=of(None).arms | {"aux": {"supervise": SUPERVISED, "epochs": 2}})
+    result = compare(repaired, on_event=events.append)
+    assert result["complete"] is True
+    assert {e["run"] for e in events[1:]} == {"adam/aux/seed0"}
+    assert result["rule"].endswith("for these epochs: adam/plain 1, adam/aux 2.")
+    assert configs.load(tmp_path / "config.yaml") == repaired
+    assert configs.load(tmp_path / "adam" / "aux" / "seed0.old1" / "config.yaml") == failed
+    with pytest.raises(ConfigError, match=r"arms\.aux\.epochs was 2, now 3"):
+        compare(of(None, arms=repaired.arms | {"aux": {"supervise": SUPERVISED, "epochs": 3}}))
+
+
+def test_an_arm_that_a_finished_one_follows_stays_as_it_is(tmp_path: Path):
+    before = several(tmp_path)
+    after = several(
+        tmp_path, methods={"none": None, "aux": SUPERVISED | {"at": ["relu1"]}, "smooth": "label-smoothing"}
+    )
+    tmp_path.joinpath("config.yaml").touch()
+    configs.save(before, tmp_path / "config.yaml")
+    runs.check_folder(tmp_path, after)
+    done = tmp_path / "all" / "compute" / "seed0"
+    done.mkdir(parents=True)
+    (done / "journal.jsonl").write_text('{"kind": "end"}\n')
+    (done / "model.safetensors").touch()
+    with pytest.raises(ConfigError, match=r"other settings: arms\.aux\.supervise\.at[^;]*\. Choose"):
+        runs.check_folder(tmp_path, after)
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_ctrl_c_says_in_one_line_that_the_same_command_goes_on(command: str, tmp_path: Path):
+    tiny = {k: v for k, v in settings("", epochs=100_000).items() if k not in ("name", "output", "supervise")}
+    arms = {"base": tiny, "arms": {"plain": {}, "aux": {"supervise": SUPERVISED}}, "baseline": "plain"}
+    described = tmp_path / "c.yaml"
+    described.write_text(json.dumps((tiny if command == "train" else arms) | {"output": str(tmp_path / "out")}))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "deepsup", command, str(described)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # so that all its processes get the signal, as from a terminal
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a background shell ignores it
+    )
+    assert process.stdout is not None
+    assert "epoch 1/" in process.stdout.readline()
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert said == "stopped; the same command goes on\n"
+    assert process.returncode == 130
 
 
 def test_a_worker_ends_when_its_comparison_does(tmp_path: Path):

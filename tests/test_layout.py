@@ -67,6 +67,7 @@ PUBLIC = [
     "Conflict",
     "ConflictMeter",
     "Diagnosis",
+    "Edge",
     "Feature",
     "Finding",
     "Objective",

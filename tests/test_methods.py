@@ -126,7 +126,7 @@ def test_a_method_is_made_of_known_parts_and_says_where_it_comes_from(method: Me
         assert text
 
 
-@pytest.mark.parametrize("name", sorted(set(METHODS) - {"cds"}))
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"cds", "equal-compute"}))
 def test_every_method_trains_a_small_net_and_leaves_no_trace(name: str) -> None:
     method = METHODS[name]
     at = None if method.bare or method.places else ["layer1", "layer2"]
@@ -604,3 +604,48 @@ def test_reserved_names_are_refused() -> None:
     for name in ("main", "ensemble", "previous", "y"):
         with pytest.raises(BranchNameError, match=f"no branch may be called '{name}'"):
             Case("aux", {name: "layer1"})
+
+
+def test_a_term_of_ones_own_can_be_added_and_a_misspelt_one_is_refused() -> None:
+    from dataclasses import replace
+
+    case = Case("aux", ["layer1", "layer2"])
+    extra = tuple(ds.Edge(n, "ensemble", "kl(temperature=3)", weight=0.5) for n in ("layer1", "layer2"))
+    plan = replace(case.plan, edges=extra)
+    assert ds.Plan.from_dict(plan.to_dict()) == plan
+    case.objective = ds.Objective(plan)
+
+    def by_hand(a: dict[str, Tensor], h: dict[str, Any], y: Tensor) -> Tensor:
+        whole = (a["main"] + h["layer1"] + h["layer2"]) / 3
+        labels = ce(a["main"], y) + 0.3 * (ce(h["layer1"], y) + ce(h["layer2"], y))
+        return labels + 0.5 * 9 * (kl(h["layer1"], whole, 3.0) + kl(h["layer2"], whole, 3.0))
+
+    case.check(by_hand)
+    with pytest.raises(
+        BranchNameError, match=r"names the output 'layr1', which is not there. Closest: layer1. Outputs:"
+    ):
+        ds.Objective(replace(case.plan, edges=(ds.Edge("layr1", "main", "kl"),)))
+
+
+def test_settings_that_make_another_method_of_it_are_refused_or_told() -> None:
+    with pytest.raises(
+        ConfigError, match=r"method 'dhm' says itself where its branches go .*; at='auto' would ask the probe"
+    ):
+        Case("dhm", "auto")
+    with pytest.raises(
+        ConfigError, match="method 'dml' trains whole networks on the model's input, not from layer 'layer1' on"
+    ):
+        Case("dml", ["layer1"])
+    with pytest.raises(ConfigError, match="method 'equal-compute' is a length of training, not a plan"):
+        Case("equal-compute")
+    notes = Case("dhm", head="pool").plan.notes
+    assert notes[0] == "branch 'early' has the head pool; method 'dhm' has continuation"
+    assert Case("dhm").plan.notes == ()
+
+
+def test_a_plan_says_what_its_batches_hold_and_what_it_drops() -> None:
+    assert "a batch holds two crops of each image: twice the FLOPs" in str(Case("cds").plan)
+    assert "1 * kl(temperature=3): main <- previous" in str(Case("dlb").plan)
+    assert "the samples of the one before as well" in str(Case("dlb").plan)
+    assert "each step drops a random part" in str(Case("dhm(dynamic=True)").plan)
+    assert repr(Case("dhm(dynamic=True)").objective).endswith("drops a random part of the terms between outputs")

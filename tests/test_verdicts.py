@@ -66,7 +66,7 @@ def test_the_rule_names_arms_seeds_metric_and_confidence():
     assert stated("aux") == (
         "For each group, aux minus plain in final accuracy, paired by seed (3, 4): 'helps' if the 90 % t interval of the "
         "mean difference lies above 0, 'hurts' if it lies below 0, otherwise 'no evidence'. Both arms start from the same "
-        "weights, see the same batches and train the same epochs."
+        "weights and see the same images in the same order for as many epochs."
     )
 
 

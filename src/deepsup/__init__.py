@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from . import errors, features, gradients, heads, losses, methods, schedules
 from .conflicts import Conflict, ConflictMeter, jacobian_backward, parameter_conflicts
 from .doctor import Diagnosis, Finding, diagnose
+from .edges import Edge
 from .exits import early_exit, ensemble
 from .features import Feature, main_prediction
 from .objectives import Objective, Terms
@@ -37,6 +38,7 @@ __all__ = [
     "Conflict",
     "ConflictMeter",
     "Diagnosis",
+    "Edge",
     "Feature",
     "Finding",
     "Objective",

@@ -35,6 +35,7 @@ app = typer.Typer(
     epilog="Try: `deepsup layers torchvision:resnet18`, then `deepsup plan torchvision:resnet18 --at layer2`.",
 )
 console = Console()
+INTERRUPTED = 130  # exit status after Ctrl-C, which typer turns into it without a word
 
 ModelName = Annotated[
     str,
@@ -360,9 +361,11 @@ def run() -> NoReturn:
         Console(stderr=True).print(f"[bold red]{type(error).__name__}[/bold red]: ", end="")
         print(error, file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("stopped; start the same command again to go on", file=sys.stderr)
-        sys.exit(130)
+    except (KeyboardInterrupt, SystemExit) as error:
+        if isinstance(error, SystemExit) and error.code != INTERRUPTED:
+            raise
+        print("stopped; the same command goes on", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     finally:
         if (
             torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -32,9 +32,12 @@ class Edge:
     source: str
     target: str = TARGET
     loss: str | losses.Loss = "cross_entropy"
-    weight: Callable[[float], float] = ONE
+    weight: Callable[[float], float] = ONE  # a number or a text will do, and becomes the schedule that it means
     gate: Gate | None = None
     detach: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weight", schedules.as_schedule(self.weight))
 
     @property
     def name(self) -> str:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import losses, schedules
+from . import calls, losses, schedules
 from .edges import TARGET, Edge
 from .errors import BranchNameError, ConfigError, HeadError, OutputError
 from .features import main_prediction
@@ -50,8 +50,10 @@ class Objective:
         self.plan = plan
         main = loss if loss is not None else plan.main_loss if plan else "cross_entropy"
         self.edges = (Edge("main", loss=main), *_edges_of(plan))
+        known = {"main", ENSEMBLE, PREVIOUS, TARGET, *(plan.outputs if plan else ())}
         for edge in self.edges:
             losses.check(edge.loss)  # texts are read here, not inside a compiled step
+            _check_known(edge, known)
         self.memory: dict[str, Tensor] = {}
         self.restarted = False  # the last batch repeated nothing
         self._length = 0
@@ -220,7 +222,8 @@ class Objective:
         for e in self.edges[1:]:
             weight = f"{e.weight.value:g}" if isinstance(e.weight, schedules.constant) else repr(e.weight)
             terms.append(f"{weight} * {e}")
-        return "total = " + " + ".join(terms)
+        dynamic = self.plan is not None and self.plan.dynamic
+        return "total = " + " + ".join(terms) + "; each step drops a random part of the terms between outputs" * dynamic
 
 
 def _edges_of(plan: Plan | None) -> tuple[Edge, ...]:
@@ -229,6 +232,15 @@ def _edges_of(plan: Plan | None) -> tuple[Edge, ...]:
         return ()
     own = (Edge(b.name, loss=b.loss, weight=b.weight, gate=b.gate) for b in plan.branches if b.loss != "none")
     return (*own, *plan.edges)
+
+
+def _check_known(edge: Edge, known: set[str]) -> None:
+    for output in (edge.source, edge.target):
+        if output not in known:
+            raise BranchNameError(
+                f"the term {edge} names the output '{output}', which is not there.{calls.closest(output, sorted(known))} "
+                f"Outputs: {', '.join(sorted(known - {TARGET}))}."
+            )
 
 
 def _applies(edge: Edge, found: Mapping[str, Tensor], *, training: bool) -> bool:

@@ -64,6 +64,11 @@ def plan(
     """
     refuse_wrapped(model)
     preset = methods.get(method)
+    if preset.name == "equal-compute":
+        raise ConfigError(
+            "method 'equal-compute' is a length of training, not a plan: it means something in a comparison, where it says "
+            "which arm's compute is matched (supervise: {method: equal-compute, like: ARM})."
+        )
     pick_of_main = read_pick(main) if main is not None else None
     if at is None and preset.places is not None:
         bare = trace(model, sample, layouts=layout or {}, main=pick_of_main)
@@ -105,7 +110,7 @@ def plan(
         fingerprint=fingerprint(model),
         params=seen.params,
         flops=seen.flops,
-        notes=tuple(_notes(seen, branches, layers)),
+        notes=(*_notes(seen, branches, layers), *_departures(preset, wanted, branches)),
         main_loss=preset.main_loss,
         edges=edges,
         dynamic=preset.dynamic,
@@ -123,6 +128,7 @@ def _selectors(
                 f"method '{preset.name}' attaches no branches, but at={at!r} was asked. Choose another method."
             )
         return {}
+    preset.check_at(at)
     if at is None:
         raise ConfigError(
             f"method '{preset.name}' needs at=: layer names, or 'auto' with batches= to let the probe decide."
@@ -346,6 +352,16 @@ def _branch(
         activation_bytes=cost.activation_bytes + 4 * layer.overwritten * int(torch.Size(layer.feature.shape).numel()),
     )
     return branch, cost
+
+
+def _departures(
+    preset: methods.Method, wanted: Mapping[str, methods.Preset], branches: Iterable[Branch]
+) -> Iterable[str]:
+    """Heads of the user's in place of those that make the method what it is."""
+    for b in branches:
+        published = wanted[b.name].head
+        if preset.places is not None and b.layer != INPUT and published != heads.AUTO and b.head != published:
+            yield f"branch '{b.name}' has the head {heads.show(b.head)}; method '{preset.name}' has {published}"
 
 
 def _notes(seen: Trace, branches: Iterable[Branch], layers: Mapping[str, Layer]) -> Iterable[str]:

@@ -198,7 +198,13 @@ class Plan:
             lines.append(f"  main: {losses.show(self.main_loss)}")
         if self.branches:
             lines += _table(self.branches)
-            lines += _mimicry(self.edges)
+        lines += _mimicry(self.edges)
+        if self.dynamic:
+            lines.append("  each step drops a random part of the terms between outputs")
+        if self.views * (1 + self.overlap) > 1:
+            what = "two crops of each image" if self.views == 2 else "the samples of the one before as well"
+            lines.append(f"  a batch holds {what}: twice the FLOPs")
+        if self.branches:
             cost = self.cost
             lines.append(
                 f"  training adds {_share(cost['head_params'], self.params)} parameters, "

@@ -31,6 +31,7 @@ def dsl(*, weight: float = 1.0) -> Method:
         weight=f"constant({weight})",
         places=_hierarchical_places,
         where="early and late: after the last stage but two and but one",
+        heads="continuation, with DHM's block counts; the late one twice as wide",
         arrange=_hierarchical,
     )
 
@@ -46,6 +47,7 @@ def dks(*, weight: float = 1.0) -> Method:
         deviations=DHM_BRANCHES + ". For WRN these are DKS's own branches; its others were not released",
         places=_hierarchical_places,
         where="early and late: after the last stage but two and but one",
+        heads="continuation, with DHM's block counts; the late one twice as wide",
         arrange=_hierarchical,
         edges=lambda names: _pairwise(["main", *names], "kl", weight),
     )
@@ -68,6 +70,7 @@ def dhm(*, temperature: float = 1.0, weight: float = 1.0, dynamic: bool = False)
         "it on. Its smoothing of probabilities by 1e-8 is not needed with log-softmax",
         places=_hierarchical_places,
         where="early and late: after the last stage but two and but one",
+        heads="continuation, with DHM's block counts; the late one twice as wide",
         arrange=_hierarchical,
         edges=lambda names: _pairwise(["main", *names], loss, weight),
         dynamic=dynamic,
@@ -113,6 +116,7 @@ def dml(*, peers: int = 1, temperature: float = 1.0) -> Method:
         head="continuation",
         places=lambda scene: {f"peer{i + 1}": INPUT for i in range(peers)},
         where="peer1, peer2, ...: whole networks on the model's input",
+        arrange=_peers,
         edges=lambda names: _pairwise(["main", *names], loss, 1 / len(names)),
     )
 
@@ -132,6 +136,7 @@ def dml_released(*, peers: int = 1) -> Method:
         main_loss=smooth,
         places=lambda scene: {f"peer{i + 1}": INPUT for i in range(peers)},
         where="peer1, peer2, ...: whole networks on the model's input",
+        arrange=_peers,
         edges=lambda names: _pairwise(["main", *names], "kl", 1.0),
     )
 
@@ -153,6 +158,17 @@ def dml_shared(*, peers: int = 1) -> Method:
         },
         edges=lambda names: _pairwise(["main", *names], "kl", 1 / len(names)),
     )
+
+
+def _peers(method: Method, scene: Scene, layers: Mapping[str, str]) -> Mapping[str, Preset]:
+    """Branches on the input, and nowhere else."""
+    wrong = [layer for layer in layers.values() if layer != INPUT]
+    if wrong:
+        raise ConfigError(
+            f"method '{method.name}' trains whole networks on the model's input, not from layer '{wrong[0]}' on. Name the peers, "
+            "at={'peer1': 'input'}, or use dml-shared for peers that share the first stages."
+        )
+    return {name: method.preset(layer) for name, layer in layers.items()}
 
 
 def _check_peers(method: str, peers: int) -> None:
@@ -179,6 +195,7 @@ def byot(*, alpha: float = 0.1, temperature: float = 3.0, hint: float = 1.28e-4)
         places=inner_stages,
         where="after every stage but the last, and a reader of the deepest map",
         arrange=_bottlenecks,
+        heads="bottleneck; mean for the deepest",
         edges=lambda names: _from_deepest(names, f"kl(temperature={temperature:g})", alpha, hint),
     )
 
@@ -199,6 +216,7 @@ def byot_released(*, alpha: float = 0.3, hint: float = 0.03) -> Method:
         places=inner_stages,
         where="after every stage but the last, and a reader of the deepest map",
         arrange=_sepconvs,
+        heads="sepconv; mean for the deepest",
         edges=lambda names: _from_deepest(names, "kl(temperature=3, squared=False)", alpha, hint),
     )
 
@@ -258,6 +276,7 @@ def one(*, branches: int = 3, temperature: float = 3.0, until: float = 0.2667) -
         head="continuation",
         places=lambda scene: {"copy": all_stages(scene)[-2]},
         where="copy1, copy2 and the gate after the last stage but one",
+        heads="continuation; gate",
         arrange=lambda method, scene, layers: _copies(method, layers, branches),
         edges=lambda names: _from_ensemble(names, f"kl(temperature={temperature:g})", f"rampup(1, {until})"),
     )
@@ -297,6 +316,7 @@ def cds(*, weight: float = 0.1, temperature: float = 0.07, loss: str = "supcon")
         places=inner_stages,
         where="after every stage but the last, and a reader of the deepest map",
         arrange=_embeddings,
+        heads="embed; mean for the deepest",
         views=2,
     )
 

@@ -61,6 +61,7 @@ class Method:
     rule: str = "drop"  # of the probe, for at="auto"
     bare: bool = False  # attaches no branches at all
     where: str = ""  # what `places` does, in words
+    heads: str = ""  # what `arrange` gives the branches, in words
     places: Places | None = None
     arrange: Arrange | None = None
     edges: Mimicry | None = None
@@ -69,6 +70,14 @@ class Method:
     views: int = 1
     overlap: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def check_at(self, at: Any) -> None:
+        """Raise `ConfigError` where the probe is asked for places that the method knows itself."""
+        if at == "auto" and self.places is not None:
+            raise ConfigError(
+                f"method '{self.name}' says itself where its branches go ({self.where}); at='auto' would ask the probe. Leave "
+                "at out (supervise.at=null), or name layers."
+            )
 
     def branches(self, scene: Scene, layers: Mapping[str, str]) -> Mapping[str, Preset]:
         """The branches for the chosen layers, by branch name."""
@@ -80,7 +89,7 @@ class Method:
         """What there is to know about the method, by title, for people."""
         asked = {k: repr(v) for k, v in self.options.items()}
         branches = {"branches": self.where or "at layers of your choice, or where the probe says"}
-        branches |= {"head": self.head, "loss": self.loss, "weight": self.weight.replace("{epochs}", "N")}
+        branches |= {"head": self.heads or self.head, "loss": self.loss, "weight": self.weight.replace("{epochs}", "N")}
         if self.gradient != "add":
             branches["gradient"] = self.gradient
         main = {"main loss": self.main_loss} if self.main_loss != "cross_entropy" else {}

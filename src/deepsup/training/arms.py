@@ -72,7 +72,7 @@ def _named(listed: Any) -> dict[str, Any]:
     if not isinstance(listed, Sequence) or not all(isinstance(method, (str, type(None))) for method in listed):
         raise ConfigError(
             f"methods: write a list of methods, such as [none, dsl, dhm], or arms by name; found {listed!r}. In YAML, quote "
-            "a method whose options have a comma: 'dhm(temperature=2, squared=True)'."
+            "a method whose options have a comma: 'dhm(temperature=2, dynamic=True)'."
         )
     found: dict[str, str] = {}
     for method in (PLAIN if method is None else method for method in listed):

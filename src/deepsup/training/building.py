@@ -62,13 +62,31 @@ def prepare(config: TrainConfig, *, plan: dict[str, Any] | None = None, fabric: 
     return Prepared(attach(model, chosen) if chosen.branches else model, chosen, data, placement, epochs)
 
 
+def check_run(config: TrainConfig, data: datasets.Dataset | None = None) -> datasets.Dataset:
+    """Raise what `prepare` would raise up to the plan; trains, attaches and writes nothing, and does not probe.
+
+    `data` are the images of these settings, if they are loaded already; returns them. Where the probe would choose the
+    layers, batches are checked and branches are not: what it finds is known when the run starts.
+    """
+    data = load_data(config) if data is None else data
+    engines.seed_everything(config.seed)
+    model = build(config, classes=data.classes, channels=data.train.channels, size=data.train.size)
+    for each in (config, _followed(config)) if is_equal_compute(config) else (config,):
+        settings = each.supervise
+        if settings is None or methods.get(settings.method).bare or _places(settings) != "auto":
+            _plan(each, model, data)
+        else:
+            _check_batches(each, methods.get(settings.method))
+    return data
+
+
 def is_equal_compute(config: TrainConfig) -> bool:
     """Whether a run is the control whose length follows from another method's cost."""
     return config.supervise is not None and methods.get(config.supervise.method).name == "equal-compute"
 
 
-def _equal_epochs(config: TrainConfig, model: nn.Module, data: datasets.Dataset) -> int:
-    """As many epochs of the plain model as cost what the method in `supervise.like` costs; at least as many as set."""
+def _followed(config: TrainConfig) -> TrainConfig:
+    """The run whose compute the control matches: the settings in `supervise.like`, with batches as its method needs them."""
     like = config.supervise.like if config.supervise else None
     if not isinstance(like, dict):
         raise ConfigError(
@@ -78,8 +96,12 @@ def _equal_epochs(config: TrainConfig, model: nn.Module, data: datasets.Dataset)
     supervise = check(configs.SuperviseConfig, like, where="supervise.like")
     method = methods.get(supervise.method)
     batches = config.data.model_copy(update={"views": method.views, "overlap": method.overlap})
-    other = config.model_copy(update={"supervise": supervise, "data": batches})
-    plan = _plan(other, model, data)[0]
+    return config.model_copy(update={"supervise": supervise, "data": batches})
+
+
+def _equal_epochs(config: TrainConfig, model: nn.Module, data: datasets.Dataset) -> int:
+    """As many epochs of the plain model as cost what the method in `supervise.like` costs; at least as many as set."""
+    plan = _plan(_followed(config), model, data)[0]
     each = 1 + plan.cost["head_flops"] / plan.cost["trunk_flops"]
     passes = plan.views * (2 if plan.overlap else 1)  # how often an epoch shows each image
     own = config.data.views * (2 if config.data.overlap else 1)
@@ -189,7 +211,8 @@ def _plan(config: TrainConfig, model: nn.Module, data: datasets.Dataset) -> tupl
         return make_plan(model, sample, method="none", classes=data.classes), None
     _check_batches(config, methods.get(settings.method))
     if methods.get(settings.method).bare:
-        return make_plan(model, sample, settings.at, method=settings.method, classes=data.classes), None
+        method = "none" if is_equal_compute(config) else settings.method
+        return make_plan(model, sample, settings.at, method=method, classes=data.classes), None
     at, placement = _places(settings), None
     if at == "auto":
         at, placement = _probed(config, settings, model, data)
@@ -199,6 +222,7 @@ def _plan(config: TrainConfig, model: nn.Module, data: datasets.Dataset) -> tupl
 
 def _places(settings: configs.SuperviseConfig) -> Any:
     """Where the branches go: as set, else where the method puts them itself (None), else where the probe says."""
+    methods.get(settings.method).check_at(settings.at)
     if settings.at is not None or methods.get(settings.method).places is not None:
         return settings.at
     return "auto"

@@ -19,11 +19,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from deepsup.datasets import Dataset
 from deepsup.errors import ConfigError, DeepsupError
 from deepsup.weights import write_atomically
 
-from . import configs, runs, summaries
-from .configs import Cell, ComparisonConfig
+from . import building, configs, runs, summaries
+from .configs import Cell, ComparisonConfig, DataConfig
 
 Event = dict[str, Any]
 
@@ -38,8 +39,9 @@ def compare(config: ComparisonConfig, *, on_event: Callable[[Event], None] | Non
 
     `on_event` sees first `{"kind": "rule", "rule", "runs", "finished"}`, then every journal record with its `run`,
     and `{"kind": "done" | "failed", "run", ...}` after each. Raises `ConfigError` for a folder that holds another
-    comparison, and `DeepsupError` when runs failed: the others are kept and judged, the failed ones start again next
-    time.
+    comparison and, before anything runs, for an arm that cannot be trained; and `DeepsupError` when runs failed: the
+    others are kept and judged, the failed ones start again next time, with other settings of their arm if no run of it
+    has finished.
     """
     tell = on_event or (lambda event: None)
     folder = Path(config.output)
@@ -47,9 +49,10 @@ def compare(config: ComparisonConfig, *, on_event: Callable[[Event], None] | Non
         raise ConfigError("a comparison starts its own processes; run it without torchrun, and set jobs= instead.")
     runs.check_folder(folder, config)
     with runs.locked(folder, enabled=True):
-        stated = _state(config, folder)
         cells = config.expand()
         pending = [cell for cell in cells if runs.finished(folder / cell.run) is None]
+        _check_arms(pending)
+        stated = _state(config, folder, pending)
         done = [cell.run for cell in cells if cell not in pending]
         tell({"kind": "rule", "rule": stated["rule"], "runs": [c.run for c in cells], "finished": done})
         if stated["complete"] and not pending:
@@ -63,21 +66,55 @@ def compare(config: ComparisonConfig, *, on_event: Callable[[Event], None] | Non
         raise DeepsupError(
             f"{len(failures)} of {len(cells)} runs failed: {', '.join(failures)}. The others are kept.\n"
             f"{first}: {problem}\n"
-            f"Repair the cause and start the comparison again: only these run again.{_tail(folder / first)}"
+            f"Repair the cause and start the comparison again: only these run again.{_tail(folder / first, problem)}"
         )
     return result
 
 
-def _state(config: ComparisonConfig, folder: Path) -> dict[str, Any]:
-    """What `compare.json` says before anything runs; on a later start, what it said then."""
-    path = folder / "compare.json"
+def _check_arms(pending: Iterable[Cell]) -> None:
+    """Raise `ConfigError` for the first arm that cannot be trained as set, looking at one seed of each in each group."""
+    loaded: dict[DataConfig, Dataset] = {}
+    first: dict[tuple[str, str], Cell] = {}
+    for cell in pending:
+        first.setdefault((cell.group, cell.arm), cell)
+    for cell in first.values():
+        settings = cell.config.data
+        try:
+            loaded[settings] = building.check_run(cell.config, loaded.get(settings))
+        except DeepsupError as error:
+            raise ConfigError(f"arm {cell.arm!r} cannot be trained: {error}") from error
+
+
+def _state(config: ComparisonConfig, folder: Path, pending: Iterable[Cell]) -> dict[str, Any]:
+    """What `compare.json` says before anything runs; on a later start what it said then, unless arms have changed since.
+
+    What was begun of a changed arm is set aside as `seedN.old1`.
+    """
+    path, file = folder / "compare.json", folder / "config.yaml"
     if path.exists():
-        before: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        return before
-    write_atomically(folder / "config.yaml", lambda file: configs.save(config, file))
+        if not configs.differences(configs.load(file), config, ignore=runs.FREE):
+            before: dict[str, Any] = json.loads(path.read_text("utf-8"))
+            return before
+        for cell in pending:
+            _set_aside(folder / cell.run, cell.config)
+        stated = summaries.announce(config)
+        _write(stated, folder)  # first, so that one who is stopped here does all of this again
+        write_atomically(file, lambda to: configs.save(config, to))
+        return stated
+    write_atomically(file, lambda to: configs.save(config, to))
     stated = summaries.announce(config)
     _write(stated, folder)
     return stated
+
+
+def _set_aside(run: Path, config: configs.TrainConfig) -> None:
+    """Rename the folder of a run that was begun with other settings."""
+    if not (run / "config.yaml").exists() or not configs.differences(configs.load(run / "config.yaml"), config):
+        return
+    number = 1
+    while (aside := run.with_name(f"{run.name}.old{number}")).exists():
+        number += 1
+    run.rename(aside)
 
 
 def _write(result: dict[str, Any], folder: Path) -> None:
@@ -221,9 +258,13 @@ def _exchange(process: subprocess.Popen[str], task: dict[str, Any]) -> Iterator[
         return
 
 
-def _tail(folder: Path) -> str:
+def _tail(folder: Path, problem: str) -> str:
+    """The end of a run's log, if it says more than the problem."""
     log = folder / "run.log"
     if not log.exists():
         return ""
-    lines = log.read_text("utf-8", "replace").strip().splitlines()[-LOG_LINES:]
+    text = log.read_text("utf-8", "replace").strip()
+    if text.endswith(f"Error: {problem}") and "Traceback" not in text:
+        return f"\nIts output is in {log}."
+    lines = text.splitlines()[-LOG_LINES:]
     return f"\nThe end of {log}:\n" + "\n".join(f"  {line}" for line in lines)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 LOCK_SECONDS = 10.0
+FREE = ("output", "jobs", "minutes")  # keys that may change from one start to the next
 FILES = (
     "config.yaml", "plan.json", "checkpoint.ckpt", "heads.safetensors", "model.safetensors", "certificate.json",
 )  # fmt: skip
@@ -128,22 +129,38 @@ def strip_run(folder: str | Path) -> tuple[Path, Path | None]:
 
 
 def check_folder(folder: Path, config: configs.Config) -> None:
-    """Raise `ConfigError` unless the folder is free or holds what `config` describes."""
+    """Raise `ConfigError` unless the folder is free or holds what `config` describes.
+
+    Of a comparison the settings of arms may have changed of which no run has finished, and that no finished one follows.
+    """
     file = folder / "config.yaml"
+    what = "a comparison" if isinstance(config, configs.ComparisonConfig) else "a run"
     if not file.exists():
         if any((folder / name).exists() for name in ("journal.jsonl", "checkpoint.ckpt", "compare.json")):
-            raise ConfigError(f"{folder} holds a run without its config.yaml. Choose another output folder.")
+            raise ConfigError(f"{folder} holds {what} without its config.yaml. Choose another output folder.")
         return
     there = configs.load(file)
     if type(there) is not type(config):
         kind = "a comparison" if isinstance(there, configs.ComparisonConfig) else "a single run"
         raise ConfigError(f"{folder} holds {kind}. Choose another output folder.")
-    changed = configs.differences(there, config, ignore=("output", "jobs", "minutes"))
+    before: configs.Config = there
+    if isinstance(there, configs.ComparisonConfig) and isinstance(config, configs.ComparisonConfig):
+        open_ = {
+            arm: config.arms.get(arm, own) for arm, own in there.arms.items() if not _has_finished(folder, arm, there)
+        }
+        before = there.model_copy(update={"arms": there.arms | open_})
+    changed = configs.differences(before, config, ignore=FREE)
     if changed:
-        shown = "; ".join(f"{key} was {before!r}, now {now!r}" for key, (before, now) in changed.items())
+        shown = "; ".join(f"{key} was {old!r}, now {new!r}" for key, (old, new) in changed.items())
         raise ConfigError(
-            f"{folder} holds a run with other settings: {shown}. Choose another output folder, or remove this one."
+            f"{folder} holds {what} with other settings: {shown}. Choose another output folder, or remove this one."
         )
+
+
+def _has_finished(folder: Path, arm: str, config: configs.ComparisonConfig) -> bool:
+    """Whether a run of the arm has, or one of an arm whose length follows from it."""
+    followers = {a for a, own in config.arms.items() if (own.get("supervise") or {}).get("like") == arm}
+    return any(finished(folder / cell.run) is not None for cell in config.expand() if cell.arm in {arm, *followers})
 
 
 def finished(folder: Path) -> Record | None:

@@ -57,7 +57,7 @@ def _epochs_of(config: ComparisonConfig, cells: list[Cell]) -> str:
     epochs: dict[tuple[str, str], int] = {(cell.group, cell.arm): cell.config.epochs for cell in cells}
     same = all(len({n for (g, _), n in epochs.items() if g == group}) == 1 for group in config.groups)
     told = ", ".join(f"{group}/{arm} {n}" for (group, arm), n in epochs.items())
-    text = "train the same epochs" if same else f"train these epochs: {told}"
+    text = "for as many epochs" if same else f"for these epochs: {told}"
     controls = {arm: (settings.get("supervise") or {}).get("like") for arm, settings in config.arms.items()}
     longer = [f"{arm} trains as many as cost the arithmetic of {like}" for arm, like in controls.items() if like]
     return f"{text}; {', '.join(longer)}" if longer else text

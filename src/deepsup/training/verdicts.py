@@ -37,7 +37,7 @@ def rule(
     confidence: float,
     correction: str = "none",
     groups: int = 1,
-    epochs: str = "train the same epochs",
+    epochs: str = "for as many epochs",
 ) -> str:
     """The sentences that fix, before anything runs, how the verdicts will be reached.
 
@@ -51,8 +51,8 @@ def rule(
         f"For each group, {arms} minus {baseline} in final {metric}, paired by seed "
         f"({', '.join(map(str, seeds))}): 'helps' if the {percent} t interval of the mean difference lies above 0, "
         "'hurts' if it lies below 0, otherwise 'no evidence'. "
-        f"{_chances(number, confidence, correction)}{'All' if several else 'Both'} arms start from the same weights, see "
-        f"the same batches and {epochs}."
+        f"{_chances(number, confidence, correction)}{'All' if several else 'Both'} arms start from the same weights "
+        f"and see the same images in the same order {epochs}."
     )
 
 
