@@ -298,9 +298,7 @@ def test_failures_are_told_with_the_end_of_the_log_and_the_other_runs_are_kept(t
     assert "run.log" in text
     assert read(tmp_path / "adam" / "plain" / "seed0" / "journal.jsonl")[-1]["kind"] == "end"
     assert "last words" in (tmp_path / "adam" / "aux" / "seed0" / "run.log").read_text()
-    known = (tmp_path / "sgd" / "plain" / "seed0" / "run.log").read_text()
-    assert "NonFiniteError: " in known
-    assert "Traceback" not in known
+    assert "NonFiniteError: " in (tmp_path / "sgd" / "plain" / "seed0" / "run.log").read_text()
     result = json.loads((tmp_path / "compare.json").read_text())
     assert result["complete"] is False
     assert [g["verdicts"]["aux"]["n"] for g in result["groups"]] == [0, 0]
@@ -369,45 +367,35 @@ def test_arms_are_checked_once_each_with_shared_images_and_without_the_probe(
     assert loads == ["adam/aux/seed0", "sgd/plain/seed0"]
 
 
-def breaks(num_classes: int, in_channels: int, how: str | None = None) -> nn.Module:
-    if how and "deepsup.training.workers" in sys.orig_argv:
-        raise DeepsupError("named, and mendable") if how == "known" else TypeError("unforeseen")
+def breaks(num_classes: int, in_channels: int, broken: bool = False) -> nn.Module:
+    if broken and "deepsup.training.workers" in sys.orig_argv:
+        raise ConfigError("named, and mendable")
     return dropout_net(num_classes, in_channels)
 
 
 def test_a_failed_arm_can_be_repaired_and_only_it_runs_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(summaries, "TIMING_SECONDS", 0.05)
 
-    def of(how: str | None, **changes: Any) -> ComparisonConfig:
-        arms = {"aux": {"model_options": {"how": how}}}
+    def of(broken: bool, **changes: Any) -> ComparisonConfig:
+        arms = {"aux": {"model_options": {"broken": broken}}}
         base = {"model": "tests.test_compare:breaks", "epochs": 1}
         one = config(tmp_path, base=base, arms=arms, seeds=[0], jobs=1)
         return one.model_copy(update={"groups": {"adam": {}}, **changes})
 
     with pytest.raises(DeepsupError) as caught:
-        compare(of("unknown"))
-    assert "TypeError: unforeseen" in str(caught.value)
-    assert "Traceback" in str(caught.value)
-    with pytest.raises(DeepsupError) as caught:
-        compare(of("known"))
-    assert "adam/aux/seed0: named, and mendable\n" in str(caught.value)
-    assert "Traceback" in str(caught.value)  # of the attempt before, in the same log
-    (tmp_path / "adam" / "aux" / "seed0" / "run.log").unlink()
-    with pytest.raises(DeepsupError) as caught:
-        compare(of("known"))
+        compare(of(True))
     assert str(caught.value).count("named, and mendable") == 1
     assert "Traceback" not in str(caught.value)
-
     begun = tmp_path / "adam" / "aux" / "seed0"
-    failed = of("known").expand()[1].config
+    failed = of(True).expand()[1].config
     configs.save(failed, begun / "config.yaml")  # as if it had failed after its first steps
     with pytest.raises(ConfigError, match=r"holds a comparison with other settings: arms\.plain\.epochs"):
-        compare(of(None, arms=of(None).arms | {"plain": {"supervise": None, "epochs": 2}}))
+        compare(of(False, arms=of(False).arms | {"plain": {"supervise": None, "epochs": 2}}))
     with pytest.raises(ConfigError, match=r"holds a comparison with other settings: arms\.third"):
-        compare(of(None, arms=of(None).arms | {"third": {"supervise": None}}))
+        compare(of(False, arms=of(False).arms | {"third": {"supervise": None}}))
     assert begun.exists()
     events: list[dict[str, Any]] = []
-    repaired = of(None, arms=of(None).arms | {"aux": {"supervise": SUPERVISED, "epochs": 2}})
+    repaired = of(False, arms=of(False).arms | {"aux": {"supervise": SUPERVISED, "epochs": 2}})
     result = compare(repaired, on_event=events.append)
     assert result["complete"] is True
     assert {e["run"] for e in events[1:]} == {"adam/aux/seed0"}
@@ -415,7 +403,16 @@ def test_a_failed_arm_can_be_repaired_and_only_it_runs_again(tmp_path: Path, mon
     assert configs.load(tmp_path / "config.yaml") == repaired
     assert configs.load(tmp_path / "adam" / "aux" / "seed0.old1" / "config.yaml") == failed
     with pytest.raises(ConfigError, match=r"arms\.aux\.epochs was 2, now 3"):
-        compare(of(None, arms=repaired.arms | {"aux": {"supervise": SUPERVISED, "epochs": 3}}))
+        compare(of(False, arms=repaired.arms | {"aux": {"supervise": SUPERVISED, "epochs": 3}}))
+
+
+def test_errors_of_ours_are_told_without_a_traceback_and_others_with_it(tmp_path: Path):
+    log = tmp_path / "run.log"
+    assert comparisons._tail(tmp_path, "its process ended.") == ""
+    log.write_text("Traceback\n  somewhere\ndeepsup.errors.PlanError: one line\nand another\n")
+    assert comparisons._tail(tmp_path, "one line\nand another") == f"\nWhere it was raised is in {log}."
+    log.write_text("Traceback\n  somewhere\nTypeError: no\n")
+    assert comparisons._tail(tmp_path, "TypeError: no").endswith(":\n  Traceback\n    somewhere\n  TypeError: no")
 
 
 def test_an_arm_that_a_finished_one_follows_stays_as_it_is(tmp_path: Path):

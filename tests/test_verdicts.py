@@ -78,7 +78,7 @@ def test_the_rule_says_that_many_comparisons_are_many_chances():
     assert "All arms start from the same weights" in text
     assert "These are 6 comparisons" in stated("dsl", "dhm", "byot", groups=2)
     assert "These are 2 comparisons at 90 % each" in stated("aux", groups=2)
-    assert stated("aux", epochs="train as long as they like").endswith("and train as long as they like.")
+    assert stated("aux", epochs="for as long as they like").endswith("same order for as long as they like.")
 
 
 def test_bonferroni_widens_every_interval_so_that_all_of_them_hold():

@@ -119,8 +119,8 @@ def dsn(
         "alpha 0.1 (1 - t/N), read literally, is over after three epochs: dsn(decay='iterated'). loss='cross_entropy' is the "
         "softmax variant, which the authors used for more than 10 classes, loss=\"squared_hinge(form='one-vs-rest')\" the "
         "released classifier. The main output has the same loss. Squared hinges of large "
-        "heads are steep: give them a smaller rate, as the authors did (optimizer.head_lr_factor=0.001). What was released has neither alpha "
-        "nor gamma: `dsn-released`",
+        "heads are steep: give them a smaller rate, as the authors did (optimizer.head_lr_factor=0.001). What was released has "
+        "neither alpha nor gamma: `dsn-released`",
         head="linear",
         loss=loss,
         weight=schedules[decay],

@@ -259,12 +259,12 @@ def _exchange(process: subprocess.Popen[str], task: dict[str, Any]) -> Iterator[
 
 
 def _tail(folder: Path, problem: str) -> str:
-    """The end of a run's log, if it says more than the problem."""
+    """The end of a run's log; only its place for an error of ours, which says itself what to do."""
     log = folder / "run.log"
     if not log.exists():
         return ""
     text = log.read_text("utf-8", "replace").strip()
-    if text.endswith(f"Error: {problem}") and "Traceback" not in text:
-        return f"\nIts output is in {log}."
+    if text.endswith(f"Error: {problem}".rstrip()):
+        return f"\nWhere it was raised is in {log}."
     lines = text.splitlines()[-LOG_LINES:]
     return f"\nThe end of {log}:\n" + "\n".join(f"  {line}" for line in lines)

@@ -364,7 +364,15 @@ def differences(one: Config, other: Config, *, ignore: Iterable[str] = ("output"
     """The dotted keys in which two configurations differ, with both values."""
     left, right = (dict(_flatten(c.model_dump(mode="json"))) for c in (one, other))
     keys = [k for k in {**left, **right} if k.split(".")[0] not in set(ignore)]
-    return {k: (left.get(k), right.get(k)) for k in keys if left.get(k) != right.get(k)}
+    return {
+        k: (left.get(k), right.get(k)) for k in keys if left.get(k) != right.get(k) or _is_only_in_one(k, left, right)
+    }
+
+
+def _is_only_in_one(key: str, left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
+    """Whether one has the key, as null, and the other neither it nor anything below it: an arm's null overrides `base`."""
+    other = right if key in left else left
+    return not any(k == key or k.startswith(f"{key}.") for k in other)
 
 
 def _flatten(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -57,12 +57,8 @@ def _serve(task: dict[str, Any], replies: TextIO) -> None:
             )
             reply(done=True, already_done=result.already_done)
         except Exception as error:
-            named = f"{type(error).__name__}: {error}"
-            if isinstance(error, DeepsupError):  # it says itself what to do; where it was raised helps nobody
-                print(named, file=sys.stderr)
-                named = str(error)
-            else:
-                traceback.print_exc()
+            traceback.print_exc()
+            named = str(error) if isinstance(error, DeepsupError) else f"{type(error).__name__}: {error}"
             reply(done=True, error=named)
 
 
