@@ -75,3 +75,12 @@ def test_the_methods_in_the_log_are_the_committed_ones(name: str) -> None:
             assert told[arm][1] == f"{100 * judged['mean_difference']:+.1f}"
             assert told[arm][2] == f"{100 * judged['ci_low']:+.1f} to {100 * judged['ci_high']:+.1f}"
             assert told[arm][3] == judged["verdict"]
+
+
+def test_the_readme_says_what_helped() -> None:
+    result = json.loads((ROOT / "benchmarks/results/cifar100-methods/compare.json").read_text())
+    judged = result["groups"][0]["verdicts"]
+    assert {arm for arm, found in judged.items() if found["verdict"] == "helps"} == {"cds", "equal-compute"}
+    readme = (ROOT / "README.md").read_text()
+    for arm, words in (("cds", "contrast helped ({} points"), ("equal-compute", "the plain network brought {}")):
+        assert words.format(f"{100 * judged[arm]['mean_difference']:+.1f}") in readme
