@@ -339,8 +339,8 @@ def test_settings_that_a_run_would_refuse_are_findings_by_their_key() -> None:
 def test_the_rest_is_looked_at_where_the_batches_are_refused() -> None:
     found = configured("supervise.method=cds", "supervise.at=[layr1]")
     assert [(f.code, f.where) for f in found] == [("one-crop", "data.views"), ("unknown-layer", "layer 'layr1'")]
-    found = configured("supervise.method=cds", "supervise.at=auto", "supervise.probe.rule=evenly")
-    only(found, "one-crop", "data.views")
+    found = configured("supervise.method=cds", "supervise.at=auto")
+    assert [(f.code, f.where) for f in found] == [("one-crop", "data.views"), ("bad-setting", "supervise.at")]
     found = configured("supervise.method=dlb", "supervise.at=[layer1]")
     assert found.codes == ("no-overlap", "bad-setting")
     assert "attaches no branches" in found.findings[1].what

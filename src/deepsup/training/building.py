@@ -150,8 +150,12 @@ def _diagnose(config: TrainConfig) -> Diagnosis:
     if settings is None:
         return look(classes=data.classes)
     refused = _refusals(config, model, data)
-    if methods.get(settings.method).bare:
-        seen = look(at=settings.at, method=settings.method, classes=data.classes)
+    method = methods.get(settings.method)
+    if method.places is not None and settings.at == "auto":  # refused; what the method does by itself is looked at
+        settings = settings.model_copy(update={"at": None})
+    if method.bare:
+        name = "none" if is_equal_compute(config) else settings.method
+        seen = look(at=settings.at, method=name, classes=data.classes)
     elif _places(settings) != "auto":
         options = _branch_options(config, settings)
         seen = look(at=settings.at, branch_loss=settings.loss, classes=data.classes, **options)
@@ -175,6 +179,10 @@ def _refusals(config: TrainConfig, model: nn.Module, data: datasets.Dataset) -> 
     except ConfigError as error:
         key, code = ("views", "one-crop") if method.views > config.data.views else ("overlap", "no-overlap")
         found.append(from_error(error, f"data.{key}", code=code))
+    try:
+        method.check_at(config.supervise.at)
+    except ConfigError as error:
+        found.append(from_error(error, "supervise.at"))
     if is_equal_compute(config):
         try:
             _equal_epochs(config, model, data)
