@@ -6,14 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from . import heads, losses
-from .edges import INPUT, TARGET, Edge
+from .edges import ENSEMBLE, GATE, INPUT, PREVIOUS, TARGET, Edge
 from .errors import ClassCountError, HeadError
 from .plans import Branch
 
 Shapes = Mapping[str, tuple[int, ...]]  # of outputs by name, batch included: main, branches, BRANCH/feature
 
-ENSEMBLE, GATE = "ensemble", "gate"
-LIKE_MAIN = (ENSEMBLE, "previous")  # outputs that no model returns, of main's shape
+LIKE_MAIN = (ENSEMBLE, PREVIOUS)  # outputs that no model returns, of main's shape
 
 
 def predicts(head: heads.HeadLike) -> bool:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .edges import ENSEMBLE
 from .errors import AttachError, ConfigError, MissingPackageError
 from .gradients import STATISTICS, dot, new_slot
 from .objectives import Terms
@@ -201,7 +202,7 @@ def _by_output(terms: Terms) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for name, part in terms.parts.items():
         source = name.partition("<-")[0].partition("/")[0]
-        source = "main" if source == "ensemble" else source
+        source = "main" if source == ENSEMBLE else source
         value = terms.weights[name] * part
         found[source] = found[source] + value if source in found else value
     return found

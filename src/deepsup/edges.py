@@ -10,6 +10,9 @@ from . import losses, schedules
 from .layers import INPUT as INPUT
 
 TARGET = "y"  # how an edge calls the labels
+ENSEMBLE = "ensemble"  # the mixture of all scores
+PREVIOUS = "previous"  # what `main` said of the same samples one batch ago
+GATE = "gate"  # the branch whose output weighs the mixture, where there is one
 ONE = schedules.constant(1)
 
 

@@ -15,14 +15,12 @@ import torch
 from torch import Tensor
 
 from . import calls, losses, schedules
-from .edges import TARGET, Edge
+from .edges import ENSEMBLE, GATE, PREVIOUS, TARGET, Edge
 from .errors import BranchNameError, ConfigError, HeadError, OutputError
 from .features import main_prediction
 from .plans import Plan
 from .supervised import Outputs
 
-ENSEMBLE = "ensemble"
-PREVIOUS = "previous"
 FREE_TO_LOOK = ("cpu",)  # devices for which looking at a number costs nothing
 
 
@@ -111,7 +109,7 @@ class Objective:
             return found
         assert self.plan is not None  # without a plan there are no branches
         members = [found["main"], *(found[b.name] for b in self.plan.branches if b.predicts)]
-        return {**found, ENSEMBLE: _mixed(members, found.get("gate"))}
+        return {**found, ENSEMBLE: _mixed(members, found.get(GATE))}
 
     def _predictions(self, outputs: Any) -> dict[str, Tensor]:
         pick = self.plan.main if self.plan else ()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from . import agreement, gradients, heads, losses, methods, probes, schedules
 from .costs import Price, price
-from .edges import INPUT, TARGET, Edge, Gate
+from .edges import ENSEMBLE, INPUT, PREVIOUS, TARGET, Edge, Gate
 from .errors import BranchNameError, ClassCountError, ConfigError, HeadError, LayerError, UnknownLayerError
 from .features import Feature, Pick, read_pick, show_pick
 from .layers import check_readable, is_measure, select, split_pick
@@ -21,8 +21,8 @@ from .traces import Layer, Trace, trace
 
 RESERVED = {
     "main": "that is the model's own output",
-    "ensemble": "that is the mean of all outputs",
-    "previous": "that is the main output of the batch before",
+    ENSEMBLE: "that is the mean of all outputs",
+    PREVIOUS: "that is the main output of the batch before",
     "y": "that is the target",
 }
 
@@ -64,21 +64,15 @@ def plan(
     """
     refuse_wrapped(model)
     preset = methods.get(method)
-    if preset.name == "equal-compute":
-        raise ConfigError(
-            "method 'equal-compute' is a length of training, not a plan: it means something in a comparison, where it says "
-            "which arm's compute is matched (supervise: {method: equal-compute, like: ARM})."
-        )
     pick_of_main = read_pick(main) if main is not None else None
-    if at is None and preset.places is not None:
-        bare = trace(model, sample, layouts=layout or {}, main=pick_of_main)
-        selectors = dict(preset.places(methods.Scene(model, bare)))
-    else:
-        selectors = _selectors(model, at, preset, batches, main)
+    itself = at is None and preset.places is not None
+    selectors = {} if itself else _selectors(model, at, preset, batches, main)
     chosen = {name for name, pick in map(split_pick, selectors.values()) if pick is not None}
     plain = {name: text for name, text in (layout or {}).items() if name not in chosen}
     seen = trace(model, sample, layouts=plain, main=pick_of_main)
     _check_asked(seen, layout, classes)
+    if itself and preset.places is not None:
+        selectors = dict(preset.places(methods.Scene(model, seen)))
 
     def look(name: str, pick: Pick) -> Layer:
         return trace(model, sample, layouts=layout, picks={name: pick}, main=pick_of_main).layers[name]
@@ -122,6 +116,11 @@ def plan(
 def _selectors(
     model: nn.Module, at: Any, preset: methods.Method, batches: Iterable[tuple[Any, Tensor]] | None, main: str | None
 ) -> dict[str, str]:
+    if preset.name == "equal-compute":
+        raise ConfigError(
+            "method 'equal-compute' is a length of training, not a plan: it means something in a comparison, where it says "
+            "which arm's compute is matched (supervise: {method: equal-compute, like: ARM})."
+        )
     if preset.bare:
         if at is not None:
             raise ConfigError(
@@ -245,7 +244,7 @@ def _edges(preset: methods.Method, branches: list[Branch]) -> tuple[Edge, ...]:
     """The method's terms between outputs; a mixture of all scores has the loss that the branches have."""
     found = preset.edges([b.name for b in branches]) if preset.edges else ()
     usual = next((b.loss for b in branches if b.predicts), "cross_entropy")
-    edges = tuple(replace(e, loss=usual) if e.target == TARGET and e.source == "ensemble" else e for e in found)
+    edges = tuple(replace(e, loss=usual) if e.target == TARGET and e.source == ENSEMBLE else e for e in found)
     given = {name for b in branches for name in b.outputs}
     for edge in edges:
         for output in (edge.source, edge.target):

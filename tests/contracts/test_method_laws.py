@@ -88,7 +88,7 @@ def test_in_eval_mode_no_head_runs_and_the_answer_is_the_plain_models(name: str)
     model, x = built().eval(), images(4)
     expected = model(x)
     net = ds.attach(model, planned(model, name)).eval()
-    for head in net.heads.values() if hasattr(net.heads, "values") else [h for _, h in net.heads.items()]:
+    for _, head in net.heads.items():
         head.register_forward_hook(lambda *_: pytest.fail("a head ran in eval mode"))
     assert torch.equal(net(x), expected)
 

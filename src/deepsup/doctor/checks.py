@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from .. import gradients, heads, methods, schedules
-from ..edges import INPUT
+from ..edges import ENSEMBLE, GATE, INPUT
 from ..errors import ConfigError, DeepsupError
 from ..objectives import Objective
 from ..planning import RESERVED
@@ -262,6 +262,14 @@ def copied(thing: Any) -> Any:
         return thing
 
 
+def twin(objective: Objective) -> Objective:
+    """An objective to try things on: whatever the losses and the objective remember stays as it is."""
+    other = copy.copy(objective)
+    other.memory = dict(objective.memory)
+    other.edges = tuple(replace(edge, loss=copied(edge.loss)) for edge in objective.edges)
+    return other
+
+
 def weighing(objective: Objective) -> Iterator[Finding]:
     """Branches whose weight is zero throughout, negative, or no number."""
     for edge in objective.edges:
@@ -290,7 +298,7 @@ def naming(plan: Plan, objective: Objective) -> Iterator[Finding]:
     """Branches without a loss, and losses without a branch."""
     used = (output.partition("/")[0] for e in objective.edges for output in (e.source, e.target))
     sources = [name for name in dict.fromkeys(used) if name not in RESERVED]
-    sources += ["gate"] * any(e.source == "ensemble" for e in objective.edges)
+    sources += [GATE] * (GATE in plan.names and any(ENSEMBLE in (e.source, e.target) for e in objective.edges))
     for name in plan.names:
         if name not in sources:
             what = f"no loss of the objective uses its output; it has losses on {', '.join(['main', *sources])}"

@@ -76,7 +76,7 @@ def diagnose(
     wanted = at is not None or (plan is not None and (setup.net is None or plan != setup.net.plan))
     found += checks.wrapping(setup, wanted=wanted)
     given = objective or (Objective(setup.net.plan, loss=loss) if setup.net else None)
-    whole = _private(given) if given is not None else None
+    whole = checks.twin(given) if given is not None else None
     case = _Case(setup, sample, target, found, whole, loss, batch_sizes or rehearsals.sizes_of(batches))
     if branch_loss is not None:
         options["loss"] = branch_loss
@@ -108,14 +108,6 @@ def _main_loss(loss: str | losses.Loss | None, found: list[Finding]) -> str | lo
         return None
     copy_of: str | losses.Loss | None = checks.copied(loss)
     return copy_of
-
-
-def _private(objective: Objective) -> Objective:
-    """An objective whose losses are copies: one with a state of its own (a running mean, a counter) stays as it is."""
-    twin = copy.copy(objective)
-    twin.memory = dict(objective.memory)
-    twin.edges = tuple(replace(edge, loss=checks.copied(edge.loss)) for edge in objective.edges)
-    return twin
 
 
 def _unknown(options: dict[str, Any]) -> Iterator[Finding]:
@@ -218,7 +210,7 @@ class _Case:
         net = setup.net or made
         heads = dict(net.heads.items()) if net else {}
         whole = net is not None or (plan is not None and not plan.branches)
-        objective = self.objective or _private(Objective(plan if whole else None, loss=self.loss))
+        objective = self.objective or checks.twin(Objective(plan if whole else None, loss=self.loss))
         sample, target = rehearsals.doubled(self.sample, self.target)
         normalisation = rehearsals.Normalisation()
         try:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from deepsup.continuations import hierarchical
-from deepsup.edges import INPUT, Edge
+from deepsup.edges import ENSEMBLE, GATE, INPUT, PREVIOUS, Edge
 from deepsup.errors import ConfigError, LayerError
 from deepsup.schedules import constant, parse
 
@@ -290,13 +290,13 @@ def _copies(method: Method, layers: Mapping[str, str], branches: int) -> Mapping
     name, layer = next(iter(layers.items()))
     stem = "copy" if name == layer else name
     found = {f"{stem}{i + 1}": method.preset(layer) for i in range(branches - 1)}
-    return found | {"gate": Preset(layer, f"gate(outputs={branches})", "none", "constant(0)", own=True)}
+    return found | {GATE: Preset(layer, f"gate(outputs={branches})", "none", "constant(0)", own=True)}
 
 
 def _from_ensemble(names: Sequence[str], loss: str, ramp: str) -> list[Edge]:
-    outputs = ["main", *(name for name in names if name != "gate")]
-    whole = Edge("ensemble", loss="cross_entropy", weight=constant(1))
-    return [whole, *(Edge(name, "ensemble", loss, parse(ramp)) for name in outputs)]
+    outputs = ["main", *(name for name in names if name != GATE)]
+    whole = Edge(ENSEMBLE, loss="cross_entropy", weight=constant(1))
+    return [whole, *(Edge(name, ENSEMBLE, loss, parse(ramp)) for name in outputs)]
 
 
 def cds(*, weight: float = 0.1, temperature: float = 0.07, loss: str = "supcon") -> Method:
@@ -338,6 +338,6 @@ def dlb(*, alpha: float = 1.0, temperature: float = 3.0) -> Method:
         source="Shen, Xu, Yang, Li, Guo 2022 (CVPR)",
         deviations="needs data.overlap=true, which repeats every sample in the next batch, with the same augmentation",
         bare=True,
-        edges=lambda names: [Edge("main", "previous", f"kl(temperature={temperature:g})", constant(alpha))],
+        edges=lambda names: [Edge("main", PREVIOUS, f"kl(temperature={temperature:g})", constant(alpha))],
         overlap=True,
     )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deepsup.networks.counts import check_positive, check_share, repeats
+from deepsup.networks.endings import preactivated
 from deepsup.networks.initial import he_normal
 
 STEM = 16  # channels of the first convolution without bottlenecks; with them it is twice the growth
@@ -85,13 +86,7 @@ def densenet(
             width = int(channels * COMPRESSION) if bottleneck else channels
             layers[f"transition{block}"] = _transition(channels, width, dropout=dropout)
             channels = width
-    layers |= OrderedDict(
-        bn1=nn.BatchNorm2d(channels),
-        relu1=nn.ReLU(),
-        avgpool=nn.AdaptiveAvgPool2d(1),
-        flatten=nn.Flatten(),
-        fc=nn.Linear(channels, classes),
-    )
+    layers |= preactivated(channels, classes)
     network = DenseNet(layers)
     he_normal(network)
     return network

@@ -8,6 +8,7 @@ from typing import final
 from torch import Tensor, nn
 
 from deepsup.networks.counts import check_positive, check_share, repeats
+from deepsup.networks.endings import preactivated
 from deepsup.networks.initial import he_normal
 
 STEM = 16
@@ -67,13 +68,7 @@ def wrn(depth: int, widen: int, *, classes: int, in_channels: int = 3, dropout: 
         rest = (WideBlock(width, width, dropout=dropout) for _ in range(n - 1))
         layers[f"layer{stage + 1}"] = nn.Sequential(first, *rest)
         channels = width
-    layers |= OrderedDict(
-        bn1=nn.BatchNorm2d(channels),
-        relu1=nn.ReLU(),
-        avgpool=nn.AdaptiveAvgPool2d(1),
-        flatten=nn.Flatten(),
-        fc=nn.Linear(channels, classes),
-    )
+    layers |= preactivated(channels, classes)
     network = WideResNet(layers)
     he_normal(network)
     return network

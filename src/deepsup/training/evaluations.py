@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from deepsup.datasets import Split
+from deepsup.edges import ENSEMBLE
 from deepsup.exits import average
 from deepsup.features import main_prediction
-from deepsup.objectives import ENSEMBLE, Objective
+from deepsup.objectives import Objective
 from deepsup.supervised import Outputs, Supervised, supervising
 
 from .engines import forward, gathered

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from deepsup.doctor.checks import copied
+from deepsup.doctor.checks import twin
 from deepsup.objectives import Objective
 from deepsup.restoring import untouched
 from deepsup.supervised import Supervised
@@ -36,15 +34,14 @@ def saved_bytes(net: nn.Module, objective: Objective, batch: Batch, fabric: Fabr
             kept[_place(tensor)] = tensor.untyped_storage()
         return tensor
 
-    twin = copy.copy(objective)  # with losses of its own, that one with a state keeps it
-    twin.edges = tuple(replace(edge, loss=copied(edge.loss)) for edge in objective.edges)
+    goal = twin(objective)
     x, y = batch
     with untouched(net), torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
         if not net.training:
             net.train()
         if isinstance(net, Supervised):
             net.set_progress(0.0)
-        twin(forward(net, x, fabric), y, progress=0.0)
+        goal(forward(net, x, fabric), y, progress=0.0)
     return sum(storage.nbytes() for storage in kept.values())
 
 
