@@ -125,7 +125,7 @@ def test_its_gradient_is_softmax_minus_target() -> None:
             torch.zeros(4, 6),
             "a prediction of shape (4, 5) needs probabilities of shape (4, 5); found a target of shape (4, 6). ",
         ),
-        (torch.zeros(4, 5, 8, 8), torch.zeros(4, 8, 9, dtype=torch.long), "a prediction of shape (4, 5, 8, 8) needs class"),
+        (torch.zeros(4, 5, 8, 8), torch.zeros(4, 9, dtype=torch.long), "a prediction of shape (4, 5, 8, 8) needs class"),
         (torch.zeros(4, 5), torch.zeros(3, dtype=torch.long), "a prediction of shape (4, 5) needs class indices of shape (4,)"),
         (torch.zeros(4, 5), torch.zeros(4), "the target has class indices of dtype torch.float32; convert them: target.long()."),
         (torch.zeros(4), torch.zeros(4, dtype=torch.long), "a prediction of shape (4,) needs"),
@@ -395,8 +395,11 @@ def inputs(against: Any, dtype: torch.dtype = torch.float64) -> tuple[Tensor, An
     return prediction, torch.randn(8, 3, generator=draw).to(dtype) if isinstance(against, str) else against
 
 
+ON_MAPS = {"binary", "balanced", "dice", "dice_cross_entropy"}  # test_pixels.py
+
+
 def test_every_loss_is_in_the_list() -> None:
-    assert {losses.read(text)[0] for text, _ in EVERY} == set(losses.LOSSES) == set(losses.KINDS)
+    assert {losses.read(text)[0] for text, _ in EVERY} | ON_MAPS == set(losses.LOSSES) == set(losses.KINDS)
 
 
 @HERE
@@ -537,8 +540,11 @@ def test_functions_check_their_options_too() -> None:
 
 
 def test_what_a_loss_reads() -> None:
+    maps, one = losses.Kind(resizes=True), losses.Kind(binary=True, one_channel=True, resizes=True)
     labels, teacher, crops = losses.Kind(), losses.Kind(scores=False, teacher=True), losses.Kind(scores=False, views=2)
-    assert losses.describe("cross_entropy(smoothing=0.1)") == labels == (True, False, 1)
+    assert losses.describe("cross_entropy(smoothing=0.1)") == maps == (True, False, 1, False, False, True)
+    assert losses.describe("binary(resize='area')") == losses.describe("balanced") == one
+    assert losses.describe("dice") == losses.describe("dice_cross_entropy") == maps._replace(one_channel=True)
     assert losses.describe(losses.squared_hinge) == labels
     assert losses.describe("kl(temperature=3)") == losses.describe(losses.kl) == losses.describe("hint") == teacher
     assert losses.describe("supcon") == losses.describe(losses.get("simclr(temperature=0.5)")) == crops

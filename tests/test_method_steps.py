@@ -14,6 +14,7 @@ import deepsup as ds
 from deepsup.methods import METHODS
 
 from .test_methods import Case
+from .test_segmenters import Step
 
 # Each reads a number off the device, or makes a tensor whose size only the device knows.
 WAITS = {
@@ -40,14 +41,18 @@ class Watch(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def steps(case: Case) -> Tensor:
+def steps(case: Case | Step) -> Tensor:
     total: Tensor = case.objective(case.net(case.x), case.y, progress=0.5).total
     return total
 
 
-def started(name: str) -> Case:
+def started(name: str) -> Case | Step:
     """A case whose checks of the first steps are over."""
     method = METHODS[name]
+    if method.maps:
+        step = Step(name)
+        steps(step).backward()
+        return step
     case = Case(name, None if method.bare or method.places else ["layer1", "layer2"])
     if method.overlap:
         case.y = torch.tensor([0, 1, 2, 0, 1, 2])  # its second half is the next batch's first
@@ -68,7 +73,7 @@ def test_the_watch_sees_a_host_that_waits() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"equal-compute"}))
 def test_no_step_waits_for_the_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deepsup.objectives.FREE_TO_LOOK", ())  # as on a GPU
+    monkeypatch.setattr("deepsup.labels.FREE_TO_LOOK", ())  # as on a GPU
     case = started(name)
     with Watch() as watch:
         steps(case).backward()

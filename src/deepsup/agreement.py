@@ -20,6 +20,13 @@ def predicts(head: heads.HeadLike) -> bool:
     return not isinstance(head, str) or head == heads.AUTO or heads.read(head)[0] not in heads.EMBEDDINGS
 
 
+def same_scores(shape: tuple[int, ...], main: tuple[int, ...], *, resizes: bool = True) -> bool:
+    """Whether scores can meet the target of `main`: as many classes, and as many places unless a loss `resizes` maps."""
+    if resizes and len(main) > 2:
+        return len(shape) == len(main) and shape[1] == main[1]
+    return shape[1:] == main[1:]
+
+
 def check_output(
     name: str,
     layer: str,
@@ -37,7 +44,7 @@ def check_output(
             f"the head of branch '{name}' ({heads.show(head)}) gives no class scores, which its loss {loss} needs. Choose a "
             "head that does, or loss='none' and a term of your own."
         )
-    if shape[1:] != main[1:]:
+    if not same_scores(shape, main, resizes=losses.describe(loss).resizes):
         raise (ClassCountError if layer == INPUT else HeadError)(  # a peer is a model, and no head
             f"the head of branch '{name}' predicts {shape[1:]} a sample, the model itself {main[1:]}, and both meet one "
             f"target. Give the branch a head with output {main[1:]}, or a loss= of its own."

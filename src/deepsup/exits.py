@@ -14,9 +14,11 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from . import losses
 from .edges import INPUT
 from .errors import AttachError, BranchNameError, HeadError, TapError
 from .features import main_prediction, picked
+from .maps import alike
 from .plans import Branch
 from .supervised import Outputs, Supervised, input_of, supervising, unwrap
 from .taps import Tap
@@ -71,7 +73,8 @@ class Ensemble(nn.Module):
         assert isinstance(outputs, Outputs)
         plan = self.net.plan
         main = main_prediction(outputs.main, plan.main)
-        return average([main, *(outputs.aux[branch.name] for branch in plan.branches if branch.predicts)])
+        members = [main, *(outputs.aux[branch.name] for branch in plan.branches if branch.predicts)]
+        return average(members, plan.main_loss)
 
 
 def early_exit(net: nn.Module, branch: str) -> EarlyExit:
@@ -105,9 +108,12 @@ def ensemble(net: nn.Module) -> Ensemble:
     return Ensemble(target)
 
 
-def average(scores: Iterable[Tensor]) -> Tensor:
-    """The mean over outputs of their softmax probabilities; all scores have one shape `(N, classes, ...)`."""
-    return torch.stack([score.softmax(1) for score in scores]).mean(0)
+def average(scores: Iterable[Tensor], loss: str | losses.Loss = "cross_entropy") -> Tensor:
+    """The mean over outputs of their probabilities, which `loss` takes by softmax or by sigmoid.
+
+    Scores are `(N, classes)`, or maps `(N, classes, *places)`, which are brought to the size of the largest.
+    """
+    return torch.stack([losses.probabilities(score, loss) for score in alike(scores, loss)]).mean(0)
 
 
 class _Reached(BaseException):  # no Exception: a model that catches those in its forward must let this one through

@@ -1,9 +1,9 @@
-"""From an activation to class scores: the heads of classification branches.
+"""From an activation to class scores: the heads of branches, those of maps in module `dense`.
 
 A head is named by a text (`"pool"`, `"cnds(hidden=256)"`), or is the user's own: a module, or a function of
-`(feature, classes)` that returns one. Every head maps the activation, batch first, to scores of shape (N, classes), or
-to a dict that has them under `"scores"` and more beside them, such as the `"feature"` that they were made from. Those
-in `EMBEDDINGS` give something else than scores.
+`(feature, classes)` that returns one. Every head maps the activation, batch first, to scores of shape (N, classes), those
+of module `dense` to (N, classes, *places), or to a dict that has them under `"scores"` and more beside them, such as the
+`"feature"` that they were made from. Those in `EMBEDDINGS` give something else than scores.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from . import calls
+from . import calls, dense
 from .continuations import continuation
 from .errors import HeadError
 from .features import Feature, Pick
@@ -246,6 +246,10 @@ HEADS: dict[str, Callable[..., nn.Module]] = {
         embed,
         gate,
         mean,
+        dense.fcn,
+        dense.c1,
+        dense.conv1x1,
+        dense.identity,
         continuation,
         network,
     )
@@ -255,10 +259,14 @@ EMBEDDINGS = frozenset({"embed", "gate", "mean"})  # the heads whose output is n
 CONTEXT = frozenset({"model", "layer", "main"})  # what `build` gives to builders that ask for it, and no text can
 
 
-def resolve(text: str, feature: Feature) -> str:
-    """`"auto"` as the head it stands for: `token` for tokens, `pool` for everything else. Others stay."""
+def resolve(text: str, feature: Feature, *, maps: bool = False) -> str:
+    """`"auto"` as the head it stands for: `fcn` where the model predicts maps, `token` for tokens, `pool` for everything
+    else. Others stay.
+    """
     if text != AUTO:
         return text
+    if maps:
+        return dense.fcn.__name__
     return token.__name__ if feature.layout == "NLC" else pool.__name__
 
 

@@ -6,15 +6,16 @@ form. Of a loss between two outputs the second argument is the other output, whi
 >>> get("squared_hinge(form='one-vs-rest')")
 squared_hinge(form='one-vs-rest')
 >>> describe("kl(temperature=3)")
-Kind(scores=False, teacher=True, views=1)
+Kind(scores=False, teacher=True, views=1, binary=False, one_channel=False, resizes=False)
 
 None of them reads a value back from the device, and all of ours but `cross_entropy` compute in float32 at least.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -22,23 +23,38 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import calls
+from . import calls, pixels
 from .errors import ClassCountError, ConfigError, HeadError
+from .labels import IGNORE as IGNORE
+from .labels import check_labels as check_labels
+from .labels import label_message
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
-IGNORE = -100  # PyTorch's label for a place that does not count
 
-
-def cross_entropy(prediction: Tensor, target: Tensor, *, smoothing: float = 0.0) -> Tensor:
-    """Softmax cross-entropy, averaged over the batch.
+def cross_entropy(
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    smoothing: float = 0.0,
+    resize: str = "enlarge",
+    align_corners: bool = False,
+    ignore_index: int = IGNORE,
+    class_weight: Sequence[float] | None = None,
+) -> Tensor:
+    """Softmax cross-entropy, averaged over the batch, and over the places of a map.
 
     `prediction` holds raw scores (N, C, ...); `target` holds class indices (N, ...) or class probabilities (N, C, ...).
-    Of the target, a share `smoothing` in [0, 1) is spread over all C classes (Szegedy et al. 2016, sec. 7). Raises
-    `HeadError` when the shapes do not fit and `ClassCountError` for an index that is not below C.
+    Of the target, a share `smoothing` in [0, 1) is spread over all C classes (Szegedy et al. 2016, sec. 7). Labels
+    `ignore_index` do not count; `class_weight` are C numbers, and the mean is the weighted one. Of maps the sizes may
+    differ: `resize` says how they meet (module `pixels`), `align_corners` how scores are enlarged. Raises `HeadError`
+    when the shapes do not fit and `ClassCountError` for an index that is not below C.
     """
-    _check_options("cross_entropy", smoothing=smoothing)
+    named: dict[str, Any] = {"resize": resize, "align_corners": align_corners, "ignore_index": ignore_index}
+    _check_options("cross_entropy", smoothing=smoothing, class_weight=class_weight, **named)
     soft = target.is_floating_point()
+    if prediction.ndim > 2 and not soft and target.ndim == prediction.ndim - 1 and len(target) == len(prediction):
+        return pixels.cross_entropy(prediction, target, smoothing=smoothing, class_weight=class_weight, **named)
     expected = tuple(prediction.shape) if soft else (prediction.shape[0], *prediction.shape[2:])
     if prediction.ndim < 2 or tuple(target.shape) != expected:
         indices = (prediction.shape[0], *prediction.shape[2:])
@@ -49,10 +65,11 @@ def cross_entropy(prediction: Tensor, target: Tensor, *, smoothing: float = 0.0)
             f"a prediction of shape {tuple(prediction.shape)} needs {kind} of shape {expected}; found a target of shape "
             f"{tuple(target.shape)}. Give this branch a head (or main=) whose output fits the target."
         )
+    weight = None if class_weight is None else prediction.new_tensor(class_weight)
     try:
-        return F.cross_entropy(prediction, target, label_smoothing=smoothing)
+        return F.cross_entropy(prediction, target, weight, ignore_index=ignore_index, label_smoothing=smoothing)
     except IndexError:
-        raise ClassCountError(label_message(prediction.shape[1], target)) from None
+        raise ClassCountError(label_message(prediction.shape[1], target, ignore_index)) from None
 
 
 def squared_hinge(prediction: Tensor, target: Tensor, *, form: str = "multiclass") -> Tensor:
@@ -158,22 +175,61 @@ def gated(value: Tensor, norm: Tensor | float, gamma: float) -> Tensor:
     return F.relu(norm + value - gamma)
 
 
+def _on_maps(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A loss of `pixels` that checks its options and the shapes first; labels of a batch (N,) are maps without places."""
+
+    @functools.wraps(loss)
+    def checked(prediction: Tensor, target: Tensor, **options: Any) -> Tensor:
+        _check_options(loss.__name__, **options)
+        pixels.check_shapes(loss.__name__, prediction, target)
+        return loss(prediction, target, **options)
+
+    return checked
+
+
+binary, balanced, dice = _on_maps(pixels.binary), _on_maps(pixels.balanced), _on_maps(pixels.dice)
+dice_cross_entropy = _on_maps(pixels.dice_cross_entropy)
+
 LOSSES: dict[str, Callable[..., Tensor]] = {
-    f.__name__: f for f in (cross_entropy, squared_hinge, kl, hint, supcon, simclr, none)
+    f.__name__: f
+    for f in (
+        cross_entropy,
+        squared_hinge,
+        binary,
+        balanced,
+        dice,
+        dice_cross_entropy,
+        kl,
+        hint,
+        supcon,
+        simclr,
+        none,
+    )
 }
 
 
 class Kind(NamedTuple):
-    """What a loss reads: class scores against labels, another output (the teacher), how many crops of each image."""
+    """What a loss reads: class scores against labels, another output (the teacher), how many crops of each image.
+
+    `binary`: every score goes through a sigmoid. `one_channel`: a single channel, through a sigmoid, tells two classes
+    apart. `resizes`: scores may be maps of another size than the labels'.
+    """
 
     scores: bool = True
     teacher: bool = False
     views: int = 1
+    binary: bool = False
+    one_channel: bool = False
+    resizes: bool = False
 
 
 KINDS = {
-    "cross_entropy": Kind(),
+    "cross_entropy": Kind(resizes=True),
     "squared_hinge": Kind(),
+    "binary": Kind(binary=True, one_channel=True, resizes=True),
+    "balanced": Kind(binary=True, one_channel=True, resizes=True),
+    "dice": Kind(one_channel=True, resizes=True),
+    "dice_cross_entropy": Kind(one_channel=True, resizes=True),
     "kl": Kind(scores=False, teacher=True),
     "hint": Kind(scores=False, teacher=True),
     "supcon": Kind(scores=False, views=2),
@@ -235,7 +291,7 @@ def show(loss: str | Loss) -> str:
 
 
 def describe(loss: str | Loss) -> Kind:
-    """What a loss reads. One of the user's own may say so in attributes `scores`, `teacher` and `views`."""
+    """What a loss reads. One of the user's own may say so in attributes `scores`, `teacher`, `views` and so on."""
     found = get(loss)
     name = found.name if isinstance(found, Named) else getattr(found, "__name__", "")
     if isinstance(found, Named) or LOSSES.get(name) is found:
@@ -244,21 +300,26 @@ def describe(loss: str | Loss) -> Kind:
     return Kind(**said)
 
 
-def label_message(classes: int, target: Tensor) -> str:
-    """The text of a `ClassCountError`."""
-    return (
-        f"the outputs have {classes} classes (labels 0..{classes - 1}), but the target holds labels "
-        f"{int(target.min())}..{int(target.max())}. Build the model with as many classes as the data, or fix the labels."
-    )
+def option(loss: str | Loss, name: str, default: Any) -> Any:
+    """The value that an option has in a named loss: `option("cross_entropy(ignore_index=255)", "ignore_index", -100)`."""
+    found = get(loss)
+    return dict(found.options).get(name, default) if isinstance(found, Named) else default
 
 
-def check_labels(classes: int, target: Tensor) -> None:
-    """Raise `ClassCountError` when a class index in `target` is outside 0..classes-1 (-100 is PyTorch's "ignore")."""
-    if target.is_floating_point() or target.numel() == 0:
-        return
-    low, high = int(target.min()), int(target.max())
-    if high >= classes or (low < 0 and low != IGNORE):
-        raise ClassCountError(label_message(classes, target))
+def check_target(loss: str | Loss, scores: Tensor, target: Tensor) -> None:
+    """Raise `ClassCountError` when a label in `target` has no class in `scores` (N, C, ...) by this loss's count.
+
+    One channel that goes through a sigmoid tells two classes apart.
+    """
+    one = scores.shape[1] == 1 and describe(loss).one_channel
+    check_labels(2 if one else scores.shape[1], target, option(loss, "ignore_index", IGNORE))
+
+
+def probabilities(scores: Tensor, loss: str | Loss = "cross_entropy") -> Tensor:
+    """Of raw scores (N, C, ...) what the loss takes them for: their softmax over axis 1, or their sigmoid."""
+    kind = describe(loss)
+    sigmoid = kind.binary or (kind.one_channel and scores.shape[1] == 1)
+    return scores.sigmoid() if sigmoid else scores.softmax(1)
 
 
 FORMS = ("multiclass", "one-vs-rest")
@@ -268,6 +329,15 @@ _OPTIONS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "smoothing": ("a number in [0, 1)", lambda v: _is_number(v) and 0 <= v < 1),
     "squared": ("True or False", lambda v: isinstance(v, bool)),
     "form": (" or ".join(map(repr, FORMS)), lambda v: v in FORMS),
+    "resize": (" or ".join(map(repr, pixels.RESIZES)), lambda v: v in pixels.RESIZES),
+    "align_corners": ("True or False", lambda v: isinstance(v, bool)),
+    "ignore_index": ("a whole number", lambda v: isinstance(v, int) and not isinstance(v, bool)),
+    "class_weight": (
+        "a list of numbers of at least 0, one a class, or None",
+        lambda v: v is None or (isinstance(v, (list, tuple)) and all(_is_number(w) and w >= 0 for w in v)),
+    ),
+    "smooth": ("a number of at least 0", lambda v: _is_number(v) and v >= 0),
+    "dice_weight": ("a number of at least 0", lambda v: _is_number(v) and v >= 0),
 }
 
 

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -18,10 +19,11 @@ from . import calls, losses, schedules
 from .edges import ENSEMBLE, GATE, PREVIOUS, TARGET, Edge
 from .errors import BranchNameError, ConfigError, HeadError, OutputError
 from .features import main_prediction
+from .labels import free_to_look
+from .maps import alike, is_map, lost_classes
 from .plans import Plan
 from .supervised import Outputs
-
-FREE_TO_LOOK = ("cpu",)  # devices for which looking at a number costs nothing
+from .targets import LostClassesWarning
 
 
 class Terms(NamedTuple):
@@ -47,7 +49,8 @@ class Objective:
     def __init__(self, plan: Plan | None = None, *, loss: str | losses.Loss | None = None) -> None:
         self.plan = plan
         main = loss if loss is not None else plan.main_loss if plan else "cross_entropy"
-        self.edges = (Edge("main", loss=main), *_edges_of(plan))
+        self._main_weight = plan.main_weight if plan else 1.0
+        self.edges = (Edge("main", loss=main, weight=schedules.constant(self._main_weight)), *_edges_of(plan))
         known = {"main", ENSEMBLE, PREVIOUS, TARGET, *(plan.outputs if plan else ())}
         for edge in self.edges:
             losses.check(edge.loss)  # texts are read here, not inside a compiled step
@@ -58,6 +61,7 @@ class Objective:
         self.calls = 0
         # Only where it matters: a number that changes with each call would make a compiled objective compile again.
         self._counts = bool(plan and (plan.dynamic or plan.overlap))
+        self.class_names: tuple[str, ...] = ()  # for messages
         self._labels_checked = False
         self._crops_checked = False
 
@@ -73,7 +77,7 @@ class Objective:
         progress = self._checked(progress)
         found = self.complete(self._predictions(outputs))
         training = torch.is_grad_enabled() and any(output.requires_grad for output in found.values())
-        self._check_target(found["main"], target)
+        self._check_target(found, target)
         found |= self._recalled(found["main"], target) if training else {}
         edges = [e for e in self.edges if _applies(e, found, training=training)]
         dropped = self._dropped(edges) if training else frozenset()
@@ -82,7 +86,7 @@ class Objective:
             part = _part(edge, found, target)
             parts[edge.name] = part.detach() if edge.name in dropped else part
         weights = self._weights(edges, parts, progress, training=training)
-        total = parts["main"]
+        total = parts["main"] if weights["main"] == 1.0 else weights["main"] * parts["main"]
         for edge in edges[1:]:
             total = total + weights[edge.name] * parts[edge.name]
         if self._counts and training:
@@ -109,7 +113,7 @@ class Objective:
             return found
         assert self.plan is not None  # without a plan there are no branches
         members = [found["main"], *(found[b.name] for b in self.plan.branches if b.predicts)]
-        return {**found, ENSEMBLE: _mixed(members, found.get(GATE))}
+        return {**found, ENSEMBLE: _mixed(alike(members, self.edges[0].loss), found.get(GATE))}
 
     def _predictions(self, outputs: Any) -> dict[str, Tensor]:
         pick = self.plan.main if self.plan else ()
@@ -126,14 +130,16 @@ class Objective:
             raise BranchNameError(_name_mismatch(outputs.aux, names))
         return {"main": main_prediction(outputs.main, pick), **outputs.aux}
 
-    def _check_target(self, main: Tensor, target: Any) -> None:
+    def _check_target(self, found: Mapping[str, Tensor], target: Any) -> None:
         """Once, because looking at labels makes the device wait."""
         if torch.compiler.is_compiling():
             return
+        main = found["main"]
         named = isinstance(self.edges[0].loss, str)  # a loss of the user's own may take any target
-        if named and not self._labels_checked and main.ndim >= 2:
-            losses.check_labels(main.shape[1], target)
+        if named and not self._labels_checked and main.ndim >= 2 and isinstance(target, Tensor):
+            losses.check_target(self.edges[0].loss, main, target)
             self._labels_checked = True
+            _warn_of_lost(self.edges, found, target, self.class_names)
         plan = self.plan
         pairs = plan is not None and plan.views == 2 and torch.is_grad_enabled() and isinstance(target, Tensor)
         if plan is not None and pairs and not self._crops_checked:
@@ -173,7 +179,7 @@ class Objective:
         self._length = len(main)
         if len(main) <= rows:
             return False
-        if usual and self.calls > 3 and main.device.type not in FREE_TO_LOOK:
+        if usual and self.calls > 3 and not free_to_look(main):
             return True
         return torch.equal(self.memory["labels"].to(target.device), target[:rows])
 
@@ -216,7 +222,8 @@ class Objective:
         self.restarted = bool(state.get("restarted", False))
 
     def __repr__(self) -> str:
-        terms = [str(self.edges[0])]
+        first = self.edges[0]
+        terms = [str(first) if self._main_weight == 1 else f"{self._main_weight:.4g} * {first}"]
         for e in self.edges[1:]:
             weight = f"{e.weight.value:g}" if isinstance(e.weight, schedules.constant) else repr(e.weight)
             terms.append(f"{weight} * {e}")
@@ -286,6 +293,24 @@ def _mixed(members: list[Tensor], gate: Tensor | None) -> Tensor:
     if gate is None:
         return scores.mean(1)
     return (gate.to(scores.dtype).reshape(*gate.shape, *[1] * (scores.ndim - 2)) * scores).sum(1)
+
+
+def _warn_of_lost(edges: tuple[Edge, ...], found: Mapping[str, Tensor], target: Tensor, names: tuple[str, ...]) -> None:
+    """Name the classes of this target that an output never sees, because its labels are shrunk."""
+    for edge in edges:
+        if edge.target != TARGET or edge.source not in found or not is_map(found[edge.source].shape):
+            continue
+        lost = lost_classes(found[edge.source], target, edge.loss)
+        if lost:
+            size = "x".join(map(str, found[edge.source].shape[2:]))
+            listed = ", ".join(names[c] if c < len(names) else f"class {c}" for c in lost)
+            warnings.warn(
+                f"at {size} the labels of '{edge.source}' ({losses.show(edge.loss)}) have lost {listed}, which this batch has: "
+                "that output never sees them. Enlarge the scores instead (resize='enlarge'), or shrink labels with "
+                "resize='area' or 'preserve'.",
+                LostClassesWarning,
+                stacklevel=4,
+            )
 
 
 def _check_crops(target: Any, method: str) -> None:

@@ -15,6 +15,7 @@ from .edges import ENSEMBLE, INPUT, PREVIOUS, TARGET, Edge, Gate
 from .errors import BranchNameError, ClassCountError, ConfigError, HeadError, LayerError, UnknownLayerError
 from .features import Feature, Pick, read_pick, show_pick
 from .layers import check_readable, is_measure, select, split_pick
+from .maps import is_map
 from .plans import Branch, Plan, fingerprint
 from .taps import refuse_wrapped
 from .traces import Layer, Trace, trace
@@ -35,6 +36,7 @@ def plan(
     method: str = "aux",
     head: heads.HeadLike | Mapping[str, heads.HeadLike] | None = None,
     loss: str | losses.Loss | Mapping[str, str | losses.Loss] | None = None,
+    main_loss: str | losses.Loss | None = None,
     weight: schedules.Weight | Mapping[str, schedules.Weight] | None = None,
     gradient: gradients.GradientLike | Mapping[str, gradients.GradientLike] | None = None,
     zero_heads: bool | Mapping[str, bool] = False,
@@ -52,10 +54,11 @@ def plan(
 
     `sample` is a model input: a tensor, or a tuple or dict of arguments. `at` takes layer selectors (module `layers`),
     a mapping branch name -> selector, or `"auto"`, which probes on `batches` of (input, target); methods that say
-    themselves where their branches go need none. `head`, `loss` and `weight` override the method's, for all branches or
-    by branch name; `gradient` says the same way how a branch's gradient enters the trunk (module `gradients`:
-    "scale(0.5)", "project", ...). `zero_heads` starts the last layers of heads that give class scores at zero, so that at
-    first their losses send no gradient into the trunk (a term between features, a gate or an embedding still does);
+    themselves where their branches go need none. `main_loss` is the main output's loss, and that of branches which by the
+    method have the same one. `head`, `loss` and `weight` override the method's, for all branches or by branch name;
+    `gradient` says the same way how a branch's gradient enters the trunk (module `gradients`: "scale(0.5)", "project",
+    ...). `zero_heads` starts the last layers of heads that give class scores at zero, so that at first their losses send no
+    gradient into the trunk (a term between features, a gate or an embedding still does);
     `epochs` is the length of the training, for schedules that count epochs. `main` says where the
     prediction is in an output with several tensors, `layout` ({layer: "NHWC"}) corrects a wrong guess, `classes` checks
     the class count.
@@ -63,7 +66,7 @@ def plan(
     Raises `LayerError`, `HeadError`, `BranchNameError`, `ClassCountError`, `OutputError` or `ConfigError`.
     """
     refuse_wrapped(model)
-    preset = methods.get(method)
+    preset = methods.get(method).under(main_loss)
     pick_of_main = read_pick(main) if main is not None else None
     itself = at is None and preset.places is not None
     selectors = {} if itself else _selectors(model, at, preset, batches, main)
@@ -106,6 +109,7 @@ def plan(
         flops=seen.flops,
         notes=(*_notes(seen, branches, layers), *_departures(preset, wanted, branches)),
         main_loss=preset.main_loss,
+        main_weight=preset.main_weight(len(branches)) if preset.main_weight else 1.0,
         edges=edges,
         dynamic=preset.dynamic,
         views=preset.views,
@@ -324,10 +328,10 @@ def _branch(
             "scale, warmup or detach."
         )
     if isinstance(head, str):
-        head = heads.resolve(head, layer.feature)
+        head = heads.resolve(head, layer.feature, maps=is_map(seen.output[seen.main]))
     cost = price(name, head, layer.feature, seen.classes, model=model, layer=layer.name, main=seen.main)
     main = seen.output[seen.main]
-    predicts = agreement.predicts(head) and cost.shape[1:] == main[1:]
+    predicts = agreement.predicts(head) and agreement.same_scores(cost.shape, main)
     agreement.check_output(name, layer.name, head=head, loss=loss, shape=cost.shape, main=main)
     branch = Branch(
         name=name,

@@ -98,6 +98,7 @@ class Plan:
     flops: int
     notes: tuple[str, ...] = ()
     main_loss: str | losses.Loss = "cross_entropy"
+    main_weight: float = 1.0
     edges: tuple[Edge, ...] = ()  # besides main's and every branch's own
     dynamic: bool = False  # each step drops a random part of `edges`
     views: int = 1  # crops of each image that a batch holds
@@ -136,6 +137,7 @@ class Plan:
             "trunk": {"params": self.params, "flops": self.flops},
             "notes": list(self.notes),
             "main_loss": losses.show(self.main_loss),
+            "main_weight": self.main_weight,
             "edges": [e.to_dict() for e in self.edges],
             "dynamic": self.dynamic,
             "views": self.views,
@@ -161,6 +163,7 @@ class Plan:
                 flops=data["trunk"]["flops"],
                 notes=tuple(data["notes"]),
                 main_loss=_read_loss(data.get("main_loss", "cross_entropy")),  # plans of 0.1 had no more than branches
+                main_weight=float(data.get("main_weight", 1.0)),
                 edges=tuple(_read_edge(e) for e in data.get("edges", ())),
                 dynamic=data.get("dynamic", False),
                 views=data.get("views", 1),
@@ -194,8 +197,9 @@ class Plan:
         from_trunk = f"{self.model}: {millions(self.params)} parameters, {millions(self.flops)} FLOPs a sample"
         title = f"{len(self.branches)} branch{'es' * (len(self.branches) != 1)} by method '{self.method}'"
         lines = [f"{from_trunk}; {title}"]
-        if losses.show(self.main_loss) != "cross_entropy":
-            lines.append(f"  main: {losses.show(self.main_loss)}")
+        if losses.show(self.main_loss) != "cross_entropy" or self.main_weight != 1:
+            weight = f"{self.main_weight:.4g} * " if self.main_weight != 1 else ""
+            lines.append(f"  main: {weight}{losses.show(self.main_loss)}")
         if self.branches:
             lines += _table(self.branches)
         lines += _mimicry(self.edges)

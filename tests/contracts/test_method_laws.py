@@ -17,6 +17,7 @@ from deepsup import networks, schedules
 from deepsup.methods import METHODS
 from deepsup.training import configs, runs
 from tests import tiny_runs
+from tests.tiny_maps import is_for_maps, maps, segmenter
 
 from .test_laws import assert_same_state, mixed_flags, state_of
 
@@ -24,13 +25,17 @@ CLASSES = 5
 BRANCHED = [m.name for m in METHODS.values() if not m.bare]
 
 
-def built() -> nn.Module:
+def built(name: str) -> nn.Module:
     torch.manual_seed(0)
-    return networks.build("deepsup:resnet-8", classes=CLASSES)
+    return segmenter(name) if is_for_maps(name) else networks.build("deepsup:resnet-8", classes=CLASSES)
 
 
 def images(n: int = 2) -> Tensor:
     return torch.randn(n, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+def targets(name: str) -> Tensor:
+    return maps(6, method=name)[1] if is_for_maps(name) else torch.tensor([0, 1, 2, 0, 1, 2])
 
 
 def planned(model: nn.Module, name: str) -> ds.Plan:
@@ -40,7 +45,7 @@ def planned(model: nn.Module, name: str) -> ds.Plan:
 
 @pytest.mark.parametrize("name", BRANCHED)
 def test_planning_and_stripping_leave_no_trace(name: str) -> None:
-    model = built()
+    model = built(name)
     mixed_flags(model)
     before = state_of(model)
     plan = planned(model, name)
@@ -55,11 +60,12 @@ def test_planning_and_stripping_leave_no_trace(name: str) -> None:
 
 @pytest.mark.parametrize("name", [n for n in BRANCHED if n != "equilibrium"])  # whose rule is a change by itself
 def test_with_all_weights_zero_a_method_trains_the_plain_model_bit_for_bit(name: str) -> None:
-    plain, model = built().train(), built().train()
+    plain, model = built(name).train(), built(name).train()
     plan = planned(model, name)
     zero = schedules.constant(0)
     nothing = replace(
         plan,
+        main_weight=1.0,  # where a method's weights sum to 1, main has less
         branches=tuple(replace(b, weight=zero) for b in plan.branches),
         edges=tuple(replace(e, weight=zero) for e in plan.edges),
     )
@@ -67,7 +73,7 @@ def test_with_all_weights_zero_a_method_trains_the_plain_model_bit_for_bit(name:
     objective, alone = ds.Objective(nothing), ds.Objective(loss=plan.main_loss)
     ours = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     theirs = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9)
-    y = torch.tensor([0, 1, 2, 0, 1, 2])
+    y = targets(name)
     torch.manual_seed(5)
     for _ in range(3):
         x = torch.randn(6, 3, 16, 16)
@@ -85,7 +91,7 @@ def test_with_all_weights_zero_a_method_trains_the_plain_model_bit_for_bit(name:
 
 @pytest.mark.parametrize("name", BRANCHED)
 def test_in_eval_mode_no_head_runs_and_the_answer_is_the_plain_models(name: str) -> None:
-    model, x = built().eval(), images(4)
+    model, x = built(name).eval(), images(4)
     expected = model(x)
     net = ds.attach(model, planned(model, name)).eval()
     for _, head in net.heads.items():
@@ -95,7 +101,7 @@ def test_in_eval_mode_no_head_runs_and_the_answer_is_the_plain_models(name: str)
 
 @pytest.mark.parametrize("name", BRANCHED)
 def test_a_net_survives_copying_pickling_and_loading(name: str) -> None:
-    model = built()
+    model = built(name)
     net = ds.attach(model, planned(model, name)).eval()
     x = images(4)
 
@@ -104,7 +110,7 @@ def test_a_net_survives_copying_pickling_and_loading(name: str) -> None:
             return net(x)  # type: ignore[no-any-return]
 
     expected = outputs(net)
-    fresh = built()
+    fresh = built(name)
     loaded = ds.attach(fresh, ds.Plan.from_dict(net.plan.to_dict())).eval()
     loaded.load_state_dict(net.state_dict())
     for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), loaded):

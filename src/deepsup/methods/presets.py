@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from torch import nn
 
+from deepsup import losses
 from deepsup.edges import Edge, Gate
 from deepsup.errors import ConfigError
 from deepsup.traces import Trace
@@ -27,7 +28,7 @@ class Preset:
 
     layer: str
     head: str
-    loss: str
+    loss: str | losses.Loss
     weight: str
     gradient: str = "add"
     gate: Gate | None = None
@@ -45,7 +46,8 @@ class Method:
 
     `head`, `loss`, `weight`, `gradient` and `gate` are those of every branch; `{epochs}` in a weight stands for the length of
     the training. `places` says where its branches go if the user does not. `arrange` turns layers into branches where
-    they are not all alike. `edges` are its terms between outputs, given the names of the branches.
+    they are not all alike. `edges` are its terms between outputs, given the names of the branches; `main_weight` is for
+    weights that sum to 1.
     """
 
     name: str
@@ -54,18 +56,20 @@ class Method:
     source: str
     deviations: str = "-"
     head: str = "auto"
-    loss: str = "cross_entropy"
+    loss: str | losses.Loss = "cross_entropy"
     weight: str = "constant(1)"
     gradient: str = "add"
     gate: Gate | None = None
     rule: str = "drop"  # of the probe, for at="auto"
     bare: bool = False  # attaches no branches at all
+    maps: bool = False  # for networks that predict maps
     where: str = ""  # what `places` does, in words
     heads: str = ""  # what `arrange` gives the branches, in words
     places: Places | None = None
     arrange: Arrange | None = None
     edges: Mimicry | None = None
-    main_loss: str = "cross_entropy"
+    main_loss: str | losses.Loss = "cross_entropy"
+    main_weight: Callable[[int], float] | None = None  # given how many branches there are; None: 1
     dynamic: bool = False
     views: int = 1
     overlap: bool = False
@@ -79,6 +83,13 @@ class Method:
                 "at out (supervise.at=null), or name layers."
             )
 
+    def under(self, main_loss: str | losses.Loss | None) -> Method:
+        """The method with another loss of the main output, and of its branches if they have the main output's loss."""
+        if main_loss is None:
+            return self
+        losses.check(main_loss)
+        return replace(self, main_loss=main_loss, loss=main_loss if self.loss == self.main_loss else self.loss)
+
     def branches(self, scene: Scene, layers: Mapping[str, str]) -> Mapping[str, Preset]:
         """The branches for the chosen layers, by branch name."""
         if self.arrange is not None:
@@ -89,10 +100,11 @@ class Method:
         """What there is to know about the method, by title, for people."""
         asked = {k: repr(v) for k, v in self.options.items()}
         branches = {"branches": self.where or "at layers of your choice, or where the probe says"}
-        branches |= {"head": self.heads or self.head, "loss": self.loss, "weight": self.weight.replace("{epochs}", "N")}
+        branches |= {"head": self.heads or self.head, "loss": losses.show(self.loss)}
+        branches["weight"] = self.weight.replace("{epochs}", "N")
         if self.gradient != "add":
             branches["gradient"] = self.gradient
-        main = {"main loss": self.main_loss} if self.main_loss != "cross_entropy" else {}
+        main = {"main loss": losses.show(self.main_loss)} if self.main_loss != "cross_entropy" else {}
         options = {"options": ", ".join(f"{k}={v}" for k, v in asked.items())} if asked else {}
         said = {"formula": self.formula, "source": self.source, **({} if self.bare else branches), **main, **options}
         return {**said, "deviations": self.deviations}

@@ -9,7 +9,7 @@ from dataclasses import replace
 from deepsup import calls
 from deepsup.errors import ConfigError
 
-from . import classifiers, mimics
+from . import classifiers, mimics, segmenters
 from .presets import Method
 
 _BUILDERS: tuple[Callable[..., Method], ...] = (
@@ -34,6 +34,13 @@ _BUILDERS: tuple[Callable[..., Method], ...] = (
     classifiers.sdn,
     classifiers.adaloss,
     classifiers.equilibrium,
+    segmenters.pspnet,
+    segmenters.c1_deepsup,
+    segmenters.ppm_deepsup,
+    segmenters.nnunet,
+    segmenters.monai,
+    segmenters.hed,
+    segmenters.unetpp,
     classifiers.label_smoothing,
     classifiers.equal_compute,
 )

@@ -1,0 +1,327 @@
+"""Cross-entropy of enlarged scores that never builds the enlarged map.
+
+Dense prediction gives scores at an eighth of the labels' size or less, and its loss is taken at the labels' size:
+`cross_entropy(interpolate(scores))` builds a map of N C H W numbers, which the softmax and both backward passes copy (2 GiB
+for 4 images of 473 x 473 with 150 classes). Here loss and gradient are computed together, tile by tile of the output.
+
+Bilinear enlargement is linear, and separable: with the weights R (H, h) of the rows and Q (W, w) of the columns a tile of
+the enlarged map is E = R_t X Q_t^T, of the few small rows and columns that the tile reads. From its loss comes G = dl/dE,
+of the same shape, and R_t^T G Q_t is what the tile adds to the gradient of X. Then the tile is forgotten. What stays is one
+gradient of the scores' own size, which backward multiplies by what comes in. The same in any order of tiles, without
+atomics: a run repeats itself bit by bit.
+
+On an NVIDIA GPU the softmax loss runs as the Triton kernels of `kernels`, where Triton is installed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .errors import ClassCountError, ConfigError, HeadError
+from .labels import IGNORE, check_labels, free_to_look, label_message
+
+# Numbers in a tile of the enlarged map: a few MiB, so that all steps on it find it in the cache; on an accelerator so many
+# that launching the steps costs little.
+TILE = {"cpu": 2**19}
+TILE_ELSEWHERE = 2**24
+
+
+def upsampled_cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    align_corners: bool = False,
+    ignore_index: int = IGNORE,
+    weight: Tensor | None = None,
+    smoothing: float = 0.0,
+) -> Tensor:
+    """Softmax cross-entropy of scores enlarged to the labels' size: a scalar, equal to
+
+        F.cross_entropy(F.interpolate(logits, (H, W), mode="bilinear", align_corners=align_corners), target,
+                        weight=weight, ignore_index=ignore_index, label_smoothing=smoothing)
+
+    `logits` are finite raw scores (N, C, h, w) of any float dtype and memory layout, `target` class indices (N, H, W) of
+    any integer dtype, `weight` one number a class (C,). With s = interpolate(logits), the mean over the counted places i
+    is sum_i w_{y_i} ((1 - e) l_i(y_i)) + e/C sum_c w_c l_i(c), divided by sum_i w_{y_i}, where l_i(c) = logsumexp_k s_ik -
+    s_ic and e = `smoothing` in [0, 1). Where no place counts the loss is 0 and its gradient 0, where PyTorch says NaN.
+
+    Computed in float32 (of float64 scores in float64), also under autocast; the gradient has the scores' dtype. There is no
+    second derivative: asking for one raises `RuntimeError`. Raises `HeadError` when shapes do not fit and `ClassCountError`
+    for a label that is neither below C nor `ignore_index`; the latter on the CPU only, since looking would make the host wait
+    for a GPU, which says so itself (a device assert).
+    """
+    _check(logits, target, "upsampled_cross_entropy")
+    if weight is not None and tuple(weight.shape) != (logits.shape[1],):
+        raise HeadError(
+            f"weight must have one number for each of the {logits.shape[1]} classes of the scores; found shape "
+            f"{tuple(weight.shape)}."
+        )
+    if not torch.compiler.is_compiling() and not 0 <= smoothing < 1:
+        raise ConfigError(f"upsampled_cross_entropy needs smoothing to be a number in [0, 1); found {smoothing!r}.")
+    if _enlarges(logits, target):
+        return _blocked(logits, target, weight, "softmax", align_corners, ignore_index, smoothing)
+    scores, target = _interpolated(logits, target, align_corners), target.long()
+    weight = None if weight is None else weight.to(scores.dtype)
+    try:
+        total = F.cross_entropy(
+            scores, target, weight, ignore_index=ignore_index, label_smoothing=smoothing, reduction="sum"
+        )
+    except (IndexError, RuntimeError):
+        raise ClassCountError(label_message(logits.shape[1], target, ignore_index)) from None
+    counted = target != ignore_index
+    shares = counted if weight is None else torch.where(counted, weight[torch.where(counted, target, 0)], 0.0)
+    whole = shares.sum()
+    return torch.where(whole > 0, total / torch.where(whole > 0, whole, 1), 0.0)
+
+
+def upsampled_binary_cross_entropy(
+    logits: Tensor, target: Tensor, *, align_corners: bool = False, ignore_index: int = IGNORE
+) -> Tensor:
+    """Sigmoid cross-entropy of scores enlarged to the labels' size: a scalar.
+
+    `logits` (N, 1, h, w) against labels 0 and 1 (N, H, W), or (N, C, h, w) each class against the rest: equal to
+    `F.binary_cross_entropy_with_logits` of the enlarged scores and the one-hot labels, averaged over the channels and the
+    counted places. All else as for `upsampled_cross_entropy`.
+    """
+    _check(logits, target, "upsampled_binary_cross_entropy")
+    if _enlarges(logits, target):
+        return _blocked(logits, target, None, "sigmoid", align_corners, ignore_index, 0.0)
+    if free_to_look(target):
+        check_labels(max(2, logits.shape[1]), target, ignore_index)
+    scores = _interpolated(logits, target, align_corners)
+    counted = (target != ignore_index).unsqueeze(1)
+    classes = torch.arange(scores.shape[1], device=target.device) if scores.shape[1] > 1 else target.new_ones(1)
+    hot = target.unsqueeze(1) == classes.view(-1, 1, 1)
+    each = F.binary_cross_entropy_with_logits(scores, hot.to(scores.dtype), reduction="none")
+    whole = counted.sum() * scores.shape[1]
+    return torch.where(counted, each, 0.0).sum() / whole.clamp(min=1)
+
+
+def _check(logits: Tensor, target: Tensor, name: str) -> None:
+    fits = logits.ndim == 4 and target.ndim == 3 and logits.shape[0] == target.shape[0]
+    if not fits or not logits.is_floating_point() or target.is_floating_point() or 0 in logits.shape[1:]:
+        raise HeadError(
+            f"{name} holds scores (N, C, h, w) against class indices (integers) (N, H, W); found scores of shape "
+            f"{tuple(logits.shape)} and dtype {logits.dtype}, and a target of shape {tuple(target.shape)} and dtype "
+            f"{target.dtype}. Give labels as target.long(), a mask of shape (N, 1, H, W) without its axis of 1."
+        )
+    if logits.device != target.device:
+        raise HeadError(f"{name}: the scores are on {logits.device}, the target on {target.device}; move one of them.")
+
+
+def _enlarges(logits: Tensor, target: Tensor) -> bool:
+    """Is there anything to gain? Scores that are shrunk, or stay as they are, are the largest map there is."""
+    (h, w), (height, width) = logits.shape[2:], target.shape[1:]
+    return target.numel() > 0 and height >= h and width >= w and (height > h or width > w)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In float32 where it is narrower."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _interpolated(logits: Tensor, target: Tensor, align_corners: bool) -> Tensor:
+    size = tuple(target.shape[1:])
+    if tuple(logits.shape[2:]) == size or 0 in size:
+        return _wide(logits).expand(*logits.shape[:2], *size) if 0 not in size else _wide(logits)[..., :0, :0]
+    return F.interpolate(_wide(logits), size, mode="bilinear", align_corners=align_corners)
+
+
+def _blocked(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    form: str,
+    align_corners: bool,
+    ignore_index: int,
+    smoothing: float,
+) -> Tensor:
+    # The operator works below autograd and cannot see whether a gradient will be asked for.
+    wanted = torch.is_grad_enabled() and logits.requires_grad
+    loss: Tensor = _operator(logits, target, weight, form, align_corners, ignore_index, smoothing, wanted)[0]
+    return loss
+
+
+# One opaque operator for compilers and dry runs: they see its shapes, not its loops.
+@torch.library.custom_op(
+    "deepsup::upsampled_loss",
+    mutates_args=(),
+    schema="(Tensor logits, Tensor target, Tensor? weight, str form, bool align_corners, int ignore_index, "
+    "float smoothing, bool wanted) -> (Tensor, Tensor)",
+)
+def _operator(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    form: str,
+    align_corners: bool,
+    ignore_index: int,
+    smoothing: float,
+    wanted: bool,
+) -> tuple[Tensor, Tensor]:
+    """The loss and, where it is wanted, its gradient (N, C, h, w), both in float32 or float64."""
+    if logits.device.type == "cpu":
+        check_labels(max(2, logits.shape[1]) if form == "sigmoid" else logits.shape[1], target, ignore_index)
+    small = _wide(logits)
+    weight = None if weight is None else weight.to(small)
+    rule = Rule(form, ignore_index, weight, smoothing)
+    with torch.autocast(logits.device.type, enabled=False):  # else it would take the products in half precision
+        total, whole, slope = _fastest(small, target, rule, align_corners=align_corners, wanted=wanted)
+    there = whole != 0
+    one_share = torch.where(there, 1 / torch.where(there, whole, 1), 0)
+    if slope is None:
+        return torch.where(there, total * one_share, 0), small.new_empty(0)
+    return torch.where(there, total * one_share, 0), slope.mul_(one_share)
+
+
+@_operator.register_fake
+def _shapes(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    form: str,
+    align_corners: bool,
+    ignore_index: int,
+    smoothing: float,
+    wanted: bool,
+) -> tuple[Tensor, Tensor]:
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    slope = logits.new_empty(logits.shape if wanted else (0,), dtype=dtype)
+    return logits.new_empty((), dtype=dtype), slope
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(output[1])
+    ctx.dtype = inputs[0].dtype
+
+
+def _backward(ctx: Any, loss: Tensor | None, slope: Tensor | None) -> tuple[Tensor | None, ...]:
+    # The kept gradient is an output of the operator: whoever differentiates through it arrives here, and not at silent zero.
+    if slope is not None:
+        raise RuntimeError(
+            "the blocked loss on enlarged scores has no second derivative. Enlarge them in a step of its own where one is "
+            "needed: F.interpolate and F.cross_entropy, or the loss with resize='interpolate'."
+        )
+    (kept,) = ctx.saved_tensors
+    # In half precision only after the product: a mean over a million places leaves gradients that it rounds to zero.
+    return (None if loss is None else (loss * kept).to(ctx.dtype), *[None] * 7)
+
+
+_operator.register_autograd(_backward, setup_context=_keep)
+
+
+class Rule(NamedTuple):
+    """What is asked of each place of the enlarged map: "softmax" or "sigmoid", and its options."""
+
+    form: str
+    ignore_index: int
+    weight: Tensor | None
+    smoothing: float
+
+
+def in_tiles(
+    small: Tensor, target: Tensor, rule: Rule, *, align_corners: bool, wanted: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Summed loss, summed shares of the places, and the gradient of the summed loss (N, C, h, w) if `wanted`."""
+    (batch, classes, h, w), (height, width) = small.shape, target.shape[1:]
+    x = small.permute(2, 0, 1, 3).contiguous()  # (h, N, C, w): rows first, so that both products are plain ones
+    slope = torch.zeros_like(x) if wanted else None
+    of_rows = _shares(h, height, align_corners, small)
+    of_columns = of_rows if (h, height) == (w, width) else _shares(w, width, align_corners, small)
+    evaluate = _softmax if rule.form == "softmax" else _sigmoid
+    sums = []
+    for images, rows, columns in _tiles(batch, classes, height, width, TILE.get(small.device.type, TILE_ELSEWHERE)):
+        up, left = _reach(rows, h, height, align_corners), _reach(columns, w, width, align_corners)
+        r, q = of_rows[rows, up], of_columns[columns, left]
+        part = x[up, images, :, left] @ q.T
+        scores = (r @ part.flatten(1)).view(len(r), *part.shape[1:])
+        sums.append(evaluate(scores, target[images, rows, columns].transpose(0, 1).long(), rule, wanted))
+        if slope is not None:  # scores hold their gradient now
+            slope[up, images, :, left] += (r.T @ scores.flatten(1)).view(part.shape) @ q
+    total, whole = torch.stack([torch.stack(pair) for pair in sums]).sum(0)
+    return total, whole, None if slope is None else slope.permute(1, 2, 0, 3).contiguous()
+
+
+def _softmax(scores: Tensor, labels: Tensor, rule: Rule, wanted: bool) -> tuple[Tensor, Tensor]:
+    """Summed loss and shares of a tile's scores (R, n, C, T) and labels (R, n, T). Scores become their gradient."""
+    counted = labels != rule.ignore_index
+    index = torch.where(counted, labels, 0)
+    weights = scores.new_ones(scores.shape[2]) if rule.weight is None else rule.weight
+    share = torch.where(counted, weights[index], 0.0)
+    # l = push logsumexp(s) - pull s_y - even sum_c w_c s_c, and its gradient: push p - pull [c = y] - even w_c
+    pull, even = share * (1 - rule.smoothing), counted.to(scores.dtype) * (rule.smoothing / scores.shape[2])
+    push = pull + even * weights.sum()
+    scores -= scores.amax(2, keepdim=True)
+    loss = -pull * _of_class(scores, index)
+    if rule.smoothing:
+        loss -= even * (weights @ scores)
+    mass = scores.exp_().sum(2)
+    loss += push * mass.log()
+    if wanted:
+        scores *= (push / mass).unsqueeze(2)
+        scores.scatter_(2, index.unsqueeze(2), (_of_class(scores, index) - pull).unsqueeze(2))
+    if wanted and rule.smoothing:
+        scores -= even.unsqueeze(2) * weights.unsqueeze(1)
+    return loss.sum(), share.sum()
+
+
+def _sigmoid(scores: Tensor, labels: Tensor, rule: Rule, wanted: bool) -> tuple[Tensor, Tensor]:
+    """As `_softmax`, each channel for itself. A single channel is that of label 1."""
+    channels = scores.shape[2]
+    counted = labels != rule.ignore_index
+    share = counted.to(scores.dtype)
+    index = torch.where(counted & (channels > 1), labels, 0)
+    pull = share if channels > 1 else share * labels
+    own = _of_class(scores, index)
+    loss = share * F.softplus(scores, threshold=40).sum(2) - pull * own
+    if wanted:
+        scores.sigmoid_().mul_(share.unsqueeze(2))
+        scores.scatter_(2, index.unsqueeze(2), (_of_class(scores, index) - pull).unsqueeze(2))
+    return loss.sum(), share.sum() * channels
+
+
+def _of_class(scores: Tensor, index: Tensor) -> Tensor:
+    return scores.gather(2, index.unsqueeze(2)).squeeze(2)
+
+
+def _shares(small: int, large: int, align_corners: bool, like: Tensor) -> Tensor:
+    """(large, small): what each small row gives to each row of the enlarged map; PyTorch's own numbers."""
+    unit = torch.eye(small, dtype=like.dtype, device=like.device).unsqueeze(0)
+    return F.interpolate(unit, large, mode="linear", align_corners=align_corners)[0].T
+
+
+def _reach(places: slice, small: int, large: int, align_corners: bool) -> slice:
+    """The small rows that a tile's rows read. PyTorch counts in float32, so a rounding error more on both sides."""
+
+    def source(place: int) -> float:
+        if align_corners:
+            return place * (small - 1) / max(1, large - 1)
+        return max(0.0, (place + 0.5) * small / large - 0.5)
+
+    first, last = math.floor(source(places.start) - 0.01), math.floor(source(places.stop - 1) + 0.01)
+    return slice(max(0, first), min(small, last + 2))
+
+
+def _tiles(batch: int, classes: int, height: int, width: int, numbers: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Images, rows and columns of each tile: of about `numbers` numbers, whole images where several fit, else squares."""
+    images = max(1, numbers // (classes * height * width))
+    places = max(1, numbers // classes)
+    columns = min(width, max(64, math.isqrt(places)))
+    rows = min(height, max(1, places // columns))
+    for image in _slices(batch, images):
+        for row in _slices(height, rows):
+            for column in _slices(width, columns):
+                yield image, row, column
+
+
+def _slices(length: int, most: int) -> list[slice]:
+    """0..length in equal pieces of at most `most`."""
+    pieces = -(-length // most)
+    return [slice(length * i // pieces, length * (i + 1) // pieces) for i in range(pieces)]

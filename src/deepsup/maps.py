@@ -1,0 +1,41 @@
+"""Predictions that are maps, outside of losses: at the size of the labels, or several at one size.
+
+>>> probability = losses.probabilities(enlarged(scores, label.shape[1:], "binary"), "binary")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor
+
+from . import losses, pixels, targets
+
+
+def is_map(shape: Sequence[int]) -> bool:
+    """Whether scores of this shape, (N, C, *places), have a score for every place."""
+    return len(shape) > 2
+
+
+def enlarged(scores: Tensor, size: Sequence[int], loss: str | losses.Loss = "cross_entropy") -> Tensor:
+    """Scores (N, C, *places) at `size`, linearly, as the loss that trained them enlarges them (its `align_corners`)."""
+    return pixels.enlarge(scores, size, align_corners=bool(losses.option(loss, "align_corners", False)))
+
+
+def alike(scores: Iterable[Tensor], loss: str | losses.Loss = "cross_entropy") -> list[Tensor]:
+    """Scores (N, C, *places) all at the size of the largest among them; vectors (N, C) as they are."""
+    found = list(scores)
+    largest = max((s.shape[2:] for s in found), key=lambda size: size.numel())
+    return [enlarged(s, largest, loss) if s.ndim > 2 else s for s in found]
+
+
+def lost_classes(scores: Tensor, target: Tensor, loss: str | losses.Loss) -> tuple[int, ...]:
+    """The classes of a label map that an output with this loss never sees, because its labels are shrunk to the scores.
+
+    Reads numbers back, so a GPU is waited for. Losses that enlarge the scores lose none.
+    """
+    how = losses.option(loss, "resize", "enlarge")
+    if how not in targets.POLICIES or scores.shape[2:] == target.shape[1:] or target.is_floating_point():
+        return ()
+    ignored = losses.option(loss, "ignore_index", losses.IGNORE)
+    return targets.lost_classes(target, scores.shape[2:], how=how, ignore_index=ignored)

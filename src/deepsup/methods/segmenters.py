@@ -1,0 +1,243 @@
+"""Methods for networks that predict maps: where their branches go, with which head, loss and weight."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from deepsup.errors import ConfigError, LayerError
+from deepsup.traces import Layer
+
+from .presets import Arrange, Method, Preset, Scene, between
+
+MODES = ("same", "exp", "two")
+
+
+def pspnet(*, weight: float = 0.4) -> Method:
+    """The auxiliary loss of PSPNet, on any backbone."""
+    between("pspnet", 0, math.inf, weight=weight)
+    loss = "cross_entropy(align_corners=True)"
+    return Method(
+        name="pspnet",
+        maps=True,
+        summary="PSPNet's auxiliary loss: a small FCN head on the last stage but one, dropped at test",
+        formula="L = CE(main) + 0.4 CE(aux), both enlarged to the labels",
+        source="Zhao, Shi, Qi, Wang, Jia 2017 (CVPR), sec. 3.3 and table 2; hszhao/semseg",
+        deviations="the paper puts it after res4b22 of ResNet-101, the authors' later code after layer3, as here; the original "
+        "shrinks labels bilinearly where its zoom factor is not 8, which makes classes up: not repeated",
+        head="fcn",
+        loss=loss,
+        weight=f"constant({weight})",
+        main_loss=loss,
+        places=_last_but_one,
+        where="after the last stage of the backbone but one",
+    )
+
+
+def c1_deepsup(*, weight: float = 0.4) -> Method:
+    """The auxiliary loss of CSAIL's C1DeepSup."""
+    return _csail("c1-deepsup", weight, head="c1", decoder="C1DeepSup")
+
+
+def ppm_deepsup(*, weight: float = 0.4) -> Method:
+    """The auxiliary loss of CSAIL's PPMDeepsup."""
+    return _csail("ppm-deepsup", weight, head="c1(dropout=0.1)", decoder="PPMDeepsup")
+
+
+def _csail(name: str, weight: float, *, head: str, decoder: str) -> Method:
+    between(name, 0, math.inf, weight=weight)
+    loss = "cross_entropy(resize='nearest')"
+    return Method(
+        name=name,
+        maps=True,
+        summary=f"{decoder}'s auxiliary loss: one 3x3 convolution on conv4, labels shrunk to the scores, dropped at test",
+        formula="L = NLL(log softmax(main)) + 0.4 NLL(log softmax(aux)), at the resolution of the scores",
+        source="CSAILVision/semantic-segmentation-pytorch, mit_semseg (Zhou et al. 2017, 2018)",
+        deviations="log_softmax and NLL in one, which is cross-entropy; labels are shrunk here and not in the loader",
+        head=head,
+        loss=loss,
+        weight=f"constant({weight})",
+        main_loss=loss,
+        places=_last_but_one,
+        where="after the last stage of the backbone but one (conv4)",
+    )
+
+
+def nnunet() -> Method:
+    """Deep supervision of a decoder as nnU-Net has it."""
+    loss = "dice_cross_entropy(resize='nearest')"
+    return Method(
+        name="nnunet",
+        maps=True,
+        summary="every level of a decoder is supervised at its own resolution, weights halve and sum to 1",
+        formula="L = sum_i w_i (Dice + CE)_i,  w_i = 2^-i / sum_j 2^-j, main is i = 0; the coarsest level has none",
+        source="nnU-Net (Isensee et al. 2021), nnUNetTrainer of nnunetv2",
+        deviations="a level of weight 0 (nnU-Net's coarsest; 1e-6 under DDP) is no branch here, unless it is the only one; "
+        "nnU-Net leaves the background out of Dice, ours counts every class that the batch has",
+        head="conv1x1",
+        loss=loss,
+        main_loss=loss,
+        main_weight=lambda branches: halves(branches)[0],
+        places=_decoder_levels,
+        arrange=_halved,
+        where="after every level of the decoder but the finest, which main reads, and the coarsest",
+    )
+
+
+def monai(*, mode: str = "exp") -> Method:
+    """Deep supervision of a decoder as MONAI's DeepSupervisionLoss weighs it."""
+    if mode not in MODES:
+        raise ConfigError(f"method 'monai' has no mode {mode!r}. Choose: {', '.join(MODES)}.")
+    loss = "dice_cross_entropy(resize='nearest')"
+    return Method(
+        name="monai",
+        maps=True,
+        summary="every level of a decoder is supervised at its own resolution, weights by MONAI's modes",
+        formula="L = sum_l w_l L_l, main is l = 0;  same: 1;  exp: max(0.5^l, 0.0625);  two: 1, 0.5, 0.5, ...",
+        source="MONAI 1.6, losses/ds_loss.py (DeepSupervisionLoss)",
+        deviations="weights belong to branches by name, so that none is dropped in silence where counts differ",
+        head="conv1x1",
+        loss=loss,
+        main_loss=loss,
+        places=_decoder_levels_all,
+        arrange=_monai(mode),
+        where="after every level of the decoder but the finest, which main reads",
+    )
+
+
+def hed() -> Method:
+    """Side outputs of one class, each with a balanced loss, as Holistically-nested Edge Detection has them."""
+    return Method(
+        name="hed",
+        maps=True,
+        summary="every side output, and their fusion, with a class-balanced loss of weight 1",
+        formula="L = l(fuse) + sum_m l(side_m),  l = -beta sum_{Y+} log p - (1 - beta) sum_{Y-} log(1 - p), beta = |Y-|/|Y|",
+        source="Xie & Tu 2015 (ICCV), eq. 2 to 4; s9xie/hed",
+        deviations="the loss is a mean over places where the original sums (its learning rate is 1e-6). At test the fusion is "
+        "main, and the paper's average of all outputs the ensemble",
+        head="identity",
+        loss="balanced",
+        main_loss="balanced",
+        places=_side_outputs,
+        where="at the side outputs of deepsup:hed",
+    )
+
+
+def unetpp() -> Method:
+    """Deep supervision of U-Net++: every node of the top row predicts at full size."""
+    return Method(
+        name="unetpp",
+        maps=True,
+        summary="every node of U-Net++'s top row predicts, all with weight 1; prune at one of them, or average all",
+        formula="L = sum_j (BCE or CE + Dice)(X^{0,j}),  j = 1..4",
+        source="Zhou, Siddiquee, Tajbakhsh, Liang 2018, 2020 (IEEE TMI), sec. III",
+        deviations="the paper writes half the cross-entropy plus Dice, and means over the nodes; this is their sum, 1 each. "
+        "Its mode 'accurate' is ds.ensemble, its mode 'fast' ds.early_exit",
+        head="conv1x1",
+        loss="dice_cross_entropy",
+        main_loss="dice_cross_entropy",
+        places=_decoder_levels_all,
+        where="at the nodes X^{0,1} to X^{0,3} of deepsup:unetpp; elsewhere as monai",
+    )
+
+
+def _last_but_one(scene: Scene) -> Mapping[str, str]:
+    """The stage that the authors supervise: the network says, or it is the one that ResNets call layer3."""
+    said = _said(scene, "stages")
+    if len(said) > 1:
+        return {said[-2]: said[-2]}
+    found = [name for name in scene.seen.layers if name == "layer3" or name.endswith(".layer3")]
+    if len(found) == 1:
+        return {found[0]: found[0]}
+    raise LayerError(
+        f"this method supervises the last stage of a backbone but one, and {scene.seen.model} neither says its stages nor has "
+        f"one layer called layer3 ({len(found)} found). Say where: at=['LAYER']; list them with: deepsup layers MODEL."
+    )
+
+
+def _side_outputs(scene: Scene) -> Mapping[str, str]:
+    said = _said(scene, "levels")
+    if not said:
+        raise LayerError(
+            f"method 'hed' supervises side outputs, and {scene.seen.model} does not say which layers those are. Name them: "
+            "at=['LAYER', ...], layers that give scores; or head='conv1x1' for any layers."
+        )
+    return {name: name for name in said}
+
+
+def _decoder_levels(scene: Scene) -> Mapping[str, str]:
+    """Without the coarsest, if there are others."""
+    names = list(_decoder_levels_all(scene))
+    return {name: name for name in (names[1:] if len(names) > 1 else names)}
+
+
+def _decoder_levels_all(scene: Scene) -> Mapping[str, str]:
+    """The levels of a decoder, coarse to fine, but for the finest, which main reads."""
+    levels = _said(scene, "levels")[:-1] or _rising(scene)
+    if not levels:
+        raise LayerError(
+            f"this method supervises the levels of a decoder, and in {scene.seen.model} no map grows again after it has "
+            "shrunk. Say where: at=['LAYER', ...], coarse to fine; list them with: deepsup layers MODEL."
+        )
+    return {name: name for name in levels}
+
+
+def _said(scene: Scene, attribute: str) -> tuple[str, ...]:
+    """Layers that the network names itself, as ours do."""
+    said = getattr(scene.model, attribute, ())
+    known = isinstance(said, tuple) and all(isinstance(n, str) and n in scene.seen.layers for n in said)
+    return said if known else ()
+
+
+def _rising(scene: Scene) -> list[str]:
+    """Of any network: the layers that end each resolution on the way back up, without the coarsest and the finest map.
+
+    The last layer that runs at a resolution belongs to the decoder, whatever ran there before, and a block ends after
+    what is inside it.
+    """
+    main = scene.seen.output[scene.seen.main][2:]
+    last: dict[tuple[int, ...], Layer] = {}
+    for layer in sorted(scene.seen.layers.values(), key=lambda layer: layer.order):
+        if _can_be_level(layer) and layer.feature is not None and len(layer.feature.size) == len(main) >= 2:
+            last[layer.feature.size] = layer
+    sizes = sorted(last, key=math.prod)
+    rising = [last[size] for size in sizes[1:] if math.prod(size) < math.prod(main)]
+    orders = [layer.order for layer in rising]
+    return [layer.name for layer in rising] if orders == sorted(orders) else []
+
+
+def _can_be_level(layer: Layer) -> bool:
+    return layer.calls == 1 and layer.leads_to_output and layer.reads_input and not layer.problem and layer.depth > 0
+
+
+def _halved(method: Method, scene: Scene, layers: Mapping[str, str]) -> Mapping[str, Preset]:
+    """nnU-Net's weights: 1, 1/2, 1/4, ... from main down, divided by their sum, main's included."""
+    return {
+        name: method.preset(layers[name], weight=f"constant({weight})")
+        for name, weight in zip(_fine_to_coarse(scene, layers), halves(len(layers))[1:], strict=True)
+    }
+
+
+def halves(branches: int) -> list[float]:
+    """Of main and so many branches the weights 2^-i, divided by their sum."""
+    powers = [0.5**i for i in range(branches + 1)]
+    return [p / sum(powers) for p in powers]
+
+
+def _monai(mode: str) -> Arrange:
+    def weight(level: int) -> float:
+        return {"same": 1.0, "exp": max(0.5**level, 0.0625), "two": 0.5}[mode]
+
+    def arrange(method: Method, scene: Scene, layers: Mapping[str, str]) -> Mapping[str, Preset]:
+        ordered = _fine_to_coarse(scene, layers)
+        return {n: method.preset(layers[n], weight=f"constant({weight(k)})") for k, n in enumerate(ordered, 1)}
+
+    return arrange
+
+
+def _fine_to_coarse(scene: Scene, layers: Mapping[str, str]) -> list[str]:
+    def places(name: str) -> int:
+        feature = scene.seen.layers[layers[name]].feature
+        return 0 if feature is None else math.prod(feature.size)
+
+    return sorted(layers, key=places, reverse=True)
