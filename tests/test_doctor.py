@@ -26,6 +26,7 @@ from deepsup.training.feeds import overlapping
 from .contracts.test_laws import assert_same_state, state_of
 from .patients import Checkpointed, Normalised, among, attached, examined, one_process, only
 from .small_nets import CLASSES, Plain, Residual, images, labels
+from .tiny_maps import TinySegmenter, maps, segmenter
 
 
 def healthy(model: nn.Module, size: int, at: list[str], channels: int = 3, **options: Any) -> None:
@@ -312,9 +313,35 @@ def configured(*words: str) -> ds.Diagnosis:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_no_method_has_a_finding_on_a_healthy_net(method: str) -> None:
+    if METHODS[method].maps:
+        x, y = maps(2, method=method)
+        found = ds.diagnose(segmenter(method), x, y, method=method)
+        assert not found, str(found)
+        return
     found = configured(f"supervise.method={method}", *HEALTHY.get(method, []))
     assert not found, str(found)
     assert str(found).startswith("no finding: ")
+
+
+def test_what_the_doctor_says_of_maps() -> None:
+    x, y = maps(2, method="hed")
+    assert not ds.diagnose(TinySegmenter(1), x, y, method="pspnet", main_loss="binary")
+    only(ds.diagnose(TinySegmenter(1), x, y, method="pspnet"), "class-count", "main output", "loss='binary'")
+    sigmoid = nn.Sequential(TinySegmenter(1), nn.Sigmoid())
+    found = ds.diagnose(sigmoid, x, y, at=["0.layer2"], main_loss="binary")
+    only(found, "normalised-scores", "main output", "remove the sigmoid", severity="warning")
+    y[0, 0, 0] = 255
+    found = ds.diagnose(TinySegmenter(), x, y, method="pspnet")
+    only(found, "class-count", "main output", "loss='cross_entropy(ignore_index=255)'")
+    told = ds.diagnose(TinySegmenter(), x, y, method="pspnet", main_loss="cross_entropy(ignore_index=255)")
+    assert [f for f in told if f.code == "class-count"] == []
+    y = torch.zeros_like(y)
+    y[:, 0] = 3
+    thin = ds.diagnose(TinySegmenter(), x, y, at=["layer2"], branch_loss="cross_entropy(resize='nearest')")
+    assert "lose class 3" in only(thin, "lost-classes", "branch 'layer2'", "Enlarge the scores").what
+    assert not ds.diagnose(TinySegmenter(), x, y, at=["layer2"], branch_loss="cross_entropy(resize='area')")
+    unsqueezed = ds.diagnose(TinySegmenter(), x, y[:, None], at=["layer2"])
+    assert any("target.squeeze(1)" in f.fix for f in unsqueezed)
 
 
 def test_settings_that_a_run_would_refuse_are_findings_by_their_key() -> None:

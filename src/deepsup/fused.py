@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
@@ -224,6 +225,25 @@ class Rule(NamedTuple):
     ignore_index: int
     weight: Tensor | None
     smoothing: float
+
+
+def _fastest(
+    small: Tensor, target: Tensor, rule: Rule, *, align_corners: bool, wanted: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """By the kernels where they can run, else in tiles."""
+    if not small.is_cuda or rule.form != "softmax" or small.dtype != torch.float32 or find_spec("triton") is None:
+        return in_tiles(small, target, rule, align_corners=align_corners, wanted=wanted)
+    from . import kernels
+
+    return kernels.cross_entropy(
+        small,
+        target,
+        rule.weight,
+        align_corners=align_corners,
+        ignore_index=rule.ignore_index,
+        smoothing=rule.smoothing,
+        wanted=wanted,
+    )
 
 
 def in_tiles(

@@ -58,8 +58,13 @@ def cross_entropy(
     expected = tuple(prediction.shape) if soft else (prediction.shape[0], *prediction.shape[2:])
     if prediction.ndim < 2 or tuple(target.shape) != expected:
         indices = (prediction.shape[0], *prediction.shape[2:])
-        if soft and tuple(target.shape) == indices:
+        if soft and (tuple(target.shape) == indices or (prediction.ndim > 2 and target.ndim == prediction.ndim - 1)):
             raise HeadError(f"the target has class indices of dtype {target.dtype}; convert them: target.long().")
+        if prediction.ndim > 2 and tuple(target.shape[:2]) == (len(prediction), 1):
+            raise HeadError(
+                f"labels are (N, ...), and this target of shape {tuple(target.shape)} has an axis of 1 for channels; take it "
+                "out: target.squeeze(1)."
+            )
         kind = "probabilities" if soft else "class indices"
         raise HeadError(
             f"a prediction of shape {tuple(prediction.shape)} needs {kind} of shape {expected}; found a target of shape "

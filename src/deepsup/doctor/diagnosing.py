@@ -60,7 +60,7 @@ def diagnose(
 
     `model` is what is to be trained: the net from `attach`, in its wrappers, or a plain model with the branches that it
     should get, as a `plan` or as `at` with the options of `deepsup.plan` (`method`, `head`, `weight`, `gradient`,
-    `classes`, `main`, `layout`; `branch_loss` is its `loss`). `sample` and `target` are a real batch on the model's
+    `main_loss`, `classes`, `main`, `layout`; `branch_loss` is its `loss`). `sample` and `target` are a real batch on the model's
     device; without a target labels and losses are not looked at. `loss` is that of the main output, or give the
     `objective`. The sizes of batches come from `batch_sizes`, `batches` (a `DataLoader`, or a list), or the sample; of a
     list, the first two also show whether they overlap, where the method needs that.

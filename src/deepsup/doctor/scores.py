@@ -76,8 +76,14 @@ def _bare(loss: Any) -> Any:
     return function.func if isinstance(function, functools.partial) else function
 
 
+def _bare_name(loss: Any) -> str:
+    return losses.show(loss).partition("(")[0] if isinstance(loss, (str, losses.Named)) else "cross_entropy"
+
+
 def _option(loss: Any, name: str, default: Any) -> Any:
-    return loss.keywords.get(name, default) if isinstance(loss, functools.partial) else getattr(loss, name, default)
+    if isinstance(loss, functools.partial):
+        return loss.keywords.get(name, default)
+    return losses.option(loss, name, getattr(loss, name, default))
 
 
 def _scale_of_scores(edge: Edge, prediction: Tensor) -> Iterator[Finding]:
@@ -92,6 +98,10 @@ def _scale_of_scores(edge: Edge, prediction: Tensor) -> Iterator[Finding]:
             taker = "Objective(plan, loss=F)" if edge.source == "main" else f"plan(..., loss={given})"
             fix += f"; or {taker} with F = torch.nn.functional.nll_loss"
         yield finding("normalised-scores", where, f"it gives {scores} (they {what}), and its loss is {loss}", fix=fix)
+    if losses.describe(edge.loss).binary and _looks_like_sigmoid(prediction):
+        what = f"all that it gives lies between 0 and 1, and its loss is {loss}"
+        fix = "Give out raw scores: remove the sigmoid at the end"
+        yield finding("normalised-scores", where, what, fix=fix, severity=WARNING)
     if kind == "nll_loss" and scores != "log-probabilities":
         yield finding("raw-scores-in-nll", where, f"it gives {scores or 'raw scores'}, and its loss is {loss}")
     if kind == "kl_div" and _option(edge.loss, "reduction", "mean") == "mean":
@@ -113,6 +123,13 @@ def normalised(prediction: Tensor) -> str:
     if bool((scores >= 0).all()) and bool(((scores.sum(1) - 1).abs() < tolerance).all()):
         return "probabilities"
     return ""
+
+
+def _looks_like_sigmoid(prediction: Tensor) -> bool:
+    scores = prediction.detach()
+    return bool(
+        scores.numel() and (scores >= 0).all() and (scores <= 1).all() and (scores != scores.flatten()[0]).any()
+    )
 
 
 def _misfit(edge: Edge, prediction: Tensor, target: Any, batch: int) -> Finding | None:
@@ -141,14 +158,19 @@ def _labels(edge: Edge, prediction: Tensor, target: Any) -> Finding | None:
     """Labels without a class. Asked before the loss is run, which would abort the process on a GPU."""
     if not isinstance(target, Tensor) or target.is_floating_point() or not target.numel() or prediction.ndim < 2:
         return None
-    classes = prediction.shape[1]
-    sure = _kind(edge.loss) in ("cross_entropy", "nll_loss")
+    kind = losses.describe(edge.loss)
+    classes = 2 if kind.one_channel and prediction.shape[1] == 1 else prediction.shape[1]
+    sure = _kind(edge.loss) in ("cross_entropy", "nll_loss") or kind.resizes
     present = _present(target, (_option(edge.loss, "ignore_index", -100),) if sure else IGNORED)
     bad = [v for v in present if not 0 <= v < classes]
     if not bad or not (sure or target.is_cuda):
         return None
     fix = "Labels seem to be counted from 1: subtract 1" if (present[0], present[-1]) == (1, classes) else ""
     fix = "If 255 means 'no class', set those labels to -100" if bad == [255] else fix
+    if bad == [255] and kind.resizes:
+        fix += f", or say so: loss='{_bare_name(edge.loss)}(ignore_index=255)'"
+    if classes == 1 and bad == [1]:
+        fix = "One channel tells two classes apart by a sigmoid: loss='binary'; or give the model two channels"
     what = f"there are {classes} classes (0..{classes - 1}), but the target holds {_counted('label', bad)}"
     return finding("class-count", place(edge.source), what, fix=fix, severity="" if sure else WARNING)
 
