@@ -18,7 +18,7 @@ from typing import Literal, TypeAlias
 
 from .errors import DeepsupError
 
-Kind: TypeAlias = Literal["loss", "head", "method", "augmentation"]
+Kind: TypeAlias = Literal["loss", "head", "method", "augmentation", "dataset", "activation"]
 
 # How the list of known names goes on in an error, by kind: before them, and after.
 _LISTS = {
@@ -26,6 +26,8 @@ _LISTS = {
     "head": ("Heads: auto, ", "; or pass your own module"),
     "method": ("Methods: ", ""),
     "augmentation": ("Augmentations: ", ""),
+    "dataset": ("Data sets: ", ""),
+    "activation": ("Activations: ", ""),
 }
 _CALL = re.compile(r"([^\W\d][\w-]*)\s*(\(.*\))?", re.DOTALL)
 

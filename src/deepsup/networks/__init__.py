@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 from deepsup.networks.cndsnets import cnds_net
+from deepsup.networks.decoders import c1, ppm
 from deepsup.networks.densenets import densenet
+from deepsup.networks.gridding import GriddingWarning, gridding, gridding_of
+from deepsup.networks.hed import hed
 from deepsup.networks.mobilenets import mobilenet_v1, mobilenet_v2
+from deepsup.networks.nested import unetpp
 from deepsup.networks.nin import nin
 from deepsup.networks.plain import plain
+from deepsup.networks.pspnets import pspnet
 from deepsup.networks.resnets import resnet
 from deepsup.networks.sources import build, names
 from deepsup.networks.stems import resnet_3x3
+from deepsup.networks.unets import unet
 from deepsup.networks.wideresnets import wrn
 
 __all__ = [
+    "GriddingWarning",
     "build",
+    "c1",
     "cnds_net",
     "densenet",
+    "gridding",
+    "gridding_of",
+    "hed",
     "mobilenet_v1",
     "mobilenet_v2",
     "names",
     "nin",
     "plain",
+    "ppm",
+    "pspnet",
     "resnet",
     "resnet_3x3",
+    "unet",
+    "unetpp",
     "wrn",
 ]

@@ -1,11 +1,10 @@
-"""The networks of this package by name: `resnet-32`, `wrn-28-10`, `densenet-bc-100-12`, ..."""
+"""The networks of this package by name: `resnet-32`, `wrn-28-10`, `densenet-bc-100-12`, `pspnet`, `unet`, ..."""
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,12 +12,18 @@ from torch import nn
 
 from deepsup.errors import ConfigError
 from deepsup.networks.cndsnets import cnds_net
+from deepsup.networks.decoders import c1, ppm
 from deepsup.networks.densenets import densenet
+from deepsup.networks.hed import hed
 from deepsup.networks.mobilenets import mobilenet_v1, mobilenet_v2
+from deepsup.networks.nested import unetpp
 from deepsup.networks.nin import nin
+from deepsup.networks.packages import closest
 from deepsup.networks.plain import plain
+from deepsup.networks.pspnets import pspnet
 from deepsup.networks.resnets import resnet
 from deepsup.networks.stems import resnet_3x3
+from deepsup.networks.unets import unet
 from deepsup.networks.wideresnets import wrn
 
 FROM_THE_DATA = {"classes", "in_channels", "size"}
@@ -71,6 +76,13 @@ FAMILIES = (
     ),
     Family("mobilenet-v1", mobilenet_v1, ("mobilenet-v1",)),
     Family("mobilenet-v2", mobilenet_v2, ("mobilenet-v2",)),
+    # These give maps of scores, and take options only.
+    Family("pspnet", pspnet, ("pspnet",)),
+    Family("c1", c1, ("c1",)),
+    Family("ppm", ppm, ("ppm",)),
+    Family("unet", unet, ("unet",)),
+    Family("unetpp", unetpp, ("unetpp",)),
+    Family("hed", hed, ("hed",)),
 )
 LISTED = tuple(name for family in FAMILIES for name in family.listed)
 
@@ -110,9 +122,3 @@ def build_published(
     if size is not None and "size" in inspect.signature(family.make).parameters:
         known["size"] = size
     return family.make(*numbers, **known)
-
-
-def closest(name: str, known: Iterable[str], *, prefix: str = "") -> str:
-    """What an error adds about names that look like `name`; empty where none does."""
-    matches = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    return f" Closest: {', '.join(prefix + match for match in matches)}." if matches else ""

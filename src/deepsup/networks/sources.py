@@ -1,8 +1,9 @@
 """Where a network comes from: `source:name` to an `nn.Module`.
 
-deepsup:plain-12            our own networks: plain-N, resnet-N, wrn-N-K, densenet-N-K, ... (published.py)
+deepsup:plain-12            our own networks: plain-N, resnet-N, ..., pspnet, unet, ... (published.py)
 timm:resnet18               anything timm can create, untrained unless options say pretrained=True
 torchvision:resnet18        anything torchvision can create, untrained unless options name weights
+smp:Unet                    a decoder of segmentation-models-pytorch, by default on an untrained ResNet-34
 package.module:factory      a callable that returns an nn.Module
 """
 
@@ -10,16 +11,18 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from types import ModuleType
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import nn
 
-from deepsup.errors import ConfigError, MissingPackageError
-from deepsup.networks.published import LISTED, build_published, closest, find
+from deepsup.errors import ConfigError
+from deepsup.networks.packages import call, closest, require, unknown
+from deepsup.networks.published import LISTED, build_published, find
 
-_FORMS = "deepsup:resnet-32, timm:NAME, torchvision:NAME or package.module:factory"
+_FORMS = "deepsup:resnet-32, timm:NAME, torchvision:NAME, smp:NAME or package.module:factory"
+_TORCHVISION = "torchvision.models.list_models()"
 
 
 def names() -> tuple[str, ...]:
@@ -44,7 +47,8 @@ def build(
 
     `size` is the side of the square input; it matters only to networks that are built for one size. `options` go to
     the network's own constructor. Weights are random unless the options ask for trained ones (timm: pretrained=True,
-    torchvision: weights="DEFAULT", after which the classifier is replaced when its class count differs). Raises
+    torchvision: weights="DEFAULT", after which the classifier is replaced when its class count differs, smp:
+    encoder_weights="imagenet"). Networks for segmentation give scores (N, classes, h, w), torchvision's in a dict. Raises
     ConfigError for a spec or an option that does not work, MissingPackageError for a package that is not installed.
     """
     options = dict(options or {})
@@ -59,15 +63,17 @@ def build(
         return _build_timm(name, classes=classes, in_channels=in_channels, size=size, options=options)
     if source == "torchvision":
         return _build_torchvision(name, classes=classes, in_channels=in_channels, size=size, options=options)
+    if source == "smp":
+        return _build_smp(name, classes=classes, in_channels=in_channels, options=options)
     known = {"num_classes": classes, "in_channels": in_channels, "size": size}
     return _build_imported(spec, known=known, options=options)
 
 
 def _build_timm(name: str, *, classes: int, in_channels: int, size: int | None, options: dict[str, Any]) -> nn.Module:
-    timm = _require("timm")
+    timm = require("timm")
     architecture = name.partition(".")[0]  # what follows the dot names a set of trained weights
     if not timm.is_model(architecture):
-        raise ConfigError(_unknown(name, "timm", timm.list_models()))
+        raise ConfigError(unknown(name, "timm", timm.list_models(), listing="timm.list_models()"))
     if "in_chans" in options:
         raise ConfigError(f"the channel count of 'timm:{name}' is {in_channels}, from the data; take in_chans out.")
     arguments = {"pretrained": False, "num_classes": classes, "in_chans": in_channels}
@@ -75,16 +81,16 @@ def _build_timm(name: str, *, classes: int, in_channels: int, size: int | None, 
     if size is not None and getattr(config, "fixed_input_size", False):
         arguments["img_size"] = size  # such networks refuse every other size; the options may still overrule
     arguments.update(options)
-    model = _call(lambda: timm.create_model(name, **arguments), f"timm:{name}", arguments)
+    model = call(partial(timm.create_model, name), f"timm:{name}", arguments)
     return _checked(model, f"timm:{name}")
 
 
 def _build_torchvision(
     name: str, *, classes: int, in_channels: int, size: int | None, options: dict[str, Any]
 ) -> nn.Module:
-    models = _require("torchvision").models
+    models = require("torchvision").models
     if name.lower() not in models.list_models():
-        raise ConfigError(_unknown(name, "torchvision", models.list_models()))
+        raise ConfigError(unknown(name, "torchvision", models.list_models(), listing=_TORCHVISION))
     if in_channels != 3:
         raise ConfigError(
             f"'torchvision:{name}' reads 3 channels, the data has {in_channels}. timm builds networks for any number "
@@ -104,10 +110,33 @@ def _build_torchvision(
     else:
         arguments["weights"] = _weights(models, name, weights)
     arguments.update(options)
-    model = _checked(_call(lambda: builder(**arguments), f"torchvision:{name}", arguments), f"torchvision:{name}")
+    model = _checked(call(builder, f"torchvision:{name}", arguments), f"torchvision:{name}")
     if weights is not None:
         _reclassify(model, name, trained=len(arguments["weights"].meta["categories"]), classes=classes)
     return model
+
+
+def _build_smp(name: str, *, classes: int, in_channels: int, options: dict[str, Any]) -> nn.Module:
+    """`smp.NAME(encoder_name="resnet34", encoder_weights=None, in_channels=..., classes=..., **options)`."""
+    smp = require("segmentation_models_pytorch", install="segmentation-models-pytorch")
+    there = {model.lower(): getattr(smp, model) for model in smp.__all__ if _is_smp_model(getattr(smp, model))}
+    if name.lower() not in there:
+        listing = "segmentation_models_pytorch.MODEL_ARCHITECTURES_MAPPING.keys()"
+        known = [model.__name__ for model in there.values()]
+        raise ConfigError(unknown(name, "segmentation_models_pytorch", known, listing=listing))
+    if "in_channels" in options:
+        raise ConfigError(f"the channel count of 'smp:{name}' is {in_channels}, from the data; take in_channels out.")
+    make = there[name.lower()]
+    takes = [option for option in inspect.signature(make).parameters if option != "kwargs"]
+    strange = sorted(options.keys() - set(takes))
+    if strange and not str(options.get("encoder_name")).startswith("tu-"):  # of timm; all others are deaf to the rest
+        raise ConfigError(f"'smp:{name}' has no option {', '.join(strange)}. It takes: {', '.join(takes)}.")
+    arguments = {"encoder_weights": None, "in_channels": in_channels, "classes": classes, **options}
+    return _checked(call(make, f"smp:{name}", arguments), f"smp:{name}")
+
+
+def _is_smp_model(member: object) -> bool:
+    return isinstance(member, type) and issubclass(member, nn.Module)
 
 
 def _weights(models: Any, name: str, asked: object) -> Any:
@@ -202,35 +231,10 @@ def _imported(spec: str) -> Callable[..., Any]:
     return target  # type: ignore[no-any-return]
 
 
-def _call(create: Callable[[], Any], spec: str, arguments: Mapping[str, Any]) -> Any:
-    """Run a library's constructor; what it refuses becomes a ConfigError that shows what it was given."""
-    try:
-        return create()
-    except (TypeError, ValueError, AssertionError, KeyError, RuntimeError, OSError) as error:
-        given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-        raise ConfigError(f"{spec!r} could not be built with {given}: {error}") from error
-
-
 def _checked(model: object, spec: str) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ConfigError(f"{spec!r} returned {type(model).__name__}, not an nn.Module.")
     return model
-
-
-def _require(package: str) -> ModuleType:
-    try:
-        return importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        if error.name != package:
-            raise
-        raise MissingPackageError(
-            f'{package} is not installed, and the model asked for comes from it: pip install "deepsup[train]"'
-        ) from None
-
-
-def _unknown(name: str, package: str, known: Iterable[str]) -> str:
-    listing = f'python -c "import {package}; print({package}.{"models." * (package != "timm")}list_models())"'
-    return f"{package} has no model called {name!r}.{closest(name, known)} List all with: {listing}"
 
 
 def _guess(spec: str) -> str:

@@ -1,0 +1,132 @@
+"""CSAIL's decoders on any backbone: one convolution (C1), or a pyramid of pools (PPM).
+
+Source: CSAILVision/semantic-segmentation-pytorch, mit_semseg/models/models.py, the code of Zhou et al., "Semantic
+Understanding of Scenes through the ADE20K Dataset" (IJCV 2019). What its decoders called "deepsup" have besides is no
+part of the networks here: it is a branch with head `c1` on `stages[-2]`, which the methods c1-deepsup and ppm-deepsup add.
+
+Scores are raw, at the backbone's output stride. CSAIL's are log_softmax of them in training, which belongs to the loss.
+Decoders keep CSAIL's layer names, so the state of a released decoder, without its "deepsup" entries, fits `decoder`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from deepsup.networks import backbones
+from deepsup.networks.backbones import Stage
+from deepsup.networks.counts import check_positive, check_share
+from deepsup.networks.segmenters import Pyramid, Segmenter, check_bins, coarse, conv_bn_relu
+
+# CSAIL reads MobileNetV2 after the block that begins a stage (its `down_idx`), all others after the one that ends it.
+CSAIL_STAGES = {
+    "timm:mobilenetv2": ("blocks.1.0", "blocks.2.0", "blocks.3.0", "blocks.5.0"),
+    "torchvision:mobilenet_v2": ("features.2", "features.4", "features.7", "features.14"),
+}
+
+
+def c1(
+    *,
+    classes: int,
+    in_channels: int = 3,
+    backbone: str = "timm:resnet50s",
+    width: int | None = None,
+    output_stride: int = 8,
+    dilation: str = "csail",
+    pretrained: bool = False,
+    backbone_options: Mapping[str, Any] | None = None,
+    full_size: bool = False,
+) -> Segmenter:
+    """CSAIL's C1: on the backbone's last map a 3x3 convolution to a quarter of its channels, BN, ReLU, and a 1x1.
+
+    Example: `c1(classes=150, backbone="timm:resnet18", backbone_options={"stem_type": "deep", "stem_width": 64})` is
+    its resnet18dilated with c1, from `(N, 3, H, W)` to `(N, 150, H / 8, W / 8)`.
+
+    `width` is what comes before the classes, by default that quarter (512 of 2048). CSAIL's ResNets have a stem of three
+    3x3 convolutions, as timm's resnet50s and resnet101s; backbone, output_stride, dilation, pretrained and
+    backbone_options are those of `backbones.backbone`. `full_size` enlarges scores to the input's size (bilinear,
+    align_corners=False). The decoder begins with CSAIL's initial weights. Raises ConfigError for what cannot be built.
+    """
+    check_positive(classes=classes, in_channels=in_channels)
+    network, stages = backbones.backbone(
+        backbone,
+        in_channels=in_channels,
+        output_stride=output_stride,
+        dilation=dilation,
+        pretrained=pretrained,
+        options=backbone_options,
+    )
+    channels = stages[-1].channels
+    width = max(1, channels // 4) if width is None else width
+    check_positive(width=width)
+    parts: OrderedDict[str, nn.Module] = OrderedDict(
+        cbr=nn.Sequential(*conv_bn_relu(channels, width, 3)), conv_last=nn.Conv2d(width, classes, 1)
+    )
+    decoder = csail_initial(nn.Sequential(parts))
+    return Segmenter(network, decoder, stages=csail_stages(backbone, stages), full_size=full_size)
+
+
+def ppm(
+    *,
+    classes: int,
+    in_channels: int = 3,
+    backbone: str = "timm:resnet50s",
+    width: int = 512,
+    bins: Sequence[int] = (1, 2, 3, 6),
+    dropout: float = 0.1,
+    output_stride: int = 8,
+    dilation: str = "csail",
+    pretrained: bool = False,
+    backbone_options: Mapping[str, Any] | None = None,
+    full_size: bool = False,
+) -> Segmenter:
+    """CSAIL's PPM: the backbone's last map beside its means over 1, 4, 9 and 36 places, then 3x3, BN, ReLU, dropout, 1x1.
+
+    Example: `ppm(classes=150)` is its resnet50dilated with ppm, from `(N, 3, H, W)` to `(N, 150, H / 8, W / 8)`.
+
+    Every mean gets `width` channels, whatever the backbone has, and so does what follows; PSPNet (`pspnet`) gives each a
+    quarter of the backbone's channels. Means are enlarged with align_corners=False. `dropout` leaves whole channels out.
+    The rest is as in `c1`. Raises ConfigError for what cannot be built.
+    """
+    check_positive(classes=classes, in_channels=in_channels, width=width)
+    check_bins(bins)
+    check_share(dropout=dropout)
+    network, stages = backbones.backbone(
+        backbone,
+        in_channels=in_channels,
+        output_stride=output_stride,
+        dilation=dilation,
+        pretrained=pretrained,
+        options=backbone_options,
+    )
+    channels = stages[-1].channels
+    conv_last = nn.Sequential(
+        *conv_bn_relu(channels + len(bins) * width, width, 3), nn.Dropout2d(dropout), nn.Conv2d(width, classes, 1)
+    )
+    parts: OrderedDict[str, nn.Module] = OrderedDict(
+        ppm=Pyramid(channels, width, bins=bins, align_corners=False), conv_last=conv_last
+    )
+    decoder = csail_initial(nn.Sequential(parts))
+    return Segmenter(network, decoder, stages=csail_stages(backbone, stages), full_size=full_size)
+
+
+def csail_stages(spec: str, stages: Sequence[Stage]) -> list[str]:
+    """The layers that CSAIL's decoders may read, the deepest last."""
+    known = next((layers for name, layers in CSAIL_STAGES.items() if spec.startswith(name)), None)
+    return coarse(stages) if known is None else [*known, stages[-1].layer]
+
+
+@torch.no_grad()
+def csail_initial(decoder: nn.Module) -> nn.Module:
+    """The decoder with convolutions from N(0, 2 / fan_in), He et al. 2015, and normalisations of scale 1, shift 1e-4."""
+    for layer in decoder.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight)
+        elif isinstance(layer, nn.BatchNorm2d):
+            nn.init.ones_(layer.weight)
+            nn.init.constant_(layer.bias, 1e-4)
+    return decoder
