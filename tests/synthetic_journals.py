@@ -163,7 +163,7 @@ def compare_file(folder: Path) -> dict[str, Any]:
         arms: dict[str, Any] = {}
         for arm in ("plain", "supervised"):
             runs = [read.run(folder / group / arm / f"seed{seed}") for seed in range(3)]
-            final = [run.end.accuracy for run in runs if run.end]
+            final = [run.end.score for run in runs if run.end]
             arms[arm] = {
                 "runs": [run.name for run in runs], "final": final, "mean": statistics.fmean(final),
                 "std": statistics.stdev(final), "epochs_to_90": [run.epochs_to(0.9) for run in runs],
@@ -212,7 +212,7 @@ def make_many(folder: Path) -> Path:
                     scores.update({head: value * (0.5 + 0.05 * i) for head, value in scores.items()})
             write(folder / name, [start | {"group": "all", "arm": arm, "name": name, "seed": seed}, *rest])
         found = [read.run(folder / name) for name in runs]
-        final = [run.epochs[-1].accuracy["main"] for run in found]
+        final = [run.epochs[-1].score["main"] for run in found]
         arms[arm] = {"runs": runs, "final": final, "mean": statistics.fmean(final), "std": statistics.stdev(final)}
     base = arms["none"]["mean"]
     verdicts = {

@@ -61,7 +61,7 @@ def test_outputs_are_scored_by_depth_and_by_seed(demo: Path) -> None:
     arm = group_of(demo)["arms"]["supervised"]
     assert list(arm["outputs"]) == [*BRANCHES, "main", "ensemble"]
     for name, output in arm["outputs"].items():
-        assert output["final"] == [run.epochs[-1].accuracy[name] for run in members]
+        assert output["final"] == [run.epochs[-1].score[name] for run in members]
     depth = {name: int(name[4:]) / len(LAYERS) for name in BRANCHES} | {"main": 1.0, "ensemble": None}
     assert {n: o["depth"] and round(o["depth"], 3) for n, o in arm["outputs"].items()} == {
         n: d and round(d, 3) for n, d in depth.items()
@@ -84,7 +84,7 @@ def test_runs_without_an_end_and_whole_peers_have_their_place(demo: Path) -> Non
     run = read.run(demo / "sgd/supervised/seed0")
     assert run.plan is not None
     peers = [{"name": "peer", "layer": "input", "depth": 0.0}, {"name": "conv3", "layer": "conv3", "depth": 0.25}]
-    epoch = dataclasses.replace(run.epochs[-1], accuracy={"main": 0.5, "peer": 0.6, "conv3": 0.4, "ensemble": 0.7})
+    epoch = dataclasses.replace(run.epochs[-1], score={"main": 0.5, "peer": 0.6, "conv3": 0.4, "ensemble": 0.7})
     peered = dataclasses.replace(run, plan={"branches": peers}, epochs=(epoch,))
     found = depths.outputs([peered, None])
     assert {name: output["depth"] for name, output in found.items()} == {
@@ -231,12 +231,12 @@ def test_an_axis_of_shares_fits_what_is_drawn(values: list[float], ends: tuple[f
 
 def test_of_many_arms_only_the_main_outputs_are_drawn_over_epochs(many: Path, demo: Path) -> None:
     groups = reports.evidence(many).groups
-    figure = figures.accuracy(groups, baselines={"all": "none"})
+    figure = figures.score(groups, baselines={"all": "none"})
     assert [t["name"] for t in figure["data"] if t.get("showlegend")] == NINE
     lines = {t["name"]: t["line"]["color"] for t in figure["data"] if t.get("showlegend")}
     assert len(set(lines.values())) == len(NINE)
     assert [t["line"]["dash"] for t in figure["data"] if t.get("showlegend")] == ["solid"] * 7 + ["dash"] * 2
-    few = figures.accuracy(reports.evidence(demo).groups, baselines={})
+    few = figures.score(reports.evidence(demo).groups, baselines={})
     assert "supervised: conv3" in {t.get("name") for t in few["data"]}
     assert len(set(curves.arm_colours([str(i) for i in range(12)], baseline="0").values())) == 12
 
@@ -274,7 +274,7 @@ def test_the_page_of_nine_arms_is_whole_and_in_order(many: Path) -> None:
     rows = [row for row in page.rows if row and row[0] in NINE]
     assert [row[0] for row in rows if len(row) == 7] == NINE
     assert [row[0] for row in rows if len(row) == 11] == NINE
-    for name in ("differences", "accuracy", "depth", "profile", "weights", "gradients-0"):
+    for name in ("differences", "score", "depth", "profile", "weights", "gradients-0"):
         assert f'<div id="{name}"' in html
 
 
@@ -286,7 +286,7 @@ def test_pictures_of_many_arms_show_the_main_outputs_and_the_first_candidate(
     names: list[str] = []
     plot = Axes.plot
     monkeypatch.setattr(Axes, "plot", lambda self, *a, **k: (names.append(k.get("label", "")), plot(self, *a, **k))[1])
-    reports.accuracy_picture(many, tmp_path / "accuracy.png")
+    reports.score_picture(many, tmp_path / "accuracy.png")
     assert names == NINE
     titles: list[str] = []
     head = Axes.set_title

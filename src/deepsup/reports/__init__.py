@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 from deepsup.reports.page import render, write_html
-from deepsup.reports.pictures import accuracy_picture, gradient_figure, gradient_picture
-from deepsup.reports.read import Run, run, runs
+from deepsup.reports.pictures import ablation_picture, gradient_figure, gradient_picture, score_picture
+from deepsup.reports.read import run, runs
+from deepsup.reports.records import Run
 from deepsup.reports.summary import Evidence, evidence, judged
 from deepsup.reports.tables import (
     comparison_table,
@@ -22,7 +23,7 @@ from deepsup.reports.tables import (
 __all__ = [
     "Evidence",
     "Run",
-    "accuracy_picture",
+    "ablation_picture",
     "comparison_table",
     "depth_table",
     "evidence",
@@ -34,6 +35,7 @@ __all__ = [
     "run",
     "run_table",
     "runs",
+    "score_picture",
     "verdict_lines",
     "verdict_table",
     "write_html",

@@ -8,6 +8,7 @@ from typing import Any, Final
 from deepsup.reports import curves, depths, panels
 from deepsup.reports.formats import known, short
 from deepsup.reports.panels import Figure, plain
+from deepsup.reports.records import ACCURACY
 from deepsup.reports.summary import baseline, judged
 
 _TONES: Final = {"helps": "#00694b", "hurts": "#b24400"}
@@ -15,7 +16,7 @@ _TOGETHER: Final = 1.15
 """Where on the axis of depth all outputs together stand: behind the last."""
 
 
-def differences(groups: Sequence[Mapping[str, Any]]) -> Figure | None:
+def differences(groups: Sequence[Mapping[str, Any]], *, metric: str = ACCURACY) -> Figure | None:
     """Draw the mean difference of each arm from the baseline and its interval, an arm a line, one panel a group.
 
     None where no group has several arms with a difference: one is said in a sentence.
@@ -33,7 +34,7 @@ def differences(groups: Sequence[Mapping[str, Any]]) -> Figure | None:
             {"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "line": {"color": panels.INK, "width": 1.2}}
             | {"xref": panels.on(i)["xaxis"], "yref": f"{panels.on(i)['yaxis']} domain"}
         )
-        title = {"text": f"points of accuracy, minus {plain(reference)}", "standoff": 8}
+        title = {"text": f"points of {plain(metric)}, minus {plain(reference)}", "standoff": 8}
         panels.axis(figure, "x", i).update(title=title, zeroline=False)
         named = {"tickvals": arms, "ticktext": [plain(short(arm, 24)) for arm in arms]}
         order = {"type": "category", "categoryorder": "array", "categoryarray": arms, "range": [len(arms) - 0.4, -0.6]}
@@ -61,8 +62,8 @@ def _whisker(arm: str, verdict: Mapping[str, Any], *, panel: int) -> Figure:
     } | panels.on(panel)
 
 
-def by_depth(groups: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """Draw the accuracy of every output against its depth, arms over each other, one panel a group.
+def by_depth(groups: Sequence[Mapping[str, Any]], *, metric: str = ACCURACY) -> Figure | None:
+    """Draw the score of every output against its depth, arms over each other, one panel a group.
 
     A line goes through the branches to the main output, the star behind it is the mean of all outputs. An arm without
     branches is a dot, and the baseline a level to read the others against. None where no arm has a branch.
@@ -83,12 +84,12 @@ def by_depth(groups: Sequence[Mapping[str, Any]]) -> Figure | None:
         }
         title = {"text": "depth of the output in the network", "standoff": 8}
         panels.axis(figure, "x", i).update(ticks | {"title": title, "range": [-0.02, _TOGETHER + 0.05], "tickangle": 0})
-    panels.shares(figure, [y for trace in figure["data"] for y in trace["y"]])
+    panels.shares(figure, [y for trace in figure["data"] for y in trace["y"]], fine=metric != ACCURACY)
     for i, group in enumerate(branched):
         mean = group["arms"].get(baseline(group), {}).get("mean")
         if known(mean):
             panels.level(figure, mean, panel=i, text=plain(f"{baseline(group)}, main output"), left=True)
-    panels.axis(figure, "y", 0)["title"] = {"text": "accuracy after the last epoch"}
+    panels.axis(figure, "y", 0)["title"] = {"text": plain(f"{metric} after the last epoch")}
     return panels.with_legend(figure)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from deepsup.reports.formats import known, listing
-from deepsup.reports.read import Pull, Run
+from deepsup.reports.records import Pull, Run
 
 THRESHOLD: Final = 1e-7
 """Mean gradient under which the CNDS paper (arXiv 1505.02496, section 3.2) attaches a branch."""
@@ -108,12 +108,12 @@ def branch_layers(runs: Sequence[Run]) -> list[str]:
     return list(found)
 
 
-def accuracies(runs: Iterable[Run]) -> dict[str, Curve]:
-    """Return the validation accuracy (a fraction) over epochs of each head: "main" first, then the branches."""
+def scores(runs: Iterable[Run]) -> dict[str, Curve]:
+    """Return the validation score (a fraction) over epochs of each head: "main" first, then the branches."""
     samples: dict[str, dict[Any, list[float]]] = {"main": {}}
     for run in runs:
         for epoch in run.epochs:
-            for head, value in epoch.accuracy.items():
+            for head, value in epoch.score.items():
                 samples.setdefault(head, {}).setdefault(epoch.epoch, []).append(value)
     return {head: Curve.of(dict(sorted(by.items()))) for head, by in samples.items() if by}
 

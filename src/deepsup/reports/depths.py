@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from deepsup.reports.formats import known
-from deepsup.reports.read import Run
+from deepsup.reports.records import Run
 
 ENSEMBLE: Final = "ensemble"
 _INPUT = "input"  # the layer of a branch that is a whole network of its own
@@ -16,7 +16,7 @@ _INPUT = "input"  # the layer of a branch that is a whole network of its own
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One output after the last epoch: where it lies (a share of the network; None: nowhere), and its accuracy."""
+    """One output after the last epoch: where it lies (a share of the network; None: nowhere), and its score."""
 
     name: str
     depth: float | None
@@ -26,9 +26,9 @@ class Output:
 
 
 def outputs(runs: Sequence[Run | None]) -> dict[str, dict[str, Any]]:
-    """Return what compare.json says of an arm's outputs, from its runs: `depth`, and `final`, one accuracy a run."""
+    """Return what compare.json says of an arm's outputs, from its runs: `depth`, and `final`, one score a run."""
     depths: dict[str, list[float]] = {"main": [1.0]}
-    scores = [run.epochs[-1].accuracy if run and run.epochs else {} for run in runs]
+    scores = [run.epochs[-1].score if run and run.epochs else {} for run in runs]
     for run in runs:
         for branch in ((run.plan if run else None) or {}).get("branches") or ():
             whole = branch.get("layer") == _INPUT

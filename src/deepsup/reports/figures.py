@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from deepsup.reports import curves, panels
 from deepsup.reports.curves import THRESHOLD, Curve
 from deepsup.reports.formats import magnitude, short
-from deepsup.reports.panels import DASHES, Figure
-from deepsup.reports.read import Run
+from deepsup.reports.panels import DASHES, Figure, plain
+from deepsup.reports.records import ACCURACY, Run
 
 _CAPTIONS = (
     "<b>Agreement</b> (cosine); shaded: against the rest",
@@ -68,8 +68,8 @@ def profile(groups: Mapping[str, Arms], *, baselines: Baselines, limits: tuple[f
     return panels.with_legend(figure)
 
 
-def accuracy(groups: Mapping[str, Arms], *, baselines: Baselines) -> Figure:
-    """Draw the accuracy over epochs: the main output of each arm thick with its range, its branches thin.
+def score(groups: Mapping[str, Arms], *, baselines: Baselines, metric: str = ACCURACY) -> Figure:
+    """Draw the score over epochs: the main output of each arm thick with its range, its branches thin.
 
     Of more than a few arms only the main outputs are drawn.
     """
@@ -81,10 +81,10 @@ def accuracy(groups: Mapping[str, Arms], *, baselines: Baselines) -> Figure:
             figure["data"] += _heads(arm, runs, colour=colours[arm], panel=i, alone=dashes.get(arm))
         panels.axis(figure, "x", i)["title"] = {"text": "epoch", "standoff": 8}
     drawn = [y for trace in figure["data"] for y in trace["y"]]
-    low, _ = panels.shares(figure, drawn)
-    for i in range(len(groups) if low < 0.9 else 0):
+    low, _ = panels.shares(figure, drawn, fine=metric != ACCURACY)
+    for i in range(len(groups) if low < 0.9 and metric == ACCURACY else 0):
         panels.level(figure, 0.9, panel=i, text="90 %", left=True)
-    panels.axis(figure, "y", 0)["title"] = {"text": "accuracy on validation data"}
+    panels.axis(figure, "y", 0)["title"] = {"text": plain(f"{metric} on validation data")}
     return panels.with_legend(figure)
 
 
@@ -163,7 +163,7 @@ def limits(groups: Mapping[str, Arms]) -> tuple[float, float]:
 
 def _heads(arm: str, runs: Sequence[Run], *, colour: str, panel: int, alone: str | None) -> list[Figure]:
     """Return the lines of one arm: the main output over its branches and named before them, or it `alone`, so dashed."""
-    heads = curves.accuracies(runs)
+    heads = curves.scores(runs)
     main = heads.pop("main", None)
     pale = curves.tint(colour, 0.25)
     traces = []

@@ -16,22 +16,23 @@ def known(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def percent(fraction: Any) -> str:
-    """Write a fraction as percent with one decimal and no sign: `percent(0.9634)` is `"96.3"`."""
-    return f"{100 * fraction:.1f}" if known(fraction) else NONE
+def percent(fraction: Any, *, digits: int = 1) -> str:
+    """Write a fraction as percent with so many decimals and no sign: `percent(0.9634)` is `"96.3"`."""
+    return f"{100 * fraction:.{digits}f}" if known(fraction) else NONE
 
 
-def spread(mean: Any, std: Any) -> str:
+def spread(mean: Any, std: Any, *, digits: int = 1) -> str:
     """Write a mean of fractions and its standard deviation in percent: `spread(0.9634, 0.004)` is `"96.3 ± 0.4"`."""
-    return f"{percent(mean)} ± {percent(std)}" if known(mean) and known(std) else percent(mean)
+    text = percent(mean, digits=digits)
+    return f"{text} ± {percent(std, digits=digits)}" if known(mean) and known(std) else text
 
 
-def points(difference: Any) -> str:
+def points(difference: Any, *, digits: int = 1) -> str:
     """Write a difference of fractions in percentage points, always with its sign: `points(0.0123)` is `"+1.2"`."""
     if not known(difference):
         return NONE
-    digits = f"{100 * abs(difference):.1f}"
-    return digits if float(digits) == 0 else f"{'+' if difference > 0 else MINUS}{digits}"
+    text = f"{100 * abs(difference):.{digits}f}"
+    return text if float(text) == 0 else f"{'+' if difference > 0 else MINUS}{text}"
 
 
 def count(number: Any) -> str:

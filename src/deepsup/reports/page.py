@@ -9,10 +9,25 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from deepsup.reports import contrasts, curves, depths, figures, formats, phones, read, sections, tables
+from deepsup import overlays
+from deepsup.reports import (
+    ablations,
+    contrasts,
+    curves,
+    depths,
+    figures,
+    formats,
+    galleries,
+    phones,
+    read,
+    scores,
+    sections,
+    tables,
+)
+from deepsup.reports.metrics import digits, meaning, titled
 from deepsup.reports.packages import need
 from deepsup.reports.panels import Figure
-from deepsup.reports.read import Run
+from deepsup.reports.records import ACCURACY, Run
 from deepsup.reports.sections import path
 from deepsup.reports.summary import Evidence, baseline, evidence
 
@@ -47,15 +62,19 @@ def render(path_in: str | Path, *, beside: str | Path | None = None) -> str:
     jinja2 = need("jinja2", purpose="a report")
     offline = need("plotly.offline", purpose="a report")
     found = evidence(path_in)
-    template = resources.files(__package__).joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(lambda name: resources.files(__package__).joinpath(name).read_text("utf-8")),
     )
     environment.filters["count"] = formats.count
     environment.filters["size"] = formats.size
     environment.filters["percent"] = formats.percent
+    environment.filters["titled"] = titled
     environment.filters["magnitude"] = formats.magnitude
-    page = environment.from_string(template)
+    page = environment.get_template("page.html.j2")
     html: str = page.render(content(found, beside=Path(beside or found.path)), plotly_js=offline.get_plotlyjs())
     return html
 
@@ -69,12 +88,16 @@ def content(found: Evidence, *, beside: Path) -> dict[str, Any]:
     return {
         "name": str(found.runs[0].name if found.single else compare.get("name")),
         "single": found.single,
+        "metric": found.metric,
+        "meaning": meaning(found.metric),
         "many": max(len(arms) for arms in found.groups.values()) > curves.FEW,
         "created": formats.moment(compare.get("created")),
         "outcome": _outcome(found),
         "rule": compare.get("rule"),
         "notes": found.notes,
         "facts": tables.run_facts(found.runs[0]) if found.single else [],
+        "reached": found.metric == ACCURACY
+        or any(any(arm.get("epochs_to_90") or ()) for g in compare["groups"] for arm in g["arms"].values()),
         "grouped": len(compare["groups"]) > 1,
         "rows": [] if found.single else tables.rows(compare),
         "peaks": any(formats.known(arm.get("peak_bytes")) for g in compare["groups"] for arm in g["arms"].values()),
@@ -90,9 +113,13 @@ def content(found: Evidence, *, beside: Path) -> dict[str, Any]:
         "seen": {
             "gradients": _weakest_layers({group: arms for group, (arms, _) in alike.items()})
             + sections.gains(views, baselines),
-            "accuracy": _last_accuracies(found),
+            "score": _last_scores(found),
             "pulls": sections.pulls(found),
         },
+        "score_tables": scores.score_tables(found),
+        "galleries": galleries.galleries(found),
+        "legend": {name: "#{:02x}{:02x}{:02x}".format(*colour) for name, colour in overlays.LEGEND.items()},
+        "varied": ablations.varied(compare),
         "findings": sections.findings(found),
         "conflicts": any(run.conflicts for run in found.runs),
         "placements": sections.placements(found),
@@ -107,7 +134,9 @@ def _outcome(found: Evidence) -> list[tables.Verdict]:
     """Return the verdict of each group, or the state of the one run."""
     if found.single:
         run = found.runs[0]
-        score = f" Accuracy {formats.percent(run.end.accuracy)} %." if run.end else ""
+        score = (
+            f" {titled(run.metric)} {formats.percent(run.end.score, digits=digits(run.metric))} %." if run.end else ""
+        )
         state = tables.state(run)
         return [tables.Verdict("", "", "", f"{state[:1].upper()}{state[1:]}.{score}")]
     return tables.verdicts(found.compare)
@@ -133,7 +162,9 @@ def _figures(found: Evidence, views: Views, baselines: figures.Baselines) -> dic
     same = {group: curves.same_span(arms)[0] for group, arms in probed.items()}
     span = figures.limits(probed)
     weights = figures.weights(groups, baselines=arms_of)
-    differences, by_depth = contrasts.differences(found.compare["groups"]), contrasts.by_depth(found.compare["groups"])
+    told, metric = found.compare["groups"], found.metric
+    ablation = ablations.ablation(found.compare, metric=metric)
+    differences, by_depth = contrasts.differences(told, metric=metric), contrasts.by_depth(told, metric=metric)
     timelines = [(group, chunk) for group, arms in groups.items() for chunk in _conflicts(arms, single=found.single)]
     return {
         "gradients": [
@@ -142,8 +173,9 @@ def _figures(found: Evidence, views: Views, baselines: figures.Baselines) -> dic
         ],
         "profile": _div(figures.profile(same, baselines=baselines, limits=span), "profile") if probed else None,
         "differences": _div(differences, "differences") if differences else None,
+        "ablation": _div(ablation, "ablation") if ablation else None,
         "depth": _div(by_depth, "depth") if by_depth else None,
-        "accuracy": _div(figures.accuracy(trained, baselines=arms_of), "accuracy") if trained else None,
+        "score": _div(figures.score(trained, baselines=arms_of, metric=metric), "score") if trained else None,
         "weights": _div(weights, "weights") if weights else None,
         "conflicts": [
             {"group": "" if found.single else group, "html": _div(figure, f"conflict-{i}")}
@@ -191,14 +223,16 @@ def _weakest_layers(views: Views) -> list[str]:
     return sentences
 
 
-def _last_accuracies(found: Evidence) -> list[str]:
-    """Return the accuracy of every output after the last epoch, mean over seeds, arms with branches only."""
+def _last_scores(found: Evidence) -> list[str]:
+    """Return the score of every output after the last epoch, mean over seeds, arms with branches only."""
     lines = []
     for group in found.compare["groups"]:
         for arm, fields in group["arms"].items():
             outputs = depths.of(fields)
             if len(outputs) > 1:
-                values = ", ".join(f"{output.name} {formats.percent(output.mean)} %" for output in outputs)
+                values = ", ".join(
+                    f"{output.name} {formats.percent(output.mean, digits=digits(found.metric))} %" for output in outputs
+                )
                 lines.append(f"After the last epoch, {path(group['name'], arm)}: {values}.")
     return lines
 

@@ -190,14 +190,20 @@ def logarithmic(figure: Figure, panel: int, limits: tuple[float, float], *, tick
     axis(figure, "y", panel).update(type="log", range=[low, high], exponentformat="power", dtick=step)
 
 
-def shares(figure: Figure, values: Sequence[float]) -> tuple[float, float]:
-    """Fit the y axes of all panels to these shares, in steps that can be read, and return their ends."""
+def shares(figure: Figure, values: Sequence[float], *, fine: bool = False) -> tuple[float, float]:
+    """Fit the y axes of all panels to these shares, in steps that can be read, and return their ends.
+
+    `fine` allows steps below one percent.
+    """
     low, high = min(values, default=0.0), max(values, default=1.0)
-    step = next(s for s in (0.01, 0.02, 0.05, 0.1, 0.2) if (high - low) / s <= 8 or s == 0.2)
+    steps = (*((0.001, 0.002, 0.005) if fine else ()), 0.01, 0.02, 0.05, 0.1, 0.2)
+    step = next(s for s in steps if (high - low) / s <= 8 or s == 0.2)
     low, high = step * math.floor(low / step + 1e-9), step * math.ceil(high / step - 1e-9)
     for panel in range(sum(key.startswith("yaxis") for key in figure["layout"])):
         spare = 0.02 * (high - low)
         axis(figure, "y", panel).update(range=[low - spare, high + spare], tickformat=".0%", dtick=step, tick0=0)
+        if step < 0.01:
+            axis(figure, "y", panel)["tickformat"] = ".1%"
     return low, high
 
 

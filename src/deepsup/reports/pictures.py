@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from deepsup.errors import ConfigError
-from deepsup.reports import curves, figures
+from deepsup.reports import ablations, curves, figures
 from deepsup.reports.curves import THRESHOLD
-from deepsup.reports.formats import magnitude, short
+from deepsup.reports.formats import known, magnitude, short
 from deepsup.reports.packages import need
 from deepsup.reports.panels import EDGE, GRID, INK, MUTED, some
-from deepsup.reports.read import Run
+from deepsup.reports.records import ACCURACY, Run
 from deepsup.reports.summary import Evidence, baseline, evidence, judged
 
 if TYPE_CHECKING:
@@ -126,33 +126,35 @@ def _profile(figure: Figure, panel: Axes, before: Probe, after: Probe) -> None:
     _head(panel, "before and after, layer by layer")
 
 
-def accuracy_picture(path_in: str | Path, out_png: str | Path, group: str | None = None) -> Path:
-    """Draw the validation accuracy over epochs: one panel a group (or only `group`), all arms in it.
+def score_picture(path_in: str | Path, out_png: str | Path, group: str | None = None) -> Path:
+    """Draw the validation score over epochs: one panel a group (or only `group`), all arms in it.
 
     Thick: the networks' own outputs, mean over seeds and the range between them. Thin: the branches, of a few arms.
     """
     found = evidence(path_in)
     trained = {g: arms for g, arms in found.groups.items() if any(run.epochs for r in arms.values() for run in r)}
     if not trained:
-        raise ConfigError(f"no epoch has finished in {path_in}, so there is no accuracy to draw yet.")
+        raise ConfigError(f"no epoch has finished in {path_in}, so there is no score to draw yet.")
     names = list(trained) if group is None else [_chosen(group, trained)]
     figure, panels = _canvas(len(names), height=4.3)
     for panel, name in zip(panels, names, strict=True):
         colours = curves.arm_colours(list(trained[name]), baseline=_baseline(found, name))
         for arm, runs in trained[name].items():
-            _accuracy_lines(panel, arm, runs, colour=colours[arm], alone=len(trained[name]) > curves.FEW)
-        panel.set(xlabel="epoch", ylim=(0, 1.02))
+            _score_lines(panel, arm, runs, colour=colours[arm], alone=len(trained[name]) > curves.FEW)
+        panel.set(xlabel="epoch")
         panel.xaxis.set_major_locator(_mpl("ticker").MaxNLocator(integer=True))
         panel.yaxis.set_major_formatter(_mpl("ticker").PercentFormatter(1.0))
         _head(panel, name)
-        _level(panel, 0.9, text="90 %", left=True)
-    panels[0].set_ylabel("accuracy on validation data")
+        if found.metric == ACCURACY:
+            panel.set_ylim(0, 1.02)
+            _level(panel, 0.9, text="90 %", left=True)
+    panels[0].set_ylabel(f"{found.metric} on validation data")
     _legend(figure, panels)
     return _saved(figure, out_png)
 
 
-def _accuracy_lines(panel: Axes, arm: str, runs: Sequence[Run], *, colour: str, alone: bool) -> None:
-    heads = curves.accuracies(runs)
+def _score_lines(panel: Axes, arm: str, runs: Sequence[Run], *, colour: str, alone: bool) -> None:
+    heads = curves.scores(runs)
     main = heads.pop("main", None)
     pale = curves.tint(colour, 0.25)
     if main:
@@ -163,6 +165,53 @@ def _accuracy_lines(panel: Axes, arm: str, runs: Sequence[Run], *, colour: str, 
     for i, (head, curve) in enumerate({} if alone else heads.items()):
         dash = _DASHES[i % len(_DASHES)]
         panel.plot(curve.x, curve.mean, color=pale, linewidth=1.2, linestyle=dash, label=f"{arm}: {head}")
+
+
+def ablation_picture(path_in: str | Path, out_png: str | Path, group: str | None = None) -> Path:
+    """Draw the score over the one setting that the arms of an ablation differ in: one panel a group (or only `group`).
+
+    Every seed is a circle, the mean a line with its 95 % interval, the baseline a dotted level and a diamond.
+    """
+    found = evidence(path_in)
+    key = ablations.varied(found.compare)
+    drawn = {str(g["name"]): (g, ablations.points(found.compare, g)) for g in found.compare["groups"]} if key else {}
+    drawn = {name: (g, points) for name, (g, points) in drawn.items() if len(points) > 1}
+    if not key or not drawn:
+        raise ConfigError(
+            f"{path_in} holds no ablation with two finished values to draw. Compare arms that differ in one setting (vary)."
+        )
+    names = list(drawn) if group is None else [_chosen(group, drawn)]
+    figure, panels = _canvas(len(names), height=4.1)
+    for panel, name in zip(panels, names, strict=True):
+        stated, points = drawn[name]
+        _ablation(panel, points, reference=baseline(stated))
+        mean = stated["arms"].get(baseline(stated), {}).get("mean")
+        if known(mean):
+            _level(panel, mean, text="")
+        panel.set_xlabel(key)
+        low, high = ablations.span([point for shown in names for point in drawn[shown][1]])
+        panel.set_ylim(low - 0.04 * (high - low), high + 0.04 * (high - low))
+        panel.yaxis.set_major_formatter(_mpl("ticker").PercentFormatter(1.0))
+        _head(panel, name)
+    panels[0].set_ylabel(f"{found.metric} after the last epoch")
+    _legend(figure, panels)
+    return _saved(figure, out_png)
+
+
+def _ablation(panel: Axes, points: Sequence[ablations.Point], *, reference: str | None) -> None:
+    x = [point.x for point in points]
+    low, high = ([e if known(e) else p.mean for p, e in zip(points, ends, strict=True)]
+                 for ends in zip(*((p.low, p.high) for p in points), strict=True))  # fmt: skip
+    blue: Any = ablations.BLUE
+    panel.plot(x, [point.mean for point in points], color=blue, linewidth=2.2, marker="o", markersize=4, label="mean")
+    if low != high:
+        panel.fill_between(x, low, high, color=blue, alpha=0.16, linewidth=0, label="95 % interval of the mean")
+    dots = [(point.x, score) for point in points for score in point.scores]
+    look: dict[str, Any] = {"facecolors": "none", "edgecolors": blue, "s": 30, "linewidths": 1.1, "zorder": 3}
+    panel.scatter(*zip(*dots, strict=True), label="one seed", **look)
+    base = next((point for point in points if point.arm == reference), None)
+    if base:
+        panel.plot([base.x], [base.mean], "D", color=ablations.BASE, markersize=8, zorder=4, label="baseline")
 
 
 def _canvas(panels: int, *, height: float) -> tuple[Figure, list[Axes]]:

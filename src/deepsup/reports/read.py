@@ -1,133 +1,21 @@
-"""Journals and comparisons on disk, as typed records: the only door between a run and what a report shows."""
+"""Journals and comparisons on disk: the only door between a run and what a report shows."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from deepsup.errors import ConfigError
+from deepsup.reports.records import ACCURACY, Conflict, End, Epoch, Gradients, Run, Step, number, numbers
 
 JOURNAL: Final = "journal.jsonl"
 COMPARISON: Final = "compare.json"
 CERTIFICATE: Final = "certificate.json"
 FORMAT: Final = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Gradients:
-    """Mean |gradient| of every weight-bearing layer at one optimiser step, in model order."""
-
-    step: int
-    layers: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One logged optimiser step: the losses before weighting, and the weights they had."""
-
-    step: int
-    progress: float
-    total: float
-    parts: Mapping[str, float]
-    weights: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Pull:
-    """How one branch's gradient met what comes down from above it, over some steps; nan where nothing was measured."""
-
-    cosine: float  # mean: 1 the same direction, below 0 against each other
-    ratio: float  # strength of the branch over strength of what comes from above, geometric mean
-    kept: float  # mean share of what comes from above that is left in what goes on down: 1 unhurt
-    share: float  # of these steps, those with a cosine below 0
-    met: int = 0  # in how many steps it was measured
-
-
-@dataclass(frozen=True, slots=True)
-class Conflict:
-    """The pull of every branch over the last `steps` optimiser steps, up to `step`.
-
-    `parameters` holds the cosines at the shared parameters by branch, of the steps in which they were looked at.
-    """
-
-    step: int
-    progress: float
-    steps: int
-    branches: Mapping[str, Pull]
-    parameters: Mapping[str, Sequence[float]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """One finished epoch, counted from 1. Accuracies are fractions in [0, 1], by head; seconds are training only."""
-
-    epoch: int
-    step: int
-    accuracy: Mapping[str, float]
-    loss: Mapping[str, float]
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """How a finished run ended. Accuracies are fractions in [0, 1]; `step_ms` is a median, `peak_bytes` a GPU's."""
-
-    step: int
-    epochs: int
-    accuracy: float
-    best_accuracy: float
-    seconds: float
-    step_ms: float
-    peak_bytes: float = math.nan
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Everything one journal says, with the records that a resumed run overwrote already dropped.
-
-    `stop` is the reason a run gave up (a non-finite loss, say); a run with neither `end` nor `stop` was interrupted.
-    `findings` are what the doctor said before training (None: it was not asked), `placement` the record of that name,
-    `saved_bytes` what a step keeps for its backward.
-    """
-
-    path: Path
-    name: str
-    group: str
-    arm: str
-    seed: int | None
-    config: Mapping[str, Any]
-    plan: Mapping[str, Any] | None
-    environment: Mapping[str, Any]
-    cost: Mapping[str, Any]
-    planned: int | None = None  # epochs
-    gradients: tuple[Gradients, ...] = ()
-    steps: tuple[Step, ...] = ()
-    conflicts: tuple[Conflict, ...] = ()
-    epochs: tuple[Epoch, ...] = ()
-    findings: tuple[Mapping[str, Any], ...] | None = None
-    placement: Mapping[str, Any] | None = None
-    saved_bytes: float = math.nan
-    resumed: tuple[int, ...] = ()
-    stop: str | None = None
-    end: End | None = None
-
-    @property
-    def finished(self) -> bool:
-        """Whether the run reached its last step."""
-        return self.end is not None
-
-    @property
-    def seconds(self) -> float:
-        """Training seconds, of the epochs so far if the run has not finished."""
-        return self.end.seconds if self.end else sum(epoch.seconds for epoch in self.epochs)
-
-    def epochs_to(self, accuracy: float) -> int | None:
-        """Return the first epoch whose main accuracy is at least `accuracy` (a fraction), or None."""
-        return next((e.epoch for e in self.epochs if e.accuracy.get("main", -math.inf) >= accuracy), None)
 
 
 @dataclass(slots=True)
@@ -149,29 +37,29 @@ class _Draft:
     def add(self, record: Mapping[str, Any]) -> None:
         match record["kind"]:
             case "gradients":
-                gradients = Gradients(int(record["step"]), _numbers(record["layers"]))
+                gradients = Gradients(int(record["step"]), numbers(record["layers"]))
                 self.gradients[gradients.step] = gradients
             case "step":
-                step = _step(record)
+                step = Step.of(record)
                 self.steps[step.step] = step
             case "conflict":
-                conflict = _conflict(record)
+                conflict = Conflict.of(record)
                 self.conflicts[conflict.step] = conflict
             case "doctor":
                 self.findings = tuple(dict(finding) for finding in record["findings"])
             case "placement":
-                self.placement = {**record, "gradients": _numbers(record.get("gradients"))}
+                self.placement = {**record, "gradients": numbers(record.get("gradients"))}
             case "cost":
-                self.saved_bytes = _number(record["saved_bytes"])
+                self.saved_bytes = number(record["saved_bytes"])
             case "epoch":
-                epoch = _epoch(record)
+                epoch = Epoch.of(record)
                 self.epochs[epoch.epoch] = epoch
             case "resume":
                 self.rewind(int(record["step"]))
             case "stop":
                 self.stop = str(record["reason"])
             case "end":
-                self.end = _end(record)
+                self.end = End.of(record)
             case _:
                 pass  # a kind that a later version added: nothing here shows it
 
@@ -262,11 +150,11 @@ def _read(journal: Path) -> Run | None:
     """Read a journal; None when not even its first record is complete."""
     lines = journal.read_bytes().split(b"\n")
     draft: _Draft | None = None
-    for number, line in enumerate(lines, start=1):
+    for n, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        where = f"{journal}, line {number}"
-        record = _record(line, where=where, torn=number == len(lines))
+        where = f"{journal}, line {n}"
+        record = _record(line, where=where, torn=n == len(lines))
         if record is None:
             break
         draft = _take(draft, record, where=where)
@@ -317,6 +205,7 @@ def _finish(folder: Path, draft: _Draft) -> Run:
         environment=start.get("environment") or {},
         cost=start.get("cost") or {},
         planned=start.get("epochs") or (start.get("config") or {}).get("epochs"),
+        metric=str(start.get("metric") or ACCURACY),
         gradients=tuple(draft.gradients[key] for key in sorted(draft.gradients)),
         steps=tuple(draft.steps[key] for key in sorted(draft.steps)),
         conflicts=tuple(draft.conflicts[key] for key in sorted(draft.conflicts)),
@@ -336,61 +225,3 @@ def _check_format(content: Mapping[str, Any], *, where: str) -> None:
         raise ConfigError(
             f"{where}: format {found}, and this deepsup reads format {FORMAT}. Use the version that wrote it."
         )
-
-
-def _step(record: Mapping[str, Any]) -> Step:
-    return Step(
-        step=int(record["step"]),
-        progress=float(record["progress"]),
-        total=_number(record.get("total")),
-        parts=_numbers(record.get("parts")),
-        weights=_numbers(record.get("weights")),
-    )
-
-
-def _pull(values: Mapping[str, Any]) -> Pull:
-    cosine, ratio, kept, share = (_number(values.get(name)) for name in ("cosine", "ratio", "kept", "share"))
-    return Pull(cosine, ratio, kept, share, met=int(values.get("met") or 0))
-
-
-def _conflict(record: Mapping[str, Any]) -> Conflict:
-    branches = {str(branch): _pull(values) for branch, values in record["branches"].items()}
-    sampled: dict[str, list[float]] = {}
-    for sample in record.get("parameters", ()):
-        for branch, values in sample.items():
-            if isinstance(values, Mapping):
-                sampled.setdefault(branch, []).append(_number(values.get("cosine")))
-    return Conflict(int(record["step"]), float(record["progress"]), int(record.get("steps") or 1), branches, sampled)
-
-
-def _epoch(record: Mapping[str, Any]) -> Epoch:
-    validation = record.get("validation") or {}
-    return Epoch(
-        epoch=int(record["epoch"]),
-        step=int(record["step"]),
-        accuracy=_numbers(validation.get("accuracy")),
-        loss=_numbers(validation.get("loss")),
-        seconds=float(record.get("seconds") or 0.0),
-    )
-
-
-def _end(record: Mapping[str, Any]) -> End:
-    accuracy = _number(record["accuracy"])
-    return End(
-        step=int(record["step"]),
-        epochs=int(record["epochs"]),
-        accuracy=accuracy,
-        best_accuracy=_number(record.get("best_accuracy", accuracy)),
-        seconds=_number(record.get("seconds")),
-        step_ms=_number(record.get("step_ms")),
-        peak_bytes=_number(record.get("peak_bytes")),
-    )
-
-
-def _number(value: Any) -> float:
-    """Read a float; null stands for a value that JSON has no word for (nan, infinity)."""
-    return math.nan if value is None else float(value)
-
-
-def _numbers(values: Mapping[str, Any] | None) -> dict[str, float]:
-    return {str(name): _number(value) for name, value in (values or {}).items()}

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from deepsup.reports import curves, formats
 from deepsup.reports.formats import known, listing
-from deepsup.reports.read import Gradients, Pull, Run
+from deepsup.reports.records import Gradients, Pull, Run
 from deepsup.reports.summary import Evidence
 
 _RULES: Final = {

@@ -12,7 +12,8 @@ from typing import Any
 from deepsup.errors import ConfigError
 from deepsup.reports import depths, read
 from deepsup.reports.formats import known, listing, percent
-from deepsup.reports.read import Run
+from deepsup.reports.metrics import digits
+from deepsup.reports.records import ACCURACY, Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,11 @@ class Evidence:
     compare: Mapping[str, Any]
     runs: tuple[Run, ...]
     notes: tuple[str, ...]
+
+    @property
+    def metric(self) -> str:
+        """The name of the score that counts."""
+        return str(self.compare.get("metric") or ACCURACY)
 
     @property
     def single(self) -> bool:
@@ -74,7 +80,7 @@ def complete(stated: Mapping[str, Any], runs: Sequence[Run], *, folder: Path) ->
     return {
         "name": folder.resolve().name,
         "rule": None,
-        "metric": "accuracy",
+        "metric": next((run.metric for run in runs), ACCURACY),
         **stated,
         "groups": list(groups.values()),
     }
@@ -102,7 +108,7 @@ def baseline(group: Mapping[str, Any]) -> str | None:
 
 
 def finished(arm: Mapping[str, Any]) -> tuple[int, int]:
-    """Return how many runs of an arm have a final accuracy, and how many it should have."""
+    """Return how many runs of an arm have a final score, and how many it should have."""
     final = arm.get("final") or []
     return sum(known(value) for value in final), max(len(arm.get("runs") or []), len(final))
 
@@ -130,15 +136,17 @@ def notes(
 
 
 def _disagreements(stated: Mapping[str, Any], runs: Sequence[Run], *, folder: Path) -> list[str]:
-    journals = {_name(run, folder): run.end.accuracy for run in runs if run.end}
+    journals = {_name(run, folder): run.end.score for run in runs if run.end}
+    metric = str(stated.get("metric") or ACCURACY)
     result = []
     for group in stated.get("groups") or ():
         for arm in (group.get("arms") or {}).values():
             for name, value in zip(arm.get("runs") or (), arm.get("final") or (), strict=False):
                 if name in journals and known(value) and not math.isclose(value, journals[name], abs_tol=1e-6):
+                    told, found = (f"{percent(v, digits=digits(metric))} %" for v in (value, journals[name]))
                     result.append(
-                        f"{read.COMPARISON} gives {name} an accuracy of {percent(value)} %, its journal "
-                        f"{percent(journals[name])} %: the run changed after the comparison. Run the comparison again."
+                        f"{read.COMPARISON} gives {name} {told} {metric}, its journal {found}: the run changed after the "
+                        "comparison. Run the comparison again."
                     )
     return result
 
@@ -149,14 +157,14 @@ def _filled(fields: Mapping[str, Any], runs: Sequence[Run], *, folder: Path) -> 
     names = list(fields.get("runs") or by_name)
     members = [by_name.get(name) for name in names]
     ends = [run.end if run else None for run in members]
-    values = [end.accuracy for end in ends if end and known(end.accuracy)]
+    values = [end.score for end in ends if end and known(end.score)]
     cost = next((run.cost for run in runs if run.cost), {})
     trunk = {key: cost.get(f"trunk_{key}") for key in ("params", "flops")}
     saved = [run.saved_bytes for run in runs if known(run.saved_bytes)]
     peaks = [end.peak_bytes for end in ends if end and known(end.peak_bytes)]
     computed: dict[str, Any] = {
         "runs": names,
-        "final": [end.accuracy if end else None for end in ends],
+        "final": [end.score if end else None for end in ends],
         "mean": statistics.fmean(values) if values else None,
         "std": statistics.stdev(values) if len(values) > 1 else None,
         "outputs": depths.outputs([run if run and run.end else None for run in members]),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from deepsup.reports import curves, depths, formats
+from deepsup.reports.metrics import digits
 from deepsup.reports.packages import need
-from deepsup.reports.read import Run
+from deepsup.reports.records import ACCURACY, Run
 from deepsup.reports.summary import baseline, finished, judged
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ class Row:
     group: str
     arm: str
     runs: str
-    accuracy: str
+    score: str
     difference: str
     interval: str
     ensemble: str
@@ -60,11 +62,12 @@ class Verdict:
 
 def rows(compare: Mapping[str, Any]) -> list[Row]:
     """Return the table of a comparison (the content of compare.json), one row for each group and arm."""
-    return [_row(group, name, arm) for group in compare["groups"] for name, arm in group["arms"].items()]
+    metric = _metric(compare)
+    return [_row(group, name, arm, metric=metric) for group in compare["groups"] for name, arm in group["arms"].items()]
 
 
 _COLUMNS: Final = {
-    "accuracy": "accuracy %",
+    "score": "",  # its name is that of the metric
     "epochs": "epochs\nto 90 %",
     "seconds": "train\ntime",
     "compute": "train\ncompute",
@@ -92,7 +95,13 @@ def comparison_table(compare: Mapping[str, Any]) -> Table:
     table.add_column("arm", overflow="fold", vertical="top")
     for name in shown:
         wraps = name == "epochs"
-        table.add_column(_COLUMNS[name], justify="right", overflow="fold", vertical="top", no_wrap=not wraps)
+        table.add_column(
+            _COLUMNS[name] or f"{_metric(compare)} %",
+            justify="right",
+            overflow="fold",
+            vertical="top",
+            no_wrap=not wraps,
+        )
     group = ""
     for row in found:
         if row.group != group:
@@ -108,7 +117,7 @@ def comparison_table(compare: Mapping[str, Any]) -> Table:
 def verdict_table(compare: Mapping[str, Any]) -> Table:
     """Return the verdicts as a table, for `rich.print`: what `verdict_lines` says, where there are many."""
     table: Table = _rich("table").Table(box=_rich("box").SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    names = {baseline(group) for group in compare["groups"]}
+    metric, names = _metric(compare), {baseline(group) for group in compare["groups"]}
     table.add_column(f"minus {names.pop()}" if len(names) == 1 else "minus the baseline", overflow="fold")
     levels = {v.get("confidence", 0.95) for group in compare["groups"] for v in judged(group).values()}
     span = f"{100 * levels.pop():.4g} % interval" if len(levels) == 1 else "interval"
@@ -121,8 +130,8 @@ def verdict_table(compare: Mapping[str, Any]) -> Table:
             table.add_row(_rich("text").Text(str(group["name"]), style="bold"))
         for arm, v in judged(group).items():
             low, high = v.get("ci_low"), v.get("ci_high")
-            span = f"{formats.points(low)} to {formats.points(high)}" if formats.known(low) else ""
-            numbers = [formats.points(v.get("mean_difference")), span, str(v.get("n") or 0)]
+            span = _span(low, high, metric=metric) if formats.known(low) else ""
+            numbers = [formats.points(v.get("mean_difference"), digits=digits(metric)), span, str(v.get("n") or 0)]
             table.add_row(*_plain([arm, *numbers, str(v.get("verdict"))]))
     return table
 
@@ -141,41 +150,45 @@ def depth_table(compare: Mapping[str, Any]) -> Table | None:
 
     Where the branches of all arms lie at few depths these are the columns, else a cell lists them.
     """
+    metric = _metric(compare)
     arms = [(str(g["name"]), str(name), arm) for g in compare["groups"] for name, arm in g["arms"].items()]
     places = sorted({round(100 * o.depth) for *_, arm in arms for o in depths.branches(arm) if o.depth is not None})
     if not places:
         return None
     few, together = len(places) <= _PLACES, any(depths.ensemble(arm) for *_, arm in arms)
     table: Table = _rich("table").Table(box=_rich("box").SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("accuracy %\nat depth", overflow="fold", vertical="bottom")
+    table.add_column(f"{metric} %\nat depth", overflow="fold", vertical="bottom")
     for place in [f"{p} %" for p in places] if few else ["of branches"]:
         table.add_column(place, justify="right" if few else "left", overflow="fold")
     for name in ("main", *(["all together"] if together else [])):
         table.add_column(name, justify="right")
     named = len(compare["groups"]) > 1
     for group, name, arm in arms:
-        cells = _at_places(arm, places) if few else [_listed(arm)]
+        cells = _at_places(arm, places, metric=metric) if few else [_listed(arm, metric=metric)]
         last = [next((o for o in depths.of(arm) if o.name == "main"), None), depths.ensemble(arm)]
-        cells += [formats.percent(output.mean) if output else "" for output in last[: 1 + together]]
+        cells += [
+            formats.percent(output.mean, digits=digits(metric)) if output else "" for output in last[: 1 + together]
+        ]
         table.add_row(*_plain([f"{group} / {name}" if named and group else name, *cells]))
     return table
 
 
-def _at_places(arm: Mapping[str, Any], places: Sequence[int]) -> list[str]:
+def _at_places(arm: Mapping[str, Any], places: Sequence[int], *, metric: str) -> list[str]:
     """The branches under the columns of their depths; of several in one place all are named."""
     found: dict[int, list[str]] = {place: [] for place in places}
     for output in depths.branches(arm):
-        found[round(100 * (output.depth or 0))].append(formats.percent(output.mean))
+        found[round(100 * (output.depth or 0))].append(formats.percent(output.mean, digits=digits(metric)))
     return [", ".join(cells) for cells in found.values()]
 
 
-def _listed(arm: Mapping[str, Any]) -> str:
-    return ", ".join(f"{100 * (o.depth or 0):.0f} %: {formats.percent(o.mean)}" for o in depths.branches(arm))
+def _listed(arm: Mapping[str, Any], *, metric: str) -> str:
+    scores = [(100 * (o.depth or 0), formats.percent(o.mean, digits=digits(metric))) for o in depths.branches(arm)]
+    return ", ".join(f"{depth:.0f} %: {score}" for depth, score in scores)
 
 
 def verdicts(compare: Mapping[str, Any]) -> list[Verdict]:
     """Return what a comparison found, group by group and arm by arm, in words."""
-    metric = str(compare.get("metric") or "accuracy")
+    metric = _metric(compare)
     result = []
     for group in compare["groups"]:
         name, found = str(group["name"]), judged(group)
@@ -214,18 +227,19 @@ def run_table(run: Run) -> Table:
 
 def run_facts(run: Run) -> list[tuple[str, str]]:
     """Return what there is to say about one run as pairs of label and text."""
+    told = partial(formats.percent, digits=digits(run.metric))
     facts = [("state", state(run))]
     if run.end:
-        facts.append(
-            ("accuracy", f"{formats.percent(run.end.accuracy)} %, best {formats.percent(run.end.best_accuracy)} %")
-        )
+        facts.append((run.metric, f"{told(run.end.score)} %, best {told(run.end.best_score)} %"))
     if run.epochs:
-        scores = dict(run.epochs[-1].accuracy)
+        scores = dict(run.epochs[-1].score)
         together = scores.pop(depths.ENSEMBLE, None)
-        heads = ", ".join(f"{head} {formats.percent(value)}" for head, value in scores.items() if head != "main")
-        facts += [("accuracy of branches, %", heads)] if heads else []
-        facts += [("of all together, %", formats.percent(together))] if together is not None else []
-        facts.append(("epochs to 90 %", formats.epochs([run.epochs_to(0.9)])))
+        heads = ", ".join(f"{head} {told(value)}" for head, value in scores.items() if head != "main")
+        facts += [(f"{run.metric} of branches, %", heads)] if heads else []
+        facts += [("of all together, %", told(together))] if together is not None else []
+        reached = run.epochs_to(0.9)
+        if reached or run.metric == ACCURACY:
+            facts.append(("epochs to 90 %", formats.epochs([reached])))
     if pulls := curves.pulls([run]):
         met = {branch: curves.met([run], branch) for branch in pulls}
         notes = {branch: f" (of {some} measured)" if some < every else "" for branch, (some, every) in met.items()}
@@ -254,22 +268,22 @@ def state(run: Run) -> str:
     return text + (f", resumed {len(run.resumed)}x" if run.resumed else "")
 
 
-def _row(group: Mapping[str, Any], name: str, arm: Mapping[str, Any]) -> Row:
+def _row(group: Mapping[str, Any], name: str, arm: Mapping[str, Any], *, metric: str) -> Row:
     reference = group["arms"].get(baseline(group)) or {}
     done, planned = finished(arm)
     final, reached = arm.get("final") or [], arm.get("epochs_to_90") or []
     if len(final) == len(reached):  # a run that has not finished has not failed to get there
         reached = [epoch for epoch, value in zip(reached, final, strict=True) if formats.known(value)]
     verdict, ensemble = judged(group).get(name, {}), depths.ensemble(arm)
-    low, high = verdict.get("ci_low"), verdict.get("ci_high")
+    low, high, n = verdict.get("ci_low"), verdict.get("ci_high"), digits(metric)
     return Row(
         group=str(group["name"]),
         arm=name,
         runs=str(done) if done == planned else f"{done} of {planned}",
-        accuracy=formats.spread(arm.get("mean"), arm.get("std")),
-        difference=formats.points(verdict.get("mean_difference")),
-        interval=f"{formats.points(low)} to {formats.points(high)}" if formats.known(low) else "",
-        ensemble=formats.percent(ensemble.mean) if ensemble else formats.NONE,
+        score=formats.spread(arm.get("mean"), arm.get("std"), digits=n),
+        difference=formats.points(verdict.get("mean_difference"), digits=n),
+        interval=_span(low, high, metric=metric) if formats.known(low) else "",
+        ensemble=formats.percent(ensemble.mean, digits=n) if ensemble else formats.NONE,
         epochs=formats.epochs(reached) if done else formats.NONE,
         trained=formats.between(_known(arm, "epochs")),
         seconds=formats.duration(_mean(arm, "seconds")),
@@ -283,6 +297,16 @@ def _row(group: Mapping[str, Any], name: str, arm: Mapping[str, Any]) -> Row:
         inference_flops=formats.count(arm.get("inference_flops")),
         inference_time=formats.times(_ratio(arm.get("inference_ms"), reference.get("inference_ms"))),
     )
+
+
+def _metric(compare: Mapping[str, Any]) -> str:
+    return str(compare.get("metric") or ACCURACY)
+
+
+def _span(low: Any, high: Any, *, metric: str) -> str:
+    """Write an interval of differences in points."""
+    low, high = (formats.points(end, digits=digits(metric)) for end in (low, high))
+    return f"{low} to {high}"
 
 
 def _known(arm: Mapping[str, Any], key: str) -> list[float]:
@@ -310,11 +334,11 @@ def _judged(verdict: Mapping[str, Any], *, metric: str) -> tuple[str, str]:
         return str(word), reason or "no pair of runs has finished"
     pairs = f"n = {n} paired seed{'s' if n != 1 else ''}"
     if formats.known(low) and formats.known(high):
-        certainty = f"{100 * level:.4g} % interval {formats.points(low)} to {formats.points(high)}, {pairs}"
+        certainty = f"{100 * level:.4g} % interval {_span(low, high, metric=metric)}, {pairs}"
     else:
         certainty = f"{pairs}: {reason}" if reason else pairs
     arms = f"{verdict.get('candidate', 'candidate')} minus {verdict.get('baseline', 'baseline')}"
-    return str(word), f"{arms}: {formats.points(mean)} points of {metric} ({certainty})"
+    return str(word), f"{arms}: {formats.points(mean, digits=digits(metric))} points of {metric} ({certainty})"
 
 
 def _unjudged(arms: Mapping[str, Any]) -> str:
