@@ -1,10 +1,12 @@
-"""Pictures with labels, served in batches whose order and augmentation depend on (seed, epoch) and nothing else."""
+"""Pictures with labels, one each or one a pixel: order and augmentation depend on (seed, epoch) and nothing else."""
 
 from __future__ import annotations
 
 from deepsup.datasets.arrays import ArraySplit
-from deepsup.datasets.classification import Dataset, load, names
 from deepsup.datasets.folders import FolderSplit
+from deepsup.datasets.loading import load, names
+from deepsup.datasets.maps import MapSplit
+from deepsup.datasets.requested import Dataset
 from deepsup.datasets.splits import Split
 
-__all__ = ["ArraySplit", "Dataset", "FolderSplit", "Split", "load", "names"]
+__all__ = ["ArraySplit", "Dataset", "FolderSplit", "MapSplit", "Split", "load", "names"]

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from deepsup.datasets import augmentations
 from deepsup.datasets.augmentations import View, crop_and_mirror
-from deepsup.datasets.splits import Split, generator, sent
+from deepsup.datasets.splits import Split, checked_labels, generator, sent
 from deepsup.errors import DatasetError
 
 
@@ -61,14 +61,15 @@ class ArraySplit(Split):
         channels, side = images.shape[1], images.shape[2]
         recipe = augmentations.fitting(augmentations.parse(augment), side=side, augment=augment)
         super().__init__(
-            labels=labels,
+            samples=len(labels),
             class_names=class_names,
             channels=channels,
-            size=size or side,
+            shape=(size or side,) * 2,
             augment=augment,
             kinds=len(recipe),
             views=views,
         )
+        self.labels = checked_labels(labels, classes=self.classes)
         self._recipes = tuple(recipe[view % len(recipe)] for view in range(views)) if recipe else ()
         self.images = images
         self.mean = torch.zeros(channels) if mean is None else mean.to(torch.float32)

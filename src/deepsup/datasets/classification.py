@@ -1,12 +1,9 @@
-"""Classification datasets by name, each as a training and a validation split."""
+"""Data sets with one label an image, each as a training and a validation split."""
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,156 +12,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from deepsup import calls
-from deepsup.datasets import augmentations, folders
 from deepsup.datasets.arrays import ArraySplit, channel_statistics
 from deepsup.datasets.files import read_cifar, read_idx, read_original, read_svhn
 from deepsup.datasets.folders import FolderSplit, class_folders, folder_samples
-from deepsup.datasets.splits import Split, generator
-from deepsup.errors import ConfigError, DatasetError, MissingPackageError
-
-SMALLEST = 8
-DEFAULT_ROOT = Path("data")
+from deepsup.datasets.requested import DEFAULT_ROOT, Dataset, Request, require
+from deepsup.errors import DatasetError
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """A dataset's two splits; both have the same classes and the same image shape.
-
-    Example: `load("digits").train.batches(32, seed=0, epoch=0, shuffle=True)`.
-    """
-
-    name: str
-    train: Split
-    validation: Split
-
-    @property
-    def classes(self) -> int:
-        """How many classes there are."""
-        return self.train.classes
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The classes' names, by label."""
-        return self.train.class_names
-
-    @property
-    def channels(self) -> int:
-        """Channels of an image: 1 or 3."""
-        return self.train.channels
-
-    @property
-    def size(self) -> int:
-        """Height and width of an image in pixels, as it is served."""
-        return self.train.size
-
-    def __str__(self) -> str:
-        return (
-            f"{self.name}: {len(self.train)} training and {len(self.validation)} validation images, "
-            f"{self.channels}x{self.size}x{self.size}, {self.classes} classes"
-        )
-
-
-@dataclass(frozen=True)
-class _Request:
-    """What `load` was asked for, checked."""
-
-    name: str
-    root: Path | None
-    download: bool
-    size: int | None
-    augment: str
-    views: int
-    classes: int | None
-    limit: int | None
-    seed: int
-    workers: int
-
-    def known(self, class_names: Sequence[str]) -> list[str]:
-        """The names of the classes that are kept, or DatasetError when there are fewer than that."""
-        if self.classes is not None and self.classes > len(class_names):
-            raise DatasetError(f"classes={self.classes}, but {self.name} has only {len(class_names)} classes.")
-        return list(class_names[: self.classes])
-
-    def among(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The samples of the classes that are kept."""
-        if self.classes is None:
-            return images, labels
-        kept = labels < self.classes
-        return images[kept], labels[kept]
-
-    def kept(self, values: Tensor) -> Tensor:
-        """Of all training samples' `values`, the first `limit` in an order that depends on the seed alone."""
-        if self.limit is None or self.limit >= len(values):
-            return values
-        return values[torch.randperm(len(values), generator=generator("limit", self.seed))[: self.limit]]
-
-
-def names() -> tuple[str, ...]:
-    """The names that `load` knows.
-
-    Example: `"digits" in names()`.
-    """
-    return tuple(_LOADERS)
-
-
-def load(
-    name: str,
-    *,
-    root: str | Path | None = None,
-    download: bool = False,
-    size: int | None = None,
-    augment: str = "none",
-    views: int = 1,
-    classes: int | None = None,
-    limit: int | None = None,
-    seed: int = 0,
-    workers: int = 0,
-) -> Dataset:
-    """Load a dataset's training and validation split.
-
-    Example: `load("digits", size=16)` or `load("cifar100", root="data", augment="standard")`.
-
-    `digits` (1,797 images, inside scikit-learn) has a fixed validation set of a fifth, the same for every seed.
-    `mnist`, `fashion-mnist`, `cifar10`, `cifar100` and `svhn` (without its extra images) are read from `root` (default
-    `data/`) in torchvision's layout, or fetched there with `download`. `folder` reads `root/train/CLASS/*` and
-    `root/val/CLASS/*`, ImageNet's layout, with `workers` processes. `size` is the side that images are resized to, at
-    least 8; the default is the images' own (digits 16, folder 224).
-
-    `augment` and `views` are for the training split alone. `augment`: `none`, `standard` (random crop and mirroring),
-    `contrastive` (a pair of views), and except for folders `reflect` and `cutout`, most with options:
-    `standard(mirror=False)`, since digits change their meaning in a mirror; `cutout(length=8)`. `views=2` serves every
-    sample twice in a batch, see `Split`. `classes` keeps the first so many classes in both splits, `limit` that many
-    training images, picked by `seed`. Images are standardised with the statistics of the whole training split (folder:
-    ImageNet's). Raises DatasetError for what is missing, empty or damaged, ConfigError for an option that does not
-    exist, MissingPackageError.
-    """
-    if name not in _LOADERS:
-        near = difflib.get_close_matches(name.lower(), names(), n=2, cutoff=0.5)
-        closest = f" Closest: {', '.join(near)}." if near else ""
-        raise DatasetError(f"no dataset is called {name!r}.{closest} Known: {', '.join(names())}.")
-    if size is not None and size < SMALLEST:
-        raise DatasetError(f"size={size} is too small for {name}: images must be at least {SMALLEST} pixels wide.")
-    if limit is not None and limit < 1:
-        raise DatasetError(f"limit={limit} would leave no training image of {name}; use 1 or more, or None for all.")
-    if classes is not None and classes < 2:
-        raise DatasetError(f"classes={classes} would leave nothing to tell apart; use 2 or more, or None for all.")
-    if workers < 0:
-        raise ConfigError(f"workers={workers} must be 0 (read in this process) or more.")
-    if name == "folder":  # looked at before anything is read; the splits look again
-        calls.read(augment, folders.AUGMENTATIONS, "augmentation", ConfigError)
-    else:
-        augmentations.parse(augment)
-    place = None if root is None else Path(root).expanduser()
-    request = _Request(name, place, download, size, augment, views, classes, limit, seed, workers)
-    return _LOADERS[name](request)
-
-
-def _digits(request: _Request) -> Dataset:
-    bunch = _require("sklearn.datasets", "scikit-learn").load_digits()
+def _digits(request: Request) -> Dataset:
+    bunch = require("sklearn.datasets", "scikit-learn").load_digits()
     images = torch.as_tensor(bunch.images, dtype=torch.float32)[:, None] / 16
     labels = torch.as_tensor(bunch.target)
-    side = request.size or 16
+    side = request.side or 16
     # Enlarged once and before augmentation: crops of the 8x8 originals would lose half of the digit.
     images = functional.interpolate(images, (side, side), mode="bilinear", align_corners=False)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
@@ -178,8 +37,8 @@ def _digits(request: _Request) -> Dataset:
     )
 
 
-def _idx(request: _Request) -> Dataset:
-    datasets = _require("torchvision.datasets", "torchvision")
+def _idx(request: Request) -> Dataset:
+    datasets = require("torchvision.datasets", "torchvision")
     source = datasets.MNIST if request.name == "mnist" else datasets.FashionMNIST
     root = request.root or DEFAULT_ROOT
     places = [root / source.__name__ / "raw", root]
@@ -214,8 +73,8 @@ def _idx_files(folders: list[Path], stems: list[str]) -> list[Path] | None:
     return None
 
 
-def _cifar(request: _Request) -> Dataset:
-    datasets = _require("torchvision.datasets", "torchvision")
+def _cifar(request: Request) -> Dataset:
+    datasets = require("torchvision.datasets", "torchvision")
     source = datasets.CIFAR10 if request.name == "cifar10" else datasets.CIFAR100
     root = request.root or DEFAULT_ROOT
     files = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
@@ -234,9 +93,9 @@ def _cifar(request: _Request) -> Dataset:
     )
 
 
-def _svhn(request: _Request) -> Dataset:
-    source = _require("torchvision.datasets", "torchvision").SVHN
-    _require("scipy.io", "scipy")
+def _svhn(request: Request) -> Dataset:
+    source = require("torchvision.datasets", "torchvision").SVHN
+    require("scipy.io", "scipy")
     root = request.root or DEFAULT_ROOT
     files = {part: root / source.split_list[part][1] for part in ("train", "test")}
     for part, path in files.items():
@@ -254,12 +113,12 @@ def _svhn(request: _Request) -> Dataset:
 
 
 def _in_memory(
-    request: _Request, *, train: tuple[Tensor, Tensor], validation: tuple[Tensor, Tensor], class_names: Sequence[str]
+    request: Request, *, train: tuple[Tensor, Tensor], validation: tuple[Tensor, Tensor], class_names: Sequence[str]
 ) -> Dataset:
     mean, std = channel_statistics(train[0])  # of everything: a quick run normalises as the full run does
     shared: dict[str, Any] = {
         "class_names": request.known(class_names),
-        "size": request.size,
+        "size": request.side,
         "mean": mean,
         "std": std,
     }
@@ -271,8 +130,8 @@ def _in_memory(
     )
 
 
-def _folder(request: _Request) -> Dataset:
-    _require("torchvision.datasets", "torchvision")
+def _folder(request: Request) -> Dataset:
+    require("torchvision.datasets", "torchvision")
     if request.root is None:
         raise DatasetError("the dataset 'folder' needs root=..., a folder with train/CLASS/* and val/CLASS/* images.")
     parts = {part: request.root / part for part in ("train", "val")}
@@ -295,7 +154,7 @@ def _folder(request: _Request) -> Dataset:
         raise DatasetError(f"{parts['train']} has no image file (png, jpg, webp, ...) of: {', '.join(empty)}.")
     if not samples["val"]:
         raise DatasetError(f"{parts['val']} has no image file (png, jpg, webp, ...) in any class folder.")
-    shared: dict[str, Any] = {"class_names": class_names, "size": request.size or 224, "workers": request.workers}
+    shared: dict[str, Any] = {"class_names": class_names, "size": request.side or 224, "workers": request.workers}
     train = [samples["train"][row] for row in request.kept(torch.arange(len(samples["train"]))).tolist()]
     return Dataset(
         "folder",
@@ -321,20 +180,7 @@ def _missing(name: str, files: str, place: str) -> str:
     )
 
 
-def _require(module: str, package: str) -> Any:
-    top = module.partition(".")[0]
-    try:
-        importlib.import_module(top)
-    except ModuleNotFoundError as error:
-        if error.name != top:
-            raise  # the package is there; something that it needs is not, and its own message says it best
-        raise MissingPackageError(
-            f'{package} is not installed, and this dataset needs it: pip install "deepsup[train]"'
-        ) from None
-    return importlib.import_module(module)
-
-
-_LOADERS: dict[str, Callable[[_Request], Dataset]] = {
+LOADERS: dict[str, Callable[[Request], Dataset]] = {
     "digits": _digits,
     "mnist": _idx,
     "fashion-mnist": _idx,

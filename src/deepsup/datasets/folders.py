@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from deepsup import calls
-from deepsup.datasets.splits import Split, derived_seed, sent
+from deepsup.datasets.splits import Split, checked_labels, derived_seed, sent
 from deepsup.errors import ConfigError, DatasetError
 
 Transform = Callable[[Any], Tensor]
@@ -49,20 +49,22 @@ class FolderSplit(Split):
         views: int = 1,
         workers: int = 0,
     ) -> None:
-        labels = torch.tensor([label for _, label in samples], dtype=torch.int64)
         made, _ = calls.read(augment, AUGMENTATIONS, "augmentation", ConfigError)
         recipe = AUGMENTATIONS[made](size)
         super().__init__(
-            labels=labels,
+            samples=len(samples),
             class_names=class_names,
             channels=3,
-            size=size,
+            shape=(size, size),
             augment=augment,
             kinds=len(recipe) if made != "none" else 0,
             views=views,
         )
+        labels = torch.tensor([label for _, label in samples], dtype=torch.int64)
+        self.labels = checked_labels(labels, classes=self.classes)
         self.paths = tuple(path for path, _ in samples)
         self.workers = workers
+        self.mean, self.std = torch.tensor(_MEAN), torch.tensor(_STD)
         self._transforms = tuple(recipe[view % len(recipe)] for view in range(views))
 
     def _read(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,39 +22,40 @@ class Split(ABC):
 
     Example: `for x, y in split.batches(32, seed=0, epoch=0, shuffle=True): ...`
 
-    `x` is float32 `(N, channels, size, size)`, normalised; `y` is int64 `(N,)` with values from 0 to `classes` - 1.
-    With `views=2` both are `(2 N, ...)`: a first augmented view of every sample, then a second one in the same order,
-    each drawn for itself, and the labels twice. `kinds` is how many different views the augmentation describes.
+    `x` is float32 `(N, channels, H, W)`, normalised, with H and W in `shape`. `task` says what `y` is, int64 in both
+    cases: for "classification" `(N,)` with values from 0 to `classes` - 1, for "segmentation" `(N, H, W)` with the same
+    values, and -100 where a pixel does not count. With `views=2` both are `(2 N, ...)`: a first augmented view of every
+    sample, then a second one in the same order, each drawn for itself, and the labels twice. `samples` is how many an
+    epoch has, `kinds` how many different views the augmentation describes.
     """
+
+    task: Literal["classification", "segmentation"] = "classification"
 
     def __init__(
         self,
         *,
-        labels: Tensor,
+        samples: int,
         class_names: Sequence[str],
         channels: int,
-        size: int,
+        shape: tuple[int, int],
         augment: str,
         kinds: int,
         views: int,
     ) -> None:
-        self.labels = labels.to(torch.int64)
         self.class_names = tuple(class_names)
         self.channels = channels
-        self.size = size
+        self.shape = shape
         self.augment = augment
         self.views = _checked_views(views, kinds=kinds, augment=augment)
-        if not len(self.labels):
+        self._samples = samples
+        if not samples:
             raise DatasetError("a split needs at least one labelled image; this one is empty.")
-        low, high = int(self.labels.min()), int(self.labels.max())
-        if low < 0 or high >= self.classes:
-            raise DatasetError(f"labels go from {low} to {high}, but {self.classes} classes have names.")
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return self._samples
 
     def __repr__(self) -> str:
-        shape = f"{self.channels}x{self.size}x{self.size}"
+        shape = f"{self.channels}x{self.shape[0]}x{self.shape[1]}"
         views = f", views={self.views}" if self.views > 1 else ""
         return f"{type(self).__name__}({len(self)} images {shape}, {self.classes} classes, augment={self.augment!r}{views})"
 
@@ -61,6 +63,16 @@ class Split(ABC):
     def classes(self) -> int:
         """How many classes there are."""
         return len(self.class_names)
+
+    @property
+    def n_images(self) -> int:
+        """How many images the samples are from."""
+        return len(self)
+
+    @property
+    def size(self) -> int:
+        """The side of an image, of one that is not square the longer side."""
+        return max(self.shape)
 
     def n_batches(self, batch_size: int, world: int = 1, *, drop_last: bool = False) -> int:
         """How many batches each process gets; `batch_size` is per process.
@@ -113,6 +125,14 @@ class Split(ABC):
         self, plan: list[Tensor], *, seed: int, epoch: int, device: torch.device | str | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Turn each batch's rows into the batch."""
+
+
+def checked_labels(labels: Tensor, *, classes: int) -> Tensor:
+    """One label a sample as int64, or DatasetError where there are more labels than classes have names."""
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        low, high = int(labels.min()), int(labels.max())
+        raise DatasetError(f"labels go from {low} to {high}, but {classes} classes have names.")
+    return labels.to(torch.int64)
 
 
 def epoch_order(length: int, *, seed: int, epoch: int) -> Tensor:

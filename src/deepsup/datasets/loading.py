@@ -1,0 +1,148 @@
+"""Data sets by name: the one entry point, and what it checks before anything is read."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from deepsup import calls
+from deepsup.datasets import augmentations, classification, folders, joints, preparations, segmentation
+from deepsup.datasets.requested import Dataset, Request
+from deepsup.errors import ConfigError, DatasetError
+
+SMALLEST = 8
+Size = int | Sequence[int]
+_LOADERS: dict[str, Callable[..., Dataset]] = {**classification.LOADERS, **segmentation.LOADERS}
+
+
+def names() -> tuple[str, ...]:
+    """The names that `load` knows.
+
+    Example: `"digits" in names()`.
+    """
+    return tuple(_LOADERS)
+
+
+def load(
+    name: str,
+    *,
+    root: str | Path | None = None,
+    download: bool = False,
+    size: Size | None = None,
+    crop: Size | None = None,
+    patches: int = 1,
+    augment: str = "none",
+    prepare: str = "none",
+    views: int = 1,
+    classes: int | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    workers: int = 0,
+) -> Dataset:
+    """Load a dataset's training and validation split.
+
+    Example: `load("digits", size=16)`, `load("cifar100", root="data", augment="standard")` or `load("drive", root="data",
+    crop=48, patches=1000, prepare="vessels")`.
+
+    `digits` (1,797 images, inside scikit-learn) has a fixed validation set of a fifth, the same for every seed.
+    `mnist`, `fashion-mnist`, `cifar10`, `cifar100` and `svhn` (without its extra images) are read from `root` (default
+    `data/`) in torchvision's layout, or fetched there with `download`. `folder` reads `root/train/CLASS/*` and
+    `root/val/CLASS/*`, ImageNet's layout, with `workers` processes. `size` is the side that images are resized to, at
+    least 8; the default is the images' own (digits 16, folder 224).
+
+    With a label for every pixel: `camvid`, `drive`, `ade20k`, `cityscapes` in the layouts in which they are distributed,
+    and `pairs`: `root/train/{images,masks}` and `root/val/{images,masks}`, matched by file stem. Some have options:
+    `drive(observer=2)`, `pairs(void=0)`. There `size` is the length of the shorter side, or `(height, width)`; `crop` the
+    side, or height and width, of training patches, of which an epoch has `patches` from every image; `prepare` is done
+    to all images: `none`, or `vessels`. Validation sees whole images.
+
+    `augment` and `views` are for the training split alone. `augment`: `none`, `standard` (random crop and mirroring),
+    `contrastive` (a pair of views), and except for folders `reflect` and `cutout`, most with options:
+    `standard(mirror=False)`, since digits change their meaning in a mirror; `cutout(length=8)`. For maps: `none`,
+    `standard` (scale, rotation, blur, mirroring), `flips`. `views=2` serves every sample twice in a batch, see `Split`;
+    not for maps. `classes` keeps the first so many classes in both splits (not for maps), `limit` that many training
+    images, picked by `seed`. Images are standardised with the statistics of the whole training split (folders and maps:
+    ImageNet's; maps that are prepared: those of all labelled training pixels). Raises DatasetError for what is missing,
+    empty or damaged, ConfigError for an option that does not exist, MissingPackageError.
+    """
+    plain = name.partition("(")[0].strip()
+    if plain not in _LOADERS:
+        near = difflib.get_close_matches(plain.lower(), names(), n=2, cutoff=0.5)
+        closest = f" Closest: {', '.join(near)}." if near else ""
+        raise DatasetError(f"no dataset is called {plain!r}.{closest} Known: {', '.join(names())}.")
+    _, options = calls.read(name, _LOADERS, "dataset", ConfigError)
+    place = None if root is None else Path(root).expanduser()
+    request = Request(
+        name, place, download, _size(size), _pair(crop, "crop"), patches, augment, prepare, views, classes, limit, seed,
+        workers,
+    )  # fmt: skip
+    _check_counts(request)
+    if plain in segmentation.LOADERS:
+        _check_maps(request)
+    else:
+        _check_classification(request)
+    return _LOADERS[plain](request, **options)
+
+
+def _check_counts(request: Request) -> None:
+    name = request.name
+    least = min(request.size) if isinstance(request.size, tuple) else request.size
+    if least is not None and least < SMALLEST:
+        shown = request.size if isinstance(request.size, int) else list(request.size or ())
+        raise DatasetError(f"size={shown} is too small for {name}: images must be at least {SMALLEST} pixels wide.")
+    if request.limit is not None and request.limit < 1:
+        raise DatasetError(
+            f"limit={request.limit} would leave no training image of {name}; use 1 or more, or None for all."
+        )
+    if request.classes is not None and request.classes < 2:
+        raise DatasetError(
+            f"classes={request.classes} would leave nothing to tell apart; use 2 or more, or None for all."
+        )
+    if request.workers < 0:
+        raise ConfigError(f"workers={request.workers} must be 0 (read in this process) or more.")
+
+
+def _check_classification(request: Request) -> None:
+    given = {"crop": request.crop is not None, "patches": request.patches != 1, "prepare": request.prepare != "none"}
+    wrong = [option for option, is_given in given.items() if is_given]
+    maps = ", ".join(segmentation.LOADERS)
+    if wrong:
+        raise ConfigError(
+            f"{', '.join(wrong)}: not for {request.name}, whose images have one label each. They are for labels a pixel: {maps}."
+        )
+    if isinstance(request.size, tuple):
+        raise ConfigError(f"size={list(request.size)}: images of {request.name} are square; give one number.")
+    if request.name == "folder":  # looked at before anything is read; the splits look again
+        calls.read(request.augment, folders.AUGMENTATIONS, "augmentation", ConfigError)
+    else:
+        augmentations.parse(request.augment)
+
+
+def _check_maps(request: Request) -> None:
+    joints.parse(request.augment)
+    preparations.get(request.prepare)
+    if request.views != 1:
+        raise ConfigError(
+            f"views={request.views}: {request.name} has a label a pixel, and two views would differ in them."
+        )
+    if request.classes is not None:
+        raise ConfigError(
+            f"classes={request.classes}: the images of {request.name} show all classes at once; none can be left out."
+        )
+    if request.patches < 1:
+        raise ConfigError(f"patches={request.patches} must be at least 1.")
+    if request.crop is not None and min(request.crop) < 1:
+        raise ConfigError(f"crop={list(request.crop)} must be at least 1 pixel.")
+
+
+def _size(value: Size | None) -> int | tuple[int, int] | None:
+    return value if isinstance(value, int) else _pair(value, "size")
+
+
+def _pair(value: Size | None, what: str) -> tuple[int, int] | None:
+    if value is None or isinstance(value, int):
+        return None if value is None else (value, value)
+    if len(value) != 2 or not all(isinstance(side, int) for side in value):
+        raise ConfigError(f"{what}={value!r} must be one whole number, or two: [height, width].")
+    return value[0], value[1]

@@ -1,0 +1,165 @@
+"""Images and the masks that belong to them: found by name, read, checked against each other, kept while memory allows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from deepsup.datasets.joints import Pixels, resized, scaled_size
+from deepsup.datasets.masks import VOID, Bytes, MaskReader, read_drawing, read_rgb, size_in
+from deepsup.datasets.preparations import Preparation
+from deepsup.errors import DatasetError
+
+MEMORY = 2**30  # bytes of images and labels that a split keeps
+
+
+class Pair(NamedTuple):
+    """The files of one image; `view` is the drawing of its field of view, if it has one."""
+
+    name: str
+    image: Path
+    mask: Path
+    view: Path | None = None
+
+
+@dataclass(frozen=True)
+class PairReader:
+    """From files to what is served: prepared, resized, void outside of the field of view.
+
+    `masks` None stands for drawings in black and white: 0 and 1.
+    """
+
+    masks: MaskReader | None
+    prepare: Preparation | None = None
+    size: int | tuple[int, int] | None = None
+
+    @property
+    def channels(self) -> int:
+        """How many channels images have."""
+        return 3 if self.prepare is None else 1
+
+    def __call__(self, pair: Pair) -> Pixels:
+        """The image `(C, H, W)` and its labels `(H, W)`, both uint8; DatasetError names the file that is wrong."""
+        image, labels = read_rgb(pair.image), self._labels(pair)
+        _check_same(image.shape[:2], labels.shape, pair.image, pair.mask, what="mask")
+        pixels = image if self.prepare is None else self.prepare(image)[..., None]
+        both = Pixels(torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), torch.from_numpy(labels))
+        return resized(both, scaled_size((labels.shape[0], labels.shape[1]), self.size))
+
+    def _labels(self, pair: Pair) -> Bytes:
+        labels = self.masks.read(pair.mask) if self.masks else read_drawing(pair.mask, "mask").astype("uint8")
+        if pair.view is None:
+            return labels
+        view = read_drawing(pair.view, "field of view")
+        _check_same(labels.shape, view.shape, pair.mask, pair.view, what="field of view")
+        if not view.any():
+            raise DatasetError(
+                f"the field of view {pair.view} is empty: no pixel of {pair.image.name} would count. Replace it by the one "
+                "that belongs to the image."
+            )
+        labels[~view] = VOID
+        return labels
+
+
+class Pairs:
+    """The images of a split, read by number; kept in memory while all of them need less than `memory` bytes.
+
+    Then every file is read, and checked, at once; otherwise each time when its turn comes. `shape` is that of the largest
+    image, or of the first where images are not kept.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], reader: PairReader, *, memory: int = MEMORY) -> None:
+        if not pairs:
+            raise DatasetError("a split needs at least one labelled image; this one is empty.")
+        self.names = tuple(pair.name for pair in pairs)
+        self.channels = reader.channels
+        self._pairs, self._reader = tuple(pairs), reader
+        height, width = scaled_size(size_in(pairs[0].image), reader.size)
+        fits = (self.channels + 1) * height * width * len(pairs) <= memory
+        self._kept = _all(reader, pairs) if fits else None
+        shapes = [(pixels.labels.shape[0], pixels.labels.shape[1]) for pixels in self._kept or ()] or [(height, width)]
+        self.shape = (max(shape[0] for shape in shapes), max(shape[1] for shape in shapes))
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> Pixels:
+        return self._reader(self._pairs[index]) if self._kept is None else self._kept[index]
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether images are kept."""
+        return self._kept is not None
+
+    def file(self, index: int) -> Path:
+        """Where an image comes from."""
+        return self._pairs[index].image
+
+
+def _all(reader: PairReader, pairs: Sequence[Pair]) -> list[Pixels]:
+    """Every pair, on all cores; the first error in the order of the files."""
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(reader, pairs))
+
+
+def statistics(pairs: Iterable[Pair], reader: Callable[[Pair], Pixels]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel over all labelled pixels, images scaled to 0..1; one pass.
+
+    A constant channel gets a standard deviation of 1. DatasetError where no pixel is labelled.
+    """
+    counts: Tensor | None = None
+    for pair in pairs:
+        image, labels = reader(pair)
+        inside = image[:, labels != VOID]
+        found = torch.stack([torch.bincount(channel, minlength=256) for channel in inside])
+        counts = found if counts is None else counts + found
+    if counts is None or not int(counts.sum()):
+        raise DatasetError("no pixel of the training images is labelled, so that they cannot be standardised.")
+    values = torch.arange(256, dtype=torch.float64) / 255
+    weights = counts / counts.sum(1, keepdim=True).to(torch.float64)
+    mean = (weights * values).sum(1)
+    deviation = (weights * (values - mean[:, None]) ** 2).sum(1).sqrt()
+    return mean.to(torch.float32), torch.where(deviation > 0, deviation, 1.0).to(torch.float32)
+
+
+def matched(
+    images: Mapping[str, Path], masks: Mapping[str, Path], *, views: Mapping[str, Path] | None = None, where: str
+) -> list[Pair]:
+    """Images and masks of the same key, sorted by it; DatasetError where one has no counterpart, or there is none."""
+    if not images:
+        raise DatasetError(f"no image file (png, jpg, tif, ...) in {where}.")
+    parts = [("mask", masks)] + ([("field of view", views)] if views is not None else [])
+    for what, files in parts:
+        for key in images:
+            if key not in files:
+                raise DatasetError(
+                    f"the image {images[key]} has no {what}: looked for {key!r} among {_few(files)}. Add it, or take the "
+                    "image away."
+                )
+        for key in files:
+            if key not in images:
+                raise DatasetError(
+                    f"the {what} {files[key]} has no image: looked for {key!r} among {_few(images)}. Add it, or take the "
+                    f"{what} away."
+                )
+    return [Pair(images[key].stem, images[key], masks[key], views[key] if views else None) for key in sorted(images)]
+
+
+def _few(files: Mapping[str, Path]) -> str:
+    folders = {path.parent for path in files.values()}
+    return f"the {len(files)} files of {min(folders)}" if folders else "no files"
+
+
+def _check_same(one: tuple[int, ...], other: tuple[int, ...], first: Path, second: Path, *, what: str) -> None:
+    if tuple(one) != tuple(other):
+        raise DatasetError(
+            f"{first} is {one[0]}x{one[1]} (height x width), its {what} {second} is {other[0]}x{other[1]}. They must be of "
+            "the same size; take the files that belong together."
+        )

@@ -1,0 +1,123 @@
+"""What is asked of a data set, and what comes back."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deepsup.datasets.maps import MapSplit
+from deepsup.datasets.splits import Split, generator
+from deepsup.errors import DatasetError, MissingPackageError
+
+DEFAULT_ROOT = Path("data")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset's two splits; both have the same classes and the same channels.
+
+    Example: `load("digits").train.batches(32, seed=0, epoch=0, shuffle=True)`.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+
+    @property
+    def task(self) -> str:
+        """ "classification", or "segmentation" where every pixel has a label."""
+        return self.train.task
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are."""
+        return self.train.classes
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes' names, by label."""
+        return self.train.class_names
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image: 1 or 3."""
+        return self.train.channels
+
+    @property
+    def size(self) -> int:
+        """The side of a training image in pixels, as it is served; of one that is not square the longer side."""
+        return self.train.size
+
+    def __str__(self) -> str:
+        height, width = self.train.shape
+        patches = ""
+        if isinstance(self.train, MapSplit) and self.train.crop:
+            patches = f" ({len(self.train)} patches an epoch)"
+        return (
+            f"{self.name}: {self.train.n_images} training{patches} and {self.validation.n_images} validation images, "
+            f"{self.channels}x{height}x{width}, {self.classes} classes"
+        )
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `load` was asked for, checked."""
+
+    name: str
+    root: Path | None
+    download: bool
+    size: int | tuple[int, int] | None
+    crop: tuple[int, int] | None
+    patches: int
+    augment: str
+    prepare: str
+    views: int
+    classes: int | None
+    limit: int | None
+    seed: int
+    workers: int
+
+    @property
+    def side(self) -> int | None:
+        """`size` of square images."""
+        assert not isinstance(self.size, tuple)
+        return self.size
+
+    def known(self, class_names: Sequence[str]) -> list[str]:
+        """The names of the classes that are kept, or DatasetError when there are fewer than that."""
+        if self.classes is not None and self.classes > len(class_names):
+            raise DatasetError(f"classes={self.classes}, but {self.name} has only {len(class_names)} classes.")
+        return list(class_names[: self.classes])
+
+    def among(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The samples of the classes that are kept."""
+        if self.classes is None:
+            return images, labels
+        kept = labels < self.classes
+        return images[kept], labels[kept]
+
+    def kept(self, values: Tensor) -> Tensor:
+        """Of all training samples' `values`, the first `limit` in an order that depends on the seed alone."""
+        if self.limit is None or self.limit >= len(values):
+            return values
+        return values[torch.randperm(len(values), generator=generator("limit", self.seed))[: self.limit]]
+
+
+def require(module: str, package: str) -> Any:
+    """A module that a data set needs, or MissingPackageError with the extra that brings it."""
+    top = module.partition(".")[0]
+    try:
+        importlib.import_module(top)
+    except ModuleNotFoundError as error:
+        if error.name != top:
+            raise  # the package is there; something that it needs is not, and its own message says it best
+        raise MissingPackageError(
+            f'{package} is not installed, and this dataset needs it: pip install "deepsup[train]"'
+        ) from None
+    return importlib.import_module(module)

@@ -1,0 +1,266 @@
+"""Data sets with a label a pixel: where each keeps its files, and what its masks mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from deepsup.datasets import palettes, preparations
+from deepsup.datasets.maps import MapSplit
+from deepsup.datasets.masks import MOST_CLASSES, VOID, Colour, MaskReader, numbers_in, opened
+from deepsup.datasets.pairs import Pair, PairReader, Pairs, matched, statistics
+from deepsup.datasets.requested import DEFAULT_ROOT, Dataset, Request, require
+from deepsup.errors import ConfigError, DatasetError
+
+_EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"}
+# What ImageNet's trained networks expect; any fixed shift and scale does for the others.
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What a data set consists of; `masks` None stands for drawings in black and white."""
+
+    train: list[Pair]
+    validation: list[Pair]
+    classes: palettes.Named
+    masks: MaskReader | None
+    inside: bool = False
+
+
+def _camvid(request: Request) -> Dataset:
+    root = _root(request, "CamVid", parts := ["train", "trainannot", "val", "valannot"])
+    pairs = [matched(_files(root / a), _files(root / b), where=str(root / a)) for a, b in (parts[:2], parts[2:])]
+    numbers = {label: label for label in range(len(palettes.CAMVID))} | {len(palettes.CAMVID): VOID}
+    masks = MaskReader(numbers, classes=len(palettes.CAMVID))
+    return _dataset(request, _Layout(pairs[0], pairs[1], classes=palettes.CAMVID, masks=masks))
+
+
+def _drive(request: Request, *, observer: int = 1) -> Dataset:
+    """Validation is the published test set, by the first or the second observer; training is by the first alone."""
+    if observer not in (1, 2):
+        raise ConfigError(f"drive(observer={observer!r}): there are two, 1 and 2.")
+    drawn = {"training": "1st_manual", "test": "1st_manual" if observer == 1 else "2nd_manual"}
+    needed = [f"{part}/{folder}" for part in drawn for folder in ("images", drawn[part], "mask")]
+    root = _root(request, "DRIVE", needed)
+    pairs = []
+    for part, folder in drawn.items():
+        images, masks, views = (_files(root / part / name, _number) for name in ("images", folder, "mask"))
+        pairs.append(matched(images, masks, views=views, where=str(root / part / "images")))
+    return _dataset(request, _Layout(pairs[0], pairs[1], classes=palettes.DRIVE, masks=None, inside=True))
+
+
+def _ade20k(request: Request) -> Dataset:
+    parts = ("training", "validation")
+    root = _root(
+        request, "ADEChallengeData2016", [f"{kind}/{part}" for kind in ("images", "annotations") for part in parts]
+    )
+    pairs = [
+        matched(_files(root / "images" / p), _files(root / "annotations" / p), where=str(root / "images" / p))
+        for p in parts
+    ]
+    names = _ade20k_names(root / "objectInfo150.txt")
+    masks = MaskReader({0: VOID} | {label + 1: label for label in range(len(names))}, classes=len(names))
+    return _dataset(request, _Layout(pairs[0], pairs[1], classes=_named(names), masks=masks))
+
+
+def _ade20k_names(path: Path) -> list[str]:
+    """The first of each class's names; numbers where the table is not there."""
+    if not path.is_file():
+        return [str(number) for number in range(1, 151)]
+    rows = [line.split("\t") for line in path.read_text("utf-8").splitlines()[1:] if line.strip()]
+    if len(rows) != 150:
+        raise DatasetError(
+            f"{path} names {len(rows)} classes, not 150. Get it again, or delete it to do without names."
+        )
+    return [row[-1].split(",")[0].strip() for row in rows]
+
+
+def _cityscapes(request: Request) -> Dataset:
+    parts = ("train", "val")
+    root = _root(request, "cityscapes", [f"{kind}/{part}" for kind in ("leftImg8bit", "gtFine") for part in parts])
+    own = all(_below(root / "gtFine" / part, "_gtFine_labelTrainIds.png") for part in parts)
+    ending = f"_gtFine_label{'Train' if own else ''}Ids.png"
+    pairs = [
+        matched(
+            _below(root / "leftImg8bit" / part, "_leftImg8bit.png"),
+            _below(root / "gtFine" / part, ending),
+            where=str(root / "leftImg8bit" / part),
+        )
+        for part in parts
+    ]
+    count = len(palettes.CITYSCAPES)
+    scored = range(count) if own else palettes.CITYSCAPES_IDS
+    unscored = {} if own else dict.fromkeys(range(palettes.CITYSCAPES_NUMBERS), VOID)
+    numbers = {**unscored, **{number: label for label, number in enumerate(scored)}, 255: VOID}
+    return _dataset(
+        request, _Layout(pairs[0], pairs[1], classes=palettes.CITYSCAPES, masks=MaskReader(numbers, classes=count))
+    )
+
+
+def _pairs(request: Request, *, void: int | None = 255) -> Dataset:
+    """One's own images and masks; `void` is the number of what does not count, None where everything does."""
+    if void is not None and (type(void) is not int or not 0 <= void <= 65535):
+        raise ConfigError(f"pairs(void={void!r}) must be the number in the masks that does not count, or None.")
+    if request.root is None:
+        raise DatasetError(
+            "the dataset 'pairs' needs root=..., a folder with train/ and val/, in each images/ and masks/."
+        )
+    root = _root(request, "", [f"{part}/{kind}" for part in ("train", "val") for kind in ("images", "masks")])
+    train, validation = (
+        matched(_files(root / p / "images"), _files(root / p / "masks"), where=str(root / p / "images"))
+        for p in ("train", "val")
+    )
+    file = root / "classes.txt"
+    if file.is_file():
+        names, colours = _classes_in(file)
+    else:
+        names, colours = _counted((*train, *validation), void), None
+    if not 2 <= len(names) <= MOST_CLASSES:
+        raise DatasetError(f"{file} names {len(names)} classes; there must be from 2 to {MOST_CLASSES}.")
+    numbers = [number for number in range(len(names) + 1) if number != void][: len(names)]
+    table = {number: label for label, number in enumerate(numbers)} | ({} if void is None else {void: VOID})
+    classes = dict(zip(names, colours, strict=False)) if colours else _named(names)
+    masks = MaskReader(table, classes=len(names), colours=colours)
+    return _dataset(request, _Layout(train, validation, classes=classes, masks=masks))
+
+
+def _classes_in(path: Path) -> tuple[list[str], tuple[Colour, ...] | None]:
+    """`name` or `name red green blue` a line: the names, and the colours, where the one called void comes last."""
+    lines = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    found = [re.fullmatch(r"(.+?)((?:\s+\d+){3})?", line) for line in lines]
+    rows = [(match[1], match[2].split() if match[2] else None) for match in found if match]
+    coloured = [parts is not None for _, parts in rows]
+    if any(coloured) and not all(coloured):
+        missing = next(name for name, parts in rows if parts is None)
+        raise DatasetError(
+            f"{path} gives colours to some classes and none to {missing!r}. Give all of them one, or none."
+        )
+    named = {name: _colour(parts, path) if parts else None for name, parts in rows}
+    if len(named) != len(rows) or (any(coloured) and len(set(named.values())) != len(rows)):
+        raise DatasetError(f"{path} has a name or a colour twice. Every class needs its own.")
+    names = [name for name in named if name != "void"]
+    if not any(coloured):
+        return names, None
+    return names, tuple(colour for name in [*names, "void"] if (colour := named.get(name)))
+
+
+def _colour(parts: Sequence[str], path: Path) -> Colour:
+    red, green, blue = map(int, parts)
+    if max(red, green, blue) > 255:
+        raise DatasetError(f"{path} has the colour {red} {green} {blue}; its parts must be from 0 to 255.")
+    return red, green, blue
+
+
+def _counted(pairs: Sequence[Pair], void: int | None) -> list[str]:
+    """As many names as the largest number in any mask asks for."""
+    largest, values = 0, set()
+    for pair in pairs:
+        found = np.unique(numbers_in(opened(pair.mask, "mask"), pair.mask))
+        values |= set(found.tolist()[:3])
+        largest = max([largest, *found[found != (-1 if void is None else void)].tolist()])
+        if largest > MOST_CLASSES:
+            raise DatasetError(
+                f"the mask {pair.mask} holds {largest}: more than {MOST_CLASSES} classes do not fit into a byte. Number "
+                "them from 0, and write one name a line into classes.txt."
+            )
+    if values == {0, 255}:
+        raise DatasetError(
+            f"the masks of {pairs[0].mask.parent} hold 0 and 255 alone. If those are two classes, write their colours into "
+            "classes.txt beside train/ and val/: the lines 'background 0 0 0' and 'object 255 255 255'."
+        )
+    count = largest + 1 - (void is not None and void < largest)
+    if count < 2:
+        raise DatasetError(
+            f"the masks of {pairs[0].mask.parent} hold one label alone, so that there is nothing to learn."
+        )
+    return [str(label) for label in range(count)]
+
+
+def _dataset(request: Request, layout: _Layout) -> Dataset:
+    require("torchvision.transforms.v2", "torchvision")
+    reader = PairReader(layout.masks, preparations.get(request.prepare), request.size)
+    if reader.prepare is None:
+        mean, std = torch.tensor(_MEAN), torch.tensor(_STD)
+    else:  # of everything: a quick run normalises as the full run does
+        mean, std = statistics(layout.train, reader)
+    shared: dict[str, Any] = {
+        "class_names": tuple(layout.classes),
+        "palette": tuple(layout.classes.values()),
+        "mean": mean,
+        "std": std,
+        "workers": request.workers,
+    }
+    train = [layout.train[row] for row in request.kept(torch.arange(len(layout.train))).tolist()]
+    patches: dict[str, Any] = {
+        "crop": request.crop,
+        "patches": request.patches,
+        "inside": layout.inside,
+        "augment": request.augment,
+    }
+    return Dataset(
+        request.name,
+        MapSplit(Pairs(train, reader), **shared, **patches),
+        MapSplit(Pairs(layout.validation, reader), **shared),
+    )
+
+
+def _named(names: Sequence[str]) -> palettes.Named:
+    """Names with colours of our own; a name that comes twice gets its number."""
+    unique = [name if names.count(name) == 1 else f"{name} {number}" for number, name in enumerate(names, 1)]
+    return dict(zip(unique, palettes.distinct(len(names)), strict=True))
+
+
+def _root(request: Request, folder: str, needed: Sequence[str]) -> Path:
+    """`root`, or the folder of that name in it: the first with all that is needed."""
+    root = request.root or DEFAULT_ROOT
+    places = [root, root / folder] if folder else [root]
+    for place in places:
+        if all((place / part).is_dir() for part in needed):
+            return place
+    best = max(places, key=lambda place: sum((place / part).is_dir() for part in needed))
+    absent = [part for part in needed if not (best / part).is_dir()]
+    raise DatasetError(
+        f"{request.name} is not complete in {' or '.join(map(str, places))}. Missing: {', '.join(absent)}. Pass root=... "
+        "(the folder that holds them)."
+    )
+
+
+def _files(folder: Path, key: Callable[[str], str] = str) -> dict[str, Path]:
+    """Image files by `key` of their stem; hidden ones do not count."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in _EXTENSIONS or path.name.startswith("."):
+            continue
+        name = key(path.stem)
+        if name in found:
+            raise DatasetError(f"{found[name]} and {path} are both called {name!r}. Keep one of them.")
+        found[name] = path
+    return found
+
+
+def _number(stem: str) -> str:
+    """`21_training` and `21_manual1` belong together."""
+    return stem.partition("_")[0]
+
+
+def _below(folder: Path, ending: str) -> dict[str, Path]:
+    """`CITY/NAME` + ending, by CITY/NAME."""
+    found: Iterator[Path] = chain.from_iterable(city.glob(f"*{ending}") for city in sorted(folder.iterdir()))
+    return {f"{path.parent.name}/{path.name.removesuffix(ending)}": path for path in found}
+
+
+LOADERS: dict[str, Callable[..., Dataset]] = {
+    "camvid": _camvid,
+    "drive": _drive,
+    "ade20k": _ade20k,
+    "cityscapes": _cityscapes,
+    "pairs": _pairs,
+}
