@@ -91,7 +91,7 @@ def train(rule: str, seed: int, data: datasets.Dataset) -> dict[str, Any]:
     )
     steps = [r["branches"] for r in records if r["kind"] == "conflict"]
     return {
-        "accuracy": result.accuracy,
+        "accuracy": result.score,
         "branches": {name: {key: [s[name][key] for s in steps] for key in ("cosine", "kept", "ratio")} for name in AT},
     }
 

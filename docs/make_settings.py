@@ -9,7 +9,7 @@ import json
 import re
 import types
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -25,6 +25,7 @@ _WORDS = {
     float: "number",
     bool: "`true`, `false`",
     type(None): "null",
+    Any: "value",
 }
 
 
@@ -91,7 +92,11 @@ def _kind(annotation: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(map(_kind, inner))
     if origin is list:
-        return f"list of {_kind(inner[0])}{'s' * (inner[0] is int)}"
+        return f"list of {_kind(inner[0])}{'s' * (inner[0] in (int, Any))}"
+    if origin is Annotated:
+        return _kind(inner[0])
+    if origin is tuple:
+        return "[height, width]"
     if origin is dict:
         return "mapping" if inner[1] is Any else f"mapping to {_in_brackets(_kind(inner[1]))}"
     return _WORDS[annotation]

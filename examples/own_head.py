@@ -66,7 +66,7 @@ with TemporaryDirectory() as folder:
     except KeyboardInterrupt:
         print("stopped in epoch 2; the same call goes on from the last checkpoint")
     result = ds.fit(net, data.train, folder=folder, **settings)
-    print(f"{result.epochs} epochs, {result.step} steps, accuracy {result.accuracy:.3f}")
+    print(f"{result.epochs} epochs, {result.step} steps, accuracy {result.score:.3f}")
 
     x, y = next(data.validation.batches(len(data.validation), seed=0, epoch=0, shuffle=False))
     net.eval()

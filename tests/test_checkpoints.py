@@ -42,13 +42,13 @@ def path(tmp_path: Path) -> Path:
 
 def test_what_is_saved_is_loaded(tmp_path: Path):
     net = nn.Linear(3, 2)
-    before = make(net, best_accuracy=0.5, plan={"branches": [{"name": "layer1.0"}]})
+    before = make(net, best_score=0.5, plan={"branches": [{"name": "layer1.0"}]})
     checkpoints.save(before, tmp_path / "c")
     after = checkpoints.load(tmp_path / "c")
     assert torch.equal(after.net["weight"], net.weight)
     assert after.optimizer["state"][0]["step"] == 1
     assert (after.epoch, after.batch, after.step, after.journal) == (1, 2, 3, 10)
-    assert (after.best_accuracy, after.plan, after.config) == (before.best_accuracy, before.plan, before.config)
+    assert (after.best_score, after.plan, after.config) == (before.best_score, before.plan, before.config)
     assert after.library
 
 
@@ -85,7 +85,7 @@ def test_another_format_is_refused_with_both_versions(path: Path):
     data = bytearray(path.read_bytes())
     data[8] = 7
     path.write_bytes(data)
-    with pytest.raises(CheckpointError, match=r"has format 7; this deepsup .* reads format 1"):
+    with pytest.raises(CheckpointError, match=r"has format 7; this deepsup .* reads format 2"):
         checkpoints.load(path)
 
 

@@ -17,7 +17,7 @@ import deepsup as ds
 from deepsup import cli, networks
 from deepsup.errors import DeepsupError
 
-VERBS = ["layers", "plan", "probe", "doctor", "train", "compare", "report", "strip", "methods"]
+VERBS = ["layers", "plan", "probe", "doctor", "train", "compare", "report", "predict", "strip", "methods"]
 ROOT = Path(__file__).parents[1]
 QUICK = ["model=deepsup:plain-6", "epochs=1", "data.limit=64", "engine.threads=1"]
 

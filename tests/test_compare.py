@@ -98,7 +98,7 @@ def test_the_result_is_what_the_journals_say(finished: Finished):
         for arm, found in group["arms"].items():
             ends = [read(finished.folder / run / "journal.jsonl", "end")[0] for run in found["runs"]]
             start = read(finished.folder / found["runs"][0] / "journal.jsonl", "start")[0]
-            assert found["final"] == [end["accuracy"] for end in ends]
+            assert found["final"] == [end["score"] for end in ends]
             assert found["mean"] == pytest.approx(statistics.fmean(found["final"]))
             assert found["std"] == pytest.approx(statistics.stdev(found["final"]))
             assert found["seconds"] == [end["seconds"] for end in ends]
@@ -523,10 +523,10 @@ def test_the_display_cuts_no_run_epoch_loss_or_accuracy(width: int):
     runs = [f"adam/{arm}/seed{seed}" for arm in ("plain", "supervised") for seed in (0, 1)]
     display = Display(Console(file=io.StringIO()))
     display.see({"kind": "rule", "rule": "the rule", "runs": runs, "finished": runs[:1]})
-    display.see({"kind": "start", "run": runs[2], "config": {"epochs": 14}})
+    display.see({"kind": "start", "run": runs[2], "metric": "accuracy", "config": {"epochs": 14}})
     scores = {"main": 1.0, **{f"relu{i}": 0.9 for i in range(1, 5)}}
     epoch = {"kind": "epoch", "epoch": 13, "progress": 13 / 14, "train": {"total": 12.3456}}
-    display.see({**epoch, "run": runs[2], "validation": {"accuracy": scores}})
+    display.see({**epoch, "run": runs[2], "validation": {"score": scores}})
     lines = drawn(display, width)
     assert not any("…" in line or len(line) > width for line in lines)
     heading = next(line for line in lines if line.startswith("run"))

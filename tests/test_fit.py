@@ -100,9 +100,9 @@ def test_fit_trains_a_supervised_net_and_records_every_head(digits: datasets.Dat
     assert list(next(r for r in records if r["kind"] == "gradients")["layers"]) == ["conv1", "conv2", "fc"]
     last = records[-2]
     assert set(last["validation"]["loss"]) == {"main", "relu1", "relu2"}
-    assert set(last["validation"]["accuracy"]) == {"main", "relu1", "relu2", "ensemble"}
+    assert set(last["validation"]["score"]) == {"main", "relu1", "relu2", "ensemble"}
     assert last["train"]["parts"].keys() == {"main", "relu1", "relu2"}
-    assert result.accuracy == last["validation"]["accuracy"]["main"] == records[-1]["accuracy"]
+    assert result.score == last["validation"]["score"]["main"] == records[-1]["score"]
     assert result.step == 6
     assert [r["epoch"] for r in result.history] == [1, 2]
     assert records[0]["plan"]["branches"][0]["name"] == "relu1"
@@ -113,11 +113,11 @@ def test_fit_learns_from_a_plain_list_of_batches_with_the_users_own_optimizer():
     net = nn.Linear(4, 3)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.5)
     result = fit(net, blobs(), validation=blobs(), epochs=5, optimizer=optimizer, schedule="linear(1, 0.5)", engine=CPU)
-    assert result.accuracy is not None
-    assert result.accuracy > 0.9
+    assert result.score is not None
+    assert result.score > 0.9
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * (1 - 0.5 * 19 / 20))
     assert result.journal is None
-    assert evaluate(net, blobs()).accuracy["main"] == pytest.approx(result.accuracy)
+    assert evaluate(net, blobs()).score["main"] == pytest.approx(result.score)
 
 
 def test_fit_is_the_same_as_the_loop_written_by_hand():
@@ -288,6 +288,7 @@ def test_train_leaves_plain_weights_a_proof_and_a_finished_journal(tmp_path: Pat
     assert files == {
         "config.yaml",
         "plan.json",
+        "inputs.json",
         "journal.jsonl",
         "checkpoint.ckpt",
         "heads.safetensors",
@@ -300,9 +301,9 @@ def test_train_leaves_plain_weights_a_proof_and_a_finished_journal(tmp_path: Pat
     start, *_, end = read(tmp_path / "run" / "journal.jsonl")
     assert (start["kind"], start["group"], start["arm"], start["seed"]) == ("start", "sgd", "aux", 0)
     assert start["config"] == settings.model_dump(mode="json")
-    assert (end["kind"], end["epochs"], end["accuracy"]) == ("end", 2, result.accuracy)
+    assert (end["kind"], end["epochs"], end["score"]) == ("end", 2, result.score)
     scores = evaluate(model, datasets.load("digits").validation)
-    assert scores.accuracy["main"] == pytest.approx(result.accuracy)
+    assert scores.score["main"] == pytest.approx(result.score)
 
 
 def test_the_heads_of_a_finished_run_can_be_used_again(tmp_path: Path):
@@ -315,9 +316,9 @@ def test_the_heads_of_a_finished_run_can_be_used_again(tmp_path: Path):
     net.eval()
     data = datasets.load("digits").validation
     scores = evaluate(net, data)
-    assert scores.accuracy == pytest.approx(epoch["validation"]["accuracy"])
+    assert scores.score == pytest.approx(epoch["validation"]["score"])
     for name, use in {"relu1": ds.early_exit(net, "relu1"), "ensemble": ds.ensemble(net)}.items():
-        assert evaluate(use, data).accuracy["main"] == pytest.approx(scores.accuracy[name])
+        assert evaluate(use, data).score["main"] == pytest.approx(scores.score[name])
 
 
 def test_a_plain_run_has_no_heads(tmp_path: Path):
@@ -366,7 +367,7 @@ def test_every_output_that_predicts_is_scored_and_all_of_them_together(digits: d
     mimic = ds.edges.Edge("seen", "main", loss="kl(temperature=3)")
     net = ds.attach(model, dataclasses.replace(plan, edges=(mimic,)))
     found = evaluate(net, digits.validation, batch_size=64)
-    assert set(found.accuracy) == {"main", "seen", "ensemble"}
+    assert set(found.score) == {"main", "seen", "ensemble"}
     assert set(found.loss) == {"main", "seen", "seen<-main"}
     images, labels = next(digits.validation.batches(len(digits.validation), seed=0, epoch=0, shuffle=False))
     with ds.supervising(net.eval()), torch.no_grad():
@@ -374,7 +375,7 @@ def test_every_output_that_predicts_is_scored_and_all_of_them_together(digits: d
     mixed = (outputs.main.softmax(1) + outputs.aux["seen"].softmax(1)) / 2
     for name, scores in {"main": outputs.main, "seen": outputs.aux["seen"], "ensemble": mixed}.items():
         right = sum(int(row.argmax()) == int(y) for row, y in zip(scores, labels, strict=True))
-        assert found.accuracy[name] == pytest.approx(right / len(labels)), name
+        assert found.score[name] == pytest.approx(right / len(labels)), name
 
 
 def test_an_ensemble_of_the_methods_own_is_not_replaced(digits: datasets.Dataset):
@@ -387,7 +388,7 @@ def test_an_ensemble_of_the_methods_own_is_not_replaced(digits: datasets.Dataset
     with ds.supervising(net.eval()), torch.no_grad():
         outputs = net(images)
     own = (outputs.main + outputs.aux["seen"]) / 2  # of scores, as the objective mixes them
-    assert found.accuracy["ensemble"] == pytest.approx((own.argmax(1) == labels).float().mean().item())
+    assert found.score["ensemble"] == pytest.approx((own.argmax(1) == labels).float().mean().item())
     assert "ensemble" in found.loss
 
 
@@ -501,9 +502,9 @@ def test_bfloat16_trains_in_mixed_and_in_true_precision(tmp_path: Path):
     exact = train(config(tmp_path / "exact"))
     for precision in ("bf16-mixed", "bf16-true"):
         rough = train(config(tmp_path / precision, engine={"precision": precision}))
-        assert rough.accuracy is not None
-        assert exact.accuracy is not None
-        assert abs(rough.accuracy - exact.accuracy) < 0.3
+        assert rough.score is not None
+        assert exact.score is not None
+        assert abs(rough.score - exact.score) < 0.3
         steps = [read(tmp_path / n / "journal.jsonl", "step") for n in ("exact", precision)]
         assert steps[1][0]["total"] == pytest.approx(steps[0][0]["total"], rel=0.05)
         assert steps[1][0]["total"] != steps[0][0]["total"]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -327,3 +330,40 @@ def test_what_does_not_fit_is_said() -> None:
         upsampled_cross_entropy(x, y, weight=torch.ones(2))
     with pytest.raises(ConfigError, match=r"smoothing .* in \[0, 1\); found 1"):
         upsampled_cross_entropy(x, y, smoothing=1)
+
+
+KERNELS = """
+import torch
+from deepsup import fused, kernels
+
+def check(small, large, classes, align_corners, ignore_index=-100, weight=None, smoothing=0.0):
+    x, y = 3 * torch.randn(2, classes, *small), torch.randint(0, classes, (2, *large))
+    y[torch.rand(y.shape) < 0.2] = ignore_index
+    rule = fused.Rule("softmax", ignore_index, None if weight is None else weight.double(), smoothing)
+    expected = fused.in_tiles(x.double(), y, rule, align_corners=align_corners, wanted=True)
+    given = {"align_corners": align_corners, "ignore_index": ignore_index, "smoothing": smoothing}
+    found = kernels.cross_entropy(x, y, weight, wanted=True, **given)
+    for a, b in zip(found, expected):
+        torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=1e-5)
+    again = kernels.cross_entropy(x, y, weight, wanted=True, **given)
+    assert all(torch.equal(a, b) for a, b in zip(again, found))
+    total, whole, slope = kernels.cross_entropy(x, y, weight, wanted=False, **given)
+    assert torch.equal(total, found[0]) and slope is None
+    y[0, 0, 0] = classes  # there is no such class
+    assert kernels.cross_entropy(x, y, weight, wanted=False, **given)[0].isnan()
+
+torch.manual_seed(0)
+check((2, 3), (9, 14), 5, False)
+check((2, 2), (7, 5), 5, True, smoothing=0.2)
+check((1, 2), (6, 2), 3, False, weight=torch.rand(3), ignore_index=255)
+check((3, 2), (3, 5), 35, False, ignore_index=1, weight=torch.rand(35), smoothing=0.1)
+check((1, 1), (3, 18), 2, True)
+print("the kernels are right")
+"""
+
+
+def test_the_kernels_agree_with_the_tiles() -> None:
+    pytest.importorskip("triton")
+    variables = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    found = subprocess.run([sys.executable, "-c", KERNELS], env=variables, capture_output=True, text=True)
+    assert found.stdout.strip() == "the kernels are right", found.stderr

@@ -88,7 +88,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         "net": checkpoint.net,
         "optimizer": checkpoint.optimizer,
         "rng": checkpoint.rng,
-        "counters": (checkpoint.epoch, checkpoint.step, checkpoint.accuracy, checkpoint.best_accuracy),
+        "counters": (checkpoint.epoch, checkpoint.step, checkpoint.score, checkpoint.best_score),
         "certificate": json.loads((folder / "certificate.json").read_text())["outputs_sha256"],
         "journal": [
             {k: v for k, v in record.items() if k not in ("time", "seconds", "step_ms", "config", "environment")}

@@ -72,7 +72,7 @@ undisturbed = resumable("undisturbed", stop=False)
 stopped = resumable("stopped", stop=True)
 resumed = resumable("stopped", stop=False)
 report = {"undisturbed": undisturbed, "stopped": stopped, "resumed": resumed, "digest": digest(net),
-          "accuracy": result.accuracy, "steps": result.step, "draws": torch.rand(3).tolist()}
+          "accuracy": result.score, "steps": result.step, "draws": torch.rand(3).tolist()}
 (folder / f"rank{rank}.json").write_text(json.dumps(report))
 torch.distributed.barrier()
 torch.distributed.destroy_process_group()
@@ -137,5 +137,5 @@ def test_only_the_first_rank_writes(finished: Path):
 
 def test_scores_count_every_sample_once(finished: Path):
     last = read(finished / "run" / "journal.jsonl", "epoch")[-1]
-    right = last["validation"]["accuracy"]["main"] * 360
+    right = last["validation"]["score"]["main"] * 360
     assert right == pytest.approx(round(right), abs=1e-6)

@@ -1,4 +1,4 @@
-"""The command line: layers | plan | probe | doctor | train | compare | report | strip | methods. Only this file prints."""
+"""The command line: layers, plan, probe, doctor, train, compare, report, predict, strip, methods. Only this file prints."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .probes import Probe
 from .probes.placements import check_rule
 from .stripping import verify as verify_certificate
 from .traces import trace
-from .training import building, comparisons, configs, runs
+from .training import building, comparisons, configs, predicting, runs
 from .training.displays import Display
 from .weights import load_weights
 
@@ -272,6 +272,31 @@ def report(
     console.print(f"report: {reports.write_html(folder, out or folder / 'report.html')}", highlight=False)
     if picture:
         console.print(f"picture: {reports.gradient_picture(folder, picture, group)}", highlight=False)
+
+
+@app.command()
+def predict(
+    folder: Annotated[Path, typer.Argument(help="A run's folder, finished or not.", show_default=False)],
+    images: Annotated[list[Path], typer.Argument(help="Image files, and folders of them.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Where to write; RUN/predictions if not given.")] = None,
+    branches: Annotated[bool, typer.Option("--branches", help="Every branch and the ensemble, too.")] = False,
+    tile: Annotated[
+        int | None, typer.Option(min=1, help="Side of tiles in pixels; as in the run's validation.")
+    ] = None,
+    stride: Annotated[int | None, typer.Option(min=1, help="Pixels from one tile to the next; half a tile.")] = None,
+) -> None:
+    """Let a trained run look at new images, prepared as in its validation.
+
+    With labels a pixel: NAME.labels.png (class numbers, shown in colours), NAME.overlay.png and, of two classes,
+    NAME.probability.png, in the size of the image. With one label an image: class and probability, and predictions.csv.
+    """
+    written: list[Path] = []
+    for said in predicting.predict(folder, images, out=out, branches=branches, tile=tile, stride=stride):
+        written = list(said.files)
+        found = [f"{label} {share:.1%}{screens.of_output(name)}" for name, (label, share) in said.classes.items()]
+        told = ", ".join(found or [file.name for file in written])
+        console.print(f"{said.image}: {told}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"written to {written[0].parent}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()

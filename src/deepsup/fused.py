@@ -333,7 +333,7 @@ def _tiles(batch: int, classes: int, height: int, width: int, numbers: int) -> I
     """Images, rows and columns of each tile: of about `numbers` numbers, whole images where several fit, else squares."""
     images = max(1, numbers // (classes * height * width))
     places = max(1, numbers // classes)
-    columns = min(width, max(64, math.isqrt(places)))
+    columns = min(width, max(128, math.isqrt(places)))
     rows = min(height, max(1, places // columns))
     for image in _slices(batch, images):
         for row in _slices(height, rows):

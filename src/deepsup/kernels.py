@@ -9,7 +9,7 @@ run repeats itself bit by bit. In memory stand the logsumexp (N, H, W) and four 
 Importing this needs Triton; `fused` does so for scores on a GPU alone.
 """
 
-# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 from __future__ import annotations
 
 import torch
@@ -50,7 +50,21 @@ def _cell(cell, h, w, row_starts, column_starts):
 
 @triton.jit
 def _places(
-    place, count, columns, n, top, left, target, row_shares, column_shares, weight, height, width, ignore, smoothing, classes
+    place,
+    count,
+    columns,
+    n,
+    top,
+    left,
+    target,
+    row_shares,
+    column_shares,
+    weight,
+    height,
+    width,
+    ignore,
+    smoothing,
+    classes,
 ):
     """Of some places of a cell: where they are in the map, their shares, labels, and factors pull and even (see `fused`)."""
     inside = place < count
@@ -62,7 +76,9 @@ def _places(
     counted = inside & (label != ignore)
     known = (label >= 0) & (label < classes)
     share = tl.load(weight + label, mask=counted & known, other=0.0)
-    share = tl.where(counted & (known == 0), float("nan"), share)  # a label without a class: no number, and no stray read
+    share = tl.where(
+        counted & (known == 0), float("nan"), share
+    )  # a label without a class: no number, and no stray read
     even = tl.where(counted, smoothing / classes, 0.0)
     return at, inside, y, x, label, share, even
 

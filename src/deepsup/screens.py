@@ -54,7 +54,7 @@ def _layer_row(seen: Trace, name: str) -> list[str]:
 
 
 def comparison(result: Mapping[str, Any]) -> Iterator[RenderableType]:
-    """What came of a comparison: arms, accuracy over depth, verdicts, what is missing, and the strip certificates."""
+    """What came of a comparison: arms, score over depth, verdicts, what is missing, and the strip certificates."""
     yield reports.comparison_table(result)
     if line := reports.inference_line(result):
         yield Text(line, style="dim")
@@ -71,6 +71,11 @@ def comparison(result: Mapping[str, Any]) -> Iterator[RenderableType]:
     proofs = result["certificates"]
     identical = sum(proof["identical"] for proof in proofs)
     yield Text(f"strip: {identical} of {len(proofs)} supervised models identical to the plain model")
+
+
+def of_output(name: str) -> str:
+    """An output's name after what it says; nothing for the main one."""
+    return "" if name == "main" else f" ({name})"
 
 
 def probe_table(found: Probe, width: int = 80) -> RenderableType:

@@ -12,7 +12,7 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from deepsup.errors import ConfigError
-from deepsup.networks.dilation import dilate
+from deepsup.networks.dilation import check_dilation, dilate
 from deepsup.networks.packages import call, require, unknown
 from deepsup.networks.shapes import Seen, run_on_meta, stride_of
 
@@ -78,24 +78,32 @@ def backbone(
       ends before the map shrinks. The widening 1x1 convolution before the pooling of MobileNet and EfficientNet is the
       classifier's and is left out, as timm does it.
 
-    With `output_stride` below the network's own, its convolutions are dilated by the rule `dilation` (see `dilate`).
+    With `output_stride` below the network's own, its convolutions are dilated by the rule `dilation` (see `dilate`); that
+    is meant for networks of convolutions, not for transformers that have some.
     `pretrained` loads the default weights. Raises ConfigError for a network that there is not or whose stages cannot be
     had, MissingPackageError where the package is not installed.
     """
     source, _, name = spec.partition(":")
     if source not in _SOURCES or not name:
         raise ConfigError(f"backbone {spec!r} does not say where it comes from. Write timm:NAME or torchvision:NAME.")
+    check_dilation(output_stride, dilation)
     network, ends, side = _SOURCES[source](name, in_channels=in_channels, pretrained=pretrained, options=options or {})
     what, shape = f"backbone {spec!r}", (1, in_channels, side, side)
     shapes = _map_shapes(network, shape, what)
-    if output_stride < stride_of(shapes[-1], side):
+    own = stride_of(shapes[-1], side)
+    if output_stride < own:
         dilate(network, output_stride=output_stride, side=side, rule=dilation, in_channels=in_channels, what=what)
-        shapes = _map_shapes(network, shape, f"{what}, dilated to output_stride={output_stride},")
+        try:
+            shapes = _map_shapes(network, shape, what)
+        except ConfigError as error:  # branches of several strides, position embeddings
+            raise ConfigError(
+                f"dilated to output_stride={output_stride}, {error}. Ask for output_stride={own}."
+            ) from error
     stages = tuple(Stage(end, s[1], stride_of(s, side)) for end, s in zip(ends, shapes, strict=True))
     if stages[-1].stride > output_stride:
         raise ConfigError(
             f"{what} gives maps at stride {stages[-1].stride}, output_stride={output_stride} was asked: something other "
-            f"than a layer shrinks them. Ask for output_stride={stages[-1].stride}, or choose another backbone."
+            f"than a layer shrinks them. Ask for output_stride={own}, or choose another backbone."
         )
     return network, stages
 

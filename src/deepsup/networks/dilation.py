@@ -12,6 +12,7 @@ from deepsup.errors import ConfigError
 from deepsup.networks.shapes import Seen, run_on_meta, stride_of
 
 RULES = ("csail", "semseg")
+STRIDES = (4, 8, 16, 32)
 
 
 def dilate(
@@ -35,13 +36,10 @@ def dilate(
 
     Kernels that take patch after patch (ConvNeXt's 2x2 of stride 2) get zeros to the right and below, which keeps both
     the size and the values; timm puts half of them to the left and above, which in the last stage moves the map by one.
-    Raises ConfigError for a stride that is no power of two, and where something other than a convolution would shrink
-    the map beyond the limit: no pool is rewritten, because none can be without changing what it computes at the border.
+    Raises ConfigError for a stride that is none of 4, 8, 16 and 32, and where something other than a convolution would
+    shrink the map beyond the limit: no pool is rewritten (VGG, DenseNet, ResNet-D), and the message names those there are.
     """
-    if isinstance(output_stride, bool) or not isinstance(output_stride, int) or output_stride not in (4, 8, 16, 32):
-        raise ConfigError(f"output_stride={output_stride!r} must be one of 4, 8, 16, 32.")
-    if rule not in RULES:
-        raise ConfigError(f"there is no dilation {rule!r}. There are: {', '.join(RULES)}.")
+    check_dilation(output_stride, rule)
     shape = (1, in_channels, side, side)
     calls, _ = run_on_meta(model, shape, what=what)
     layers = dict(model.named_modules())
@@ -50,6 +48,14 @@ def dilate(
     for name, seen in dict(convolutions).items():
         if len(seen.read) == len(seen.gave) == 4:
             _rewrite(model, name, stride_of(seen.read, side), limit=output_stride, rule=rule)
+
+
+def check_dilation(output_stride: int, rule: str) -> None:
+    """Raise ConfigError for a stride or a rule that there is not."""
+    if isinstance(output_stride, bool) or not isinstance(output_stride, int) or output_stride not in STRIDES:
+        raise ConfigError(f"output_stride={output_stride!r} must be one of {', '.join(map(str, STRIDES))}.")
+    if rule not in RULES:
+        raise ConfigError(f"there is no dilation {rule!r}. There are: {', '.join(RULES)}.")
 
 
 def _rewrite(model: nn.Module, name: str, reads: int, *, limit: int, rule: str) -> None:

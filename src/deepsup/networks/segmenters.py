@@ -63,9 +63,6 @@ class Pyramid(nn.ModuleList):
         means = [resized(level(x), x, align_corners=self.align_corners) for level in self]
         return torch.cat([x, *means], 1)
 
-    def extra_repr(self) -> str:
-        return f"align_corners={self.align_corners}"
-
 
 def coarse(stages: Sequence[Stage]) -> list[str]:
     """The layers that end the stages of stride 4 and more: conv2 to conv5, in the words of the papers."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from deepsup import methods
 from deepsup.errors import ConfigError
 
-from .settings import merge
+from .settings import flattened, merge, nested
 
 PLAIN = "none"
 
@@ -26,6 +26,37 @@ def arms_of(listed: Any, arms: Any) -> dict[str, Any]:
     """
     found = {name: {"supervise": _supervise(name, value)} for name, value in _named(listed).items()}
     return merge(found, arms or {})
+
+
+class Variation(NamedTuple):
+    """One key of a run, the arms in which it varies, and its value in each."""
+
+    key: str
+    arms: dict[str, Any]
+    values: dict[str, Any]
+
+
+def varied(vary: Any) -> Variation:
+    """The arms that differ in the value of one dotted key: `{"supervise.weight": [0, 0.2]}`.
+
+    Each is named by key and value, `weight=0.2`; a weight of 0 for all branches is the plain network and called `none`.
+    Raises `ConfigError` unless there is one key with two different values or more.
+    """
+    found = list(flattened(vary)) if isinstance(vary, Mapping) else []
+    if len(found) != 1 or not isinstance(found[0][1], list) or len(found[0][1]) < 2:
+        raise ConfigError(
+            f"vary: write one key and its values, two or more, such as vary: {{supervise.weight: [0, 0.2]}}; found {vary!r}."
+        )
+    (key, listed), arms, values = found[0], dict[str, Any](), dict[str, Any]()
+    for value in listed:
+        plain = key == "supervise.weight" and type(value) in (int, float) and value == 0
+        name = PLAIN if plain else arm_name(f"{key.rpartition('.')[2]}={value}")
+        if name in arms:
+            raise ConfigError(
+                f"vary: {values[name]!r} and {value!r} would both be the arm {name!r}. Each value counts once."
+            )
+        arms[name], values[name] = {"supervise": None} if plain else nested(key, value), value
+    return Variation(key, arms, values)
 
 
 def arm_name(method: str) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
 
-from deepsup import datasets, doctor, methods, networks
+from deepsup import datasets, doctor, losses, methods, networks, scores
 from deepsup.doctor.findings import Diagnosis, Finding, diagnosis, from_error
 from deepsup.errors import ConfigError, DeepsupError, HeadError
 from deepsup.objectives import Objective
@@ -50,7 +50,7 @@ def prepare(config: TrainConfig, *, plan: dict[str, Any] | None = None, fabric: 
     """
     data = load_data(config)
     engines.seed_everything(config.seed)
-    model = build(config, classes=data.classes, channels=data.train.channels, size=data.train.size)
+    model = build(config, classes=classes_of(config, data), channels=data.train.channels, size=data.train.size)
     placement = None
     if plan is not None and config.supervise is not None:
         chosen = Plan.from_dict(plan)
@@ -70,7 +70,7 @@ def check_run(config: TrainConfig, data: datasets.Dataset | None = None) -> data
     """
     data = load_data(config) if data is None else data
     engines.seed_everything(config.seed)
-    model = build(config, classes=data.classes, channels=data.train.channels, size=data.train.size)
+    model = build(config, classes=classes_of(config, data), channels=data.train.channels, size=data.train.size)
     for each in (config, _followed(config)) if is_equal_compute(config) else (config,):
         settings = each.supervise
         if settings is None or methods.get(settings.method).bare or _places(settings) != "auto":
@@ -116,7 +116,7 @@ def measure(config: TrainConfig, *, at: list[str] | dict[str, str] | None = None
     """
     data = load_data(config)
     engines.seed_everything(config.seed)
-    model = build(config, classes=data.classes, channels=data.train.channels, size=data.train.size)
+    model = build(config, classes=classes_of(config, data), channels=data.train.channels, size=data.train.size)
     if at is None:
         return _probe(config, model, data)
     settings = config.supervise or configs.SuperviseConfig()
@@ -143,28 +143,30 @@ def diagnose(config: configs.Config) -> dict[str, Diagnosis]:
 def _diagnose(config: TrainConfig) -> Diagnosis:
     data = load_data(config)
     engines.seed_everything(config.seed)
-    model = build(config, classes=data.classes, channels=data.train.channels, size=data.train.size)
+    model = build(config, classes=classes_of(config, data), channels=data.train.channels, size=data.train.size)
     sample, target = next(_batches(config, data))
     settings = config.supervise
-    look = partial(doctor.diagnose, model, sample, target, batch_sizes=training_feed(config, data).batch_sizes)
+    sizes = training_feed(config, data).batch_sizes
+    common: dict[str, Any] = {"loss": config.loss, "main_loss": config.loss, "classes": classes_of(config, data)}
+    look = partial(doctor.diagnose, model, sample, target, batch_sizes=sizes, **common)
     if settings is None:
-        return look(classes=data.classes)
+        return look()
     refused = _refusals(config, model, data)
     method = methods.get(settings.method)
     if method.places is not None and settings.at == "auto":  # refused; what the method does by itself is looked at
         settings = settings.model_copy(update={"at": None})
     if method.bare:
         name = "none" if is_equal_compute(config) else settings.method
-        seen = look(at=settings.at, method=name, classes=data.classes)
+        seen = look(at=settings.at, method=name)
     elif _places(settings) != "auto":
         options = _branch_options(config, settings)
-        seen = look(at=settings.at, branch_loss=settings.loss, classes=data.classes, **options)
+        seen = look(at=settings.at, branch_loss=settings.loss, **options)
     else:
         try:
-            seen = look(classes=data.classes) if refused else look(plan=_plan(config, model, data)[0])
+            seen = look() if refused else look(plan=_plan(config, model, data)[0])
         except DeepsupError as error:
             refused.append(from_error(error, _key_of(error)))
-            seen = look(classes=data.classes)
+            seen = look()
     said = {f.code for f in refused} & {"one-crop", "no-overlap"}  # by the key to set, which helps more than the batch
     return diagnosis([*refused, *(f for f in seen if f.code not in said)], seen.checked)
 
@@ -198,8 +200,19 @@ def _key_of(error: DeepsupError) -> str:
 
 
 def load_data(config: TrainConfig) -> datasets.Dataset:
-    settings = config.data.model_dump(exclude={"batch_size", "overlap"})
-    return datasets.load(**settings, seed=0)  # the same images for every seed
+    """The images of these settings; raises `ConfigError` for a score that their classes do not have."""
+    settings = config.data.model_dump(exclude={"batch_size", "overlap", "tile", "stride"})
+    data = datasets.load(**settings, seed=0)  # the same images for every seed
+    if data.task == "segmentation":
+        scores.check_metric(config.score_name, data.classes)
+    return data
+
+
+def classes_of(config: TrainConfig, data: datasets.Dataset) -> int:
+    """How many classes the model scores: of two classes a pixel, 1 where the loss takes each score through a sigmoid."""
+    method = methods.get(config.supervise.method if config.supervise else "none").under(config.loss)
+    single = data.task == "segmentation" and data.classes == 2 and losses.describe(method.main_loss).binary
+    return 1 if single else data.classes
 
 
 def training_feed(config: TrainConfig, data: datasets.Dataset, **share: Any) -> SplitFeed:
@@ -215,17 +228,18 @@ def build(config: TrainConfig, *, classes: int, channels: int, size: int) -> nn.
 def _plan(config: TrainConfig, model: nn.Module, data: datasets.Dataset) -> tuple[Plan, Record | None]:
     settings = config.supervise
     sample = next(_batches(config, data))[0][:2]
+    common: dict[str, Any] = {"main_loss": config.loss, "classes": classes_of(config, data)}
     if settings is None:
-        return make_plan(model, sample, method="none", classes=data.classes), None
+        return make_plan(model, sample, method="none", **common), None
     _check_batches(config, methods.get(settings.method))
     if methods.get(settings.method).bare:
         method = "none" if is_equal_compute(config) else settings.method
-        return make_plan(model, sample, settings.at, method=method, classes=data.classes), None
+        return make_plan(model, sample, settings.at, method=method, **common), None
     at, placement = _places(settings), None
     if at == "auto":
         at, placement = _probed(config, settings, model, data)
     options = _branch_options(config, settings)
-    return make_plan(model, sample, at, loss=settings.loss, classes=data.classes, **options), placement
+    return make_plan(model, sample, at, loss=settings.loss, **common, **options), placement
 
 
 def _places(settings: configs.SuperviseConfig) -> Any:
@@ -284,4 +298,5 @@ def _probe(
     epochs = chain.from_iterable(_batches(config, data, epoch=epoch) for epoch in count())
     goal = None if objective is None else lambda output, y: objective(output, y, progress=0).total
     limits: dict[str, Any] = {"iterations": settings.iterations, "threshold": settings.threshold}
+    limits |= {"loss": config.loss} if config.loss else {}
     return probe(model, islice(epochs, settings.iterations), objective=goal, **limits)

@@ -29,7 +29,7 @@ from deepsup.errors import CheckpointError
 from deepsup.weights import write_atomically
 
 MAGIC = b"DEEPSUP\n"
-FORMAT = 1
+FORMAT = 2
 _HEADER = struct.Struct("<8sIQ32s")
 
 
@@ -52,8 +52,9 @@ class Checkpoint:
     feed_rng: list[dict[str, Any]]
     tallies: list[dict[str, Any]]
     journal: int
-    accuracy: float | None = None
-    best_accuracy: float | None = None
+    score: float | None = None
+    metric: str = "accuracy"
+    best_score: float | None = None
     seconds: float = 0.0
     epoch_began: float = 0.0
     step_ms: list[float] = field(default_factory=list)

@@ -2,66 +2,29 @@
 
     config = load("digits.yaml", ["optimizer.lr=0.1", "supervise.at=[stage2]"])
 
-A file with `groups`, `arms` or `methods` describes a comparison, any other file a single run. Settings are frozen; a
+A file with `groups`, `arms`, `methods` or `vary` describes a comparison, any other file a single run. Settings are frozen; a
 key that does not exist is an error that names the closest one that does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from deepsup import gradients, methods, schedules
+from deepsup import gradients, losses, methods, schedules, scores
 from deepsup.errors import ConfigError
 
-from .arms import arms_of, settings_of
-from .settings import Settings, check, merge, override
+from .arms import arms_of, settings_of, varied
+from .data import DataConfig as DataConfig
+from .settings import Settings, check, flattened, merge, override, read
+
+ACCURACY = "accuracy"
 
 Weight = float | str
-
-
-class DataConfig(Settings):
-    """Which images, and how many at a time."""
-
-    name: str = "digits"
-    """A data set of ours (`digits`, `mnist`, `fashion-mnist`, `cifar10`, `cifar100`, `svhn`), or `folder`: images of
-    your own or ImageNet's, in `train/CLASS/` and `val/CLASS/`."""
-    root: str | None = None
-    """The folder that holds the data; null is `data/`. `digits` needs none, `folder` has no default."""
-    download: bool = False
-    """Fetch what is missing into `root`; not for `digits` and `folder`."""
-    size: int | None = Field(default=None, ge=1)
-    """Side in pixels that images are resized to, at least 8; null is their own (`digits` 16, `folder` 224)."""
-    batch_size: int = Field(default=32, ge=1)
-    """New images a training step, in each process; validation takes twice as many at a time."""
-    augment: str = "none"
-    """What happens to the training images: `none`, `standard` (random crops and mirroring), `reflect` (the same, padded
-    by reflection), `cutout` (and a square cut out), `contrastive` (a pair of different views), with options:
-    `standard(mirror=False)`, `cutout(length=8)`. `folder` has `none`, `standard`, `contrastive`."""
-    views: Literal[1, 2] = 1
-    """How often an image is in a training batch, augmented anew each time: `[all in view 1; all in view 2]`."""
-    overlap: bool = False
-    """Every training batch begins with the samples that were new in the one before, so that it is twice as large, as
-    DLB needs it; with `views: 2` they come back in their second view."""
-    classes: int | None = Field(default=None, ge=2)
-    """Keep the first so many classes only, in training and validation; null is all."""
-    limit: int | None = Field(default=None, ge=1)
-    """Train on this many images only, the same for every seed; null is all. Validation keeps all of its own."""
-    workers: int = Field(default=0, ge=0)
-    """Processes that read ahead, for `folder` alone; they change no batch."""
-
-    @model_validator(mode="after")
-    def _views_are_augmented(self) -> DataConfig:
-        if self.views == 2 and self.augment == "none":
-            raise ConfigError(
-                "views: 2 with augment: none would show every image twice as it is. Choose an augmentation, such as "
-                "data.augment=standard, or data.views=1."
-            )
-        return self
 
 
 class ProbeConfig(Settings):
@@ -220,6 +183,13 @@ class TrainConfig(Settings):
     """Arguments for the network's constructor: `{pretrained: true}`."""
     data: DataConfig = DataConfig()
     supervise: SuperviseConfig | None = None
+    loss: str | None = None
+    """The main output's loss, and that of branches whose method gives both the same: `cross_entropy`, `binary`,
+    `dice_cross_entropy`, ...; null is the method's."""
+    metric: str | None = None
+    """The score that counts; null is `accuracy` for one label an image, and `mean IoU` for one a pixel. There are also
+    `pixel accuracy` and `mean Dice`, and of two classes `F1`, `Dice`, `Jaccard`, `sensitivity`, `specificity`,
+    `precision`, `ROC-AUC` and `PR-AUC` (average precision)."""
     optimizer: OptimizerConfig = OptimizerConfig()
     epochs: int = Field(default=12, ge=1)
     """How often every training image is seen."""
@@ -237,6 +207,30 @@ class TrainConfig(Settings):
         if isinstance(data, Mapping) and not data.get("output"):
             return {**data, "output": f"runs/{data.get('name', 'run')}"}
         return data
+
+    @property
+    def score_name(self) -> str:
+        """What the score is called."""
+        return self.metric or (scores.MEAN_IOU if self.data.task == "segmentation" else ACCURACY)
+
+    @field_validator("loss")
+    @classmethod
+    def _loss_is_known(cls, value: str | None) -> str | None:
+        if value is not None and not losses.describe(value).scores:
+            raise ConfigError(
+                f"{value!r} does not compare class scores with labels. The main output needs one that does."
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _metric_fits_the_task(self) -> TrainConfig:
+        maps = self.data.task == "segmentation"
+        known = scores.offered(2) if maps else (ACCURACY,)
+        if self.score_name not in known:
+            raise ConfigError(
+                f"metric: {self.data.name} has no score {self.metric!r}. It can be {', '.join(known)}, or null."
+            )
+        return self
 
 
 class Cell(NamedTuple):
@@ -264,10 +258,14 @@ class ComparisonConfig(Settings):
     """What is compared in several settings, such as optimisers: the name of each and its settings."""
     methods: list[str | None] | dict[str, Any] | None = None
     """Arms in short: methods (`[none, dsl, dhm(temperature=2)]`), or names and what is under `supervise` in each."""
+    vary: dict[str, list[Any]] | None = None
+    """Arms in short: one key of a run and the values that it takes, `{supervise.weight: [0, 0.2, 0.4]}`; an arm each, named
+    `weight=0.2`. A weight of 0 is the plain network, `none`."""
     arms: dict[str, dict[str, Any]] = Field(default={})
-    """The things that are compared, two or more: the name of each and its settings, laid over those of `methods`."""
+    """The things that are compared, two or more: the name of each and its settings, laid over those of `methods` and `vary`."""
     baseline: str = ""
-    """The arm that every other one is measured against; `plain` if there is an arm of that name, else `none`."""
+    """The arm that every other one is measured against; `plain` if there is an arm of that name, else `none`; with
+    `vary` alone the first value."""
     seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
     """Each arm of each group is trained once from each of these."""
     jobs: int = Field(default=1, ge=1)
@@ -292,8 +290,14 @@ class ComparisonConfig(Settings):
         if data.get("methods") is not None and isinstance(arms, Mapping):
             arms = arms_of(data["methods"], arms)
             found |= {"methods": None, "arms": arms}
-        plain = isinstance(arms, Mapping) and "plain" in arms
-        return {**found, "baseline": data.get("baseline") or ("plain" if plain else "none")}
+        if data.get("vary") is not None and isinstance(arms, Mapping):
+            variation = varied(data["vary"])
+            arms = merge(variation.arms, arms)
+            found |= {"vary": {variation.key: list(variation.values.values())}, "arms": arms}
+        names = list(arms) if isinstance(arms, Mapping) else []
+        usual = [name for name in ("plain", "none") if name in names]
+        first = names[:1] if data.get("vary") is not None else ["none"]
+        return {**found, "baseline": data.get("baseline") or [*usual, *first, "none"][0]}
 
     @model_validator(mode="after")
     def _is_a_comparison(self) -> ComparisonConfig:
@@ -309,8 +313,16 @@ class ComparisonConfig(Settings):
                 raise ConfigError(
                     f"{name!r} names a folder: write a group or arm with letters, digits, - _ . + = only."
                 )
-        self.expand()  # so that a wrong key in a group or an arm is found before anything runs
+        cells = self.expand()  # so that a wrong key in a group or an arm is found before anything runs
+        metrics = sorted({cell.config.score_name for cell in cells})
+        if len(metrics) > 1:
+            raise ConfigError(f"all arms are judged by one score; these have {' and '.join(metrics)}. Set base.metric.")
         return self
+
+    @property
+    def score_name(self) -> str:
+        """What the score is called by which the arms are judged."""
+        return self.expand()[0].config.score_name
 
     @property
     def candidates(self) -> tuple[str, ...]:
@@ -342,15 +354,15 @@ def load(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Confi
     The value of an override is read as YAML: `supervise.at=[stage1, stage2]`, `supervise=null`.
     Raises `ConfigError` that names the key, what was found and the closest key that exists.
     """
-    data = {} if path is None else _read(Path(path))
+    data = {} if path is None else read(Path(path))
     for text in overrides:
         data = override(data, text)
     return parse(data, where="the defaults" if path is None else str(path))
 
 
 def parse(data: Mapping[str, Any], *, where: str = "the configuration") -> Config:
-    """A plain mapping, checked: a comparison if it has `groups`, `arms` or `methods`, else one run."""
-    if {"groups", "arms", "methods"} & data.keys():
+    """A plain mapping, checked: a comparison if it has `groups`, `arms`, `methods` or `vary`, else one run."""
+    if {"groups", "arms", "methods", "vary"} & data.keys():
         return check(ComparisonConfig, dict(data), where=where)
     return check(TrainConfig, dict(data), where=where)
 
@@ -362,7 +374,7 @@ def save(config: Config, path: str | Path) -> None:
 
 def differences(one: Config, other: Config, *, ignore: Iterable[str] = ("output",)) -> dict[str, tuple[Any, Any]]:
     """The dotted keys in which two configurations differ, with both values."""
-    left, right = (dict(_flatten(c.model_dump(mode="json"))) for c in (one, other))
+    left, right = (dict(flattened(c.model_dump(mode="json"))) for c in (one, other))
     keys = [k for k in {**left, **right} if k.split(".")[0] not in set(ignore)]
     return {
         k: (left.get(k), right.get(k)) for k in keys if left.get(k) != right.get(k) or _is_only_in_one(k, left, right)
@@ -373,26 +385,3 @@ def _is_only_in_one(key: str, left: Mapping[str, Any], right: Mapping[str, Any])
     """Whether one has the key, as null, and the other neither it nor anything below it: an arm's null overrides `base`."""
     other = right if key in left else left
     return not any(k == key or k.startswith(f"{key}.") for k in other)
-
-
-def _flatten(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in data.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = yaml.safe_load(path.read_text("utf-8"))
-    except FileNotFoundError:
-        hint = f" Did you mean model={path}?" if ":" in str(path) else ""
-        raise ConfigError(f"no configuration file at {path}. Give the path of a YAML file.{hint}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error}. Give the path of a YAML file.") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
-    if not isinstance(data, (dict, type(None))):
-        raise ConfigError(f"{path} must hold keys and values, such as `epochs: 3`; found a {type(data).__name__}.")
-    return data or {}

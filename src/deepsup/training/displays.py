@@ -25,7 +25,7 @@ class Display:
     """A table with one line a run, redrawn as events arrive; `see` takes journal records and the events of `compare`.
 
     Where the output is not a terminal, it prints one line an epoch instead. A narrow terminal loses the branches first,
-    then the length of the bar; runs, epochs, losses and accuracies are always there in full. A low one shows the runs
+    then the length of the bar; runs, epochs, losses and scores are always there in full. A low one shows the runs
     that are at work and as many others as have room; all of them at the end.
     """
 
@@ -72,7 +72,7 @@ class Display:
             news = [
                 cells.state,
                 cells.epoch and f"epoch {cells.epoch}",
-                cells.accuracy and f"accuracy {cells.accuracy}",
+                cells.score and f"{_short(line)} {cells.score}",
             ]
             self.console.print(f"{name}: {', '.join(filter(None, news))}", highlight=False)
 
@@ -128,17 +128,19 @@ class _Cells(NamedTuple):
     state: str
     epoch: str
     loss: str
-    accuracy: str
+    score: str
     branches: str
 
 
 def _table(runs: Mapping[str, Mapping[str, Any]], *, width: int) -> Table:
     """The runs in a table of at most `width` characters; columns without anything in them are left out."""
     rows = [_cells(line, run=run) for run, line in runs.items()]
+    names = {_short(line) for line in runs.values() if "metric" in line}
+    headings = {"state": "", "score": names.pop() if len(names) == 1 else "score"}
     widths = {"run": 0, "state": 0}
     for i, title in enumerate(_Cells._fields):
         if title in widths or any(row[i] for row in rows):
-            heading = "" if title == "state" else title
+            heading = headings.get(title, title)
             widths[title] = max(cell_len(text) for text in (heading, *(row[i] for row in rows)))
     states = widths.pop("state")
     if _room(widths, width) < BAR:
@@ -149,7 +151,7 @@ def _table(runs: Mapping[str, Mapping[str, Any]], *, width: int) -> Table:
         left = title in ("run", "state", "branches")
         # A run's name too long for any terminal is broken into lines, never cut.
         table.add_column(
-            "" if title == "state" else title,
+            headings.get(title, title),
             justify="left" if left else "right",
             no_wrap=title != "run",
             overflow="fold",
@@ -170,19 +172,25 @@ def _room(widths: Mapping[str, int], width: int) -> int:
 
 def _update(line: dict[str, Any], event: Mapping[str, Any]) -> None:
     line["state"] = _STATES.get(event["kind"], "trains")
-    for key in ("progress", "epoch", "epochs", "total"):
+    for key in ("progress", "epoch", "epochs", "total", "metric"):
         if key in event:
             line[key] = event[key]
     if event["kind"] == "start":
         line.setdefault("epochs", event["config"].get("epochs"))
     if event["kind"] == "epoch" and event["validation"]:
-        line["accuracy"] = event["validation"]["accuracy"]
+        line["score"] = event["validation"]["score"]
         line["total"] = event["train"]["total"]
 
 
+def _short(line: Mapping[str, Any]) -> str:
+    """What a run's score is called where there is little room."""
+    name = str(line.get("metric", "score"))
+    return f"m{name.removeprefix('mean ')}" if name.startswith("mean ") else name
+
+
 def _cells(line: Mapping[str, Any], *, run: str = "") -> _Cells:
-    accuracy = dict(line.get("accuracy") or {})
-    main = accuracy.pop("main", None)
+    scores = dict(line.get("score") or {})
+    main = scores.pop("main", None)
     epoch = str(line.get("epoch", ""))
     if epoch and line.get("epochs"):
         epoch += f"/{line['epochs']}"
@@ -193,5 +201,5 @@ def _cells(line: Mapping[str, Any], *, run: str = "") -> _Cells:
         epoch,
         "" if total is None else f"{total:.3f}",
         "" if main is None else f"{main:.1%}",
-        "  ".join(f"{name} {value:.0%}" for name, value in accuracy.items()),
+        "  ".join(f"{name} {value:.0%}" for name, value in scores.items()),
     )

@@ -2,7 +2,7 @@
 
     net = ds.attach(model, plan)
     result = ds.fit(net, data.train, validation=data.validation, epochs=12, lr=0.02, folder="runs/mine")
-    print(result.accuracy)
+    print(result.score)
 
 The loop is the one of `deepsup train`; what differs is only where the model, the data and the settings come from.
 """
@@ -39,6 +39,7 @@ def fit(
     *,
     objective: Objective | None = None,
     validation: Split | Batches | None = None,
+    metric: str | None = None,
     epochs: int = 1,
     optimizer: Optimizer | str = "sgd",
     lr: float | None = None,
@@ -58,6 +59,9 @@ def fit(
     `optimizer` is one of yours or `"sgd"` (momentum 0.9; `lr` 0.02 if not given), `"adam"`, `"adamw"` (0.001);
     `schedule` multiplies the learning rate over progress. `seed` starts the random streams and orders a split's batches;
     None leaves the streams as they are.
+
+    Targets that are label maps (N, H, W) are scored by "mean IoU" unless `metric` names another of
+    `deepsup.scores.offered`; other class indices by accuracy.
 
     With `folder` a journal and, after every epoch (and every `checkpoint_every` steps), a checkpoint are kept there, and
     a call with the same settings goes on from the checkpoint. `engine` holds accelerator, devices, precision
@@ -99,6 +103,7 @@ def fit(
         validation=None if validation is None else feed(validation, batch_size, shuffle=False, **share),
         schedule=None if schedule is None else schedules.as_schedule(schedule),
         log=_settings(configs.LogConfig, log),
+        metric=metric,
         checkpoint_every=checkpoint_every,
         compile=settings.compile,
         channels_last=settings.channels_last,

@@ -112,6 +112,19 @@ def parse_lines(data: bytes) -> tuple[list[Record], int]:
     return records, end
 
 
+def final_score(end: Record, *, best: bool = False) -> float | None:
+    """The score that a run ended with, or its `best` one; journals from before scores had names call it accuracy."""
+    names = ("best_score", "best_accuracy") if best else ("score", "accuracy")
+    found: float | None = next((end[name] for name in names if name in end), None)
+    return found
+
+
+def output_scores(epoch: Record) -> dict[str, float]:
+    """The score of each output after an epoch, in a journal of today or from before scores had names."""
+    validation = epoch["validation"] or {}
+    return dict(validation.get("score", validation.get("accuracy", {})))
+
+
 def environment() -> dict[str, Any]:
     """What a number depends on besides the configuration: versions, processor, threads, commit and command."""
     import torch  # here, so that reading journals does not need it

@@ -20,7 +20,7 @@ from deepsup.supervised import Supervised
 from . import checkpoints, engines, ledgers
 from .checkpoints import Checkpoint
 from .configs import LogConfig
-from .evaluations import evaluate
+from .evaluations import Forward, evaluate, metric_of
 from .feeds import Batch, Feed, samples_in
 from .journals import Journal, Record, Sink, read
 from .preflight import examine, first_batch
@@ -31,21 +31,23 @@ if TYPE_CHECKING:
 
 
 class FitResult(NamedTuple):
-    """What came of a run: `accuracy` of the main output after the last epoch, `history` the journal's epoch records."""
+    """What came of a run: `score` of the main output after the last epoch, `history` the epoch records.
+
+    `metric` is the name of the score: `accuracy`, `mean IoU`, ...
+    """
 
     step: int
     epochs: int
-    accuracy: float | None
-    best_accuracy: float | None
+    score: float | None
+    best_score: float | None
+    metric: str
     seconds: float
     step_ms: float | None
     history: list[Record]
     journal: Path | None
 
     def __str__(self) -> str:
-        scores = (
-            f"accuracy {self.accuracy:.1%}, best {self.best_accuracy or 0:.1%}; " if self.accuracy is not None else ""
-        )
+        scores = f"{self.metric} {self.score:.1%}, best {self.best_score or 0:.1%}; " if self.score is not None else ""
         return f"{self.epochs} epochs, {self.step} steps in {self.seconds:.1f} s; {scores}journal: {self.journal}"
 
 
@@ -54,7 +56,8 @@ class Job:
     """Everything the loop needs; `fit` and `train` differ only in where they get it from.
 
     `folder` (None: keep nothing) receives `journal.jsonl` and `checkpoint.ckpt`. `start` goes into the journal's first
-    record. `opening` are records written right after it, and `finish` is called before the journal's last one.
+    record. `opening` are records written right after it, and `finish` is called before the journal's last one. `metric`
+    is the score that counts (None: by the targets), and `run` takes the place of `net(x)` in validation.
     """
 
     net: nn.Module
@@ -71,9 +74,11 @@ class Job:
     folder: Path | None = None
     config: dict[str, Any] = field(default_factory=dict)
     start: dict[str, Any] = field(default_factory=dict)
+    metric: str | None = None
     opening: tuple[Record, ...] = ()
     sinks: tuple[Sink, ...] = ()
     finish: Callable[[], None] | None = None
+    run: Forward | None = None
 
     @property
     def plan(self) -> dict[str, Any] | None:
@@ -103,7 +108,8 @@ class Loop:
         for group in job.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
         self.epoch = self.batch = self.step = 0
-        self.accuracy: float | None = None
+        self.metric = checkpoint.metric if checkpoint else metric_of(job.metric, batch and batch[1])
+        self.score: float | None = None
         self.best: float | None = None
         self.epoch_began = 0.0
         self.feed_rng: dict[str, Any] = {}
@@ -118,7 +124,7 @@ class Loop:
         ledgers.peak_bytes(fabric.device, reset=True)
 
     def _begin(self, found: Diagnosis | None, batch: Batch | None) -> None:
-        self.journal.write("start", format=1, **self.job.start, epochs=self.job.epochs)
+        self.journal.write("start", format=1, **self.job.start, epochs=self.job.epochs, metric=self.metric)
         if found is not None:
             self.journal.write("doctor", findings=found.to_dict())
         if batch is not None:
@@ -133,7 +139,7 @@ class Loop:
             self.history = read(self.journal.path, "epoch")
         self.job.optimizer.load_state_dict(checkpoint.optimizer)
         self.epoch, self.batch, self.step = checkpoint.epoch, checkpoint.batch, checkpoint.step
-        self.accuracy, self.best = checkpoint.accuracy, checkpoint.best_accuracy
+        self.score, self.best = checkpoint.score, checkpoint.best_score
         self.watch.seconds, self.watch.step_ms = checkpoint.seconds, list(checkpoint.step_ms)
         self.epoch_began = checkpoint.epoch_began
         rank = self.fabric.global_rank
@@ -145,7 +151,9 @@ class Loop:
         if isinstance(self.net, Supervised):
             self.net.calls = checkpoint.rng[rank]["heads"]
         now = min(self.epoch + 1, self.job.epochs)
-        self.journal.write("resume", step=self.step, epoch=now, epochs=self.job.epochs, progress=self._progress())
+        self.journal.write(
+            "resume", step=self.step, epoch=now, epochs=self.job.epochs, progress=self._progress(), metric=self.metric
+        )
 
     def _remember(self, record: Record) -> None:
         if record["kind"] == "epoch":
@@ -174,8 +182,9 @@ class Loop:
         return FitResult(
             step=self.step,
             epochs=self.epoch,
-            accuracy=self.accuracy,
-            best_accuracy=self.best,
+            score=self.score,
+            best_score=self.best,
+            metric=self.metric,
             seconds=self.watch.seconds,
             step_ms=self.watch.median_ms(self.step),
             history=self.history,
@@ -303,13 +312,15 @@ class Loop:
             self.net,
             self.job.validation,
             objective=self.job.objective,
+            metric=self.job.metric,
             progress=self.epoch / self.job.epochs,
             fabric=self.fabric,
+            run=self.job.run,
         )
-        self.accuracy = scores.accuracy.get("main")
-        if self.accuracy is not None:
-            self.best = max(self.accuracy, self.accuracy if self.best is None else self.best)
-        return {"accuracy": scores.accuracy, "loss": scores.loss}
+        self.score = scores.score.get("main")
+        if self.score is not None:
+            self.best = max(self.score, self.score if self.best is None else self.best)
+        return scores.record()
 
     def _check_finite(self) -> None:
         self.tally.check()
@@ -338,8 +349,9 @@ class Loop:
                 feed_rng=feed_rng,
                 tallies=tallies,
                 journal=self.journal.sync(),
-                accuracy=self.accuracy,
-                best_accuracy=self.best,
+                score=self.score,
+                metric=self.metric,
+                best_score=self.best,
                 seconds=self.watch.seconds,
                 epoch_began=self.epoch_began,
                 step_ms=self.watch.step_ms,

@@ -2,13 +2,14 @@
 
     result = train(load("digits.yaml"))
 
-The run's folder holds `config.yaml`, `plan.json`, `journal.jsonl`, `checkpoint.ckpt` and, at the end,
+The run's folder holds `config.yaml`, `inputs.json`, `plan.json`, `journal.jsonl`, `checkpoint.ckpt` and, at the end,
 `model.safetensors` (plain weights), `certificate.json` and `heads.safetensors`. A finished run is left alone, an
 unfinished one goes on from its checkpoint, and a folder with other settings is refused.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch import nn
 
 from deepsup import schedules
+from deepsup.datasets import Dataset, MapSplit
 from deepsup.errors import ConfigError
 from deepsup.objectives import Objective
 from deepsup.plans import Plan
@@ -26,22 +28,24 @@ from deepsup.stripping import strip
 from deepsup.supervised import Supervised, attach
 from deepsup.weights import save_weights, write_atomically
 
-from . import checkpoints, configs, engines, optimizers
-from .building import Prepared, build, load_data, prepare, training_feed
+from . import checkpoints, configs, engines, galleries, optimizers
+from .answers import Forward, in_tiles
+from .building import Prepared, build, classes_of, load_data, prepare, training_feed
 from .checkpoints import Checkpoint
 from .configs import TrainConfig
 from .engines import is_main_process as is_main_process
 from .feeds import SplitFeed
-from .journals import Record, Sink, environment, read
+from .inputs import Inputs
+from .journals import Record, Sink, environment, final_score, read
 from .loops import Job, Loop, load_net
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 LOCK_SECONDS = 10.0
-FREE = ("output", "jobs", "minutes")  # keys that may change from one start to the next
+FREE = ("output", "jobs", "minutes", "vary")  # keys that may change from one start to the next; `vary` has become arms
 FILES = (
-    "config.yaml", "plan.json", "checkpoint.ckpt", "heads.safetensors", "model.safetensors", "certificate.json",
+    "config.yaml", "inputs.json", "plan.json", "checkpoint.ckpt", "heads.safetensors", "model.safetensors", "certificate.json",
 )  # fmt: skip
 
 
@@ -49,8 +53,8 @@ class RunResult(NamedTuple):
     """How a run ended. `already_done`: it had finished before, and nothing was run now."""
 
     folder: Path
-    accuracy: float | None
-    best_accuracy: float | None
+    score: float | None
+    best_score: float | None
     seconds: float
     resumed: bool = False
     already_done: bool = False
@@ -83,6 +87,7 @@ def train(
             sinks.append(sink(folder, purge_step=checkpoint.step if checkpoint else None))
         if fabric.is_global_zero and checkpoint is None:
             write_atomically(folder / "config.yaml", lambda path: configs.save(config, path))
+            Inputs.of(prepared.data).save(folder)
             if prepared.plan.branches:
                 write_atomically(folder / "plan.json", prepared.plan.save)
         job = _job(config, prepared, fabric, labels={"group": group, "arm": arm}, sinks=tuple(sinks))
@@ -99,13 +104,13 @@ def untouched_model(folder: str | Path, *, plan: Path | None = None) -> nn.Modul
     `ConfigError` for a folder without a run.
     """
     place = Path(folder)
-    config = _configured(place)
+    config = configured(place)
     file = plan or place / "plan.json"
     if file.exists():
         seen = Plan.load(file)
-        return build(config, classes=seen.classes, channels=seen.input_shape[1], size=seen.input_shape[2])
+        return build(config, classes=seen.classes, channels=seen.input_shape[1], size=max(seen.input_shape[2:]))
     data = load_data(config)
-    return build(config, classes=data.classes, channels=data.train.channels, size=data.train.size)
+    return build(config, classes=classes_of(config, data), channels=data.train.channels, size=data.train.size)
 
 
 def strip_run(folder: str | Path) -> tuple[Path, Path | None]:
@@ -115,7 +120,7 @@ def strip_run(folder: str | Path) -> tuple[Path, Path | None]:
     folder without a run, `CheckpointError` for a run without a checkpoint.
     """
     place = Path(folder)
-    config = _configured(place)
+    config = configured(place)
     weights, certificate = place / "model.safetensors", place / "certificate.json"
     if finished(place) is None:
         with locked(place, enabled=True):
@@ -170,7 +175,8 @@ def finished(folder: Path) -> Record | None:
     return records[-1] if ended else None
 
 
-def _configured(folder: Path) -> TrainConfig:
+def configured(folder: Path) -> TrainConfig:
+    """The settings of the run in a folder. Raises `ConfigError` where there is none."""
     if not (folder / "config.yaml").exists():
         raise ConfigError(f"there is no run in {folder}: it has no config.yaml. Give the folder of a run.")
     config = configs.load(folder / "config.yaml")
@@ -181,7 +187,7 @@ def _configured(folder: Path) -> TrainConfig:
 
 
 def _result(folder: Path, end: Record, **flags: bool) -> RunResult:
-    return RunResult(folder, end["accuracy"], end["best_accuracy"], end["seconds"], **flags)
+    return RunResult(folder, final_score(end), final_score(end, best=True), end["seconds"], **flags)
 
 
 def _checkpoint(folder: Path) -> Checkpoint | None:
@@ -194,14 +200,24 @@ def _job(
     config: TrainConfig, prepared: Prepared, fabric: Fabric, *, labels: dict[str, Any], sinks: tuple[Sink, ...]
 ) -> Job:
     net, plan, data, placement, epochs = prepared
-    folder = Path(config.output)
+    folder, objective = Path(config.output), Objective(plan)
+    run = _forward(config, data, objective, fabric)
     share: dict[str, Any] = {"rank": fabric.global_rank, "world": fabric.world_size, "device": fabric.device}
     supervised = isinstance(net, Supervised)
+
+    def finish() -> None:
+        if isinstance(data.validation, MapSplit):
+            shown: dict[str, Any] = {"metric": config.score_name, "fabric": fabric, "run": run}
+            galleries.write(folder, net, data.validation, objective, **shown)
+        _finish(net, folder)
+
     return Job(
         net=net,
-        objective=Objective(plan),
+        objective=objective,
         train=training_feed(config, data, **share),
-        validation=SplitFeed(data.validation, 2 * config.data.batch_size, shuffle=False, **share),
+        validation=SplitFeed(data.validation, _validation_batch(config, data), shuffle=False, **share),
+        metric=config.score_name,
+        run=run,
         optimizer=optimizers.build(net, config.optimizer),
         epochs=epochs,
         schedule=schedules.parse(config.optimizer.schedule),
@@ -222,8 +238,23 @@ def _job(
         },
         opening=(placement,) if placement else (),
         sinks=sinks,
-        finish=lambda: _finish(net, folder),
+        finish=finish,
     )
+
+
+def _validation_batch(config: TrainConfig, data: Dataset) -> int:
+    """How many validation images at a time: as many pixels as two training batches have, but one image at least."""
+    pixels = 2 * config.data.batch_size * math.prod(data.train.shape)
+    return max(1, pixels // math.prod(data.validation.shape))
+
+
+def _forward(config: TrainConfig, data: Dataset, objective: Objective, fabric: Fabric) -> Forward | None:
+    """What validation runs in place of the net: one that works in tiles, where that is set."""
+    if config.data.tile is None:
+        return None
+    side = config.data.tile if isinstance(config.data.tile, tuple) else (config.data.tile, config.data.tile)
+    tiles = max(1, 2 * config.data.batch_size * math.prod(data.train.shape) // math.prod(side))
+    return in_tiles(objective, side=side, stride=config.data.stride, batch_size=tiles, fabric=fabric)
 
 
 def _finish(net: nn.Module, folder: Path) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
@@ -46,14 +47,50 @@ def override(data: dict[str, Any], text: str) -> dict[str, Any]:
         raise ConfigError(f"cannot read the value in {text!r} as YAML. Quote it, or check its brackets.") from None
     if isinstance(value, str):
         value = _number(value)
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return merge(data, value)
+    return merge(data, nested(key, value))
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """The mapping in which a dotted key has that value.
+
+    >>> nested("optimizer.lr", 0.1)
+    {'optimizer': {'lr': 0.1}}
+    """
+    *above, last = key.split(".")
+    found = {last: value}
+    for part in reversed(above):
+        found = {part: found}
+    return found
 
 
 def _number(text: str) -> Any:
     """YAML 1.1 reads `1e-3` as text because it has no dot; a person means a number."""
     return float(text) if re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", text) else text
+
+
+def flattened(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested mappings by dotted key; an empty mapping is a value."""
+    for key, value in data.items():
+        if isinstance(value, Mapping) and value:
+            yield from flattened(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises `ConfigError` where there is none."""
+    try:
+        data = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        hint = f" Did you mean model={path}?" if ":" in str(path) else ""
+        raise ConfigError(f"no configuration file at {path}. Give the path of a YAML file.{hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error}. Give the path of a YAML file.") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(data, (dict, type(None))):
+        raise ConfigError(f"{path} must hold keys and values, such as `epochs: 3`; found a {type(data).__name__}.")
+    return data or {}
 
 
 def check(model: type[S], data: dict[str, Any], *, where: str) -> S:

@@ -16,8 +16,9 @@ from deepsup.plans import Plan
 from deepsup.weights import load_weights
 
 from . import runs, verdicts
+from .arms import varied
 from .configs import Cell, ComparisonConfig
-from .journals import Record, environment, read
+from .journals import Record, environment, final_score, output_scores, read
 
 FORMAT = 1
 GOAL = 0.9
@@ -34,7 +35,7 @@ def announce(config: ComparisonConfig) -> dict[str, Any]:
         "format": FORMAT,
         "name": config.name,
         "rule": verdicts.rule(
-            metric="accuracy",
+            metric=config.score_name,
             baseline=config.baseline,
             candidates=config.candidates,
             seeds=config.seeds,
@@ -43,13 +44,22 @@ def announce(config: ComparisonConfig) -> dict[str, Any]:
             groups=len(config.groups),
             epochs=_epochs_of(config, cells),
         ),
-        "metric": "accuracy",
+        "metric": config.score_name,
+        **_vary(config),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "environment": environment(),
         "complete": False,
         "groups": [{"name": name, "baseline": config.baseline, "arms": arms} for name, arms in groups.items()],
         "certificates": [],
     }
+
+
+def _vary(config: ComparisonConfig) -> dict[str, Any]:
+    """The key that the arms differ in, and its value in each, if there is one."""
+    if config.vary is None:
+        return {}
+    found = varied(config.vary)
+    return {"vary": {"key": found.key, "values": found.values}}
 
 
 def _epochs_of(config: ComparisonConfig, cells: list[Cell]) -> str:
@@ -94,7 +104,7 @@ def _end(folder: Path) -> Record | None:
 
 def _arm(folder: Path, cells: list[Cell]) -> dict[str, Any]:
     ends = [_end(folder / cell.run) for cell in cells]
-    final: list[float | None] = [end["accuracy"] if end else None for end in ends]
+    final: list[float | None] = [final_score(end) if end else None for end in ends]
     known = [value for value in final if value is not None]
     return {
         "runs": [cell.run for cell in cells],
@@ -112,7 +122,7 @@ def _arm(folder: Path, cells: list[Cell]) -> dict[str, Any]:
 
 
 def _outputs(folders: list[Path | None]) -> dict[str, dict[str, Any]]:
-    """The accuracy of every output after the last epoch, by name and in the order of depth; null where it has none.
+    """The score of every output after the last epoch, by name and in the order of depth; null where it has none.
 
     `depth` is a branch's, as a share of the network, the mean over the runs; null for what lies nowhere (the ensemble).
     """
@@ -120,7 +130,7 @@ def _outputs(folders: list[Path | None]) -> dict[str, dict[str, Any]]:
     scores: list[dict[str, float]] = []
     for folder in folders:
         epochs = read(folder / "journal.jsonl", "epoch") if folder else []
-        scores.append((epochs[-1]["validation"] or {}).get("accuracy", {}) if epochs else {})
+        scores.append(output_scores(epochs[-1]) if epochs else {})
         start = read(folder / "journal.jsonl", "start")[0] if folder else {}
         for branch in (start.get("plan") or {}).get("branches", ()):
             whole = branch["layer"] == INPUT  # a network of its own
@@ -133,7 +143,7 @@ def _outputs(folders: list[Path | None]) -> dict[str, dict[str, Any]]:
 
 def _epochs_to(folder: Path) -> int | None:
     for record in read(folder / "journal.jsonl", "epoch"):
-        if ((record["validation"] or {}).get("accuracy", {}).get("main") or 0.0) >= GOAL:
+        if (output_scores(record).get("main") or 0.0) >= GOAL:
             return int(record["epoch"])
     return None
 

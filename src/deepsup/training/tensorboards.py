@@ -19,8 +19,12 @@ def sink(folder: Path, *, purge_step: int | None = None) -> Sink:
         ) from None
     writer = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
 
+    told = {"metric": "score"}
+
     def write(record: Record) -> None:
-        for name, value in scalars(record).items():
+        if "metric" in record:
+            told["metric"] = record["metric"]
+        for name, value in scalars(record, metric=told["metric"]).items():
             writer.add_scalar(name, value, record["step"])
         if record["kind"] in ("epoch", "stop", "end"):
             writer.flush()
@@ -30,13 +34,17 @@ def sink(folder: Path, *, purge_step: int | None = None) -> Sink:
     return write
 
 
-def scalars(record: Record) -> dict[str, float]:
-    """The numbers of a step or epoch record by the name TensorBoard shows them under."""
+def scalars(record: Record, *, metric: str = "score") -> dict[str, float]:
+    """The numbers of a step or epoch record by the name TensorBoard shows them under; `metric` is what the score is called."""
     if record["kind"] == "step":
         losses = {"total": record["total"], **record["parts"]}
         groups = {"loss": losses, "weight": record["weights"], "lr": {"model": record["lr"]}}
     elif record["kind"] == "epoch":
-        groups = {f"validation {kind}": scores for kind, scores in (record["validation"] or {}).items()}
+        validation = record["validation"] or {}
+        groups = {f"validation {metric}": validation.get("score", {}), "validation loss": validation.get("loss", {})}
+        for output, found in validation.get("scores", {}).items():
+            for name, value in found.items():
+                groups.setdefault(f"validation {name}", {})[output] = value
     elif record["kind"] == "gradients":
         groups = {"gradient": record["layers"]}
     else:

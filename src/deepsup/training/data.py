@@ -1,0 +1,91 @@
+"""Which images a run sees, and how many at a time: settings of the section `data`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from deepsup.datasets import segmentation
+from deepsup.errors import ConfigError
+
+from .settings import Settings
+
+Side = Annotated[int, Field(ge=1)]
+
+
+class DataConfig(Settings):
+    """Which images, and how many at a time."""
+
+    name: str = "digits"
+    """One label an image: `digits`, `mnist`, `fashion-mnist`, `cifar10`, `cifar100`, `svhn`, or `folder`, images of your
+    own or ImageNet's in `train/CLASS/` and `val/CLASS/`. One a pixel: `camvid`, `drive`, `ade20k`, `cityscapes`, or
+    `pairs`, your own in `train/` and `val/`, each with `images/` and `masks/`; options as in `pairs(void=0)`."""
+    root: str | None = None
+    """The folder that holds the data; null is `data/`. `digits` needs none, `folder` and `pairs` have no default."""
+    download: bool = False
+    """Fetch what is missing into `root`; not for `digits` and `folder`, nor where every pixel has a label."""
+    size: Side | tuple[Side, Side] | None = None
+    """Side in pixels that images are resized to, at least 8; null is their own (`digits` 16, `folder` 224). With labels a
+    pixel: of the shorter side, or `[height, width]`."""
+    crop: Side | tuple[Side, Side] | None = None
+    """With labels a pixel: side, or `[height, width]`, of the patches that training sees; null is whole images."""
+    patches: int = Field(default=1, ge=1)
+    """Patches of each image in an epoch; needs `crop`."""
+    batch_size: int = Field(default=32, ge=1)
+    """New images a training step, in each process; validation takes twice as many at a time, of maps in tiles or of
+    patches as many images as fill it, at least one."""
+    augment: str = "none"
+    """What happens to the training images: `none`, `standard` (random crops and mirroring), `reflect` (the same, padded
+    by reflection), `cutout` (and a square cut out), `contrastive` (a pair of different views), with options:
+    `standard(mirror=False)`, `cutout(length=8)`. `folder` has `none`, `standard`, `contrastive`; with labels a pixel
+    there are `none`, `standard` (scale, rotation, blur, mirroring) and `flips`."""
+    prepare: str = "none"
+    """With labels a pixel: what is done to every image first: `none`, or `vessels` (grey, contrast equalised)."""
+    tile: Side | tuple[Side, Side] | None = None
+    """With labels a pixel: side, or `[height, width]`, of the tiles in which validation images are predicted; null is whole
+    images."""
+    stride: Side | tuple[Side, Side] | None = None
+    """Pixels from one tile to the next, at most `tile`: where tiles overlap, the mean of their probabilities counts. Null
+    is half a tile."""
+    views: Literal[1, 2] = 1
+    """How often an image is in a training batch, augmented anew each time: `[all in view 1; all in view 2]`."""
+    overlap: bool = False
+    """Every training batch begins with the samples that were new in the one before, so that it is twice as large, as
+    DLB needs it; with `views: 2` they come back in their second view."""
+    classes: int | None = Field(default=None, ge=2)
+    """Keep the first so many classes only, in training and validation; null is all. Not with labels a pixel."""
+    limit: int | None = Field(default=None, ge=1)
+    """Train on this many images only, the same for every seed; null is all. Validation keeps all of its own."""
+    workers: int = Field(default=0, ge=0)
+    """Processes that read ahead, for images in files alone; they change no batch."""
+
+    @property
+    def task(self) -> str:
+        """ "segmentation" where every pixel has a label, else "classification"."""
+        return "segmentation" if self.name.partition("(")[0].strip() in segmentation.LOADERS else "classification"
+
+    @model_validator(mode="after")
+    def _options_fit_the_task(self) -> DataConfig:
+        maps = self.task == "segmentation"
+        for name, given in (("overlap", maps and self.overlap), ("views", maps and self.views == 2)):
+            if given:
+                raise ConfigError(
+                    f"{name}: not for {self.name}, which has a label a pixel. Take it out: data.{name} is for one label an image."
+                )
+        wanted = {"crop": self.crop, "tile": self.tile, "stride": self.stride, "patches": self.patches > 1}
+        wanted["prepare"] = self.prepare != "none"
+        strange = [] if maps else [name for name, value in wanted.items() if value]
+        if strange:
+            raise ConfigError(
+                f"{', '.join(strange)}: not for {self.name}, whose images have one label each. Those with a label a pixel: "
+                f"{', '.join(segmentation.LOADERS)}."
+            )
+        if self.stride is not None and self.tile is None:
+            raise ConfigError("stride is the distance of tiles; set data.tile as well, or leave data.stride out.")
+        if self.views == 2 and self.augment == "none":
+            raise ConfigError(
+                "views: 2 with augment: none would show every image twice as it is. Choose an augmentation, such as "
+                "data.augment=standard, or data.views=1."
+            )
+        return self

@@ -1,0 +1,111 @@
+"""How a run prepares its images, kept beside its settings, so that a new image can be read without the data set.
+
+`RUN/inputs.json`: `task`, `classes` (names), `palette` (a colour each, of label maps), `channels`, `size` (the side that
+images of one label are resized to), `mean` and `std` a channel.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from deepsup import overlays
+from deepsup.datasets import Dataset, MapSplit, folders, preparations
+from deepsup.datasets.joints import Pixels, resized, scaled_size
+from deepsup.datasets.masks import read_rgb
+from deepsup.errors import ConfigError
+from deepsup.weights import write_atomically
+
+from .data import DataConfig
+
+FILE = "inputs.json"
+_GREY = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is in `inputs.json`."""
+
+    task: str
+    classes: tuple[str, ...]
+    palette: tuple[overlays.Colour, ...]
+    channels: int
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, data: Dataset) -> Inputs:
+        """Those of a data set."""
+        split = data.validation
+        mean, std = (getattr(split, name).flatten().tolist() for name in ("mean", "std"))
+        palette = split.palette if isinstance(split, MapSplit) else ()
+        return cls(data.task, data.class_names, palette, data.channels, split.size, tuple(mean), tuple(std))
+
+    def save(self, folder: Path) -> None:
+        """Write them into a run's folder."""
+        write_atomically(
+            folder / FILE, lambda file: file.write_text(json.dumps(asdict(self), indent=1) + "\n", "utf-8")
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> Inputs:
+        """Read them. Raises `ConfigError` where a folder has none."""
+        try:
+            told: dict[str, Any] = json.loads((folder / FILE).read_text("utf-8"))
+            values: dict[str, Any] = {key: _frozen(value) for key, value in told.items()}
+            return cls(**values)
+        except FileNotFoundError:
+            raise ConfigError(
+                f"{folder} does not say how its images were prepared: it has no {FILE}. Runs of an older deepsup have none; "
+                "start the run once more in another folder."
+            ) from None
+        except (ValueError, TypeError) as error:
+            raise ConfigError(
+                f"{folder / FILE} is damaged ({error}). Start the run once more in another folder."
+            ) from None
+
+    def read(self, path: Path, settings: DataConfig) -> tuple[Tensor, Tensor]:
+        """An image file as validation sees it (1, C, H, W), and its pixels (H0, W0, 3), uint8, as they are in the file.
+
+        Raises `DatasetError` with the name of a file that cannot be read.
+        """
+        pixels = read_rgb(path)
+        original = torch.from_numpy(pixels)
+        if self.task == "segmentation":
+            x = self._map(pixels, settings)
+        elif settings.name == "folder":
+            (cut,) = folders.AUGMENTATIONS["none"](self.size)
+            x = cut(folders.read_image(path))
+        else:
+            x = self._square(original)
+        mean, std = (torch.tensor(value).view(-1, 1, 1) for value in (self.mean, self.std))
+        return ((x.float() / 255 - mean) / std)[None], original
+
+    def _map(self, pixels: Any, settings: DataConfig) -> Tensor:
+        """Prepared and resized, uint8 (C, H, W)."""
+        prepare = preparations.get(settings.prepare)
+        made = pixels if prepare is None else prepare(pixels)[..., None]
+        image = torch.from_numpy(np.ascontiguousarray(made)).permute(2, 0, 1)
+        size = scaled_size((image.shape[1], image.shape[2]), settings.size)
+        return resized(Pixels(image, image.new_zeros(image.shape[1:])), size).image
+
+    def _square(self, original: Tensor) -> Tensor:
+        """Grey where the data is, and resized to its side, 0..255."""
+        image = original.permute(2, 0, 1).float()
+        if self.channels == 1:
+            image = (image * torch.tensor(_GREY).view(3, 1, 1)).sum(0, keepdim=True)
+        side = (self.size, self.size)
+        return functional.interpolate(image[None], side, mode="bilinear", antialias=True, align_corners=False)[0]
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples, within each other too."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value

@@ -1,0 +1,214 @@
+"""What a trained run says of new images.
+
+for said in predict("runs/camvid", ["street.png", "photos/"]):
+    said.files          # street.labels.png, street.overlay.png, ...
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from deepsup import losses, overlays
+from deepsup.errors import CheckpointError, ConfigError, DatasetError
+from deepsup.objectives import Objective
+from deepsup.plans import Plan
+from deepsup.supervised import Supervised, attach, supervising
+from deepsup.weights import load_weights
+
+from . import checkpoints, runs
+from .answers import Answer, Forward, answers, in_tiles, loss_of, predictions, with_ensemble
+from .configs import TrainConfig
+from .galleries import grey, safe
+from .inputs import Inputs
+from .loops import load_net
+
+EXTENSIONS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".webp"}
+
+
+class Said(NamedTuple):
+    """What was predicted of one image: files that were written, or by output its class and how probable it is."""
+
+    image: Path
+    files: tuple[Path, ...]
+    classes: dict[str, tuple[str, float]]
+
+
+class Predictor(NamedTuple):
+    """A trained net and all that is needed to read images for it and its outputs."""
+
+    net: nn.Module
+    objective: Objective
+    config: TrainConfig
+    inputs: Inputs
+    device: torch.device
+
+
+def load(folder: str | Path, *, branches: bool = False) -> Predictor:
+    """The net of a run, finished or not, with its last weights; with its heads if `branches` are asked for.
+
+    Raises `ConfigError` for a folder without a run and for branches that a run has not, `CheckpointError` without weights.
+    """
+    place = Path(folder)
+    config, inputs = runs.configured(place), Inputs.load(place)
+    plan = Plan.load(place / "plan.json") if (place / "plan.json").exists() else None
+    if branches and plan is None:
+        raise ConfigError(f"{place} trained the plain model: it has no branches. Leave --branches out.")
+    done = runs.finished(place) is not None
+    if not done and not (place / "checkpoint.ckpt").exists():
+        raise CheckpointError(f"{place} has no weights yet: its first epoch has not finished. Train it first.")
+    net = runs.untouched_model(place)
+    if plan is not None and (branches or not done):
+        net = attach(net, plan)
+    if not done:
+        load_net(net, checkpoints.load(place / "checkpoint.ckpt"))
+    elif isinstance(net, Supervised):
+        load_weights(net.model, place / "model.safetensors")
+        load_weights(net.heads, place / "heads.safetensors")
+    else:
+        load_weights(net, place / "model.safetensors")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    objective = Objective(plan, loss=config.loss if plan is None else None)
+    return Predictor(net.to(device).eval(), objective, config, inputs, device)
+
+
+def predict(
+    folder: str | Path,
+    images: Iterable[str | Path],
+    *,
+    out: str | Path | None = None,
+    branches: bool = False,
+    tile: int | None = None,
+    stride: int | None = None,
+) -> Iterator[Said]:
+    """Predict images, and all images in folders, as the run in `folder` was validated; one at a time, in their order.
+
+    Of label maps `out` (`FOLDER/predictions` if not given) receives NAME.labels.png (a class number a pixel, shown in the
+    classes' colours), NAME.overlay.png and, of two classes, NAME.probability.png, all in the size of the image; with
+    `branches` also NAME.BRANCH.labels.png and so on, and the ensemble of all outputs. Of one label an image it receives
+    `predictions.csv`. `tile` and `stride` are those of the run's validation unless given.
+
+    Raises `ConfigError` for a folder without a run or images of one name, `DatasetError` where there is no image, and with
+    the name of a file that cannot be read.
+    """
+    files = found_images(images)
+    predictor = load(folder, branches=branches)
+    place = Path(folder) / "predictions" if out is None else Path(out)
+    maps = predictor.inputs.task == "segmentation"
+    if tile is not None or stride is not None:
+        predictor = _retiled(predictor, tile, stride)
+    run = _forward(predictor)
+    rows: list[list[str]] = []
+    for name, path in files.items():
+        x, original = predictor.inputs.read(path, predictor.config.data)
+        with torch.no_grad(), supervising(predictor.net) if branches else nullcontext():
+            output = run(predictor.net, x.to(predictor.device))
+        if maps:
+            yield Said(path, tuple(_write_maps(place, name, original, output, predictor, branches=branches)), {})
+            continue
+        said = _classes(output, predictor, branches=branches)
+        rows.append([str(path), *(str(value) for pair in said.values() for value in pair)])
+        _write_table(place / "predictions.csv", list(said), rows)
+        yield Said(path, (place / "predictions.csv",), said)
+
+
+def found_images(images: Iterable[str | Path]) -> dict[str, Path]:
+    """Image files by the name that their predictions will have; of a folder, those that lie directly in it."""
+    found: dict[str, Path] = {}
+    for given in map(Path, images):
+        if given.is_dir():
+            paths = sorted(p for p in given.iterdir() if p.suffix.lower() in EXTENSIONS and not p.name.startswith("."))
+            if not paths:
+                raise DatasetError(f"there is no image (png, jpg, tif, ...) in the folder {given}.")
+        elif given.is_file():
+            paths = [given]
+        else:
+            raise DatasetError(f"there is no image or folder {given}. Check the path.")
+        for path in paths:
+            other = found.setdefault(path.stem, path)
+            if other.resolve() != path.resolve():
+                raise ConfigError(
+                    f"{other} and {path} are both called {path.stem!r}, so that one prediction would replace the other. "
+                    "Predict them one after the other, each with an --out of its own."
+                )
+    if not found:
+        raise DatasetError("no image was given. Name image files or folders.")
+    return found
+
+
+def _retiled(predictor: Predictor, tile: int | None, stride: int | None) -> Predictor:
+    """The predictor with other tiles than those of the run."""
+    if predictor.inputs.task != "segmentation":
+        raise ConfigError(
+            f"tiles are for label maps; {predictor.config.name} gives one label an image. Leave --tile out."
+        )
+    before = predictor.config.data
+    tiles: dict[str, Any] = {"tile": tile or before.tile, "stride": stride if tile or stride else before.stride}
+    if tiles["tile"] is None:
+        raise ConfigError("--stride is the distance of tiles; give --tile as well.")
+    changed = predictor.config.model_copy(update={"data": before.model_copy(update=tiles)})
+    return predictor._replace(config=changed)
+
+
+def _forward(predictor: Predictor) -> Forward:
+    data = predictor.config.data
+    if data.tile is None:
+        return lambda net, x: net(x)
+    return in_tiles(predictor.objective, side=data.tile, stride=data.stride)
+
+
+def _write_maps(
+    place: Path, name: str, original: Tensor, output: Any, predictor: Predictor, *, branches: bool
+) -> Iterator[Path]:
+    picture = original.numpy()
+    found = predictions(output, predictor.objective)
+    for output_name, _, said in answers(found, picture.shape[:2], predictor.objective):
+        if output_name != "main" and not branches:
+            continue
+        stem = name if output_name == "main" else f"{name}.{safe(output_name)}"
+        yield from _write_map(place, stem, picture, said, predictor.inputs.palette)
+
+
+def _write_map(
+    place: Path, stem: str, picture: Any, said: Answer, palette: Sequence[overlays.Colour]
+) -> Iterator[Path]:
+    from PIL import Image
+
+    labels = grey(said.labels)
+    place.mkdir(parents=True, exist_ok=True)
+    shown = Image.fromarray(labels)
+    shown.putpalette([part for colour in palette for part in colour])
+    shown.save(place / f"{stem}.labels.png")
+    yield place / f"{stem}.labels.png"
+    yield overlays.write_picture(place / f"{stem}.overlay.png", overlays.overlay(picture, labels, palette))
+    if said.logit is not None:
+        share = grey(said.logit.float().sigmoid().mul(255).round())
+        yield overlays.write_picture(place / f"{stem}.probability.png", share)
+
+
+def _classes(output: Any, predictor: Predictor, *, branches: bool) -> dict[str, tuple[str, float]]:
+    """The most probable class of one image by each output, and its probability."""
+    raw_scores = predictions(output, predictor.objective)
+    said = {}
+    for name, raw in with_ensemble(raw_scores, predictor.objective).items():
+        if name != "main" and not branches:
+            continue
+        sure = raw if name not in raw_scores else losses.probabilities(raw, loss_of(name, predictor.objective))
+        likely, label = sure[0].max(0)
+        said[name] = (predictor.inputs.classes[int(label)], float(likely))
+    return said
+
+
+def _write_table(path: Path, outputs: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    titles = [
+        f"{title}{'' if name == 'main' else f' ({name})'}" for name in outputs for title in ("class", "probability")
+    ]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["image", *titles], *rows])
