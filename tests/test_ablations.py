@@ -130,7 +130,7 @@ def test_the_picture_draws_what_the_figure_draws(folder: Path, tmp_path: Path, m
             return _real(self, *args, **options)
 
         monkeypatch.setattr(Axes, name, seen)
-    png = reports.ablation_picture(folder, tmp_path / "new/ablation.png").read_bytes()
+    png = reports.picture("ablation", folder, tmp_path / "new/ablation.png").read_bytes()
     assert png.startswith(b"\x89PNG")
     assert int.from_bytes(png[16:20], "big") == 1800
     found = points(compare := json.loads((folder / "compare.json").read_text()), compare["groups"][0])

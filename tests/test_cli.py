@@ -14,7 +14,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 import deepsup as ds
-from deepsup import cli, networks
+from deepsup import cli, networks, reports
 from deepsup.errors import DeepsupError
 
 VERBS = ["layers", "plan", "probe", "doctor", "train", "compare", "report", "predict", "strip", "methods"]
@@ -184,6 +184,11 @@ def test_train_strip_verify_and_report(tmp_path: Path) -> None:
     call("report", str(run), "--out", str(tmp_path / "page.html"), "--picture", str(tmp_path / "picture.png"))
     assert (tmp_path / "page.html").stat().st_size > 1_000_000
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    call("report", str(run), "--picture", str(tmp_path / "scores.png"), "--of", "scores")
+    expected = reports.score_picture(run, tmp_path / "expected.png").read_bytes()
+    assert (tmp_path / "scores.png").read_bytes() == expected != (tmp_path / "picture.png").read_bytes()
+    with pytest.raises(DeepsupError, match=r"no picture of 'losses'\. Choose: gradients, scores, ablation\."):
+        call("report", str(run), "--picture", str(tmp_path / "x.png"), "--of", "losses")
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path) -> None:
@@ -193,6 +198,17 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path) -> None:
     text = call("compare", str(ROOT / "examples/digits-comparison.yaml"), f"output={tmp_path / 'run'}", "--dry-run")
     assert text.count("3 branches by method 'aux'") == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_else_differs_between_arms_is_said_by_the_doctor_and_a_dry_run(tmp_path: Path) -> None:
+    config = tmp_path / "compare.yaml"
+    config.write_text(
+        "base: {model: 'deepsup:plain-6', data: {limit: 64}}\nmethods: {none: null, dsn: {at: [relu2]}}\n"
+    )
+    for words in (["doctor", str(config)], ["compare", str(config), "--dry-run"]):
+        note = "note: The main output's loss differs between the arms (none: cross_entropy; dsn: squared_hinge)"
+        assert call(*words).startswith(note)
+        assert "note:" not in call(*words, "base.loss=squared_hinge")
 
 
 def test_compare_prints_table_verdict_and_certificates_and_writes_the_page(tmp_path: Path) -> None:

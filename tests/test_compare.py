@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from deepsup import reports, screens
 from deepsup.errors import ConfigError, DeepsupError
 from deepsup.training import building, comparisons, configs, runs, summaries
 from deepsup.training.comparisons import compare
@@ -241,6 +242,53 @@ def test_many_arms_run_seed_by_seed_and_stop_between_seeds_when_time_is_over(
     assert list(group["arms"]["aux"]["outputs"]) == ["relu1", "relu2", "main", "ensemble"]
     with pytest.raises(ConfigError, match="correction was 'none', now 'bonferroni'"):
         compare(several(tmp_path, correction="bonferroni"))
+
+
+DIFFERS = (
+    "The main output's loss differs between the arms{} ({}), and a difference in score may come from that. Set base.loss to "
+    "give all of them the same."
+)
+DICE = "dice_cross_entropy(resize='nearest')"
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"methods": ["none", "nnunet"]}, ("", f"none: cross_entropy; nnunet: {DICE}")),
+        ({"methods": ["none", "monai", "aux", "nnunet"]}, ("", f"none, aux: cross_entropy; monai, nnunet: {DICE}")),
+        ({"methods": ["none", "nnunet"], "groups": {"a": {"loss": "dice"}, "b": {}}},
+         (" of b", f"none: cross_entropy; nnunet: {DICE}")),
+        ({"methods": ["none", "nnunet"], "groups": {"a": {}, "b": {}}}, ("", f"none: cross_entropy; nnunet: {DICE}")),
+        ({"methods": ["none", "nnunet"], "base": {"loss": "dice"}}, None),
+        ({"methods": ["none", "dhm", "label-smoothing(smoothing=0.2)"]}, None),
+        ({"methods": ["label-smoothing", "dsn"], "baseline": "dsn"}, None),
+        ({"vary": {"loss": ["dice", "cross_entropy"]}}, None),
+    ],
+)  # fmt: skip
+def test_what_else_differs_between_the_arms_is_said(settings: dict[str, Any], told: tuple[str, str] | None):
+    assert summaries.notes(configs.parse(settings)) == ([DIFFERS.format(*told)] if told else [])
+
+
+def test_what_else_differs_is_said_before_anything_runs_and_with_the_result(tmp_path: Path):
+    described = several(tmp_path, methods={"none": None, "dsn": {"at": ["relu1"]}}, arms={})
+    events: list[dict[str, Any]] = []
+
+    def stop(event: dict[str, Any]) -> None:
+        events.append(event)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compare(described, on_event=stop)
+    note = DIFFERS.format("", "none: cross_entropy; dsn: squared_hinge")
+    stated = json.loads((tmp_path / "compare.json").read_text())
+    assert stated["notes"] == events[0]["notes"] == [note]
+    assert not any(tmp_path.glob("*/*/*/journal.jsonl"))
+    assert reports.evidence(tmp_path).notes[0] == note
+    shown = Console(file=io.StringIO(), width=300)
+    with Display(shown) as display:
+        display.see(events[0])
+    shown.print(*screens.comparison(summaries.summarise(described, stated)))
+    assert shown.file.getvalue().count(f"note: {note}") == 2  # type: ignore[attr-defined]
 
 
 def test_time_that_is_over_stops_no_seed_that_has_begun(monkeypatch: pytest.MonkeyPatch):

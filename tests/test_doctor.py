@@ -332,7 +332,7 @@ def test_what_the_doctor_says_of_maps() -> None:
     only(found, "normalised-scores", "main output", "remove the sigmoid", severity="warning")
     y[y < 0] = 255
     found = ds.diagnose(TinySegmenter(), x, y, method="pspnet")
-    only(found, "class-count", "main output", "loss='cross_entropy(ignore_index=255)'")
+    only(found, "class-count", "main output", "main_loss='cross_entropy(ignore_index=255)'")
     told = ds.diagnose(TinySegmenter(), x, y, method="pspnet", main_loss="cross_entropy(ignore_index=255)")
     assert [f for f in told if f.code == "class-count"] == []
     y = torch.zeros_like(y)
@@ -342,6 +342,9 @@ def test_what_the_doctor_says_of_maps() -> None:
         "lose class 3" in only(thin, "lost-classes", "branch 'layer2'", "Enlarge the scores", severity="warning").what
     )
     assert not ds.diagnose(TinySegmenter(), x, y, at=["layer2"], branch_loss="cross_entropy(resize='area')")
+    y[:, 2::3, 2::3] = 3  # in every cell, so that nothing else is left of the rest
+    kept = ds.diagnose(TinySegmenter(), x, y, at=["layer3"], branch_loss="cross_entropy(resize='preserve')")
+    assert "lose class 0" in only(kept, "lost-classes", "branch 'layer3'", severity="warning").what
     unsqueezed = ds.diagnose(TinySegmenter(), x, y[:, None], at=["layer2"])
     assert any("target.squeeze(1)" in f.fix for f in unsqueezed)
 

@@ -75,7 +75,7 @@ def both(loss: Callable[..., Tensor], x: Tensor, y: Tensor, **options: Any) -> t
     return value.detach(), torch.autograd.grad(value, x)[0]
 
 
-@pytest.fixture(params=[2**19, 150], ids=["one tile", "many tiles"])
+@pytest.fixture(params=[2**20, 150], ids=["one tile", "many tiles"])
 def _tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(fused.TILE, "cpu", request.param)
 
@@ -150,6 +150,7 @@ def test_where_no_place_counts_loss_and_gradient_are_zero(loss: Callable[..., Te
     value, gradient = both(loss, x, torch.full((2, *size), 255), ignore_index=255)
     assert value == 0
     assert torch.equal(gradient, torch.zeros_like(x))
+    assert loss(x[:0], torch.full((0, *size), 0)) == 0
     weighted = {"weight": torch.tensor([0.0, 1, 1])} if loss is upsampled_cross_entropy else {}
     nothing = torch.zeros(2, *size, dtype=torch.int64) if weighted else torch.full((2, *size), VOID)
     assert both(loss, x, nothing, **weighted)[0] == 0
@@ -197,16 +198,15 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("form", ["softmax", "sigmoid"])
 def test_the_enlarged_map_never_exists(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(fused.TILE, "cpu", 4096)
+    monkeypatch.setitem(fused.TILE, "cpu", 32 * 1000)
     x, y = torch.randn(2, 20, 8, 8), torch.randint(0, 20, (2, 120, 120))
     rule = fused.Rule(form, VOID, None, 0.0)
     with Largest() as largest:
         fused.in_tiles(x, y, rule, align_corners=False, wanted=True)
-    assert 2 * 20 * 120 * 120 == 576_000
-    assert largest.found <= 4096 * 1.6
+    assert largest.found <= 20 * 1000 < 2 * 20 * 120 * 120 / 25
 
 
-@pytest.mark.parametrize("numbers", [1, 300, 5000, 2**19])
+@pytest.mark.parametrize("numbers", [1, 300, 5000, 2**20])
 def test_the_tiles_cover_each_place_once(numbers: int) -> None:
     seen = torch.zeros(3, 70, 131, dtype=torch.int64)
     for images, rows, columns in fused._tiles(3, 4, 70, 131, numbers):
@@ -249,6 +249,15 @@ def test_a_second_derivative_is_refused_and_not_zero(loss: Callable[..., Tensor]
         torch.autograd.grad(slope.square().sum(), x)
     with pytest.raises(RuntimeError, match="no second derivative"):
         torch.autograd.gradgradcheck(lambda x: loss(x, y), x)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`")
+def test_a_forward_mode_derivative_is_refused_and_not_zero() -> None:
+    x, y = example()
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x.detach(), torch.ones_like(x))
+        with pytest.raises(RuntimeError, match="no forward-mode derivative"):
+            upsampled_cross_entropy(dual, y)
 
 
 def test_batched_gradients_and_scaled_ones() -> None:
@@ -321,7 +330,8 @@ def test_a_label_without_a_class_is_named(size: Any, channels: int, bad: int, to
 def test_what_does_not_fit_is_said() -> None:
     x, y = torch.randn(2, 3, 4, 6), torch.zeros(2, 8, 12, dtype=torch.int64)
     for loss in (upsampled_cross_entropy, upsampled_binary_cross_entropy):
-        for scores, target in [(x, y[0]), (x, y.unsqueeze(1)), (x[0], y), (x, y[:1]), (x, y.float()), (x.long(), y)]:
+        shapes = [(x, y[0]), (x, y.unsqueeze(1)), (x[0], y), (x, y[:1]), (x, y[:, :0]), (x[:, :0], y)]
+        for scores, target in [*shapes, (x, y.float()), (x.long(), y)]:
             with pytest.raises(HeadError, match=r"scores \(N, C, h, w\) against class indices .* found scores"):
                 loss(scores, target)
         with pytest.raises(HeadError, match="the scores are on cpu, the target on meta"):
@@ -336,6 +346,8 @@ KERNELS = """
 import torch
 from deepsup import fused, kernels
 
+torch.manual_seed(0)
+
 def check(small, large, classes, align_corners, ignore_index=-100, weight=None, smoothing=0.0):
     x, y = 3 * torch.randn(2, classes, *small), torch.randint(0, classes, (2, *large))
     y[torch.rand(y.shape) < 0.2] = ignore_index
@@ -345,19 +357,18 @@ def check(small, large, classes, align_corners, ignore_index=-100, weight=None, 
     found = kernels.cross_entropy(x, y, weight, wanted=True, **given)
     for a, b in zip(found, expected):
         torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=1e-5)
-    again = kernels.cross_entropy(x, y, weight, wanted=True, **given)
-    assert all(torch.equal(a, b) for a, b in zip(again, found))
-    total, whole, slope = kernels.cross_entropy(x, y, weight, wanted=False, **given)
-    assert torch.equal(total, found[0]) and slope is None
-    y[0, 0, 0] = classes  # there is no such class
-    assert kernels.cross_entropy(x, y, weight, wanted=False, **given)[0].isnan()
+    return x, y, found
 
-torch.manual_seed(0)
-check((2, 3), (9, 14), 5, False)
 check((2, 2), (7, 5), 5, True, smoothing=0.2)
 check((1, 2), (6, 2), 3, False, weight=torch.rand(3), ignore_index=255)
-check((3, 2), (3, 5), 35, False, ignore_index=1, weight=torch.rand(35), smoothing=0.1)
-check((1, 1), (3, 18), 2, True)
+check((2, 1), (2, 3), 35, False, ignore_index=1, weight=torch.rand(35), smoothing=0.1)
+x, y, found = check((1, 2), (3, 18), 2, False)
+given = {"align_corners": False, "ignore_index": -100, "smoothing": 0.0}
+again = kernels.cross_entropy(x, y, None, wanted=True, **given)
+assert all(torch.equal(a, b) for a, b in zip(again, found))
+y[0, 0, 0] = 2  # there is no such class
+total, whole, slope = kernels.cross_entropy(x, y, None, wanted=False, **given)
+assert total.isnan() and whole.isnan() and slope is None
 print("the kernels are right")
 """
 

@@ -31,7 +31,7 @@ def made(classes: int = 1) -> Hed:
     """With side scores that are not all 0, as they begin."""
     torch.manual_seed(0)
     model = hed(classes=classes)
-    for name in model.levels:
+    for name in model.sides:
         nn.init.normal_(model.get_parameter(f"{name}.weight"), std=0.05)
     nn.init.uniform_(model.fuse.weight)
     return model
@@ -82,7 +82,7 @@ class TestTrunk:
     def test_layers_by_name(self) -> None:
         with torch.device("meta"):
             model = hed()
-        assert model.levels == tuple(READ)
+        assert model.sides == tuple(READ)
         assert model.stages == tuple(READ.values())
         names = [name for name, _ in model.named_children()]
         assert [n for n in names if "_" not in n] == ["pool1", "pool2", "pool3", "pool4", *READ, "fuse"]
@@ -162,7 +162,7 @@ class TestRunning:
         x = torch.randn(1, 3, 16, 20)
         for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
             assert torch.equal(other(x), model(x))
-            assert other.levels == model.levels
+            assert other.sides == model.sides
 
     def test_channels_last_and_half_precision(self) -> None:
         model = made()

@@ -81,13 +81,29 @@ def areas(logit: torch.Tensor, truth: torch.Tensor) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 4.0, 300.0])
-def test_areas_under_the_curves_agree_with_exact_ones_to_1e_5_whatever_the_scale_of_logits(scale: float):
+def test_areas_under_the_curves_agree_with_exact_ones_whatever_the_scale_of_logits(scale: float):
     generator = torch.Generator().manual_seed(1)
     truth = (torch.rand(120_000, generator=generator) < 0.12).long()
     logit = scale * (torch.randn(120_000, generator=generator) + 2 * truth - 1.5)
     roc, pr = areas(logit, truth)
     assert roc == pytest.approx(metrics.roc_auc_score(truth, logit), abs=1e-5)
-    assert pr == pytest.approx(metrics.average_precision_score(truth, logit), abs=1e-5)
+    assert pr == pytest.approx(metrics.average_precision_score(truth, logit), abs=1e-4)
+    ties = [logit.to(torch.bfloat16).float(), (logit > 0).float(), *([logit.relu()] if scale >= 1 else [])]
+    for tied in ties:  # a bin is one threshold; near 0 it is 0.000004 wide
+        roc, pr = areas(tied, truth)
+        assert roc == pytest.approx(metrics.roc_auc_score(truth, tied), abs=1e-5)
+        assert pr == pytest.approx(metrics.average_precision_score(truth, tied), abs=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_labels_of_any_integer_type_are_counted(dtype: torch.dtype) -> None:
+    y = torch.randint(0, 150, (2, 8, 8), generator=torch.Generator().manual_seed(0))
+    counts = Counts(200)
+    counts.add(y, y.to(dtype))
+    assert int(counts.matrix.diagonal().sum()) == y.numel()
+    two = Counts(2)
+    two.add(y % 2, (y % 2).to(dtype), logit=y.float() - 75)
+    assert int(two.curve.sum()) == y.numel()
 
 
 def test_equal_logits_are_ties_and_not_an_order():

@@ -172,7 +172,7 @@ def test_a_label_without_a_class_is_said(text: str, resize: str) -> None:
 
 def test_255_as_void_is_guessed() -> None:
     with pytest.raises(
-        ClassCountError, match=r"If 255 marks what does not count: loss='cross_entropy\(ignore_index=255\)'"
+        ClassCountError, match=r"say so for all outputs: plan\(\.\.\., main_loss='cross_entropy\(ignore_index=255\)'\)"
     ):
         losses.check_target("cross_entropy", torch.zeros(1, 3, 2, 2), torch.full((1, 2, 2), 255))
 
@@ -202,6 +202,45 @@ def test_options_that_cannot_be_are_refused(text: str, message: str) -> None:
 def test_as_many_weights_as_classes() -> None:
     with pytest.raises(ClassCountError, match="class_weight has 2 numbers for 3 classes"):
         value("cross_entropy(class_weight=[1, 2])", *case(3))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+@pytest.mark.parametrize("resize", ["enlarge", "nearest", "area", "preserve"])
+@pytest.mark.parametrize("text", EVERY)
+def test_labels_may_be_any_integers(text: str, resize: str, dtype: torch.dtype) -> None:
+    for size in ((5, 4), (11, 9)):
+        scores, labels = case(3, size)
+        labels = torch.where(labels == VOID, 250, labels)
+        loss = losses.get(f"{text}(resize='{resize}', ignore_index=250)")
+        assert torch.equal(loss(scores, labels.to(dtype)), loss(scores, labels))
+
+
+def test_weights_count_place_by_place_in_mixed_cells() -> None:
+    for classes in (1, 3):
+        scores, labels = case(classes, (2, 3), (8, 9))
+        spread = scores.repeat_interleave(4, 2).repeat_interleave(3, 3)
+        weights = f"class_weight={[1, 50, 3][: max(2, classes)]}"
+        found = value(f"binary(resize='area', {weights})", scores, labels)
+        assert torch.allclose(found, value(f"binary({weights})", spread, labels))
+    scores, labels = case(1, (2, 3), (8, 9))
+    spread = scores.repeat_interleave(4, 2).repeat_interleave(3, 3)
+    assert torch.allclose(value("balanced(resize='area')", scores, labels), value("balanced", spread, labels))
+    assert torch.allclose(value("dice(resize='area')", scores, labels), value("dice", spread, labels))
+
+
+@pytest.mark.parametrize("resize", ["enlarge", "interpolate", "nearest", "area"])
+def test_classes_of_weight_zero_count_nothing(resize: str) -> None:
+    scores, labels = case(3)
+    text = f"cross_entropy(resize='{resize}', class_weight=[0, 1, 1], smoothing=0.1)"
+    assert value(text, scores, torch.zeros_like(labels)).item() == 0
+
+
+def test_an_empty_batch_gives_zero() -> None:
+    for text in [*EVERY, "balanced"]:
+        assert (
+            value(text, torch.zeros(0, 1 if text == "balanced" else 2, 4, 4), torch.zeros(0, 8, 8).long()).item() == 0
+        )
+    assert losses.squared_hinge(torch.randn(2, 3, 4), torch.full((2, 4), VOID)).item() == 0
 
 
 def test_vectors_of_scores_have_no_places() -> None:

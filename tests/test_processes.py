@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
+import deepsup as ds
+from deepsup import datasets
+from deepsup.training import runs
+from deepsup.training.evaluations import evaluate
 from deepsup.training.journals import read
+
+from .tiny_shapes import write_shapes
 
 ROOT = Path(__file__).parents[1]
 
@@ -24,6 +30,7 @@ import deepsup as ds
 from deepsup import datasets
 from deepsup.training.runs import train
 from tests.tiny_runs import config, dropout_net
+from tests.tiny_shapes import config as maps
 
 torch.set_num_threads(1)
 folder, rank = Path(sys.argv[1]), os.environ["RANK"]
@@ -35,6 +42,8 @@ def digest(net):
 
 tiny = dict(optimizer={"name": "sgd", "lr": 0.05}, supervise={"weight": 0.0}, checkpoint={"every_steps": 3})
 train(config(folder / "run", **tiny))
+
+train(maps(folder / "shapes", folder / "maps", loss="binary", data={"batch_size": 2}))
 
 torch.manual_seed(0)
 model = dropout_net(10, 1)
@@ -84,6 +93,7 @@ os._exit(0)  # now and then gloo aborts while the interpreter takes down its thr
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("processes")
     (folder / "script.py").write_text(SCRIPT)
+    write_shapes(folder / "shapes", classes=2)
     path = os.pathsep.join([str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [
@@ -133,6 +143,23 @@ def test_only_the_first_rank_writes(finished: Path):
     steps = [r["step"] for r in read(finished / "run" / "journal.jsonl", "step")]
     assert steps == sorted(set(steps))
     assert (finished / "run" / "model.safetensors").exists()
+
+
+def test_maps_are_counted_by_two_processes_as_by_one(finished: Path):
+    """Three validation images and two processes: one of them has an image more."""
+    run = finished / "maps"
+    told = read(run / "journal.jsonl", "epoch")[-1]["validation"]
+    plan = ds.Plan.load(run / "plan.json")
+    net = ds.attach(runs.untouched_model(run), plan)
+    ds.load_weights(net.model, run / "model.safetensors")
+    ds.load_weights(net.heads, run / "heads.safetensors")
+    split = datasets.load("pairs", root=finished / "shapes").validation
+    alone = evaluate(net, split, objective=ds.Objective(plan))
+    assert len(split) == 3
+    assert set(alone.confusion) == {"main", "stage1", "ensemble"}
+    assert told["confusion"] == alone.confusion
+    assert told["score"] == alone.score
+    assert told["loss"] == pytest.approx(alone.loss, rel=1e-5)
 
 
 def test_scores_count_every_sample_once(finished: Path):

@@ -26,7 +26,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_code_runs_and_prints_what_the_readme_shows() -> None:
-    first, methods, second = blocks("python")
+    first, methods, maps, second = blocks("python")
     names: dict[str, object] = {}
     printed = io.StringIO()
     with redirect_stdout(printed):
@@ -35,6 +35,10 @@ def test_the_code_runs_and_prints_what_the_readme_shows() -> None:
     with redirect_stdout(printed):
         exec(compile(methods, "README.md", "exec"), names)
     assert printed.getvalue() == blocks("text")[0] + blocks("text")[2]
+    exec(compile(maps, "README.md", "exec"), names)
+    (branch,) = names["net"].plan.branches  # type: ignore[attr-defined]
+    assert (branch.layer, branch.weight(0.5)) == ("backbone.layer3", 0.4)
+    assert all(p.grad is not None for p in names["net"].parameters())  # type: ignore[attr-defined]
     with redirect_stdout(printed):
         exec(compile(second, "README.md", "exec"), names)
     assert "no finding" in printed.getvalue()

@@ -6,6 +6,7 @@ import math
 import pickle
 
 import pytest
+import torch
 
 from deepsup.errors import ConfigError
 from deepsup.schedules import (
@@ -19,6 +20,7 @@ from deepsup.schedules import (
     dsn,
     linear,
     parse,
+    poly,
     rampup,
     sdn,
     step,
@@ -32,6 +34,9 @@ EVERY: list[Schedule] = [
     constant(-0.5),
     linear(0.3, 0),
     cosine(1, 0.1),
+    poly(1),
+    poly(0.02, 0.001),
+    poly(1, 0, 2),
     cnds(0.3, 40),
     cnds(0.3, 40, "linear"),
     dsn(1, 100),
@@ -149,6 +154,9 @@ def test_adaptive_is_a_mark_that_weighs_one() -> None:
         ("adaptive(-0.1)", r"adaptive needs a decay in \[0, 1\); found -0\.1"),
         ("dsn(0.3, 0)", "dsn needs epochs >= 1, the N of the paper; found 0"),
         ("dsn(0.3, 10, 'product')", "dsn has no reading 'product'. Choose 'iterated' or 'linear'"),
+        ("poly(1, 0, 0)", r"poly needs a power above 0; found 0\."),
+        ("poly(1, 0, -1)", r"poly needs a power above 0; found -1\."),
+        ("poly(1, 0, 'a')", "poly needs a finite number for power; found 'a'"),
         ("rampup(1, 'a')", "rampup needs a finite number for until; found 'a'"),
         ("rampup(1e999, 0.5)", "rampup needs a finite number for value; found inf"),
     ],
@@ -192,6 +200,9 @@ def test_every_schedule_is_in_the_round_trip() -> None:
         (constant(0.4), 0.4, 0.4, 0.4),
         (linear(0.3, 0.1), 0.3, 0.2, 0.1),
         (cosine(0.3, 0.1), 0.3, 0.2, 0.1),
+        (poly(1, 0), 1, 0.5**0.9, 0),
+        (poly(0.3, 0.1, 2), 0.3, 0.15, 0.1),
+        (poly(0.1, 0.3, 1), 0.1, 0.2, 0.3),
         (cnds(0.3, 10), 0.3, 0.3 * 0.9 * 0.8 * 0.7 * 0.6 * 0.5, 0.0),
         (cnds(0.3, 10, "linear"), 0.3, 0.15, 0.0),
         (dsn(0.3, 4), 0.3, 0.3 * 0.1 * 0.1 * 0.75, 0.3 * 1e-4 * 0.75 * 0.5 * 0.25),
@@ -233,6 +244,17 @@ def test_the_order_in_which_drops_are_written_does_not_matter() -> None:
 def test_cosine_falls_slowly_at_both_ends() -> None:
     assert cosine(1, 0)(0.25) == pytest.approx((1 + math.sqrt(0.5)) / 2)
     assert cosine(1, 0)(0.75) == pytest.approx((1 - math.sqrt(0.5)) / 2)
+
+
+def test_poly_is_pytorchs_polynomial_decay_iteration_by_iteration() -> None:
+    steps, rate = 37, 0.01
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=rate)
+    reference = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=steps, power=0.9)
+    for step_ in range(steps + 1):
+        assert rate * poly(1, 0)(step_ / steps) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9, abs=1e-15)
+        optimizer.step()
+        reference.step()
+    assert poly(1, 0)(1 + 1e-12) == 0.0  # and no complex number
 
 
 @pytest.mark.parametrize(("text", "expected"), [("0.3", constant(0.3)), (" 1 ", constant(1)), ("-0.5", constant(-0.5))])

@@ -474,8 +474,6 @@ def test_bad_requests_say_what_to_do(
 
 
 def test_colours_tell_all_classes_apart() -> None:
-    assert palettes.distinct(4) == ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0))
-    assert len(set(palettes.distinct(255))) == 255
     for named in (palettes.CAMVID, palettes.CITYSCAPES, palettes.DRIVE):
         assert len(set(named.values())) == len(named)
 

@@ -118,6 +118,8 @@ def test_nnunets_weights_halve_and_sum_to_one() -> None:
         {"layer1": 4 / 15, "layer2": 2 / 15, "layer3": 1 / 15}  # by size: fine ones weigh more
     )
     assert ds.Plan.from_dict(whole.to_dict()) == whole
+    own = ds.plan(TinySegmenter(), maps(2)[0], method="nnunet", weight=0)
+    assert (own.main_weight, own.branches[0].weight(0)) == (1.0, 0.0)  # or weight 0 would not be the plain model
     assert "main: 0.5333 * dice_cross_entropy(resize='nearest')" in str(whole)
     assert repr(ds.Objective(whole)).startswith("total = 0.5333 * dice_cross_entropy(resize='nearest')(main, y) + ")
 
@@ -157,21 +159,40 @@ def test_monais_exponential_weights_stop_at_a_sixteenth() -> None:
 
     plan = ds.plan(Deep(), torch.randn(2, 3, 64, 64), method="monai(mode='exp')")
     assert [b.weight(0) for b in plan.branches] == [0.0625, 0.0625, 0.125, 0.25, 0.5]
-    Deep.levels_said, Deep.levels = Deep.levels, ()  # a network that says nothing: the same places by its trace
-    model = Deep.__new__(Deep)
-    Deep.levels = Deep.levels_said
-    Deep.__init__(model)
-    model.levels = ()
-    model.forward = lambda x: _run(model, x, Deep.levels_said)  # type: ignore[method-assign]
-    found = ds.plan(model, torch.randn(2, 3, 64, 64), method="monai(mode='exp')")
-    assert [b.layer for b in found.branches] == [b.layer for b in plan.branches]
 
 
-def _run(model: nn.Module, x: Tensor, names: tuple[str, ...]) -> Tensor:
-    x = model.down(x)
-    for name in names:
-        x = model.get_submodule(name)(x)
-    return model.score(x)
+class Foreign(nn.Module):
+    """A U-Net of somebody else's: says nothing of itself, squeezes channels, and pools a pyramid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.ModuleList([TinySegmenter.block(3, 4), TinySegmenter.block(4, 6), TinySegmenter.block(6, 8)])
+        self.squeeze = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 8, 1), nn.Sigmoid())
+        self.pyramid = nn.Sequential(nn.AdaptiveAvgPool2d(3), nn.Conv2d(8, 8, 1))
+        self.decoder = nn.ModuleList(
+            [TinySegmenter.block(14, 6), nn.Sequential(nn.Conv2d(6, 6, 1), nn.Upsample(scale_factor=2))]
+        )
+        self.score = nn.Conv2d(6, CLASSES, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one = self.encoder[0](F.max_pool2d(x, 2))
+        two = self.encoder[1](F.max_pool2d(one, 2))
+        three = self.encoder[2](F.max_pool2d(two, 2))
+        three = three * self.squeeze(three) + F.interpolate(self.pyramid(three), three.shape[2:])
+        up = self.decoder[0](torch.cat([F.interpolate(three, scale_factor=2), two], 1))
+        return self.score(F.interpolate(self.decoder[1](up), scale_factor=2))
+
+
+def test_levels_of_a_foreign_decoder_are_found_by_where_maps_grow_back() -> None:
+    x = torch.randn(2, 3, 32, 32)  # 16, 8, 4 on the way down; 1 and 3 beside it; 8, 16 on the way up
+    plan = ds.plan(Foreign(), x, method="monai(mode='two')")
+    assert [(b.layer, b.feature.size) for b in plan.branches] == [("decoder.0", (8, 8)), ("decoder.1", (16, 16))]
+    assert [b.layer for b in ds.plan(Foreign(), x, method="nnunet").branches] == ["decoder.1"]
+
+
+def test_a_network_that_says_it_has_no_levels_has_none() -> None:
+    with pytest.raises(LayerError, match="none was found in TinySides"):
+        ds.plan(segmenter("hed"), torch.randn(2, 3, 16, 16), method="monai")
 
 
 def test_hed_balances_every_side_and_the_fusion() -> None:
@@ -228,9 +249,9 @@ def test_a_main_loss_is_that_of_branches_that_had_the_same() -> None:
 def test_networks_that_do_not_say_where_are_told_to() -> None:
     plain = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, CLASSES, 1))
     x = torch.randn(2, 3, 16, 16)
-    with pytest.raises(LayerError, match=r"nor has one layer called layer3 \(0 found\). Say where: at="):
+    with pytest.raises(LayerError, match=r"nor has one layer called layer3 that runs \(0 found\). Say where: at="):
         ds.plan(plain, x, method="pspnet")
-    with pytest.raises(LayerError, match=r"no map grows again after it has shrunk\. Say where"):
+    with pytest.raises(LayerError, match=r"no map grows back step by step .* Say where: at="):
         ds.plan(plain, x, method="nnunet")
     with pytest.raises(LayerError, match="'hed' supervises side outputs"):
         ds.plan(plain, x, method="hed")
@@ -269,6 +290,13 @@ def test_outputs_of_several_sizes_vote_at_the_size_of_the_largest() -> None:
         sum(F.interpolate(o, (16, 16), mode="bilinear").softmax(1) for o in (*outputs.aux.values(), outputs.main)) / 3
     )
     assert torch.allclose(ds.ensemble(net)(x), mean, atol=1e-6)
+    ds.strip(net)
+    mixed = ds.attach(model, ds.plan(model, x, "layer2", head="conv1x1", loss="binary")).eval()
+    with ds.supervising(mixed):
+        outputs = mixed(x)
+    share = F.interpolate(outputs.aux["layer2"], (16, 16), mode="bilinear").sigmoid()
+    expected = (outputs.main.softmax(1) + share / share.sum(1, keepdim=True)) / 2
+    assert torch.allclose(ds.ensemble(mixed)(x), expected, atol=1e-6)
     binary = TinySegmenter(1).eval()
     net = ds.attach(binary, ds.plan(binary, x, "layer2", main_loss="binary")).eval()
     assert bool((ds.ensemble(net)(x) < 1).all())  # a softmax over one channel would be 1

@@ -44,7 +44,8 @@ class TinySegmenter(nn.Module):
 class TinySides(TinySegmenter):
     """With side outputs that give scores of one channel, as HED has them."""
 
-    levels = ("side1", "side2", "side3")
+    sides = ("side1", "side2", "side3")
+    levels = ()
 
     def __init__(self) -> None:
         super().__init__(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -15,12 +16,10 @@ from . import methods as method_table
 from .doctor import diagnose
 from .errors import ConfigError, DeepsupError
 from .planning import plan as make_plan
-from .plans import Plan
-from .probes import Probe
 from .probes.placements import check_rule
 from .stripping import verify as verify_certificate
 from .traces import trace
-from .training import building, comparisons, configs, predicting, runs
+from .training import building, comparisons, configs, predicting, runs, summaries
 from .training.displays import Display
 from .weights import load_weights
 
@@ -118,7 +117,7 @@ def plan(
     built = _build(model, size, channels, classes)
     options: dict[str, Any] = {"head": head, "weight": weight, "gradient": gradient}
     made = make_plan(built, torch.randn(2, channels, size, size), at=at, method=method, **options)
-    _print_plan(made)
+    _print_lines(str(made).splitlines())
     if save:
         made.save(save)
         console.print(f"written to {save}")
@@ -149,10 +148,10 @@ def probe(
     check_rule(rule := rule or supervise.probe.rule or method_table.get(supervise.method).rule)
     found = building.measure(config)
     console.print(screens.probe_table(found, console.width))
-    for line in screens.rule_lines(found, threshold=supervise.probe.threshold, factor=supervise.probe.factor):
-        console.print(line, markup=False, soft_wrap=True)
+    _print_lines(screens.rule_lines(found, threshold=supervise.probe.threshold, factor=supervise.probe.factor))
     places = count or supervise.probe.count
-    advice = found.recommendation(rule, factor=supervise.probe.factor, count=places, head=_heads(found, supervise))
+    heads = building.heads_of(supervise, [point.layer for point in found.points])
+    advice = found.recommendation(rule, factor=supervise.probe.factor, count=places, head=heads)
     console.print(f"\nrecommended by rule '{advice.rule}': {advice.reason}", highlight=False, markup=False)
     console.print(screens.recommendation_table(advice, console.width))
     if save:
@@ -167,17 +166,7 @@ def probe(
             )
         drawn = reports.gradient_figure(found, building.measure(config, at=at), picture)
         console.print(f"picture: {drawn}", highlight=False)
-    for line in [advice.paste, screens.setting(advice.at)] if advice.at else [advice.paste]:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _heads(found: Probe, supervise: configs.SuperviseConfig) -> dict[str, str]:
-    """The head that a branch would have, by layer."""
-    given, method = supervise.head, method_table.get(supervise.method)
-    layers = supervise.at if isinstance(supervise.at, dict) else {}
-    named = {layers.get(branch, branch): head for branch, head in given.items()} if isinstance(given, dict) else {}
-    default = given if isinstance(given, str) else method.head
-    return {point.layer: named.get(point.layer, default) for point in found.points}
+    _print_lines([advice.paste, screens.setting(advice.at)] if advice.at else [advice.paste])
 
 
 @app.command(no_args_is_help=True)
@@ -204,10 +193,11 @@ def doctor(
     elif at:
         raise ConfigError("--at goes with a model's name; in a configuration write supervise.at=[LAYER, ...].")
     else:
-        found = building.diagnose(_load(words))
+        config = _load(words)
+        found = building.diagnose(config)
+        _print_lines(f"note: {note}" for note in summaries.notes(config))
     for name, diagnosis in found.items():
-        for line in [name] * bool(name) + str(diagnosis).splitlines():
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        _print_lines([name] * bool(name) + str(diagnosis).splitlines())
     if any(diagnosis.errors for diagnosis in found.values()):
         raise typer.Exit(1)
 
@@ -244,6 +234,7 @@ def compare(words: Words = None, dry_run: DryRun = False) -> None:
             "this configuration describes one run: it has no arms. Use `deepsup train`, or add arms or methods and seeds."
         )
     if dry_run:
+        _print_lines(f"note: {note}" for note in summaries.notes(config))
         for cell in config.expand():
             if cell.arm in config.candidates and cell.seed == config.seeds[0]:
                 console.print(f"{cell.group}/{cell.arm}", style="bold")
@@ -265,13 +256,14 @@ def _print_comparison(result: dict[str, Any], folder: Path) -> None:
 def report(
     folder: Annotated[Path, typer.Argument(help="A run's or a comparison's folder.", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="Where to write; FOLDER/report.html if not given.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="Also draw the gradients of each layer as a PNG.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Also draw a PNG, of what --of says.")] = None,
+    of: Annotated[str, typer.Option(help="What it shows: gradients, scores or ablation.")] = "gradients",
     group: Annotated[str | None, typer.Option(help="Which group of a comparison the picture shows.")] = None,
 ) -> None:
     """Make one HTML page from the journals of a run or a comparison; it opens without a network."""
     console.print(f"report: {reports.write_html(folder, out or folder / 'report.html')}", highlight=False)
     if picture:
-        console.print(f"picture: {reports.gradient_picture(folder, picture, group)}", highlight=False)
+        console.print(f"picture: {reports.picture(of, folder, picture, group)}", highlight=False)
 
 
 @app.command()
@@ -364,7 +356,7 @@ def _train_config(words: list[str] | None) -> configs.TrainConfig:
 
 def _dry_run(config: configs.TrainConfig) -> None:
     prepared = building.prepare(config)
-    _print_plan(prepared.plan)
+    _print_lines(str(prepared.plan).splitlines())
     batches = prepared.data.train.n_batches(config.data.batch_size)
     console.print(
         f"{prepared.epochs} epochs of {batches} batches of {config.data.batch_size}, into {config.output}",
@@ -372,8 +364,8 @@ def _dry_run(config: configs.TrainConfig) -> None:
     )
 
 
-def _print_plan(made: Plan) -> None:
-    for line in str(made).splitlines():
+def _print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 

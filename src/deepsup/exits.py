@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -74,7 +74,8 @@ class Ensemble(nn.Module):
         plan = self.net.plan
         main = main_prediction(outputs.main, plan.main)
         members = [main, *(outputs.aux[branch.name] for branch in plan.branches if branch.predicts)]
-        return average(members, plan.main_loss)
+        own = [b.loss if losses.describe(b.loss).scores else plan.main_loss for b in plan.branches if b.predicts]
+        return average(members, [plan.main_loss, *own])
 
 
 def early_exit(net: nn.Module, branch: str) -> EarlyExit:
@@ -108,12 +109,14 @@ def ensemble(net: nn.Module) -> Ensemble:
     return Ensemble(target)
 
 
-def average(scores: Iterable[Tensor], loss: str | losses.Loss = "cross_entropy") -> Tensor:
-    """The mean over outputs of their probabilities, which `loss` takes by softmax or by sigmoid.
+def average(scores: Iterable[Tensor], by: Sequence[str | losses.Loss] | None = None) -> Tensor:
+    """The mean over outputs of their probabilities, which the loss of each (`by`) takes by softmax or by sigmoid.
 
     Scores are `(N, classes)`, or maps `(N, classes, *places)`, which are brought to the size of the largest.
     """
-    return torch.stack([losses.probabilities(score, loss) for score in alike(scores, loss)]).mean(0)
+    found = list(scores)
+    each = ["cross_entropy"] * len(found) if by is None else list(by)
+    return torch.stack(losses.votes(alike(found, each[0]), each)).mean(0)
 
 
 class _Reached(BaseException):  # no Exception: a model that catches those in its forward must let this one through

@@ -22,15 +22,22 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
-from .errors import ClassCountError, ConfigError, HeadError
-from .labels import IGNORE, check_labels, free_to_look, label_message
+from .errors import ConfigError, HeadError
+from .labels import IGNORE, check_labels, free_to_look
 
-# Numbers in a tile of the enlarged map: a few MiB, so that all steps on it find it in the cache; on an accelerator so many
-# that launching the steps costs little.
-TILE = {"cpu": 2**19}
+# Numbers in a tile of the enlarged map, labels and what is made of them counted in. On the CPU for each thread: a few MiB, so
+# that a step on a tile finds it in the cache, and lasts longer than the threads take to meet after it. Elsewhere so many that
+# launching the steps costs little.
+TILE = {"cpu": 2**20}
 TILE_ELSEWHERE = 2**24
+PER_PLACE = 12
+NO_DERIVATIVE = (
+    "the blocked loss on enlarged scores has no {} derivative. Enlarge them in a step of its own where one is needed: "
+    "F.interpolate and F.cross_entropy, or the loss with resize='interpolate'."
+)
 
 
 def upsampled_cross_entropy(
@@ -48,14 +55,17 @@ def upsampled_cross_entropy(
                         weight=weight, ignore_index=ignore_index, label_smoothing=smoothing)
 
     `logits` are finite raw scores (N, C, h, w) of any float dtype and memory layout, `target` class indices (N, H, W) of
-    any integer dtype, `weight` one number a class (C,). With s = interpolate(logits), the mean over the counted places i
-    is sum_i w_{y_i} ((1 - e) l_i(y_i)) + e/C sum_c w_c l_i(c), divided by sum_i w_{y_i}, where l_i(c) = logsumexp_k s_ik -
-    s_ic and e = `smoothing` in [0, 1). Where no place counts the loss is 0 and its gradient 0, where PyTorch says NaN.
+    any integer dtype, `weight` one number a class (C,). With s = interpolate(logits), e = `smoothing` in [0, 1) and
+    l_i(c) = logsumexp_k s_ik - s_ic it is, over the counted places i with labels y_i,
 
-    Computed in float32 (of float64 scores in float64), also under autocast; the gradient has the scores' dtype. There is no
-    second derivative: asking for one raises `RuntimeError`. Raises `HeadError` when shapes do not fit and `ClassCountError`
-    for a label that is neither below C nor `ignore_index`; the latter on the CPU only, since looking would make the host wait
-    for a GPU, which says so itself (a device assert).
+        sum_i [(1 - e) w_{y_i} l_i(y_i) + e/C sum_c w_c l_i(c)] / sum_i w_{y_i}
+
+    Where no place counts the loss is 0 and its gradient 0; PyTorch's is NaN. Computed in float32 (of float64 scores in
+    float64), also under autocast; the gradient has the scores' dtype. Where the map grows there is no second derivative,
+    and none by forward mode or `torch.func.grad`: asking for one raises `RuntimeError`.
+
+    Raises `HeadError` when shapes do not fit, and `ClassCountError` for a label that is neither below C nor `ignore_index`,
+    the latter on the CPU only: looking would make the host wait for a GPU, where the loss is NaN or a device assert stops it.
     """
     _check(logits, target, "upsampled_cross_entropy")
     if weight is not None and tuple(weight.shape) != (logits.shape[1],):
@@ -67,18 +77,7 @@ def upsampled_cross_entropy(
         raise ConfigError(f"upsampled_cross_entropy needs smoothing to be a number in [0, 1); found {smoothing!r}.")
     if _enlarges(logits, target):
         return _blocked(logits, target, weight, "softmax", align_corners, ignore_index, smoothing)
-    scores, target = _interpolated(logits, target, align_corners), target.long()
-    weight = None if weight is None else weight.to(scores.dtype)
-    try:
-        total = F.cross_entropy(
-            scores, target, weight, ignore_index=ignore_index, label_smoothing=smoothing, reduction="sum"
-        )
-    except (IndexError, RuntimeError):
-        raise ClassCountError(label_message(logits.shape[1], target, ignore_index)) from None
-    counted = target != ignore_index
-    shares = counted if weight is None else torch.where(counted, weight[torch.where(counted, target, 0)], 0.0)
-    whole = shares.sum()
-    return torch.where(whole > 0, total / torch.where(whole > 0, whole, 1), 0.0)
+    return _two_steps(logits, target, weight, align_corners, ignore_index, smoothing)
 
 
 def upsampled_binary_cross_entropy(
@@ -106,7 +105,8 @@ def upsampled_binary_cross_entropy(
 
 def _check(logits: Tensor, target: Tensor, name: str) -> None:
     fits = logits.ndim == 4 and target.ndim == 3 and logits.shape[0] == target.shape[0]
-    if not fits or not logits.is_floating_point() or target.is_floating_point() or 0 in logits.shape[1:]:
+    empty = 0 in logits.shape[1:] or 0 in target.shape[1:]
+    if not fits or empty or not logits.is_floating_point() or target.is_floating_point():
         raise HeadError(
             f"{name} holds scores (N, C, h, w) against class indices (integers) (N, H, W); found scores of shape "
             f"{tuple(logits.shape)} and dtype {logits.dtype}, and a target of shape {tuple(target.shape)} and dtype "
@@ -129,9 +129,25 @@ def _wide(x: Tensor) -> Tensor:
 
 def _interpolated(logits: Tensor, target: Tensor, align_corners: bool) -> Tensor:
     size = tuple(target.shape[1:])
-    if tuple(logits.shape[2:]) == size or 0 in size:
-        return _wide(logits).expand(*logits.shape[:2], *size) if 0 not in size else _wide(logits)[..., :0, :0]
+    if tuple(logits.shape[2:]) == size:
+        return _wide(logits)
     return F.interpolate(_wide(logits), size, mode="bilinear", align_corners=align_corners)
+
+
+def _two_steps(
+    logits: Tensor, target: Tensor, weight: Tensor | None, align_corners: bool, ignore_index: int, smoothing: float
+) -> Tensor:
+    scores, target = _interpolated(logits, target, align_corners), target.long()
+    weight = None if weight is None else weight.to(scores.dtype)
+    if free_to_look(target):
+        check_labels(logits.shape[1], target, ignore_index)
+    total = F.cross_entropy(
+        scores, target, weight, ignore_index=ignore_index, label_smoothing=smoothing, reduction="sum"
+    )
+    counted = target != ignore_index
+    shares = counted if weight is None else torch.where(counted, weight[torch.where(counted, target, 0)], 0.0)
+    whole = shares.sum()
+    return torch.where(whole != 0, total / torch.where(whole != 0, whole, 1), 0.0)
 
 
 def _blocked(
@@ -143,10 +159,16 @@ def _blocked(
     ignore_index: int,
     smoothing: float,
 ) -> Tensor:
+    if not torch.compiler.is_compiling() and _has_tangent(logits):
+        raise RuntimeError(NO_DERIVATIVE.format("forward-mode"))  # PyTorch would drop the tangent without a word
     # The operator works below autograd and cannot see whether a gradient will be asked for.
     wanted = torch.is_grad_enabled() and logits.requires_grad
     loss: Tensor = _operator(logits, target, weight, form, align_corners, ignore_index, smoothing, wanted)[0]
     return loss
+
+
+def _has_tangent(x: Tensor) -> bool:
+    return forward_ad.unpack_dual(x).tangent is not None  # type: ignore[no-untyped-call]
 
 
 # One opaque operator for compilers and dry runs: they see its shapes, not its loops.
@@ -206,10 +228,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 def _backward(ctx: Any, loss: Tensor | None, slope: Tensor | None) -> tuple[Tensor | None, ...]:
     # The kept gradient is an output of the operator: whoever differentiates through it arrives here, and not at silent zero.
     if slope is not None:
-        raise RuntimeError(
-            "the blocked loss on enlarged scores has no second derivative. Enlarge them in a step of its own where one is "
-            "needed: F.interpolate and F.cross_entropy, or the loss with resize='interpolate'."
-        )
+        raise RuntimeError(NO_DERIVATIVE.format("second"))
     (kept,) = ctx.saved_tensors
     # In half precision only after the product: a mean over a million places leaves gradients that it rounds to zero.
     return (None if loss is None else (loss * kept).to(ctx.dtype), *[None] * 7)
@@ -257,7 +276,8 @@ def in_tiles(
     of_columns = of_rows if (h, height) == (w, width) else _shares(w, width, align_corners, small)
     evaluate = _softmax if rule.form == "softmax" else _sigmoid
     sums = []
-    for images, rows, columns in _tiles(batch, classes, height, width, TILE.get(small.device.type, TILE_ELSEWHERE)):
+    numbers = _numbers(small.device, target.numel() * (classes + PER_PLACE))
+    for images, rows, columns in _tiles(batch, classes, height, width, numbers):
         up, left = _reach(rows, h, height, align_corners), _reach(columns, w, width, align_corners)
         r, q = of_rows[rows, up], of_columns[columns, left]
         part = x[up, images, :, left] @ q.T
@@ -273,38 +293,46 @@ def _softmax(scores: Tensor, labels: Tensor, rule: Rule, wanted: bool) -> tuple[
     """Summed loss and shares of a tile's scores (R, n, C, T) and labels (R, n, T). Scores become their gradient."""
     counted = labels != rule.ignore_index
     index = torch.where(counted, labels, 0)
-    weights = scores.new_ones(scores.shape[2]) if rule.weight is None else rule.weight
-    share = torch.where(counted, weights[index], 0.0)
-    # l = push logsumexp(s) - pull s_y - even sum_c w_c s_c, and its gradient: push p - pull [c = y] - even w_c
-    pull, even = share * (1 - rule.smoothing), counted.to(scores.dtype) * (rule.smoothing / scores.shape[2])
-    push = pull + even * weights.sum()
+    share = counted.to(scores.dtype) if rule.weight is None else torch.where(counted, rule.weight[index], 0.0)
     scores -= scores.amax(2, keepdim=True)
-    loss = -pull * _of_class(scores, index)
+    # l = push logsumexp(s) - pull s_y - even sum_c w_c s_c, and its gradient: push p - pull [c = y] - even w_c
+    push = pull = share * (1 - rule.smoothing) if rule.smoothing else share
+    loss = -(pull * _of_class(scores, index)).sum()
     if rule.smoothing:
-        loss -= even * (weights @ scores)
+        weights = scores.new_ones(scores.shape[2]) if rule.weight is None else rule.weight
+        even = counted.to(scores.dtype) * (rule.smoothing / scores.shape[2])
+        push = pull + even * weights.sum()
+        loss -= (even * (weights @ scores)).sum()
     mass = scores.exp_().sum(2)
-    loss += push * mass.log()
+    loss += (push * mass.log()).sum()
     if wanted:
         scores *= (push / mass).unsqueeze(2)
-        scores.scatter_(2, index.unsqueeze(2), (_of_class(scores, index) - pull).unsqueeze(2))
-    if wanted and rule.smoothing:
-        scores -= even.unsqueeze(2) * weights.unsqueeze(1)
-    return loss.sum(), share.sum()
+        scores.scatter_add_(2, index.unsqueeze(2), -pull.unsqueeze(2))
+        if rule.smoothing:
+            scores -= even.unsqueeze(2) * weights.unsqueeze(1)
+    return loss, share.sum()
 
 
 def _sigmoid(scores: Tensor, labels: Tensor, rule: Rule, wanted: bool) -> tuple[Tensor, Tensor]:
     """As `_softmax`, each channel for itself. A single channel is that of label 1."""
-    channels = scores.shape[2]
     counted = labels != rule.ignore_index
     share = counted.to(scores.dtype)
-    index = torch.where(counted & (channels > 1), labels, 0)
-    pull = share if channels > 1 else share * labels
-    own = _of_class(scores, index)
-    loss = share * F.softplus(scores, threshold=40).sum(2) - pull * own
+    loss = share * F.softplus(scores, threshold=40).sum(2)
+    if scores.shape[2] == 1:
+        index = None
+        pull = (counted & (labels == 1)).to(scores.dtype)
+        loss -= pull * scores[:, :, 0]
+    else:
+        index = torch.where(counted, labels, 0)
+        pull = share
+        loss -= pull * _of_class(scores, index)
     if wanted:
         scores.sigmoid_().mul_(share.unsqueeze(2))
-        scores.scatter_(2, index.unsqueeze(2), (_of_class(scores, index) - pull).unsqueeze(2))
-    return loss.sum(), share.sum() * channels
+        if index is None:
+            scores -= pull.unsqueeze(2)
+        else:
+            scores.scatter_add_(2, index.unsqueeze(2), -pull.unsqueeze(2))
+    return loss.sum(), share.sum() * scores.shape[2]
 
 
 def _of_class(scores: Tensor, index: Tensor) -> Tensor:
@@ -329,11 +357,18 @@ def _reach(places: slice, small: int, large: int, align_corners: bool) -> slice:
     return slice(max(0, first), min(small, last + 2))
 
 
+def _numbers(device: torch.device, whole: int) -> int:
+    """How many numbers a tile may have: on the CPU not much of the whole map either, which is to stay unbuilt."""
+    if device.type not in TILE:
+        return TILE_ELSEWHERE
+    return min(TILE[device.type] * torch.get_num_threads(), max(TILE[device.type] // 4, whole // 16))
+
+
 def _tiles(batch: int, classes: int, height: int, width: int, numbers: int) -> Iterator[tuple[slice, slice, slice]]:
-    """Images, rows and columns of each tile: of about `numbers` numbers, whole images where several fit, else squares."""
-    images = max(1, numbers // (classes * height * width))
-    places = max(1, numbers // classes)
-    columns = min(width, max(128, math.isqrt(places)))
+    """Images, rows and columns of each tile, of about `numbers` numbers: whole images where they fit, else squares."""
+    places = max(1, numbers // (classes + PER_PLACE))
+    images = max(1, places // (height * width))
+    columns = min(width, max(256, math.isqrt(places)))  # short rows are slow to reduce over
     rows = min(height, max(1, places // columns))
     for image in _slices(batch, images):
         for row in _slices(height, rows):

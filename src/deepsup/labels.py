@@ -21,8 +21,13 @@ def label_message(classes: int, target: Tensor, ignore_index: int = IGNORE) -> s
     counted = target[target != ignore_index]
     low, high = (int(counted.min()), int(counted.max())) if counted.numel() else (ignore_index, ignore_index)
     void = ""
+    if (classes, high) == (1, 1):
+        void = " One channel tells two classes apart by a sigmoid: loss='binary'."
     if high == 255 and ignore_index != 255:
-        void = " If 255 marks what does not count: loss='cross_entropy(ignore_index=255)'."
+        void = (
+            " If 255 marks what does not count, say so for all outputs: plan(..., main_loss='cross_entropy(ignore_index=255)'), "
+            "in settings loss=; or label it -100."
+        )
     return (
         f"the outputs have {classes} classes (labels 0..{classes - 1}), but the target holds labels {low}..{high}. Build the "
         f"model with as many classes as the data, or fix the labels.{void}"

@@ -54,7 +54,7 @@ def cross_entropy(
     _check_options("cross_entropy", smoothing=smoothing, class_weight=class_weight, **named)
     soft = target.is_floating_point()
     if prediction.ndim > 2 and not soft and target.ndim == prediction.ndim - 1 and len(target) == len(prediction):
-        return pixels.cross_entropy(prediction, target, smoothing=smoothing, class_weight=class_weight, **named)
+        return pixels.cross_entropy(prediction, target.long(), smoothing=smoothing, class_weight=class_weight, **named)
     expected = tuple(prediction.shape) if soft else (prediction.shape[0], *prediction.shape[2:])
     if prediction.ndim < 2 or tuple(target.shape) != expected:
         indices = (prediction.shape[0], *prediction.shape[2:])
@@ -104,7 +104,7 @@ def squared_hinge(prediction: Tensor, target: Tensor, *, form: str = "multiclass
         each = F.relu(1 - own + scores).square() * (1 - of_class)
     else:
         each = F.relu(1 - (2 * of_class - 1) * scores).square()
-    return torch.where(counts, each.sum(1), 0.0).sum() / counts.sum()
+    return torch.where(counts, each.sum(1), 0.0).sum() / counts.sum().clamp(min=1)
 
 
 def kl(prediction: Tensor, teacher: Tensor, *, temperature: float = 1.0, squared: bool = True) -> Tensor:
@@ -186,6 +186,7 @@ def _on_maps(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @functools.wraps(loss)
     def checked(prediction: Tensor, target: Tensor, **options: Any) -> Tensor:
         _check_options(loss.__name__, **options)
+        target = target if target.is_floating_point() else target.long()
         pixels.check_shapes(loss.__name__, prediction, target)
         return loss(prediction, target, **options)
 
@@ -322,9 +323,25 @@ def check_target(loss: str | Loss, scores: Tensor, target: Tensor) -> None:
 
 def probabilities(scores: Tensor, loss: str | Loss = "cross_entropy") -> Tensor:
     """Of raw scores (N, C, ...) what the loss takes them for: their softmax over axis 1, or their sigmoid."""
-    kind = describe(loss)
-    sigmoid = kind.binary or (kind.one_channel and scores.shape[1] == 1)
-    return scores.sigmoid() if sigmoid else scores.softmax(1)
+    return scores.sigmoid() if is_sigmoid(loss, scores.shape[1]) else scores.softmax(1)
+
+
+def is_sigmoid(loss: str | Loss, channels: int) -> bool:
+    """Whether scores of so many channels go through a sigmoid; a single one can mean nothing else."""
+    return describe(loss).binary or channels == 1
+
+
+def votes(scores: Sequence[Tensor], by: Sequence[str | Loss]) -> list[Tensor]:
+    """Probabilities of several outputs (N, C, ...), each by its own loss, for a mean over them.
+
+    Where some go through a softmax and some through a sigmoid, the latter are made to sum to 1 over the classes as well.
+    """
+    mixed = len({is_sigmoid(loss, s.shape[1]) for s, loss in zip(scores, by, strict=True)}) > 1
+    found = []
+    for s, loss in zip(scores, by, strict=True):
+        share = probabilities(s, loss)
+        found.append(share / share.sum(1, keepdim=True) if mixed and is_sigmoid(loss, s.shape[1]) else share)
+    return found
 
 
 FORMS = ("multiclass", "one-vs-rest")

@@ -35,7 +35,8 @@ def lost_classes(scores: Tensor, target: Tensor, loss: str | losses.Loss) -> tup
     Reads numbers back, so a GPU is waited for. Losses that enlarge the scores lose none.
     """
     how = losses.option(loss, "resize", "enlarge")
-    if how not in targets.POLICIES or scores.shape[2:] == target.shape[1:] or target.is_floating_point():
+    fits = target.ndim == scores.ndim - 1 and len(target) == len(scores) and not target.is_floating_point()
+    if how not in targets.POLICIES or not fits or scores.shape[2:] == target.shape[1:]:
         return ()
     ignored = losses.option(loss, "ignore_index", losses.IGNORE)
     return targets.lost_classes(target, scores.shape[2:], how=how, ignore_index=ignored)

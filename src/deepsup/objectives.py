@@ -62,7 +62,7 @@ class Objective:
         # Only where it matters: a number that changes with each call would make a compiled objective compile again.
         self._counts = bool(plan and (plan.dynamic or plan.overlap))
         self.class_names: tuple[str, ...] = ()  # for messages
-        self._labels_checked = False
+        self._labels_checked = self._loss_of_classes_checked = False
         self._crops_checked = False
 
     def __call__(self, outputs: Any, target: Any, *, progress: float | None = None) -> Terms:
@@ -139,6 +139,8 @@ class Objective:
         if named and not self._labels_checked and main.ndim >= 2 and isinstance(target, Tensor):
             losses.check_target(self.edges[0].loss, main, target)
             self._labels_checked = True
+        if not self._loss_of_classes_checked and isinstance(target, Tensor):
+            self._loss_of_classes_checked = True
             _warn_of_lost(self.edges, found, target, self.class_names)
         plan = self.plan
         pairs = plan is not None and plan.views == 2 and torch.is_grad_enabled() and isinstance(target, Tensor)

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from . import targets
 from .errors import ClassCountError, HeadError
 from .fused import upsampled_binary_cross_entropy, upsampled_cross_entropy
-from .labels import IGNORE, label_message
+from .labels import IGNORE, check_labels, free_to_look, label_message
 
 RESIZES = ("enlarge", "interpolate", *targets.POLICIES)
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -57,13 +57,12 @@ def cross_entropy(
         total = F.cross_entropy(
             scores, target, weight, reduction="sum", ignore_index=ignore_index, label_smoothing=smoothing
         )
-    except (IndexError, RuntimeError):
+    except IndexError:
         raise ClassCountError(label_message(scores.shape[1], target, ignore_index)) from None
     counted = target != ignore_index
     if weight is None:
         return total / counted.sum().clamp(min=1)
-    whole = torch.where(counted, weight[torch.where(counted, target, 0)], 0.0).sum()
-    return total / torch.where(whole > 0, whole, 1.0)
+    return _mean(total, torch.where(counted, weight[torch.where(counted, target, 0)], 0.0).sum())
 
 
 def binary(
@@ -86,16 +85,15 @@ def binary(
         return upsampled_binary_cross_entropy(
             prediction, target, align_corners=align_corners, ignore_index=ignore_index
         )
-    scores, hot, counted = _aligned(prediction, target, resize, align_corners, ignore_index)
-    each = F.binary_cross_entropy_with_logits(scores, hot, reduction="none")
-    share = counted.unsqueeze(1)
+    scores, places = _aligned(prediction, target, resize, align_corners, ignore_index)
     if class_weight is not None:
-        weight = _weight(class_weight, scores, classes=max(2, scores.shape[1]))
+        weight = _weight(class_weight, scores, classes=places.shape[1])
         assert weight is not None
-        both = torch.cat([1 - hot, hot], 1) if scores.shape[1] == 1 else hot
-        share = share * (both * weight.view(1, -1, *[1] * (scores.ndim - 2))).sum(1, keepdim=True)
-    whole = share.expand_as(each).sum()
-    return torch.where(share > 0, each * share, 0.0).sum() / torch.where(whole > 0, whole, 1.0)
+        places = places * weight.view(1, -1, *[1] * (scores.ndim - 2))
+    all_of_them = places.sum(1, keepdim=True)
+    own = _own(places, scores)
+    each = own * F.softplus(-scores) + (all_of_them - own) * F.softplus(scores)
+    return _mean(torch.where(all_of_them > 0, each, 0.0).sum(), all_of_them.sum() * scores.shape[1])
 
 
 def balanced(
@@ -117,14 +115,13 @@ def balanced(
             f"loss 'balanced' tells two classes apart by one score a place, (N, 1, ...); found scores of shape "
             f"{tuple(prediction.shape)}. Give the output one channel, or use binary or cross_entropy."
         )
-    scores, hot, counted = _aligned(prediction, target, resize, align_corners, ignore_index)
-    each = F.binary_cross_entropy_with_logits(scores, hot, reduction="none")
-    on = counted.unsqueeze(1)
+    scores, places = _aligned(prediction, target, resize, align_corners, ignore_index)
+    without, edge = places[:, :1], places[:, 1:]
     axes = tuple(range(1, scores.ndim))
-    places = on.sum(axes, keepdim=True).clamp(min=1)
-    beta = (on * (1 - hot)).sum(axes, keepdim=True) / places
-    weight = on * torch.where(hot > 0.5, beta, 1 - beta)
-    return (torch.where(on > 0, each, 0.0) * weight / places).sum() / scores.shape[0]
+    whole = places.sum(axes, keepdim=True).clamp(min=1)
+    beta = without.sum(axes, keepdim=True) / whole
+    each = beta * edge * F.softplus(-scores) + (1 - beta) * without * F.softplus(scores)
+    return (torch.where(places.sum(1, keepdim=True) > 0, each, 0.0) / whole).sum() / max(1, scores.shape[0])
 
 
 def dice(
@@ -143,11 +140,12 @@ def dice(
     denominator; this is the form of nnU-Net and MONAI. `prediction` and `target` as in `binary` and `cross_entropy`.
     Enlarging builds the full map here, also with `resize="enlarge"`.
     """
-    scores, hot, counted = _aligned(prediction, target, resize, align_corners, ignore_index)
+    scores, places = _aligned(prediction, target, resize, align_corners, ignore_index)
     p = scores.sigmoid() if scores.shape[1] == 1 else scores.softmax(1)
-    on = counted.unsqueeze(1)
+    own, all_of_them = _own(places, scores), places.sum(1, keepdim=True)
     axes = (0, *range(2, scores.ndim))
-    both, of_p, of_y = (torch.where(on > 0, v * on, 0.0).sum(axes) for v in (p * hot, p, hot))
+    both, of_p = (torch.where(all_of_them > 0, p * n, 0.0).sum(axes) for n in (own, all_of_them))
+    of_y = own.sum(axes)
     score = (2 * both + smooth) / (of_p + of_y + smooth)
     there = (of_y > 0).to(score.dtype)
     return ((1 - score) * there).sum() / there.sum().clamp(min=1)
@@ -203,28 +201,30 @@ def check_shapes(loss: str, prediction: Tensor, target: Tensor) -> None:
 
 def _aligned(
     prediction: Tensor, target: Tensor, resize: str, align_corners: bool, ignore_index: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores, of each channel the places of its class (for one channel those of label 1), and which places count.
+) -> tuple[Tensor, Tensor]:
+    """Scores, and how many places of each class (two of a single channel) stand against each: (N, classes, *places).
 
-    By "area" the places are cells: shares of the classes, and how many places count in each.
+    That is one or none, but for cells by "area".
     """
     classes = max(2, prediction.shape[1])
     if resize == "area" and prediction.shape[2:] != target.shape[1:]:
         counts = targets.class_counts(target, prediction.shape[2:], classes=classes, ignore_index=ignore_index)
-        counted = counts.sum(1)
-        hot = counts / counted.unsqueeze(1).clamp(min=1)
-        scores = _wide(prediction)
-    else:
-        prediction, target = meet(
-            prediction, target, resize=resize, align_corners=align_corners, ignore_index=ignore_index
-        )
-        scores, counted = _wide(prediction), target != ignore_index
-        try:
-            hot = targets.one_hot(target, classes, ignore_index)
-        except RuntimeError:
-            raise ClassCountError(label_message(classes, target, ignore_index)) from None
-    hot = hot[:, 1:2] if scores.shape[1] == 1 else hot
-    return scores, hot.to(scores.dtype), counted.to(scores.dtype)
+        return _wide(prediction), counts.to(_wide(prediction).dtype)
+    prediction, target = meet(prediction, target, resize=resize, align_corners=align_corners, ignore_index=ignore_index)
+    if free_to_look(target):
+        check_labels(classes, target, ignore_index)
+    scores = _wide(prediction)
+    return scores, targets.one_hot(target, classes, ignore_index).to(scores.dtype)
+
+
+def _own(places: Tensor, scores: Tensor) -> Tensor:
+    """Of each channel the places of its class; of a single one those labelled 1."""
+    return places[:, 1:] if scores.shape[1] == 1 else places
+
+
+def _mean(total: Tensor, whole: Tensor) -> Tensor:
+    """0 where nothing counts."""
+    return torch.where(whole > 0, total / torch.where(whole > 0, whole, 1.0), 0.0)
 
 
 def _soft_cross_entropy(
@@ -238,8 +238,7 @@ def _soft_cross_entropy(
         by_class = weight.view(1, -1, *[1] * len(size))
         counts, spread = counts * by_class, spread * by_class
     goal = (1 - smoothing) * counts + smoothing * spread
-    total, whole = -(goal * _wide(prediction).log_softmax(1)).sum(), counts.sum()
-    return total / torch.where(whole > 0, whole, 1.0)
+    return _mean(-(goal * _wide(prediction).log_softmax(1)).sum(), counts.sum())
 
 
 def _weight(given: Weights, scores: Tensor, *, classes: int | None = None) -> Tensor | None:

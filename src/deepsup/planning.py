@@ -109,7 +109,7 @@ def plan(
         flops=seen.flops,
         notes=(*_notes(seen, branches, layers), *_departures(preset, wanted, branches)),
         main_loss=preset.main_loss,
-        main_weight=preset.main_weight(len(branches)) if preset.main_weight else 1.0,
+        main_weight=preset.main_weight(len(branches)) if preset.main_weight and weight is None else 1.0,
         edges=edges,
         dynamic=preset.dynamic,
         views=preset.views,

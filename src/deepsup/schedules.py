@@ -94,6 +94,28 @@ class cosine(Schedule):
 
 
 @dataclass(frozen=True, repr=False)
+class poly(Schedule):
+    """From `start` to `end` by a power of what is left of training: end + (start - end) * (1 - t)^power, t the progress.
+
+    The decay of the learning rate in DeepLab (Chen et al. 2016) and PSPNet (Zhao et al. 2017), iteration by iteration:
+    `optimizer.schedule: poly(1, 0)`, with their power of 0.9. A power of 1 is a straight line.
+    """
+
+    start: float
+    end: float = 0
+    power: float = 0.9
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.power <= 0:
+            raise ConfigError(f"poly needs a power above 0; found {self.power!r}.")
+
+    def __call__(self, progress: float) -> float:
+        left = max(0.0, 1 - progress)  # a power of less than nothing is no number
+        return float(self.end + (self.start - self.end) * left**self.power)
+
+
+@dataclass(frozen=True, repr=False)
 class cnds(Schedule):
     """The decay of CNDS (Wang et al. 2015): after each epoch t of N, alpha <- alpha * (1 - t/N).
 
@@ -253,7 +275,7 @@ class until(Schedule):
 
 
 SCHEDULES: dict[str, type[Schedule]] = {
-    c.__name__: c for c in (constant, linear, cosine, cnds, dsn, sdn, rampup, adaptive, step, warmup, until)
+    c.__name__: c for c in (constant, linear, cosine, poly, cnds, dsn, sdn, rampup, adaptive, step, warmup, until)
 }
 
 

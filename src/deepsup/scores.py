@@ -123,21 +123,20 @@ def average_precision(curve: Tensor) -> float | None:
     """Average precision, the sum of precision times the step in recall, from counts (2, bins) as in `roc_auc`.
 
     This is what `PR-AUC` means here, as in scikit-learn: from one threshold to the next the precision of the lower one
-    holds. The area by trapezoids joins them by straight lines, which no threshold reaches (Davis & Goadrich 2006). The
-    places of one bin stand in no order: their precision is that in the middle of the bin. None without a positive.
+    holds. The area by trapezoids joins them by straight lines, which no threshold reaches (Davis & Goadrich 2006). None
+    without a positive.
     """
     negative, positive = curve.to("cpu", torch.float64).flip(1)  # from the highest logit on
-    right = positive.cumsum(0) - positive + (positive + 1) / 2
-    wrong = negative.cumsum(0) - negative / 2
-    return _ratio((positive * right / (right + wrong)).sum(), positive.sum())
+    right, wrong = positive.cumsum(0), negative.cumsum(0)
+    return _ratio((positive * right / (right + wrong).clamp(min=1)).sum(), positive.sum())
 
 
 class Counts:
     """What is counted of one output's label maps: the matrix and, of two classes, how their logits are spread.
 
     Memory stays the same however many maps are added, and adding never waits for the device. Logits are counted in 65,536
-    bins, even in asinh(100 logit): near 0 a bin is 0.000004 wide, further out 0.04 % of the logit, so that the areas under
-    the curves agree with exact ones to 1e-5.
+    bins, even in asinh(100 logit): near 0 a bin is 0.000004 wide, further out 0.04 % of the logit, so that the area under
+    the ROC curve agrees with the exact one to 1e-5, the average precision to 1e-4.
     """
 
     def __init__(self, classes: int, device: torch.device | str | None = None) -> None:
@@ -146,10 +145,11 @@ class Counts:
         self._curve = torch.zeros(2 * BINS + 1 if classes == 2 else 0, dtype=torch.int64, device=device)
 
     def add(self, prediction: Tensor, target: Tensor, *, ignore: int = -100, logit: Tensor | None = None) -> None:
-        """Count predicted against true classes, int64 of one shape; true ones below 0 or `ignore` do not count.
+        """Count predicted against true classes, integers of one shape; true ones below 0 or `ignore` do not count.
 
         `logit` is, of two classes and in the same shape, how strongly each place is taken for the positive one.
         """
+        target = target.long()  # a product of narrower ones would wrap around
         counts = (target >= 0) & (target != ignore)
         known = counts & (target < self.classes)
         strange = torch.where(counts, self.classes**2 + 1, self.classes**2)  # the last two: unknown labels, and void

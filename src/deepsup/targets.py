@@ -36,7 +36,7 @@ def shrink(
     """
     if how not in POLICIES:
         raise ConfigError(f"no target policy is called {how!r}. Choose: {', '.join(POLICIES)}.")
-    size = tuple(size)
+    size, target = tuple(size), target.long()
     if how == "nearest":
         return _nearest(target, size)
     if classes is None:
@@ -56,7 +56,7 @@ def class_counts(target: Tensor, size: Sequence[int], *, classes: int, ignore_in
     Each place of the target (N, *places) is in one cell, the one that its middle lies in; those labelled `ignore_index`
     are in none. Raises `ClassCountError` for a label outside 0..classes-1, on a GPU PyTorch's own assertion.
     """
-    n, size = target.shape[0], tuple(size)
+    n, size, target = target.shape[0], tuple(size), target.long()
     cell = torch.zeros((), dtype=torch.int64, device=target.device)
     for new, old in zip(size, target.shape[1:], strict=True):
         cell = (cell * new).unsqueeze(-1) + _middles(old, new, target.device)
@@ -73,6 +73,7 @@ def class_counts(target: Tensor, size: Sequence[int], *, classes: int, ignore_in
 
 def one_hot(target: Tensor, classes: int, ignore_index: int = IGNORE) -> Tensor:
     """Labels (N, *places) as float32 (N, classes, *places), all 0 where a label does not count."""
+    target = target.long()
     counted = target != ignore_index
     hot = torch.zeros(target.shape[0], classes, *target.shape[1:], device=target.device)
     return hot.scatter_(1, torch.where(counted, target, 0).unsqueeze(1), counted.unsqueeze(1).to(hot.dtype))
@@ -85,6 +86,7 @@ def lost_classes(
 
     By `area` none is lost. Example: a thin line of class 2 that no cell has in its middle: `(2,)` by `nearest`.
     """
+    target = target.long()
     before = torch.unique(target[target != ignore_index])
     if how == "area" or not before.numel():
         return ()

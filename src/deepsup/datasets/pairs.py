@@ -98,6 +98,12 @@ class Pairs:
         """Whether images are kept."""
         return self._kept is not None
 
+    def counts(self) -> Tensor | None:
+        """How many pixels of all images have each of the 256 stored labels; None where images are not kept."""
+        if self._kept is None:
+            return None
+        return torch.stack([torch.bincount(pixels.labels.flatten(), minlength=256) for pixels in self._kept]).sum(0)
+
     def file(self, index: int) -> Path:
         """Where an image comes from."""
         return self._pairs[index].image

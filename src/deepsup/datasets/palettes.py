@@ -1,4 +1,4 @@
-"""Names and colours of the classes of published data sets, and colours for everyone else's."""
+"""Names and colours of the classes of published data sets; `overlays.palette` has colours for everyone else's."""
 
 from __future__ import annotations
 
@@ -46,19 +46,3 @@ CITYSCAPES: Named = {
 # What `*_labelIds.png` calls them; the other numbers from 0 to 33 are not scored.
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 CITYSCAPES_NUMBERS = 34
-
-
-def distinct(count: int) -> tuple[Colour, ...]:
-    """So many different colours, as PASCAL VOC's colour map: the bits of a class's number spread over red, green, blue.
-
-    Example: `distinct(3) == ((0, 0, 0), (128, 0, 0), (0, 128, 0))`.
-    """
-    return tuple(_voc(number) for number in range(count))
-
-
-def _voc(number: int) -> Colour:
-    parts = [0, 0, 0]
-    for place in range(8):  # the lowest three bits are the highest bits of the colours, and so on
-        for channel in range(3):
-            parts[channel] |= (number >> (3 * place + channel) & 1) << (7 - place)
-    return parts[0], parts[1], parts[2]

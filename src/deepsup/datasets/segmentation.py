@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from deepsup import overlays
 from deepsup.datasets import palettes, preparations
 from deepsup.datasets.maps import MapSplit
 from deepsup.datasets.masks import MOST_CLASSES, VOID, Colour, MaskReader, numbers_in, opened
+from deepsup.datasets.occurrences import check_occurrences
 from deepsup.datasets.pairs import Pair, PairReader, Pairs, matched, statistics
 from deepsup.datasets.requested import DEFAULT_ROOT, Dataset, Request, require
 from deepsup.errors import ConfigError, DatasetError
@@ -33,6 +35,7 @@ class _Layout:
     classes: palettes.Named
     masks: MaskReader | None
     inside: bool = False
+    hint: str = ""
 
 
 def _camvid(request: Request) -> Dataset:
@@ -129,7 +132,16 @@ def _pairs(request: Request, *, void: int | None = 255) -> Dataset:
     table = {number: label for label, number in enumerate(numbers)} | ({} if void is None else {void: VOID})
     classes = dict(zip(names, colours, strict=False)) if colours else _named(names)
     masks = MaskReader(table, classes=len(names), colours=colours)
-    return _dataset(request, _Layout(train, validation, classes=classes, masks=masks))
+    hint = _black_and_white(names) if void == 255 and colours is None else ""
+    return _dataset(request, _Layout(train, validation, classes=classes, masks=masks, hint=hint))
+
+
+def _black_and_white(names: Sequence[str]) -> str:
+    """What helps two classes whose masks were saved as black and white, so that white is taken for void."""
+    if len(names) != 2:
+        return ""
+    lines = f"'{names[0]} 0 0 0' and '{names[1]} 255 255 255'"
+    return f"255 is void: if the masks were saved as 0 and 255, write the colours into classes.txt, the lines {lines}."
 
 
 def _classes_in(path: Path) -> tuple[list[str], tuple[Colour, ...] | None]:
@@ -205,17 +217,16 @@ def _dataset(request: Request, layout: _Layout) -> Dataset:
         "inside": layout.inside,
         "augment": request.augment,
     }
-    return Dataset(
-        request.name,
-        MapSplit(Pairs(train, reader), **shared, **patches),
-        MapSplit(Pairs(layout.validation, reader), **shared),
-    )
+    pairs, validation = Pairs(train, reader), Pairs(layout.validation, reader)
+    whole = len(train) == len(layout.train)
+    check_occurrences(pairs, validation, tuple(layout.classes), hint=layout.hint, whole=whole)
+    return Dataset(request.name, MapSplit(pairs, **shared, **patches), MapSplit(validation, **shared))
 
 
 def _named(names: Sequence[str]) -> palettes.Named:
     """Names with colours of our own; a name that comes twice gets its number."""
     unique = [name if names.count(name) == 1 else f"{name} {number}" for number, name in enumerate(names, 1)]
-    return dict(zip(unique, palettes.distinct(len(names)), strict=True))
+    return dict(zip(unique, overlays.palette(len(names)), strict=True))
 
 
 def _root(request: Request, folder: str, needed: Sequence[str]) -> Path:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from .. import losses
 from ..edges import TARGET, Edge
 from ..errors import ClassCountError, HeadError
+from ..maps import lost_classes
 from ..objectives import Objective
 from .checks import branch
 from .findings import WARNING, Finding, finding, from_error
@@ -168,7 +169,8 @@ def _labels(edge: Edge, prediction: Tensor, target: Any) -> Finding | None:
     fix = "Labels seem to be counted from 1: subtract 1" if (present[0], present[-1]) == (1, classes) else ""
     fix = "If 255 means 'no class', set those labels to -100" if bad == [255] else fix
     if bad == [255] and kind.resizes:
-        fix += f", or say so: loss='{_bare_name(edge.loss)}(ignore_index=255)'"
+        option = "main_loss" if edge.source == "main" else "loss"
+        fix += f", or say so: plan(..., {option}='{_bare_name(edge.loss)}(ignore_index=255)')"
     if classes == 1 and bad == [1]:
         fix = "One channel tells two classes apart by a sigmoid: loss='binary'; or give the model two channels"
     what = f"there are {classes} classes (0..{classes - 1}), but the target holds {_counted('label', bad)}"
@@ -220,10 +222,11 @@ def _lost(edge: Edge, prediction: Tensor, target: Any, value: Tensor) -> Iterato
     size, full = tuple(prediction.shape[2:]), tuple(target.shape[1:])
     if len(size) != len(full) or not any(s < f for s, f in zip(size, full, strict=True)):
         return
-    gone = [c for c in _dropped(target, size) if _is_unread(edge.loss, prediction, target, value, c)]
+    gone = {c for c in _dropped(target, size) if _is_unread(edge.loss, prediction, target, value, c)}
+    gone |= set(lost_classes(prediction, target, edge.loss))
     if gone:
         small, large = ("x".join(map(str, shape)) for shape in (size, full))
-        what = f"labels of {large}, shrunk to its map of {small}, lose {_counted('class', gone)}"
+        what = f"labels of {large}, shrunk to its map of {small}, lose {_counted('class', sorted(gone))}"
         yield finding("lost-classes", place(edge.source), what)
 
 

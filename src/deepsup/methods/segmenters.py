@@ -73,7 +73,7 @@ def nnunet() -> Method:
         formula="L = sum_i w_i (Dice + CE)_i,  w_i = 2^-i / sum_j 2^-j, main is i = 0; the coarsest level has none",
         source="nnU-Net (Isensee et al. 2021), nnUNetTrainer of nnunetv2",
         deviations="a level of weight 0 (nnU-Net's coarsest; 1e-6 under DDP) is no branch here, unless it is the only one; "
-        "nnU-Net leaves the background out of Dice, ours counts every class that the batch has",
+        "nnU-Net leaves the background out of Dice, ours counts every class that the batch has. With weight= of your own, main's is 1",
         head="conv1x1",
         loss=loss,
         main_loss=loss,
@@ -146,17 +146,18 @@ def _last_but_one(scene: Scene) -> Mapping[str, str]:
     said = _said(scene, "stages")
     if len(said) > 1:
         return {said[-2]: said[-2]}
-    found = [name for name in scene.seen.layers if name == "layer3" or name.endswith(".layer3")]
+    ran = [name for name, layer in scene.seen.layers.items() if layer.calls]
+    found = [name for name in ran if name == "layer3" or name.endswith(".layer3")]
     if len(found) == 1:
         return {found[0]: found[0]}
     raise LayerError(
         f"this method supervises the last stage of a backbone but one, and {scene.seen.model} neither says its stages nor has "
-        f"one layer called layer3 ({len(found)} found). Say where: at=['LAYER']; list them with: deepsup layers MODEL."
+        f"one layer called layer3 that runs ({len(found)} found). Say where: at=['LAYER']; list them with: deepsup layers MODEL."
     )
 
 
 def _side_outputs(scene: Scene) -> Mapping[str, str]:
-    said = _said(scene, "levels")
+    said = _said(scene, "sides")
     if not said:
         raise LayerError(
             f"method 'hed' supervises side outputs, and {scene.seen.model} does not say which layers those are. Name them: "
@@ -173,11 +174,13 @@ def _decoder_levels(scene: Scene) -> Mapping[str, str]:
 
 def _decoder_levels_all(scene: Scene) -> Mapping[str, str]:
     """The levels of a decoder, coarse to fine, but for the finest, which main reads."""
-    levels = _said(scene, "levels")[:-1] or _rising(scene)
+    says = isinstance(getattr(scene.model, "levels", None), tuple)
+    levels = _said(scene, "levels")[:-1] if says else _rising(scene)
     if not levels:
         raise LayerError(
-            f"this method supervises the levels of a decoder, and in {scene.seen.model} no map grows again after it has "
-            "shrunk. Say where: at=['LAYER', ...], coarse to fine; list them with: deepsup layers MODEL."
+            f"this method supervises the levels of a decoder, and none was found in {scene.seen.model}: no map grows back "
+            "step by step to the sizes that it had on the way down. Say where: at=['LAYER', ...]; list them with: deepsup "
+            "layers MODEL."
         )
     return {name: name for name in levels}
 
@@ -192,16 +195,23 @@ def _said(scene: Scene, attribute: str) -> tuple[str, ...]:
 def _rising(scene: Scene) -> list[str]:
     """Of any network: the layers that end each resolution on the way back up, without the coarsest and the finest map.
 
-    The last layer that runs at a resolution belongs to the decoder, whatever ran there before, and a block ends after
-    what is inside it.
+    A resolution counts if the network had it on the way down as well: pools of a pyramid and squeezed channels are no levels.
+    Of the layers that run at one after the coarsest map, the outermost is taken: blocks, and not what is in them.
     """
     main = scene.seen.output[scene.seen.main][2:]
-    last: dict[tuple[int, ...], Layer] = {}
+    sizes: dict[tuple[int, ...], list[Layer]] = {}
     for layer in sorted(scene.seen.layers.values(), key=lambda layer: layer.order):
         if _can_be_level(layer) and layer.feature is not None and len(layer.feature.size) == len(main) >= 2:
-            last[layer.feature.size] = layer
-    sizes = sorted(last, key=math.prod)
-    rising = [last[size] for size in sizes[1:] if math.prod(size) < math.prod(main)]
+            sizes.setdefault(layer.feature.size, []).append(layer)
+    real = {size: found for size, found in sizes.items() if math.prod(size) > 1}
+    if not real:
+        return []
+    turn = real[min(real, key=math.prod)][0].order  # from here on the way goes up
+    rising = []
+    for size in sorted(real, key=math.prod)[1:]:
+        up = [layer for layer in real[size] if layer.order > turn]
+        if up and up != real[size] and math.prod(size) < math.prod(main):
+            rising.append(min(reversed(up), key=lambda layer: layer.name.count(".")))
     orders = [layer.order for layer in rising]
     return [layer.name for layer in rising] if orders == sorted(orders) else []
 
@@ -236,8 +246,10 @@ def _monai(mode: str) -> Arrange:
 
 
 def _fine_to_coarse(scene: Scene, layers: Mapping[str, str]) -> list[str]:
-    def places(name: str) -> int:
-        feature = scene.seen.layers[layers[name]].feature
-        return 0 if feature is None else math.prod(feature.size)
+    """By size; of equal ones, as in U-Net++, what runs last comes first."""
+
+    def places(name: str) -> tuple[int, int]:
+        layer = scene.seen.layers[layers[name]]
+        return (0 if layer.feature is None else math.prod(layer.feature.size), layer.order)
 
     return sorted(layers, key=places, reverse=True)

@@ -26,7 +26,7 @@ def hed(*, classes: int = 1, in_channels: int = 3, pretrained: bool = False) -> 
     relu2_2, relu3_3, relu4_3 and relu5_3 and give scores (N, classes, h, w) of their own resolution, strides 1 to 16;
     fuse. The side scores are enlarged by a fixed bilinear interpolation to the image, and `fuse`, a 1x1 convolution whose
     weights begin at 0.2, weighs the five. With several classes each class is fused from its own five scores only.
-    `model.levels` are side1 ... side5, which the paper supervises as they are; `model.stages` the layers they read. A side
+    `model.sides` are side1 ... side5, which the paper supervises as they are; `model.stages` the layers they read. A side
     of the image must be at least 16.
 
     `pretrained` takes the trunk from torchvision's VGG-16 as trained on ImageNet, as the authors began from one; it needs
@@ -64,10 +64,11 @@ class Hed(nn.Module):
         self.stages = tuple(f"relu{group}_{count}" for group, (_, count) in enumerate(GROUPS, 1))
         for side, (width, _) in enumerate(GROUPS, 1):
             self.add_module(f"side{side}", nn.Conv2d(width, classes, 1))
-        self.levels = tuple(f"side{side}" for side in range(1, SIDES + 1))
+        self.levels: tuple[str, ...] = ()  # nothing grows back step by step
+        self.sides = tuple(f"side{side}" for side in range(1, SIDES + 1))
         self.fuse = nn.Conv2d(SIDES * classes, classes, 1, groups=classes)
         initialise(self)
-        for name in self.levels:
+        for name in self.sides:
             nn.init.zeros_(self.get_parameter(f"{name}.weight"))
         nn.init.constant_(self.fuse.weight, 1 / SIDES)
 
@@ -77,7 +78,7 @@ class Hed(nn.Module):
         for name in self.trunk:
             x = self.get_submodule(name)(x)
             if name in self.stages:
-                side = self.get_submodule(self.levels[len(scores)])(x)
+                side = self.get_submodule(self.sides[len(scores)])(x)
                 scores.append(F.interpolate(side, size=image.shape[-2:], mode="bilinear", align_corners=False))
         return self.fuse(torch.stack(scores, 2).flatten(1, 2))  # type: ignore[no-any-return]  # a class's five together
 

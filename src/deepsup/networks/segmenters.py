@@ -35,6 +35,7 @@ class Segmenter(nn.Module):
         self.backbone = backbone
         self.decoder = decoder
         self.stages = tuple(f"backbone.{layer}" for layer in stages)
+        self.levels: tuple[str, ...] = ()  # the decoder has none
         self.full_size = full_size
         self.align_corners = align_corners
 

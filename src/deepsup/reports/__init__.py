@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from deepsup.reports.page import render, write_html
-from deepsup.reports.pictures import ablation_picture, gradient_figure, gradient_picture, score_picture
+from deepsup.reports.pictures import ablation_picture, gradient_figure, gradient_picture, picture, score_picture
 from deepsup.reports.read import run, runs
 from deepsup.reports.records import Run
 from deepsup.reports.summary import Evidence, evidence, judged
@@ -31,6 +31,7 @@ __all__ = [
     "gradient_picture",
     "inference_line",
     "judged",
+    "picture",
     "render",
     "run",
     "run_table",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +28,13 @@ DPI: Final = 200
 
 _NAMED: Final = 16  # layers that have room for their names under a panel
 _DASHES: Final[tuple[Any, ...]] = (":", "--", "-.", (0, (5, 1)), (0, (1, 1)))
+
+
+def picture(kind: str, path_in: str | Path, out_png: str | Path, group: str | None = None) -> Path:
+    """Draw one of `PICTURES` by its name: `gradients`, `scores` or `ablation`; raises `ConfigError` for another one."""
+    if kind not in PICTURES:
+        raise ConfigError(f"there is no picture of {kind!r}. Choose: {', '.join(PICTURES)}.")
+    return PICTURES[kind](path_in, out_png, group)
 
 
 def gradient_picture(path_in: str | Path, out_png: str | Path, group: str | None = None) -> Path:
@@ -212,6 +219,13 @@ def _ablation(panel: Axes, points: Sequence[ablations.Point], *, reference: str 
     base = next((point for point in points if point.arm == reference), None)
     if base:
         panel.plot([base.x], [base.mean], "D", color=ablations.BASE, markersize=8, zorder=4, label="baseline")
+
+
+PICTURES: Final[dict[str, Callable[[str | Path, str | Path, str | None], Path]]] = {
+    "gradients": gradient_picture,
+    "scores": score_picture,
+    "ablation": ablation_picture,
+}
 
 
 def _canvas(panels: int, *, height: float) -> tuple[Figure, list[Axes]]:

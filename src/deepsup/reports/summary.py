@@ -116,8 +116,8 @@ def finished(arm: Mapping[str, Any]) -> tuple[int, int]:
 def notes(
     stated: Mapping[str, Any] | None, compare: Mapping[str, Any], runs: Sequence[Run], *, folder: Path
 ) -> list[str]:
-    """Return what a reader must know before believing the numbers: runs not finished, files that disagree."""
-    result = []
+    """Return what a reader must know before believing the numbers: what else differs, runs not finished, files that disagree."""
+    result = [str(note) for note in compare.get("notes") or ()]
     if stated is None and not (folder / read.JOURNAL).is_file():
         result.append(
             f"There is no {read.COMPARISON} here yet, so this is a comparison under way: the numbers below come from "

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from deepsup import losses, maps, scores
 from deepsup.edges import ENSEMBLE, TARGET
+from deepsup.errors import ConfigError
 from deepsup.exits import average
 from deepsup.features import main_prediction, replaced
 from deepsup.objectives import Objective
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 Forward = Callable[[nn.Module, Any], Any]
 """What takes the place of `net(x)`."""
 
-_ELEMENTS = 2**25  # of scores at full size that are there at a time
+_ELEMENTS = 2**25  # of the scores of all outputs at full size that are there at a time
 
 
 class Answer(NamedTuple):
@@ -50,7 +51,7 @@ def with_ensemble(found: dict[str, Tensor], objective: Objective) -> dict[str, T
     """The outputs (N, C, ...) and the mean of their probabilities, unless there is one already or they do not fit."""
     alike = all(prediction.shape == found["main"].shape for prediction in found.values())
     if len(found) > 1 and ENSEMBLE not in found and alike and found["main"].ndim > 1:
-        return {**found, ENSEMBLE: average(found.values(), loss_of("main", objective))}
+        return {**found, ENSEMBLE: average(found.values(), [loss_of(name, objective) for name in found])}
     return found
 
 
@@ -74,19 +75,16 @@ def answers(
     at `size`; there is none of a single output, nor of outputs that score different numbers of classes.
     """
     main = found["main"]
-    places = math.prod(size) * main.shape[1]
+    places = math.prod(size) * main.shape[1] * len(found)
     step = max(1, _ELEMENTS // places)
     same = len(found) > 1 and ENSEMBLE not in found and all(s.shape[1] == main.shape[1] for s in found.values())
     for first in range(0, len(main), step):
-        rows, mean = slice(first, first + step), None
-        for name, raw in found.items():
-            loss = loss_of(name, objective)
-            wide = maps.enlarged(raw[rows], size, loss)
-            yield name, rows, answer(wide)
-            if same:
-                share = losses.probabilities(wide.float(), _sigmoid(wide, loss)) / len(found)
-                mean = share if mean is None else mean + share
-        if mean is not None:
+        rows = slice(first, first + step)
+        by = [loss_of(name, objective) for name in found]
+        wide = [maps.enlarged(raw[rows], size, loss) for raw, loss in zip(found.values(), by, strict=True)]
+        yield from ((name, rows, answer(scores)) for name, scores in zip(found, wide, strict=True))
+        if same:
+            mean = average([scores.float() for scores in wide], by)
             yield ENSEMBLE, rows, answer(mean.logit() if mean.shape[1] == 1 else mean.log())
 
 
@@ -99,8 +97,13 @@ def in_tiles(
     fabric: Fabric | None = None,
 ) -> Forward:
     """A forward that works tile by tile (see `tiled`) and returns what the net returns, its maps at the size of the image."""
-    loss = loss_of("main", objective)
     pick = objective.plan.main if objective.plan else ()
+
+    def sigmoid(name: str, scores: Tensor) -> bool:
+        return losses.is_sigmoid(loss_of(name, objective), scores.shape[1])
+
+    def aligned(name: str) -> bool:
+        return bool(losses.option(loss_of(name, objective), "align_corners", False))
 
     def run(net: nn.Module, x: Any) -> Any:
         last: list[Any] = []
@@ -108,15 +111,22 @@ def in_tiles(
         def scores_of(tiles: Tensor) -> dict[str, Tensor]:
             last[:] = [forward(net, tiles, fabric)]
             main, aux = last[0] if isinstance(last[0], Outputs) else (last[0], {})
-            return {"main": main_prediction(main, pick), **aux}
+            scores = {"main": main_prediction(main, pick), **aux}
+            flat = [name for name, s in scores.items() if s.ndim != scores["main"].ndim]
+            if flat:
+                raise ConfigError(
+                    f"tiles are put together from maps, and the output '{flat[0]}' is none: {tuple(scores[flat[0]].shape)}. "
+                    "Score whole images: data.tile=null."
+                )
+            return scores
 
         found = tiled(
             scores_of,
             x,
             side=side,
             stride=stride,
-            binary=losses.describe(loss).binary,
-            align_corners=bool(losses.option(loss, "align_corners", False)),
+            binary=sigmoid,
+            align_corners=aligned,
             batch_size=batch_size,
         )
         assert isinstance(found, dict)
@@ -150,8 +160,3 @@ def are_maps(found: Mapping[str, Tensor], target: Any) -> bool:
 def is_label_map(target: Any) -> bool:
     """Whether a target is label maps (N, H, W), or of volumes (N, D, H, W)."""
     return isinstance(target, Tensor) and not target.is_floating_point() and target.ndim >= 3
-
-
-def _sigmoid(wide: Tensor, loss: losses.Loss | str) -> losses.Loss | str:
-    """A loss of the user's own on a single channel can only mean a sigmoid."""
-    return "binary" if wide.shape[1] == 1 else loss

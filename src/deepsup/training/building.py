@@ -6,7 +6,7 @@ prepared.net, prepared.plan, prepared.data
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import chain, count, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -284,6 +284,15 @@ def _branch_options(config: TrainConfig, settings: configs.SuperviseConfig) -> d
     """What `plan` and the doctor are told alike about the branches."""
     names = ("method", "head", "weight", "gradient", "zero_heads")
     return {name: getattr(settings, name) for name in names} | {"epochs": config.epochs}
+
+
+def heads_of(settings: configs.SuperviseConfig, layers: Iterable[str]) -> dict[str, str]:
+    """The head that a branch would have, by layer."""
+    places = settings.at if isinstance(settings.at, dict) else {}
+    given = settings.head
+    named = {places.get(branch, branch): head for branch, head in given.items()} if isinstance(given, dict) else {}
+    default = given if isinstance(given, str) else methods.get(settings.method).head
+    return {layer: named.get(layer, default) for layer in layers}
 
 
 def _batches(config: TrainConfig, data: datasets.Dataset, *, epoch: int = 0) -> Iterator[Any]:

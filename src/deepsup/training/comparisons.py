@@ -37,8 +37,8 @@ def compare(config: ComparisonConfig, *, on_event: Callable[[Event], None] | Non
     Seed by seed, all arms of one before the next. With `config.minutes` no further seed is begun once that time is over;
     what is there is judged, `missing` lists the rest, and the next call goes on with it.
 
-    `on_event` sees first `{"kind": "rule", "rule", "runs", "finished"}`, then every journal record with its `run`,
-    and `{"kind": "done" | "failed", "run", ...}` after each. Raises `ConfigError` for a folder that holds another
+    `on_event` sees first `{"kind": "rule", "rule", "notes", "runs", "finished"}`, then every journal record with its
+    `run`, and `{"kind": "done" | "failed", "run", ...}` after each. Raises `ConfigError` for a folder that holds another
     comparison and, before anything runs, for an arm that cannot be trained; and `DeepsupError` when runs failed: the
     others are kept and judged, the failed ones start again next time, with other settings of their arm if no run of it
     has finished.
@@ -54,7 +54,8 @@ def compare(config: ComparisonConfig, *, on_event: Callable[[Event], None] | Non
         _check_arms(pending)
         stated = _state(config, folder, pending)
         done = [cell.run for cell in cells if cell not in pending]
-        tell({"kind": "rule", "rule": stated["rule"], "runs": [c.run for c in cells], "finished": done})
+        notes = stated.get("notes", [])  # not in files of earlier versions
+        tell({"kind": "rule", "rule": stated["rule"], "notes": notes, "runs": [c.run for c in cells], "finished": done})
         if stated["complete"] and not pending:
             return stated
         rounds = Rounds(pending, minutes=config.minutes)

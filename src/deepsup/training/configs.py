@@ -111,7 +111,7 @@ class OptimizerConfig(Settings):
     head_weight_decay: float | None = Field(default=None, ge=0)
     """Weight decay of the heads; null is `weight_decay`."""
     schedule: Weight = "constant(1)"
-    """A number or a schedule that multiplies the learning rate over the training: `cosine(1, 0)`."""
+    """A number or a schedule that multiplies the learning rate, step by step: `cosine(1, 0)`, or PSPNet's `poly(1, 0)`."""
 
     @property
     def rate(self) -> float:
@@ -178,7 +178,9 @@ class TrainConfig(Settings):
     name: str = "run"
     """What the run is called in displays and reports."""
     model: str = "deepsup:plain-12"
-    """Which network: `deepsup:NAME` (`deepsup.networks.names()`), `timm:NAME`, `torchvision:NAME` or `package.module:factory`."""
+    """Which network: `deepsup:NAME` (`deepsup.networks.names()`), `timm:NAME`, `torchvision:NAME` or
+    `package.module:factory`. That predict maps: `deepsup:pspnet`, `c1`, `ppm`, `unet`, `unetpp`, `hed`, and `smp:NAME`
+    of segmentation-models-pytorch (`smp:Unet`)."""
     model_options: dict[str, Any] = Field(default={})
     """Arguments for the network's constructor: `{pretrained: true}`."""
     data: DataConfig = DataConfig()

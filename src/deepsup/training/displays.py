@@ -51,6 +51,8 @@ class Display:
             self._live.start()  # with the first event: where nothing is left to do, nothing is shown
         if event["kind"] == "rule":
             self.rule = event["rule"]
+            for note in event.get("notes", ()):
+                self.console.print(f"note: {note}", style="yellow", markup=False, highlight=False)
             self.before = len(event["finished"])
             self.runs = {run: {"state": "done" if run in event["finished"] else "waits"} for run in event["runs"]}
         else:

@@ -111,6 +111,19 @@ def summed(fabric: Fabric, values: Tensor) -> Tensor:
     return total
 
 
+def share_buffers(fabric: Fabric, net: nn.Module) -> None:
+    """Give every process the first one's buffers, as the next training forward would, and as they are saved.
+
+    Since the last one each process has gone on with its own batch, and has its own running means of normalisation.
+    """
+    if fabric.world_size == 1:
+        return
+    for buffer in net.buffers():
+        first = buffer.contiguous()
+        torch.distributed.broadcast(first, 0)
+        buffer.copy_(first)
+
+
 def gathered(fabric: Fabric, value: Any) -> list[Any]:
     """One plain value of each process, in the order of the ranks."""
     if fabric.world_size == 1:

@@ -19,7 +19,7 @@ from deepsup.supervised import Supervised, supervising
 
 from .answers import Forward as Forward
 from .answers import answers, are_maps, classes_in, ignored, is_label_map, predictions, with_ensemble
-from .engines import forward, gathered
+from .engines import forward, gathered, share_buffers
 from .feeds import Batches, Feed, feed, samples_in
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ def evaluate(
     Targets that are label maps (N, H, W) are scored place by place, predictions enlarged to their size, by `metric`:
     "mean IoU" or another of `deepsup.scores.offered`. Of other class indices the score is the accuracy over all with a
     label of 0 or more; other targets have none. The loss of an output is the mean over all labelled samples or places,
-    that of a term between outputs the mean over samples. With `fabric` each process scores its own batches, and all get
-    the scores over all of them. `run` takes the place of `net(x)`, such as one that works in tiles.
+    that of a term between outputs the mean over samples. With `fabric` each process scores its own batches, with the first
+    one's buffers, and all get the scores over all of them. `run` takes the place of `net(x)`, such as one that works in tiles.
 
     Raises `ConfigError` for a metric that these targets do not have, `ClassCountError` for a label without a class.
     """
@@ -78,6 +78,8 @@ def evaluate(
     device = fabric.device if fabric else next((p.device for p in net.parameters()), torch.device("cpu"))
     sums = _Sums(objective, metric)
     with torch.no_grad(), evaluating(net):
+        if fabric:
+            share_buffers(fabric, net)
         for x, y in feed(data, batch_size, shuffle=False, device=device).epoch(0):
             x, y = (v.to(device) if isinstance(v, Tensor) else v for v in (x, y))
             sums.add(run(net, x) if run else forward(net, x, fabric), y, progress=progress)
@@ -145,6 +147,7 @@ class _Sums:
         """How many samples, or places, have a label; None where a target has no class indices."""
         if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex() or not y.ndim:
             return None
+        y = y.long()  # -100 is 156 in a byte
         return ((y >= 0) & (y != self._ignored)).sum()
 
     def _add_maps(self, found: dict[str, Tensor], y: Tensor) -> None:

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from deepsup import losses, methods
 from deepsup.edges import INPUT
 from deepsup.plans import Plan
 from deepsup.weights import load_weights
 
 from . import runs, verdicts
 from .arms import varied
-from .configs import Cell, ComparisonConfig
+from .configs import Cell, ComparisonConfig, Config, TrainConfig
 from .journals import Record, environment, final_score, output_scores, read
 
 FORMAT = 1
@@ -46,6 +47,7 @@ def announce(config: ComparisonConfig) -> dict[str, Any]:
         ),
         "metric": config.score_name,
         **_vary(config),
+        "notes": notes(config),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "environment": environment(),
         "complete": False,
@@ -60,6 +62,36 @@ def _vary(config: ComparisonConfig) -> dict[str, Any]:
         return {}
     found = varied(config.vary)
     return {"vary": {"key": found.key, "values": found.values}}
+
+
+def notes(config: Config) -> list[str]:
+    """What differs between arms besides their branches: the main output's loss, where methods bring their own."""
+    if isinstance(config, TrainConfig):
+        return []
+    cells = [cell for cell in config.expand() if cell.seed == config.seeds[0]]
+    found: dict[str, list[str]] = {}
+    for group in config.groups:
+        arms: dict[str, list[str]] = {}
+        for cell in cells:
+            if cell.group == group and (loss := _loss_of_method(cell.config)):
+                arms.setdefault(loss, []).append(cell.arm)
+        if len(arms) > 1:
+            found.setdefault("; ".join(f"{', '.join(a)}: {loss}" for loss, a in arms.items()), []).append(group)
+    said = []
+    for told, groups in found.items():
+        where = "" if len(groups) == len(config.groups) else f" of {', '.join(groups)}"
+        said.append(
+            f"The main output's loss differs between the arms{where} ({told}), and a difference in score may come from that. "
+            "Set base.loss to give all of them the same."
+        )
+    return said
+
+
+def _loss_of_method(config: TrainConfig) -> str | None:
+    """The main output's loss as the method has it; None where it is the point: set by hand, or the control's."""
+    method = methods.get(config.supervise.method if config.supervise else "none")
+    meant = config.loss is not None or method.name.partition("(")[0] == "label-smoothing"
+    return None if meant else losses.show(method.main_loss)
 
 
 def _epochs_of(config: ComparisonConfig, cells: list[Cell]) -> str:

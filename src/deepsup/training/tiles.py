@@ -24,8 +24,8 @@ def tiled(
     *,
     side: int | Sequence[int],
     stride: int | Sequence[int] | None = None,
-    binary: bool = False,
-    align_corners: bool = False,
+    binary: bool | Callable[[str, Tensor], bool] = False,
+    align_corners: bool | Callable[[str], bool] = False,
     batch_size: int = 16,
 ) -> Tensor | dict[str, Tensor]:
     """Scores of whole images from overlapping tiles: probabilities are averaged wherever tiles overlap.
@@ -39,7 +39,8 @@ def tiled(
     with zeros, at the end of each dimension, and what was filled up is cut off again.
 
     Returns `(N, K, *spatial)` float32 for a tensor, a dict for names: logarithms of the averaged softmax, so that the
-    softmax of the result is the average; with `binary` the logits of the averaged sigmoid. Raises ConfigError for sizes
+    softmax of the result is the average; with `binary` the logits of the averaged sigmoid. Both options may be functions of
+    an output's name, `binary` also of its scores. Raises ConfigError for sizes
     that are not possible, OutputError when `forward` does not return scores.
     """
     spatial = x.shape[2:]
@@ -64,9 +65,10 @@ def tiled(
         found = forward(torch.stack([x[window] for window in windows]))
         named = isinstance(found, Mapping)
         for name, scores in _by_name(found).items():
-            scores = _enlarged(scores, len(places), sides, align_corners)
+            aligned = align_corners(name) if callable(align_corners) else align_corners
+            scores = _enlarged(scores, len(places), sides, aligned)
             if name not in sums:
-                sums[name] = _Sum(x, scores, binary=binary)
+                sums[name] = _Sum(x, scores, binary=binary(name, scores) if callable(binary) else binary)
             sums[name].add(scores, windows)
     inner = (slice(None), slice(None), *(slice(size) for size in spatial))
     results = {name: total.scores()[inner] for name, total in sums.items()}
