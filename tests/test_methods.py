@@ -568,7 +568,7 @@ def test_methods_that_place_themselves_can_be_placed_by_the_user() -> None:
 
 def test_a_model_without_stages_is_told_to_say_where() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 4))
-    with pytest.raises(LayerError, match=r"has none: its activations keep their size. Say where: at="):
+    with pytest.raises(LayerError, match=r"has none: the activations on its way keep their size. Say where: at="):
         ds.plan(model, torch.randn(2, 12), method="byot")
 
 

@@ -298,7 +298,7 @@ def test_a_lazy_head_of_the_users_is_refused_or_left_lazy() -> None:
         {"at": "layer1", "classes": 7},
         {"at": "layer1", "weight": {"x": 1}},
         {"at": "layer1", "weight": "lineal(1, 0)"},
-        {"at": "layer1", "loss": "dice"},
+        {"at": "layer1", "loss": "mystery"},
         {"at": "layer1", "main": "logits"},
         {"at": "layer1", "method": "dsnn"},
         {"at": "layer1.0.relu"},
@@ -357,11 +357,12 @@ def test_a_branch_with_a_loss_of_its_own_may_predict_anything() -> None:
     assert plan.branches[0].loss is F.mse_loss
 
 
-def test_a_map_of_another_size_than_the_models_is_refused_when_planning() -> None:
+def test_a_map_of_another_size_than_the_models_needs_a_loss_that_resizes() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, CLASSES, 1))
     assert ds.plan(model, images(), "0", head=dense(CLASSES, 16, 16))
+    assert ds.plan(model, images(), "0", head=dense(CLASSES, 4, 4))  # cross_entropy brings sizes together
     with pytest.raises(HeadError, match=r"predicts \(5, 4, 4\) a sample, the model itself \(5, 16, 16\)"):
-        ds.plan(model, images(), "0", head=dense(CLASSES, 4, 4))
+        ds.plan(model, images(), "0", head=dense(CLASSES, 4, 4), loss="squared_hinge")
 
 
 @pytest.mark.parametrize(("at", "head"), [("conv1", "token"), ("conv1", "pol"), ("fc", "cnds")])

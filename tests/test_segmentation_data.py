@@ -154,6 +154,7 @@ class TestDrive:
             datasets.load("drive", root=tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore::deepsup.datasets.AbsentClassWarning")  # a few of 150 classes
 class TestAde20k:
     def test_zero_is_void_and_the_rest_moves_down(self, tmp_path: Path) -> None:
         train, validation = maps("ade20k", write_ade20k(tmp_path / "ADEChallengeData2016").parent)
@@ -172,6 +173,7 @@ class TestAde20k:
             datasets.load("ade20k", root=tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore::deepsup.datasets.AbsentClassWarning")
 class TestCityscapes:
     @pytest.mark.parametrize("kinds", [["labelIds"], ["labelTrainIds"], ["labelIds", "labelTrainIds"]])
     def test_nineteen_classes_whatever_the_numbers(self, tmp_path: Path, kinds: list[str]) -> None:
@@ -201,7 +203,8 @@ COLOURS = np.array([[0, 0, 0], [250, 10, 20], [1, 2, 3]], np.uint8)
 class TestPairs:
     def test_classes_are_counted(self, tmp_path: Path) -> None:
         stored = lambda mask: swapped(mask, {1: 255})  # noqa: E731
-        train, _ = maps("pairs", write_pairs(tmp_path, stored=stored))
+        with pytest.warns(datasets.AbsentClassWarning, match="^class '1' occurs in no training mask; 33.3 % of the pix"):
+            train, _ = maps("pairs", write_pairs(tmp_path, stored=stored))
         assert (train.class_names, train.names) == (("0", "1", "2"), ("0", "1", "2"))
         assert torch.equal(train.item(2)[1], as_labels(blocks(2), {0: 0, 2: 2}))
 
@@ -317,6 +320,43 @@ class TestPairs:
     def test_one_label_alone(self, tmp_path: Path) -> None:
         with pytest.raises(DatasetError, match="hold one label alone"):
             datasets.load("pairs", root=write_pairs(tmp_path, mask=lambda n: blocks(n, labels=(0,))))
+
+    def test_two_classes_saved_as_black_and_white_would_leave_white_out(self, tmp_path: Path) -> None:
+        root = write_pairs(
+            tmp_path, mask=lambda n: blocks(n, labels=(0, 1)), stored=lambda mask: mask * 255, classes="bg\nfg\n"
+        )
+        share = np.mean([np.mean(blocks(n, labels=(0, 1)) == 1) for n in range(3)])
+        with pytest.raises(
+            DatasetError,
+            match=rf"^class 'fg' occurs in no training mask; {100 * share:.3g} % of the pixels are void.*"
+            "255 is void: if .* 'bg 0 0 0' and 'fg 255 255 255'",
+        ):
+            datasets.load("pairs", root=root)
+        (root / "classes.txt").write_text("bg 0 0 0\nfg 255 255 255\n")
+        assert torch.equal(maps("pairs", root)[0].item(0)[1], torch.from_numpy(blocks(0, labels=(0, 1))).long())
+
+    @pytest.mark.parametrize(("part", "message"), [("train", "nothing to learn"), ("val", "nothing can be scored")])
+    def test_masks_in_which_nothing_counts(self, tmp_path: Path, part: str, message: str) -> None:
+        root = write_pairs(tmp_path)
+        for path in (root / part / "masks").iterdir():
+            save(path, np.full(SHAPE, 255, np.uint8))
+        told = {"train": "the 3 training masks", "val": "the 2 validation masks"}[part]
+        with pytest.raises(DatasetError, match=f"^no pixel of {told} counts: all of them are void, so .*{message}"):
+            datasets.load("pairs", root=root)
+
+    def test_one_class_of_three_in_the_training_masks(self, tmp_path: Path) -> None:
+        root = write_pairs(tmp_path, classes="a\nb\nc")
+        for path in (root / "train" / "masks").iterdir():
+            save(path, np.full(SHAPE, 1, np.uint8))
+        with pytest.raises(DatasetError, match="^classes 'a', 'c' occur in no training mask. With one class alone"):
+            datasets.load("pairs", root=root)
+
+    def test_a_class_that_no_training_mask_has_is_warned_of_here(self, tmp_path: Path) -> None:
+        root = write_pairs(tmp_path, classes="a\nb\nc\nd")
+        with pytest.warns(datasets.AbsentClassWarning, match="^class 'd' occurs in no training mask.$") as warned:
+            datasets.load("pairs", root=root)
+        assert [w.filename for w in warned] == [__file__]
+        datasets.load("pairs", root=root, limit=2)  # of some images on request one cannot ask for all classes
 
     def test_needs_a_root_with_both_parts(self, tmp_path: Path) -> None:
         with pytest.raises(DatasetError, match="'pairs' needs root="):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import deepsup as ds
 from deepsup import losses, targets
-from deepsup.errors import ConfigError, LayerError
+from deepsup.errors import ConfigError, HeadError, LayerError
 from deepsup.maps import alike, enlarged
 from deepsup.taps import remove_taps
 from deepsup.targets import LostClassesWarning
@@ -234,6 +234,15 @@ def test_binary_maps_of_one_channel() -> None:
     on = y != VOID
     main = F.binary_cross_entropy_with_logits(model(x)[:, 0][on], y[on].float())
     assert torch.allclose(terms.parts["main"], main, rtol=1e-4)
+
+
+def test_one_channel_is_for_losses_with_a_sigmoid() -> None:
+    x, _ = maps(2)
+    note = "the model gives one channel, over which a softmax is always 1: for two classes use main_loss='binary'"
+    assert note in ds.plan(TinySegmenter(1), x, method="pspnet").notes
+    assert not ds.plan(TinySegmenter(1), x, method="pspnet", main_loss="binary").notes
+    with pytest.raises(HeadError, match="'balanced' tells two classes apart by one score a place, and the output has 5"):
+        ds.plan(TinySegmenter(), x, "layer2", method="pspnet", main_loss="balanced")
 
 
 def test_a_main_loss_is_that_of_branches_that_had_the_same() -> None:

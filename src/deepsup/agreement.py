@@ -47,8 +47,18 @@ def check_output(
     if not same_scores(shape, main, resizes=losses.describe(loss).resizes):
         raise (ClassCountError if layer == INPUT else HeadError)(  # a peer is a model, and no head
             f"the head of branch '{name}' predicts {shape[1:]} a sample, the model itself {main[1:]}, and both meet one "
-            f"target. Give the branch a head with output {main[1:]}, or a loss= of its own."
+            f"target. {_remedy(shape, main, loss)}"
         )
+    losses.check_channels(loss, shape[1])
+
+
+def _remedy(shape: tuple[int, ...], main: tuple[int, ...], loss: str) -> str:
+    if len(main) == 2:
+        return f"Give the branch a head with output {main[1:]}, or a loss= of its own."
+    if same_scores(shape, main):
+        able = ", ".join(name for name, kind in losses.KINDS.items() if kind.resizes)
+        return f"Loss {loss} does not bring maps of two sizes together; these do: {able}."
+    return "Give the branch a head that gives a map of as many classes, of any size: fcn, c1, conv1x1; or a loss= of its own."
 
 
 def zeros(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -21,6 +22,7 @@ from .stripping import verify as verify_certificate
 from .traces import trace
 from .training import building, comparisons, configs, predicting, runs, summaries
 from .training.displays import Display
+from .training.preflight import TrapWarning
 from .weights import load_weights
 
 app = typer.Typer(
@@ -359,7 +361,7 @@ def _dry_run(config: configs.TrainConfig) -> None:
     _print_lines(str(prepared.plan).splitlines())
     batches = prepared.data.train.n_batches(config.data.batch_size)
     console.print(
-        f"{prepared.epochs} epochs of {batches} batches of {config.data.batch_size}, into {config.output}",
+        f"{prepared.epochs} epoch{'s' * (prepared.epochs != 1)} of {batches} batches of {config.data.batch_size}, into {config.output}",
         highlight=False,
     )
 
@@ -369,8 +371,15 @@ def _print_lines(lines: Iterable[str]) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
+def _warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> str:
+    """A warning as one line, without a line of source code."""
+    return f"{category.__name__}: {message}\n"
+
+
 def run() -> NoReturn:
     """The `deepsup` command: named errors are printed without a traceback, with exit status 1."""
+    warnings.formatwarning = _warning
+    warnings.simplefilter("ignore", TrapWarning)  # the display shows all that the doctor finds
     sys.path.insert(0, "")  # `package.module:factory` may lie in the current folder, as for `python -m`
     try:
         app()

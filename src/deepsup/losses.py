@@ -321,6 +321,15 @@ def check_target(loss: str | Loss, scores: Tensor, target: Tensor) -> None:
     check_labels(2 if one else scores.shape[1], target, option(loss, "ignore_index", IGNORE))
 
 
+def check_channels(loss: str | Loss, channels: int) -> None:
+    """Raise `HeadError` where a loss cannot read scores of so many channels."""
+    if show(loss).partition("(")[0] == "balanced" and channels != 1:
+        raise HeadError(
+            f"loss 'balanced' tells two classes apart by one score a place, and the output has {channels} channels. Give it one "
+            "channel, or use binary or cross_entropy."
+        )
+
+
 def probabilities(scores: Tensor, loss: str | Loss = "cross_entropy") -> Tensor:
     """Of raw scores (N, C, ...) what the loss takes them for: their softmax over axis 1, or their sigmoid."""
     return scores.sigmoid() if is_sigmoid(loss, scores.shape[1]) else scores.softmax(1)

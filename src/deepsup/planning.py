@@ -97,6 +97,7 @@ def plan(
         for name, layer in layers.items()
     ]
     branches, edges = _agreed(preset, priced, seen)
+    losses.check_channels(preset.main_loss, seen.classes)
     return Plan(
         model=seen.model,
         method=preset.name,
@@ -107,7 +108,11 @@ def plan(
         fingerprint=fingerprint(model),
         params=seen.params,
         flops=seen.flops,
-        notes=(*_notes(seen, branches, layers), *_departures(preset, wanted, branches)),
+        notes=(
+            *_notes(seen, branches, layers),
+            *_departures(preset, wanted, branches),
+            *_one_channel(seen, preset.main_loss),
+        ),
         main_loss=preset.main_loss,
         main_weight=preset.main_weight(len(branches)) if preset.main_weight and weight is None else 1.0,
         edges=edges,
@@ -365,6 +370,12 @@ def _departures(
         published = wanted[b.name].head
         if preset.places is not None and b.layer != INPUT and published != heads.AUTO and b.head != published:
             yield f"branch '{b.name}' has the head {heads.show(b.head)}; method '{preset.name}' has {published}"
+
+
+def _one_channel(seen: Trace, loss: str | losses.Loss) -> Iterable[str]:
+    """A softmax over one channel is always 1; the loss may yet be given to the objective, so this is no error."""
+    if seen.classes == 1 and is_map(seen.output[seen.main]) and losses.show(loss).startswith("cross_entropy"):
+        yield "the model gives one channel, over which a softmax is always 1: for two classes use main_loss='binary'"
 
 
 def _notes(seen: Trace, branches: Iterable[Branch], layers: Mapping[str, Layer]) -> Iterable[str]:

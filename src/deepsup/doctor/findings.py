@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 from ..errors import (
@@ -361,8 +361,15 @@ class Diagnosis:
 
 
 def diagnosis(found: list[Finding], checked: str) -> Diagnosis:
-    """The findings without repetitions, errors first, else in the order in which they were found."""
-    return Diagnosis(tuple(sorted(dict.fromkeys(found), key=lambda f: f.severity != ERROR)), checked)
+    """The findings without repetitions, errors first, else in the order in which they were found.
+
+    What is found of several outputs in the very same words is one finding, of all of them.
+    """
+    places: dict[Finding, dict[str, None]] = {}
+    for f in found:
+        places.setdefault(replace(f, where=""), {})[f.where] = None
+    joined = [replace(f, where=", ".join(where)) for f, where in places.items()]
+    return Diagnosis(tuple(sorted(joined, key=lambda f: f.severity != ERROR)), checked)
 
 
 def finding(code: str, where: str, what: str, *, fix: str = "", why: str = "", severity: str = "") -> Finding:

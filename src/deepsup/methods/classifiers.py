@@ -251,7 +251,7 @@ def all_stages(scene: Scene) -> list[str]:
     if len(found) < 2:
         raise LayerError(
             f"this method places its branches after the stages of a network, and {scene.seen.model} has "
-            f"{'none' if not found else 'only one'}: its activations keep their size. Say where: at=['33%', '66%']."
+            f"{'none' if not found else 'only one'}: the activations on its way keep their size. Say where: at=['33%', '66%']."
         )
     return found
 

@@ -73,7 +73,8 @@ def nnunet() -> Method:
         formula="L = sum_i w_i (Dice + CE)_i,  w_i = 2^-i / sum_j 2^-j, main is i = 0; the coarsest level has none",
         source="nnU-Net (Isensee et al. 2021), nnUNetTrainer of nnunetv2",
         deviations="a level of weight 0 (nnU-Net's coarsest; 1e-6 under DDP) is no branch here, unless it is the only one; "
-        "nnU-Net leaves the background out of Dice, ours counts every class that the batch has. With weight= of your own, main's is 1",
+        "nnU-Net leaves the background out of Dice, ours counts every class that the batch has. With weight= of your own, "
+        "main's is 1",
         head="conv1x1",
         loss=loss,
         main_loss=loss,

@@ -182,7 +182,7 @@ class TrainConfig(Settings):
     `package.module:factory`. That predict maps: `deepsup:pspnet`, `c1`, `ppm`, `unet`, `unetpp`, `hed`, and `smp:NAME`
     of segmentation-models-pytorch (`smp:Unet`)."""
     model_options: dict[str, Any] = Field(default={})
-    """Arguments for the network's constructor: `{pretrained: true}`."""
+    """Arguments for the network's constructor: `{pretrained: true}`; null clears those of a file."""
     data: DataConfig = DataConfig()
     supervise: SuperviseConfig | None = None
     loss: str | None = None
@@ -209,6 +209,11 @@ class TrainConfig(Settings):
         if isinstance(data, Mapping) and not data.get("output"):
             return {**data, "output": f"runs/{data.get('name', 'run')}"}
         return data
+
+    @field_validator("model_options", mode="before")
+    @classmethod
+    def _null_is_no_option(cls, value: Any) -> Any:
+        return {} if value is None else value
 
     @property
     def score_name(self) -> str:

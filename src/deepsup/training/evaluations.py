@@ -148,7 +148,8 @@ class _Sums:
         if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex() or not y.ndim:
             return None
         y = y.long()  # -100 is 156 in a byte
-        return ((y >= 0) & (y != self._ignored)).sum()
+        counted: Tensor = ((y >= 0) & (y != self._ignored)).sum()
+        return counted
 
     def _add_maps(self, found: dict[str, Tensor], y: Tensor) -> None:
         check_metric(self._metric, maps=True, classes=classes_in(found["main"]))

@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from deepsup import doctor
+from deepsup.callers import outside
 from deepsup.doctor.findings import ERROR, Diagnosis
 from deepsup.objectives import Objective
 
@@ -18,6 +19,10 @@ from .feeds import Batch, Feed, SplitFeed
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+
+class TrapWarning(UserWarning):
+    """What the doctor found would spoil the training that begins now."""
 
 
 def first_batch(train: Feed, fabric: Fabric) -> Batch | None:
@@ -44,5 +49,5 @@ def examine(
     found = doctor.diagnose(net, x, y, objective=objective, optimizer=optimizer, batch_sizes=batch_sizes)
     for finding in found.findings:
         if finding.severity == ERROR:
-            warnings.warn(f"the doctor found a trap: {finding}", stacklevel=2)
+            warnings.warn(f"the doctor found a trap: {finding}", TrapWarning, stacklevel=outside())
     return found
