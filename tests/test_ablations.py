@@ -103,6 +103,17 @@ def test_what_is_no_ablation_or_has_one_value_has_no_figure(compare: dict[str, A
     assert ablation(compare | {"vary": None}) is None
 
 
+def test_two_seeds_have_no_interval(compare: dict[str, Any]) -> None:
+    (group,) = compare["groups"]
+    arms = {arm: {**told, "final": told["final"][:2]} for arm, told in group["arms"].items()}
+    few = compare | {"groups": [{**group, "arms": arms}]}
+    assert all(math.isnan(p.low) and math.isnan(p.high) and len(p.scores) == 2 for p in points(few, few["groups"][0]))
+    figure = ablation(few)
+    assert figure is not None
+    assert not [trace for trace in figure["data"] if trace.get("fill") == "toself"]
+    assert len(traces(figure, "one seed")[0]["x"]) == 2 * len(WEIGHTS)
+
+
 def test_the_axis_shows_all_seeds_and_not_all_of_a_wide_interval() -> None:
     wide = Point("a", 1.0, (0.5, 0.51), 0.505, 0.44, 0.57)
     assert ablations.span([wide]) == pytest.approx((0.49, 0.52))

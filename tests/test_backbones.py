@@ -296,8 +296,13 @@ class Reflecting(nn.Sequential):
             r"stride 16: features.transition3.pool \(AvgPool2d\) would shrink",
         ),
         ("timm:resnet26d", {"output_stride": 8}, r"layer3.0.downsample.0 \(AvgPool2d\).*backbone_options={'output_stride': 8}"),
-        ("timm:hrnet_w18_small", {"output_stride": 8}, "dilated to output_stride=8, backbone.*cannot.*output_stride=32"),
-        ("timm:vit_tiny_patch16_224", {"output_stride": 8}, "dilated to output_stride=8.*Ask for output_stride=16"),
+        ("timm:hrnet_w18_small", {"output_stride": 8}, "at stride 32 and has none at output_stride=8.*for output_stride=32"),
+        (
+            "timm:vit_tiny_patch16_224",
+            {"output_stride": 8},
+            "has none at output_stride=8: dilated for that, it does not run any more. Choose a convolutional backbone of one "
+            r"path \(timm:resnet50, ...\), or ask for output_stride=16.$",
+        ),
         ("timm:resnet18", {"output_stride": "8"}, "output_stride='8' must be"),
     ],
 )  # fmt: skip

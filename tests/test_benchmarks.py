@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,32 @@ def test_the_methods_in_the_log_are_the_committed_ones(name: str) -> None:
             assert told[arm][1] == f"{100 * judged['mean_difference']:+.1f}"
             assert told[arm][2] == f"{100 * judged['ci_low']:+.1f} to {100 * judged['ci_high']:+.1f}"
             assert told[arm][3] == judged["verdict"]
+
+
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [("drive-unet", ["ROC-AUC", "F1", "Jaccard"]), ("camvid-weights", ["mean IoU", "pixel accuracy"])],
+)
+def test_the_maps_in_the_log_are_the_committed_ones(name: str, columns: list[str]) -> None:
+    result = json.loads((ROOT / f"benchmarks/results/{name}/compare.json").read_text())
+    assert result["complete"]
+    section = (ROOT / "docs/log.md").read_text().partition(f"benchmarks/results/{name}`")[2].partition("\n## ")[0]
+    told = [[c.strip() for c in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("| ")]
+    assert told[0][2 : 2 + len(columns)] == [f"{column}, %" for column in columns]
+    arms = [(group, arm) for group in result["groups"] for arm in group["arms"]]
+    assert [(row[0], row[1]) for row in told[1:]] == [(group["name"], arm) for group, arm in arms]
+    for (group, arm), row in zip(arms, told[1:], strict=True):
+        runs = group["arms"][arm]["runs"]
+        journals = [(ROOT / f"benchmarks/results/{name}/{run}/journal.jsonl").read_text().splitlines() for run in runs]
+        assert [json.loads(lines[-1])["score"] for lines in journals] == group["arms"][arm]["final"]
+        epochs = [[json.loads(line) for line in lines if '"kind": "epoch"' in line][-1] for lines in journals]
+        for place, column in enumerate(columns):
+            values = [100 * epoch["validation"]["scores"]["main"][column] for epoch in epochs]
+            assert row[2 + place] == f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+        if (judged := group["verdicts"].get(arm)) is not None:
+            assert row[-3] == f"{100 * judged['mean_difference']:+.2f}"
+            assert row[-2] == f"{100 * judged['ci_low']:+.2f} to {100 * judged['ci_high']:+.2f}"
+            assert row[-1] == judged["verdict"]
 
 
 def test_the_readme_says_what_helped() -> None:

@@ -50,6 +50,8 @@ def test_a_name_and_its_options_are_read(text: str, found: tuple[str, dict[str, 
     [
         ("plan", "no method is called 'plan'. Closest: plain. Methods: plain, rich, two-words."),
         ("two_words(width=3)", "no method is called 'two_words(width=3)'. Closest: two-words. Methods: plain,"),
+        ("Two Words", "no method is called 'Two Words'. Closest: two-words. Methods: plain,"),
+        ("ramp", "no method is called 'ramp'. Methods: plain, rich, two-words."),
         ("qqq", "no method is called 'qqq'. Methods: plain, rich, two-words."),
         ("", "no method is called ''. Methods:"),
         ("rich(", "no method is called 'rich('. Closest: rich. Methods:"),

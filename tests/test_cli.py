@@ -175,7 +175,7 @@ def test_train_strip_verify_and_report(tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = [*QUICK, "supervise.at=[relu2]", f"output={run}"]
     text = call("train", *words)
-    assert "finished, 1 epochs" in text
+    assert "finished, 1 epoch " in text
     assert "finished already" in call("train", *words)
     text = call("strip", str(run), "--verify", "--out", str(tmp_path / "plain.safetensors"))
     assert "no hook left, outputs identical" in text
@@ -194,7 +194,7 @@ def test_train_strip_verify_and_report(tmp_path: Path) -> None:
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path) -> None:
     text = call("train", *QUICK, "supervise.at=[relu2]", f"output={tmp_path / 'run'}", "--dry-run")
     assert "1 branch by method 'aux'" in text
-    assert "1 epochs of 2 batches of 32" in text
+    assert "1 epoch of 2 batches of 32" in text
     text = call("compare", str(ROOT / "examples/digits-comparison.yaml"), f"output={tmp_path / 'run'}", "--dry-run")
     assert text.count("3 branches by method 'aux'") == 2
     assert list(tmp_path.iterdir()) == []

@@ -287,8 +287,12 @@ def test_what_else_differs_is_said_before_anything_runs_and_with_the_result(tmp_
     shown = Console(file=io.StringIO(), width=300)
     with Display(shown) as display:
         display.see(events[0])
-    shown.print(*screens.comparison(summaries.summarise(described, stated)))
-    assert shown.file.getvalue().count(f"note: {note}") == 2  # type: ignore[attr-defined]
+    result = summaries.summarise(described, stated)
+    shown.print(*screens.comparison(result))
+    assert "no evidence (losses differ). no pair of runs has finished" in shown.file.getvalue()  # type: ignore[attr-defined]
+    same = summaries.summarise(several(tmp_path), stated)
+    assert "losses differ" not in " ".join(reports.verdict_lines(same))
+    assert shown.file.getvalue().count(f"note: {note}") == 1  # type: ignore[attr-defined]
 
 
 def test_time_that_is_over_stops_no_seed_that_has_begun(monkeypatch: pytest.MonkeyPatch):

@@ -95,11 +95,11 @@ def test_runs_without_an_end_and_whole_peers_have_their_place(demo: Path) -> Non
 
 DEPTHS = """
  accuracy %
- at depth         23 %  46 %  69 %  main  all together
- ─────────────────────────────────────────────────────
+ at depth         23 %  46 %  69 %  main  ensemble
+ ─────────────────────────────────────────────────
  none                                4.0
  label-smoothing                     4.4
- aux              38.9  41.8  44.8  48.7          49.1
+ aux              38.9  41.8  44.8  48.7      49.1
 """
 
 VERDICTS = """
@@ -128,7 +128,7 @@ def test_branches_at_many_depths_are_listed_in_a_cell() -> None:
     text = " ".join(shown(reports.depth_table(compare), width=120).split())
     assert "aux 10 %: 10.0, 20 %: 20.0," in text
     assert text.endswith("80 %: 80.0 90.0 plain")
-    assert "all together" not in text
+    assert "ensemble" not in text
     assert (
         reports.depth_table({"groups": [{"name": "g", "arms": {"plain": {"outputs": {"main": outputs["main"]}}}}]})
         is None

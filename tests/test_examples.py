@@ -13,6 +13,7 @@ import pytest
 from deepsup.training import building, configs
 
 from .tiny_images import write_pets
+from .tiny_layouts import blocks, write_pairs
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))
@@ -61,3 +62,16 @@ def test_the_folder_run_can_be_set_up(tmp_path: Path):
     prepared = building.prepare(config)
     assert prepared.plan.names == ("layer2", "layer3")
     assert prepared.data.class_names == ("cat", "dog")
+
+
+def test_the_run_on_pairs_can_be_set_up(tmp_path: Path):
+    root = write_pairs(tmp_path, mask=lambda n: blocks(n, shape=(64, 64)), classes="sky\nroad\ntree")
+    config = configs.load(EXAMPLES / "pairs.yaml", [f"data.root={root}", "model_options.widths=[4, 8, 8, 8, 8]"])
+    assert isinstance(config, configs.TrainConfig)
+    assert {found.severity for found in building.diagnose(config)[""].findings} <= {"warning"}
+    prepared = building.prepare(config)
+    assert prepared.plan.method.startswith("nnunet")
+    assert prepared.data.class_names == ("sky", "road", "tree")
+    text = (EXAMPLES / "pairs.yaml").read_text("utf-8")
+    assert re.findall(r"^#   deepsup (\w+) ", text, flags=re.M) == ["doctor", "train", "predict"]
+    assert config.output == "runs/pairs"

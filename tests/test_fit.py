@@ -641,7 +641,7 @@ def test_an_optimiser_made_before_attach_is_refused():
 
 def test_a_result_prints_in_one_line(tmp_path: Path):
     result = ds.fit(supervised_net(), some_batches, validation=some_batches, epochs=1, folder=tmp_path)
-    assert str(result).startswith("1 epochs, 1 steps in ")
+    assert str(result).startswith("1 epoch, 1 step in ")
     assert "\n" not in str(result)
 
 

@@ -88,12 +88,14 @@ def test_pictures_show_what_the_files_hold(one: Path) -> None:
     assert errors.shape == image.shape
     wrong = (errors == overlays.LEGEND["wrong"]).all(axis=2)
     assert (wrong == ((said != truth) & (truth != 255))).all()  # exact, although the picture has few colours
-    assert (errors[truth == 255] == 0).all()
+    void = overlays.hatched(np.zeros_like(image), truth)[truth == 255]
+    assert set(map(tuple, void.tolist())) == set(overlays.HATCH)
+    assert (errors[truth == 255] == void).all()
     palette = overlays.palette(5)
     for picture, drawn in (
         (given.pictures[0], image),
-        (given.pictures[1], overlays.overlay(image, truth, palette, alpha=0.7)),
-        (main.pictures[0], overlays.overlay(image, said, palette, alpha=0.7)),
+        (given.pictures[1], overlays.hatched(overlays.overlay(image, truth, palette, alpha=0.7), truth)),
+        (main.pictures[0], overlays.hatched(overlays.overlay(image, said, palette, alpha=0.7), truth)),
     ):
         assert np.abs(pixels(picture.source).astype(int) - drawn).mean() < 6
 
@@ -214,11 +216,14 @@ def test_the_page_embeds_its_pictures_and_names_what_their_colours_mean(streets:
         assert all((image["src"] or "").startswith("data:image/png;base64,") and image["alt"] for image in images)
         assert {tag for tag, attrs in page.tags if "src" in attrs} == {"img"}
         assert "What each output sees" in page.text
-        legend = re.findall(r'<span><i (?:class="right"|style="background: #[0-9a-f]{6}")></i>([^<]*)</span>', html)
+        legend = re.findall(
+            r'<span><i (?:class="(?:right|void)"|style="background: #[0-9a-f]{6}")></i>([^<]*)</span>', html
+        )
         assert set(words) <= set(legend)
         assert reports.render(folder) == html
     assert "min-width: 0" in html
-    assert "repeat(auto-fit, minmax(" in html
+    assert "grid-auto-flow: column" in html  # a picture stays in its row, which scrolls where the page is narrow
+    assert legend.count("does not count") == 1
 
 
 def test_names_in_maps_are_text_and_never_markup(one: Path) -> None:

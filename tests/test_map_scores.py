@@ -165,6 +165,8 @@ def test_what_is_not_offered_is_an_error_that_lists_what_is():
     scores.check_metric("ROC-AUC", 2)
     with pytest.raises(ConfigError, match=r"11 classes have no score 'ROC-AUC'.*mean IoU, .*With two classes also: F1"):
         scores.check_metric("ROC-AUC", 11)
+    with pytest.raises(ConfigError, match=r"no score 'miou'. Closest: mean IoU. They have: mean IoU"):
+        scores.check_metric("miou", 2)
     with pytest.raises(ConfigError, match=r"no score 'accuracy'.*They have: mean IoU, pixel accuracy"):
         scores.check_metric("accuracy", 2)
     with pytest.raises(ConfigError, match=r"two classes.*found 3 classes"):

@@ -81,6 +81,16 @@ def test_a_prediction_where_nothing_counts_does_not_decide_how_many_classes_ther
     assert drawn == [(0, 0, 0), overlays.LEGEND["true"]]
 
 
+def test_stripes_lie_where_the_truth_does_not_count_and_nowhere_else() -> None:
+    ground = image(*[(9, 9, 9)] * 6)
+    drawn = row(overlays.hatched(ground, labels(255, -100, 0, 1, 255, 7)))
+    assert drawn == [overlays.HATCH[0], overlays.HATCH[1], (9, 9, 9), (9, 9, 9), overlays.HATCH[0], (9, 9, 9)]
+    assert row(overlays.hatched(ground, labels(0, 0, 0, 0, 0, 7), ignore=7))[4:] == [(9, 9, 9), overlays.HATCH[1]]
+    large = overlays.hatched(np.zeros((240, 240, 3), np.uint8), np.full((240, 240), 255))
+    assert [int((large[0] == 96).all(1)[a : a + 4].sum()) for a in (0, 4, 8, 12)] == [0, 4, 0, 4]
+    assert row(ground) == [(9, 9, 9)] * 6
+
+
 def test_error_maps_leave_their_inputs_alone() -> None:
     ground, said, truth = image((9, 9, 9), (9, 9, 9)), labels(1, 0), labels(1, 1)
     overlays.error_map(said, truth, ground)

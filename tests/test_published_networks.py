@@ -552,6 +552,12 @@ class TestNames:
             ("densenet-bc-43-12", {}, r"'densenet-bc-43-12'.*6n\+4.*Closest: 40 and 46\."),
             ("densenet-40-0", {}, "growth=0"),
             ("densenet-40-12", {"bottleneck": True}, "no option bottleneck. It takes: dropout"),
+            (
+                "unet",
+                {"activation:prelu": None},
+                r"no option activation:prelu\..* Write a space after the colon, activation: prelu, or "
+                "model_options.activation=prelu",
+            ),
             ("resnet32", {}, "Closest: deepsup:resnet-32"),
             ("nin-3", {}, "no network of ours is called 'deepsup:nin-3'"),
             ("resnet-8", {"shortcut": "b"}, "no shortcut 'b'. It has: subsample, pool, project"),

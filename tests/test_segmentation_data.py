@@ -203,7 +203,9 @@ COLOURS = np.array([[0, 0, 0], [250, 10, 20], [1, 2, 3]], np.uint8)
 class TestPairs:
     def test_classes_are_counted(self, tmp_path: Path) -> None:
         stored = lambda mask: swapped(mask, {1: 255})  # noqa: E731
-        with pytest.warns(datasets.AbsentClassWarning, match="^class '1' occurs in no training mask; 33.3 % of the pix"):
+        with pytest.warns(
+            datasets.AbsentClassWarning, match="^class '1' occurs in no training mask; 33.3 % of the pix"
+        ):
             train, _ = maps("pairs", write_pairs(tmp_path, stored=stored))
         assert (train.class_names, train.names) == (("0", "1", "2"), ("0", "1", "2"))
         assert torch.equal(train.item(2)[1], as_labels(blocks(2), {0: 0, 2: 2}))

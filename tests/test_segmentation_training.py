@@ -227,7 +227,8 @@ def test_predict_names_what_it_cannot_use(trained: Path, shapes: Path, tmp_path:
     with pytest.raises(DatasetError, match=r"there is no image or folder .*nowhere\.png"):
         call("predict", str(trained), str(tmp_path / "nowhere.png"))
     (tmp_path / "broken.png").write_bytes(b"\x89PNG nothing")
-    with pytest.raises(DatasetError, match=r"cannot read the image .*broken\.png"):
+    told = r"cannot read the image .*broken\.png: it is no image, or damaged at its beginning. Replace it by a file that opens.$"
+    with pytest.raises(DatasetError, match=told):
         call("predict", str(trained), str(tmp_path / "broken.png"), "--out", str(tmp_path / "out"))
     (tmp_path / "val0.png").write_bytes(image.read_bytes())
     with pytest.raises(ConfigError, match="are both called 'val0'"):

@@ -241,7 +241,9 @@ def test_one_channel_is_for_losses_with_a_sigmoid() -> None:
     note = "the model gives one channel, over which a softmax is always 1: for two classes use main_loss='binary'"
     assert note in ds.plan(TinySegmenter(1), x, method="pspnet").notes
     assert not ds.plan(TinySegmenter(1), x, method="pspnet", main_loss="binary").notes
-    with pytest.raises(HeadError, match="'balanced' tells two classes apart by one score a place, and the output has 5"):
+    with pytest.raises(
+        HeadError, match="'balanced' tells two classes apart by one score a place, and the output has 5"
+    ):
         ds.plan(TinySegmenter(), x, "layer2", method="pspnet", main_loss="balanced")
 
 

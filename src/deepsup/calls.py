@@ -81,9 +81,14 @@ def show_call(name: str, options: Mapping[str, object]) -> str:
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """`" Closest: NAME."` with the known name most like `name`, or nothing when none is."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.3)
-    return f" Closest: {close[0]}." if close else ""
+    """`" Closest: NAME."` with the known name most like `name`, or nothing when none is; `miou` is like `mean IoU`."""
+    plain = {_plain(one): one for one in known}
+    close = difflib.get_close_matches(_plain(name), list(plain), n=1, cutoff=0.6)
+    return f" Closest: {plain[close[0]]}." if close else ""
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]", "", name.casefold())
 
 
 def _parsed(text: object) -> tuple[str, ast.Call | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -21,8 +20,7 @@ from .probes.placements import check_rule
 from .stripping import verify as verify_certificate
 from .traces import trace
 from .training import building, comparisons, configs, predicting, runs, summaries
-from .training.displays import Display
-from .training.preflight import TrapWarning
+from .training.displays import Display, plain_warnings
 from .weights import load_weights
 
 app = typer.Typer(
@@ -116,6 +114,10 @@ def plan(
     save: Annotated[Path | None, typer.Option(help="Write the plan to this JSON file.")] = None,
 ) -> None:
     """Show what would be attached where, and what it costs, before anything is attached."""
+    if model.endswith((".yaml", ".yml")):
+        raise ConfigError(
+            f"{model} is a run's file, not a model. `deepsup train {model} --dry-run` shows the plan of a run."
+        )
     built = _build(model, size, channels, classes)
     options: dict[str, Any] = {"head": head, "weight": weight, "gradient": gradient}
     made = make_plan(built, torch.randn(2, channels, size, size), at=at, method=method, **options)
@@ -361,7 +363,8 @@ def _dry_run(config: configs.TrainConfig) -> None:
     _print_lines(str(prepared.plan).splitlines())
     batches = prepared.data.train.n_batches(config.data.batch_size)
     console.print(
-        f"{prepared.epochs} epoch{'s' * (prepared.epochs != 1)} of {batches} batches of {config.data.batch_size}, into {config.output}",
+        f"{prepared.epochs} epoch{'s' * (prepared.epochs != 1)} of {batches} batches of {config.data.batch_size}, into "
+        f"{config.output}",
         highlight=False,
     )
 
@@ -371,15 +374,9 @@ def _print_lines(lines: Iterable[str]) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> str:
-    """A warning as one line, without a line of source code."""
-    return f"{category.__name__}: {message}\n"
-
-
 def run() -> NoReturn:
     """The `deepsup` command: named errors are printed without a traceback, with exit status 1."""
-    warnings.formatwarning = _warning
-    warnings.simplefilter("ignore", TrapWarning)  # the display shows all that the doctor finds
+    plain_warnings()
     sys.path.insert(0, "")  # `package.module:factory` may lie in the current folder, as for `python -m`
     try:
         app()

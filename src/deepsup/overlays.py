@@ -29,6 +29,9 @@ IGNORE: Final = 255
 
 VOID: Final[Colour] = (0, 0, 0)
 
+HATCH: Final[tuple[Colour, Colour]] = (VOID, (96, 96, 96))
+"""The stripes of `hatched`."""
+
 LEGEND: Final[dict[str, Colour]] = {
     "true": (86, 180, 233),
     "missed": (240, 228, 66),
@@ -49,6 +52,7 @@ _FIRST: Final[tuple[Colour, ...]] = (
 
 _GOLDEN: Final = 0.61803398875  # steps of it go round the circle of hues without coming near an earlier one for long
 _DIM: Final = 0.4
+_STRIPES: Final = 60  # along the longer side of a picture
 _GREY: Final = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
 
 
@@ -138,6 +142,18 @@ def error_map(
         drawn[prediction != truth] = LEGEND["wrong"]
     drawn[~counts] = VOID
     return np.ascontiguousarray(drawn, dtype=np.uint8)  # type: ignore[no-any-return]
+
+
+def hatched(picture: Picture, truth: Labels, *, ignore: int = IGNORE) -> Picture:
+    """Return the picture with stripes over what does not count in the truth: no class and no image looks like that."""
+    np = _need("numpy")
+    truth = _flat(truth)
+    drawn = _like(picture, truth).copy()
+    rows, columns = np.indices(truth.shape, sparse=True)
+    stripes = (rows + columns) // max(1, max(truth.shape) // _STRIPES) % 2
+    table, void = np.asarray(HATCH, dtype=np.uint8), ~_counts(truth, ignore=ignore)
+    drawn[void] = table[stripes][void]
+    return drawn
 
 
 def dimmed(image: Picture) -> Picture:

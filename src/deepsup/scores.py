@@ -16,6 +16,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from .calls import closest
 from .errors import ClassCountError, ConfigError
 
 Matrix: TypeAlias = Tensor | Sequence[Sequence[int]]
@@ -41,7 +42,8 @@ def check_metric(name: str, classes: int) -> None:
     if name not in offered(classes):
         two = f" With two classes also: {', '.join(OF_TWO)}." if classes != 2 else ""
         raise ConfigError(
-            f"label maps of {classes} classes have no score {name!r}. They have: {', '.join(offered(classes))}.{two}"
+            f"label maps of {classes} classes have no score {name!r}.{closest(name, offered(classes))} They have: "
+            f"{', '.join(offered(classes))}.{two}"
         )
 
 

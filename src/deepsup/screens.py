@@ -64,7 +64,6 @@ def comparison(result: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield reports.verdict_table(result)
     else:
         yield from map(Text, reports.verdict_lines(result))
-    yield from (Text(f"note: {note}", style="yellow") for note in result.get("notes") or ())
     missing = result.get("missing") or []
     if missing:
         some = ", ".join(missing[:SHOWN]) + ", ..." * (len(missing) > SHOWN)

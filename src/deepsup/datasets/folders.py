@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from deepsup import calls
+from deepsup.datasets.masks import why_not
 from deepsup.datasets.splits import Split, checked_labels, derived_seed, sent
 from deepsup.errors import ConfigError, DatasetError
 
@@ -122,7 +123,7 @@ def read_image(path: Path) -> Any:
             return pillow.open(file).convert("RGB")
     except (OSError, SyntaxError, ValueError, struct.error, pillow.DecompressionBombError) as error:
         raise DatasetError(
-            f"cannot read the image {path}: {error}. Delete it, or replace it by a file that opens."
+            f"cannot read the image {path}: {why_not(error)}. Replace it by a file that opens."
         ) from None
 
 

@@ -134,8 +134,13 @@ def opened(path: Path, what: str) -> Any:
             return image
     except (OSError, SyntaxError, ValueError, struct.error, pillow.DecompressionBombError) as error:
         raise DatasetError(
-            f"cannot read the {what} {path}: {error}. Delete it, or replace it by a file that opens."
+            f"cannot read the {what} {path}: {why_not(error)}. Replace it by a file that opens."
         ) from None
+
+
+def why_not(error: Exception) -> str:
+    """Why an image file does not open; what Pillow says of one of another kind names an object, not a reason."""
+    return "it is no image, or damaged at its beginning" if "cannot identify image" in str(error) else str(error)
 
 
 def size_in(path: Path) -> tuple[int, int]:
@@ -146,7 +151,7 @@ def size_in(path: Path) -> tuple[int, int]:
             return image.height, image.width
     except (OSError, SyntaxError, ValueError, struct.error, pillow.DecompressionBombError) as error:
         raise DatasetError(
-            f"cannot read the image {path}: {error}. Delete it, or replace it by a file that opens."
+            f"cannot read the image {path}: {why_not(error)}. Replace it by a file that opens."
         ) from None
 
 

@@ -115,7 +115,7 @@ def _unknown(options: dict[str, Any]) -> Iterator[Finding]:
     known = {*inspect.signature(diagnose).parameters, *inspect.signature(make_plan).parameters} - {"options"}
     for name in [o for o in options if o not in known]:
         del options[name]
-        closest = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
+        closest = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
         fix = f"Closest: {closest[0]}=" if closest else f"Options: {', '.join(sorted(known))}"
         yield finding("bad-setting", f"option {name}=", "there is no such option", fix=fix)
 

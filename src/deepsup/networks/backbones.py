@@ -97,7 +97,9 @@ def backbone(
             shapes = _map_shapes(network, shape, what)
         except ConfigError as error:  # branches of several strides, position embeddings
             raise ConfigError(
-                f"dilated to output_stride={output_stride}, {error}. Ask for output_stride={own}."
+                f"{what} gives maps at stride {own} and has none at output_stride={output_stride}: dilated for that, it "
+                "does not run any more. Choose a convolutional backbone of one path (timm:resnet50, ...), or ask for "
+                f"output_stride={own}."
             ) from error
     stages = tuple(Stage(end, s[1], stride_of(s, side)) for end, s in zip(ends, shapes, strict=True))
     if stages[-1].stride > output_stride:

@@ -17,6 +17,15 @@ def closest(name: str, known: Iterable[str], *, prefix: str = "") -> str:
     return f" Closest: {', '.join(prefix + match for match in matches)}." if matches else ""
 
 
+def missing_space(options: Iterable[str]) -> str:
+    """What an error adds about an option such as `activation:prelu`, which YAML reads as a key; empty where none is."""
+    for option in options:
+        key, colon, value = option.partition(":")
+        if colon and value:
+            return f" Write a space after the colon, {key}: {value}, or model_options.{key}={value}."
+    return ""
+
+
 def require(package: str, *, install: str = "deepsup[train]") -> ModuleType:
     """The imported package. Raises MissingPackageError, which says what to `install`, where it is not there."""
     try:

@@ -18,7 +18,7 @@ from deepsup.networks.hed import hed
 from deepsup.networks.mobilenets import mobilenet_v1, mobilenet_v2
 from deepsup.networks.nested import unetpp
 from deepsup.networks.nin import nin
-from deepsup.networks.packages import closest
+from deepsup.networks.packages import closest, missing_space
 from deepsup.networks.plain import plain
 from deepsup.networks.pspnets import pspnet
 from deepsup.networks.resnets import resnet
@@ -117,7 +117,7 @@ def build_published(
     unknown = sorted(options.keys() - set(family.options))
     if unknown:
         takes = f"It takes: {', '.join(family.options)}." if family.options else "It takes none."
-        raise ConfigError(f"'deepsup:{name}' has no option {', '.join(unknown)}. {takes}")
+        raise ConfigError(f"'deepsup:{name}' has no option {', '.join(unknown)}. {takes}{missing_space(unknown)}")
     known = {"classes": classes, "in_channels": in_channels, **family.fixed, **options}
     if size is not None and "size" in inspect.signature(family.make).parameters:
         known["size"] = size

@@ -18,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from deepsup.errors import ConfigError
-from deepsup.networks.packages import call, closest, require, unknown
+from deepsup.networks.packages import call, closest, missing_space, require, unknown
 from deepsup.networks.published import LISTED, build_published, find
 
 _FORMS = "deepsup:resnet-32, timm:NAME, torchvision:NAME, smp:NAME or package.module:factory"
@@ -130,7 +130,8 @@ def _build_smp(name: str, *, classes: int, in_channels: int, options: dict[str, 
     takes = [option for option in inspect.signature(make).parameters if option != "kwargs"]
     strange = sorted(options.keys() - set(takes))
     if strange and not str(options.get("encoder_name")).startswith("tu-"):  # of timm; all others are deaf to the rest
-        raise ConfigError(f"'smp:{name}' has no option {', '.join(strange)}. It takes: {', '.join(takes)}.")
+        hint = missing_space(strange)
+        raise ConfigError(f"'smp:{name}' has no option {', '.join(strange)}. It takes: {', '.join(takes)}.{hint}")
     arguments = {"encoder_weights": None, "in_channels": in_channels, "classes": classes, **options}
     return _checked(call(make, f"smp:{name}", arguments), f"smp:{name}")
 

@@ -26,7 +26,7 @@ BASE: Final = "#d55e00"
 class Point:
     """One value of the setting: the scores of its seeds, their mean, and the ends of the t interval of that mean.
 
-    `x` is a number, or a text where not all values are numbers. With one seed there is no interval: the ends are nan.
+    `x` is a number, or a text where not all values are numbers. With one or two seeds there is no interval: the ends are nan.
     """
 
     arm: str
@@ -57,9 +57,9 @@ def points(compare: Mapping[str, Any], group: Mapping[str, Any]) -> list[Point]:
 
 
 def _interval(scores: Sequence[float]) -> tuple[float, float]:
-    """Return the ends of the t interval of the mean; nan with one score."""
+    """Return the ends of the t interval of the mean; nan below three scores: two dots and a line say what there is."""
     n = len(scores)
-    if n < 2:
+    if n < 3:
         return math.nan, math.nan
     half = t_quantile((1 + CONFIDENCE) / 2, n - 1) * statistics.stdev(scores) / math.sqrt(n)
     return statistics.fmean(scores) - half, statistics.fmean(scores) + half
@@ -128,4 +128,9 @@ def _traces(found: Sequence[Point], *, reference: str | None, panel: int, metric
         look = {"mode": "markers", "marker": {"size": 13, "symbol": "diamond", "color": BASE}}
         marks = [dots | {"name": "baseline", "legendgroup": "baseline", "x": [base.x], "y": [base.mean]} | look]
         marks[0]["hovertemplate"] = f"{plain(base.arm)}, the baseline: %{{y:{form}}}<extra></extra>"
-    return [*panels.band(curve, colour=BLUE, panel=panel), line, dots, *marks]
+    return [
+        *(panels.band(curve, colour=BLUE, panel=panel) if any(known(p.low) for p in found) else ()),
+        line,
+        dots,
+        *marks,
+    ]

@@ -168,6 +168,7 @@ def _given(maps: Maps, sample: Mapping[str, Any]) -> Column:
     image, truth = _image(maps, sample), _labels(maps, sample["truth"])
     name = sample.get("name")
     shown = overlays.overlay(image, truth, maps.palette, alpha=_alpha(maps), ignore=maps.ignore)
+    shown = overlays.hatched(shown, truth, ignore=maps.ignore)
     pictures = [Picture("image", f"{name}: the image", image), Picture("truth", f"{name}: the labels", shown)]
     return Column("given", "", tuple(_shrunk(pictures)))
 
@@ -205,6 +206,8 @@ def _column(maps: Maps, sample: Mapping[str, Any], *, output: str, name: str) ->
     if told.get("probability"):
         grey = overlays.read_picture(_inside(maps, told["probability"]))
         pictures.append(Picture("probability", f"{words}: how sure it is", grey))
+    for picture in pictures:  # what it says where nothing counts is not asked
+        picture.array = overlays.hatched(picture.array, truth, ignore=maps.ignore)
     score = told.get("score")
     text = f"{percent(score, digits=digits(maps.metric))} %" if known(score) else ""
     return Column(name, text, tuple(_shrunk(pictures)))

@@ -118,6 +118,7 @@ def content(found: Evidence, *, beside: Path) -> dict[str, Any]:
         },
         "score_tables": scores.score_tables(found),
         "galleries": galleries.galleries(found),
+        "hatch": ["#{:02x}{:02x}{:02x}".format(*colour) for colour in overlays.HATCH],
         "legend": {name: "#{:02x}{:02x}{:02x}".format(*colour) for name, colour in overlays.LEGEND.items()},
         "varied": ablations.varied(compare),
         "findings": sections.findings(found),

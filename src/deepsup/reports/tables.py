@@ -58,6 +58,8 @@ class Verdict:
     arm: str
     word: str
     text: str
+    aside: str = ""
+    """What else differs between the two arms: `losses differ`."""
 
 
 def rows(compare: Mapping[str, Any]) -> list[Row]:
@@ -89,10 +91,12 @@ def comparison_table(compare: Mapping[str, Any]) -> Table:
     """
     found = rows(compare)
     empty = {name for name in _COLUMNS if all(getattr(row, name) in (formats.NONE, "never") for row in found)}
+    if all(set(row.epochs) <= set("1, ") for row in found):  # everybody was there after the first epoch: says nothing
+        empty |= {"epochs"}
     hidden = empty | (set(_SAME) if inference_line(compare) else set())
     shown = [name for name in _COLUMNS if name not in hidden]
     table: Table = _rich("table").Table(box=_rich("box").SIMPLE_HEAD, pad_edge=False, padding=0)
-    table.add_column("arm", overflow="fold", vertical="top")
+    table.add_column("arm", overflow="fold", vertical="top", min_width=8)
     for name in shown:
         wraps = name == "epochs"
         table.add_column(
@@ -132,17 +136,23 @@ def verdict_table(compare: Mapping[str, Any]) -> Table:
             low, high = v.get("ci_low"), v.get("ci_high")
             span = _span(low, high, metric=metric) if formats.known(low) else ""
             numbers = [formats.points(v.get("mean_difference"), digits=digits(metric)), span, str(v.get("n") or 0)]
-            table.add_row(*_plain([arm, *numbers, str(v.get("verdict"))]))
+            word = f"{v.get('verdict')}{f' ({note})' if (note := aside(v)) else ''}"
+            table.add_row(*_plain([arm, *numbers, word]))
     return table
 
 
 def inference_line(compare: Mapping[str, Any]) -> str | None:
-    """Return what inference costs in every arm alike; None where that differs, which the table then shows."""
-    costs = {(row.inference_params, row.inference_flops) for row in rows(compare)} - {(formats.NONE, formats.NONE)}
-    if len(costs) != 1:
+    """Return what inference costs in the arms of each group; None where arms of one differ, which the table then shows."""
+    costs: dict[str, set[tuple[str, str]]] = {}
+    for row in rows(compare):
+        costs.setdefault(row.group, set()).add((row.inference_params, row.inference_flops))
+    known = {group: found - {(formats.NONE, formats.NONE)} for group, found in costs.items()}
+    if any(len(found) > 1 for found in known.values()) or not any(known.values()):
         return None
-    params, flops = costs.pop()
-    return f"inference, every arm: {params} parameters, {flops} FLOPs a sample"
+    said = {group: "{} parameters, {} FLOPs a sample".format(*found.pop()) for group, found in known.items() if found}
+    if len(set(said.values())) == 1:
+        return f"inference, every arm: {next(iter(said.values()))}"
+    return "inference, every arm: " + "; ".join(f"{group} {cost}" for group, cost in said.items())
 
 
 def depth_table(compare: Mapping[str, Any]) -> Table | None:
@@ -160,7 +170,7 @@ def depth_table(compare: Mapping[str, Any]) -> Table | None:
     table.add_column(f"{metric} %\nat depth", overflow="fold", vertical="bottom")
     for place in [f"{p} %" for p in places] if few else ["of branches"]:
         table.add_column(place, justify="right" if few else "left", overflow="fold")
-    for name in ("main", *(["all together"] if together else [])):
+    for name in ("main", *([depths.ENSEMBLE] if together else [])):
         table.add_column(name, justify="right")
     named = len(compare["groups"]) > 1
     for group, name, arm in arms:
@@ -192,7 +202,9 @@ def verdicts(compare: Mapping[str, Any]) -> list[Verdict]:
     result = []
     for group in compare["groups"]:
         name, found = str(group["name"]), judged(group)
-        result += [Verdict(name, arm, *_judged(verdict, metric=metric)) for arm, verdict in found.items()]
+        result += [
+            Verdict(name, arm, *_judged(verdict, metric=metric), aside(verdict)) for arm, verdict in found.items()
+        ]
         if not found:
             result.append(Verdict(name, "", "no verdict yet", _unjudged(group["arms"])))
     return result
@@ -206,7 +218,14 @@ def verdict_lines(compare: Mapping[str, Any]) -> list[str]:
     ...     "candidate": "aux"}}}]})
     ['sgd: helps. aux minus plain: +2.1 points of accuracy (95 % interval +1.2 to +3.0, n = 3 paired seeds)']
     """
-    return [": ".join(filter(None, (v.group, f"{v.word}. {v.text}"))) for v in verdicts(compare)]
+    found = verdicts(compare)
+    words = [f"{v.word} ({v.aside})" if v.aside else v.word for v in found]
+    return [": ".join(filter(None, (v.group, f"{word}. {v.text}"))) for v, word in zip(found, words, strict=True)]
+
+
+def aside(verdict: Mapping[str, Any]) -> str:
+    """Return what belongs beside the word of a verdict: that the arms' main losses differ, or nothing."""
+    return "losses differ" if verdict.get("losses_differ") else ""
 
 
 def run_table(run: Run) -> Table:
@@ -236,7 +255,7 @@ def run_facts(run: Run) -> list[tuple[str, str]]:
         together = scores.pop(depths.ENSEMBLE, None)
         heads = ", ".join(f"{head} {told(value)}" for head, value in scores.items() if head != "main")
         facts += [(f"{run.metric} of branches, %", heads)] if heads else []
-        facts += [("of all together, %", told(together))] if together is not None else []
+        facts += [("ensemble, %", told(together))] if together is not None else []
         reached = run.epochs_to(0.9)
         if reached or run.metric == ACCURACY:
             facts.append(("epochs to 90 %", formats.epochs([reached])))
@@ -260,7 +279,7 @@ def state(run: Run) -> str:
     """Return in words how a run ended, or how far it got."""
     reached = run.epochs[-1].epoch if run.epochs else 0
     if run.end:
-        text = f"finished, {run.end.epochs} epochs"
+        text = f"finished, {run.end.epochs} epoch{'s' * (run.end.epochs != 1)}"
     elif run.stop is not None:
         text = f"stopped after epoch {reached}: {run.stop.rstrip('.')}"
     else:

@@ -16,6 +16,7 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from deepsup import gradients, losses, methods, schedules, scores
+from deepsup.calls import closest
 from deepsup.errors import ConfigError
 
 from .arms import arms_of, settings_of, varied
@@ -235,7 +236,8 @@ class TrainConfig(Settings):
         known = scores.offered(2) if maps else (ACCURACY,)
         if self.score_name not in known:
             raise ConfigError(
-                f"metric: {self.data.name} has no score {self.metric!r}. It can be {', '.join(known)}, or null."
+                f"metric: {self.data.name} has no score {self.metric!r}.{closest(self.score_name, known)} It can be "
+                f"{', '.join(known)}, or null."
             )
         return self
 

@@ -8,6 +8,7 @@ Only the command line uses it; nothing else here prints.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -18,7 +19,19 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from .preflight import TrapWarning
+
 BAR = 16  # characters
+
+
+def plain_warnings() -> None:
+    """From now on a warning is one line, without a line of source; what the doctor finds is shown by `Display` alone."""
+    warnings.formatwarning = _as_a_line
+    warnings.simplefilter("ignore", TrapWarning)
+
+
+def _as_a_line(message: Warning | str, category: type[Warning], *_: object, **__: object) -> str:
+    return f"{category.__name__}: {message}\n"
 
 
 class Display:

@@ -48,7 +48,8 @@ class FitResult(NamedTuple):
 
     def __str__(self) -> str:
         scores = f"{self.metric} {self.score:.1%}, best {self.best_score or 0:.1%}; " if self.score is not None else ""
-        return f"{self.epochs} epochs, {self.step} steps in {self.seconds:.1f} s; {scores}journal: {self.journal}"
+        epochs, steps = (f"{n} {word}{'s' * (n != 1)}" for n, word in ((self.epochs, "epoch"), (self.step, "step")))
+        return f"{epochs}, {steps} in {self.seconds:.1f} s; {scores}journal: {self.journal}"
 
 
 @dataclass(frozen=True)

@@ -68,13 +68,11 @@ def notes(config: Config) -> list[str]:
     """What differs between arms besides their branches: the main output's loss, where methods bring their own."""
     if isinstance(config, TrainConfig):
         return []
-    cells = [cell for cell in config.expand() if cell.seed == config.seeds[0]]
     found: dict[str, list[str]] = {}
     for group in config.groups:
         arms: dict[str, list[str]] = {}
-        for cell in cells:
-            if cell.group == group and (loss := _loss_of_method(cell.config)):
-                arms.setdefault(loss, []).append(cell.arm)
+        for arm, loss in _losses_of_methods(config, group).items():
+            arms.setdefault(loss, []).append(arm)
         if len(arms) > 1:
             found.setdefault("; ".join(f"{', '.join(a)}: {loss}" for loss, a in arms.items()), []).append(group)
     said = []
@@ -85,6 +83,12 @@ def notes(config: Config) -> list[str]:
             "Set base.loss to give all of them the same."
         )
     return said
+
+
+def _losses_of_methods(config: ComparisonConfig, group: str) -> dict[str, str]:
+    """The main output's loss in each arm of a group whose method brings its own."""
+    cells = [cell for cell in config.expand() if (cell.group, cell.seed) == (group, config.seeds[0])]
+    return {cell.arm: loss for cell in cells if (loss := _loss_of_method(cell.config))}
 
 
 def _loss_of_method(config: TrainConfig) -> str | None:
@@ -118,7 +122,11 @@ def summarise(config: ComparisonConfig, stated: dict[str, Any]) -> dict[str, Any
             arms[arm] = _arm(folder, members)
         for arm, milliseconds in _inference_ms(folder, [c for c in cells if c.group == name and ends[c.run]]).items():
             arms[arm]["inference_ms"] = milliseconds
+        own = _losses_of_methods(config, name)
         found = {arm: _verdict(config, arms, arm) for arm in config.candidates}
+        for arm, verdict in found.items():
+            if len({own[a] for a in (arm, config.baseline) if a in own}) > 1:
+                verdict["losses_differ"] = True
         groups.append({"name": name, "baseline": config.baseline, "arms": arms, "verdicts": found})
     return {
         **stated,
