@@ -350,7 +350,7 @@ class TestPairs:
         root = write_pairs(tmp_path, classes="a\nb\nc")
         for path in (root / "train" / "masks").iterdir():
             save(path, np.full(SHAPE, 1, np.uint8))
-        with pytest.raises(DatasetError, match="^classes 'a', 'c' occur in no training mask. With one class alone"):
+        with pytest.raises(DatasetError, match=r"^classes 'a', 'c' occur in no training mask\. With one class alone"):
             datasets.load("pairs", root=root)
 
     def test_a_class_that_no_training_mask_has_is_warned_of_here(self, tmp_path: Path) -> None:
