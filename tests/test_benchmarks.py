@@ -104,6 +104,18 @@ def test_the_maps_in_the_log_are_the_committed_ones(name: str, columns: list[str
             assert row[-1] == judged["verdict"]
 
 
+def test_the_dense_loss_is_told_as_it_was_measured() -> None:
+    rows = json.loads((ROOT / "benchmarks/results/dense_loss.json").read_text())["rows"]
+    page = (ROOT / "docs/segmentation.md").read_text()
+    for name, row in rows.items():
+        what, threads = name.split(", ")
+        told = f"| {what} | {threads.split()[0]} | {row['ratio']:.2f} | {row['memory_mib']['ratio']:.3f} |"
+        assert told in page
+        if "4x150x60x60" in name:  # what the README says: a fifth of the time, a fiftieth of the memory
+            assert row["ratio"] <= 0.2
+            assert row["memory_mib"]["ratio"] <= 0.0215
+
+
 def test_the_readme_says_what_helped() -> None:
     result = json.loads((ROOT / "benchmarks/results/cifar100-methods/compare.json").read_text())
     judged = result["groups"][0]["verdicts"]

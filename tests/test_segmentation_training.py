@@ -385,3 +385,60 @@ def test_a_key_is_varied_as_if_its_arms_were_written_out():
         configs.parse({"vary": {"epochs": [3, 3]}})
     with pytest.raises(ConfigError, match="judged by one score; these have mean Dice and mean IoU"):
         configs.parse({"base": {"data": {"name": "camvid"}}, "vary": {"metric": [None, "mean Dice"]}})
+
+
+class Stopped(Exception):
+    """A run that was cut off."""
+
+
+def test_a_stopped_run_on_maps_goes_on_as_if_nothing_had_happened(shapes: Path, tmp_path: Path):
+    changes = {"checkpoint": {"every_steps": 1}, "log": {"every": 1, "conflict": False, "gradients": 0}, "epochs": 2}
+
+    def config(name: str) -> configs.TrainConfig:
+        made = settings(shapes, tmp_path / name, **changes)
+        made["data"] = {**made["data"], "augment": "standard", "crop": 24, "patches": 2}
+        return configs.check(configs.TrainConfig, made, where="test")
+
+    def cut(record: dict[str, Any]) -> None:
+        if record["kind"] == "step" and record["step"] == 3:
+            raise Stopped
+
+    runs.train(config("whole"))
+    with pytest.raises(Stopped):
+        runs.train(config("cut"), on_record=cut)
+    assert runs.train(config("cut")).resumed
+    for file in ("model.safetensors", "heads.safetensors"):
+        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "cut" / file).read_bytes()
+
+
+@pytest.mark.parametrize("loss", ["dice_cross_entropy", "dice", "binary"])
+def test_tiles_put_one_channel_through_a_sigmoid_whatever_its_loss_is_called(loss: str):
+    torch.manual_seed(0)
+    net, data = MapNet(1), batches(classes=2)
+    objective = Objective(loss=loss)
+    whole = evaluate(net, data, objective=objective)
+    tiled = evaluate(net, data, objective=objective, run=in_tiles(objective, side=SIDE, stride=SIDE))
+    assert tiled.confusion == whole.confusion
+    assert tiled.loss["main"] == pytest.approx(whole.loss["main"], rel=1e-4)
+    assert tiled.scores["main"]["ROC-AUC"] == pytest.approx(whole.scores["main"]["ROC-AUC"], abs=1e-4)
+
+
+def test_tiles_take_each_output_by_its_own_loss():
+    torch.manual_seed(0)
+    net, data = MapNet(2), batches(classes=2)
+    plan = ds.plan(net, data[0][0], "stage1", head="conv1x1", loss="binary")
+    supervised, objective = ds.attach(net, plan), Objective(plan)
+    whole = evaluate(supervised, data, objective=objective)
+    tiled = evaluate(supervised, data, objective=objective, run=in_tiles(objective, side=SIDE, stride=SIDE))
+    assert tiled.confusion == whole.confusion
+    assert tiled.loss == pytest.approx(whole.loss, rel=1e-4)
+
+
+def test_outputs_that_are_no_maps_are_not_put_together_from_tiles():
+    net, data = MapNet(2), batches(classes=2)
+    plan = ds.plan(net, data[0][0], "stage1", head="mean", loss="none")
+    supervised, objective = ds.attach(net, plan), Objective(plan)
+    with pytest.raises(
+        ConfigError, match=r"the output 'stage1' is none: \(8, 8\)\. Score whole images: data\.tile=null"
+    ):
+        evaluate(supervised, data, objective=objective, run=in_tiles(objective, side=16, stride=16))
