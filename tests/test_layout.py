@@ -25,6 +25,7 @@ ORDER = [
     "fused",
     "targets",
     "pixels",
+    "contrastive",
     "schedules",
     "features",
     "lineage",
