@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from deepsup.errors import ConfigError, MissingPackageError
 from deepsup.networks.backbones import Stage, backbone
 from deepsup.networks.dilation import dilate
+from tests.small_nets import unsettled
 
 torch.set_num_threads(1)
 
@@ -63,17 +64,6 @@ STAGES: dict[str, list[tuple[str, int, int]]] = {
     ],
 }
 SIDE = 96
-
-
-def unsettled(model: nn.Module) -> nn.Module:
-    """The model in eval mode, with normalisations and weights that leave a signal in the deepest stage."""
-    generator = torch.Generator().manual_seed(1)
-    for layer in model.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            for tensor in (layer.weight.data, layer.bias.data, layer.running_mean, layer.running_var):
-                assert tensor is not None
-                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
-    return model.eval()
 
 
 @torch.no_grad()

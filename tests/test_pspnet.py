@@ -14,6 +14,7 @@ from torch.nn import functional as F
 import deepsup as ds
 from deepsup import networks
 from deepsup.errors import ConfigError
+from tests.small_nets import unsettled
 
 torch.set_num_threads(1)
 
@@ -49,17 +50,6 @@ def built(spec: str, *, classes: int = 5, **options: Any) -> nn.Module:
 def on_meta(spec: str, *, classes: int = ADE20K, **options: Any) -> nn.Module:
     with torch.device("meta"):
         return built(spec, classes=classes, **options)
-
-
-def unsettled(model: nn.Module) -> nn.Module:
-    """The model in eval mode, with normalisations that do something and keep the signal."""
-    generator = torch.Generator().manual_seed(1)
-    for layer in model.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            for tensor in (layer.weight.data, layer.bias.data, layer.running_mean, layer.running_var):
-                assert tensor is not None
-                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
-    return model.eval()
 
 
 # --- the definitions ------------------------------------------------------------------------------------------------

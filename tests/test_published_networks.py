@@ -21,6 +21,7 @@ from deepsup.features import Feature
 from deepsup.networks.cndsnets import BRANCH_LAYERS
 from deepsup.networks.published import LISTED, build_published
 from deepsup.networks.resnets import SHORTCUTS, BasicBlock
+from tests.small_nets import unsettled
 
 torch.set_num_threads(1)
 
@@ -83,17 +84,6 @@ def shapes(model: nn.Module, names: list[str], size: int, channels: int = 3) -> 
     for handle in handles:
         handle.remove()
     return [seen[name] for name in names]
-
-
-def unsettled(model: nn.Module) -> nn.Module:
-    """The model in eval mode, with normalisations that do something: no two statistics alike."""
-    generator = torch.Generator().manual_seed(1)
-    for layer in model.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            for tensor in (layer.weight.data, layer.bias.data, layer.running_mean, layer.running_var):
-                assert tensor is not None
-                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
-    return model.eval()
 
 
 def norm(state: dict[str, Tensor], name: str, x: Tensor) -> Tensor:

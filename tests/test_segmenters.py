@@ -188,6 +188,9 @@ def test_levels_of_a_foreign_decoder_are_found_by_where_maps_grow_back() -> None
     plan = ds.plan(Foreign(), x, method="monai(mode='two')")
     assert [(b.layer, b.feature.size) for b in plan.branches] == [("decoder.0", (8, 8)), ("decoder.1", (16, 16))]
     assert [b.layer for b in ds.plan(Foreign(), x, method="nnunet").branches] == ["decoder.1"]
+    model = Foreign()
+    model.levels = (1, 2, 3)  # something of its own by that name
+    assert [b.layer for b in ds.plan(model, x, method="nnunet").branches] == ["decoder.1"]
 
 
 def test_a_network_that_says_it_has_no_levels_has_none() -> None:

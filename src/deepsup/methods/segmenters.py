@@ -145,7 +145,7 @@ def unetpp() -> Method:
 def _last_but_one(scene: Scene) -> Mapping[str, str]:
     """The stage that the authors supervise: the network says, or it is the one that ResNets call layer3."""
     said = _said(scene, "stages")
-    if len(said) > 1:
+    if said is not None and len(said) > 1:
         return {said[-2]: said[-2]}
     ran = [name for name, layer in scene.seen.layers.items() if layer.calls]
     found = [name for name in ran if name == "layer3" or name.endswith(".layer3")]
@@ -175,8 +175,8 @@ def _decoder_levels(scene: Scene) -> Mapping[str, str]:
 
 def _decoder_levels_all(scene: Scene) -> Mapping[str, str]:
     """The levels of a decoder, coarse to fine, but for the finest, which main reads."""
-    says = isinstance(getattr(scene.model, "levels", None), tuple)
-    levels = _said(scene, "levels")[:-1] if says else _rising(scene)
+    said = _said(scene, "levels")
+    levels = _rising(scene) if said is None else said[:-1]
     if not levels:
         raise LayerError(
             f"this method supervises the levels of a decoder, and none was found in {scene.seen.model}: no map grows back "
@@ -186,11 +186,11 @@ def _decoder_levels_all(scene: Scene) -> Mapping[str, str]:
     return {name: name for name in levels}
 
 
-def _said(scene: Scene, attribute: str) -> tuple[str, ...]:
-    """Layers that the network names itself, as ours do."""
-    said = getattr(scene.model, attribute, ())
+def _said(scene: Scene, attribute: str) -> tuple[str, ...] | None:
+    """Layers that the network names itself, as ours do, perhaps none; None where an attribute of that name is another thing."""
+    said = getattr(scene.model, attribute, None)
     known = isinstance(said, tuple) and all(isinstance(n, str) and n in scene.seen.layers for n in said)
-    return said if known else ()
+    return said if known else None
 
 
 def _rising(scene: Scene) -> list[str]:
