@@ -11,8 +11,7 @@ from torch import Tensor, distributed, nn
 from torch.utils.checkpoint import checkpoint
 
 import deepsup as ds
-
-from .small_nets import CLASSES, Plain, images, labels
+from tests.small_nets import CLASSES, Plain, images, labels
 
 
 class Maps(nn.Module):

@@ -13,8 +13,7 @@ import numpy as np
 
 from deepsup import overlays
 from deepsup.reports import read
-
-from .synthetic_journals import COST, ENVIRONMENT, write
+from tests.synthetic_journals import COST, ENVIRONMENT, write
 
 WEIGHTS = {"0": 0, "0.1": 0.1, "0.2": 0.2, "0.4": 0.4, "0.7": 0.7, "1": 1}
 CLASSES = ("sky", "building", "road", "tree", "car")

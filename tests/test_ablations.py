@@ -15,9 +15,8 @@ from deepsup import reports
 from deepsup.errors import ConfigError
 from deepsup.reports import ablations
 from deepsup.reports.ablations import Point, ablation, points
-
-from .synthetic_maps import WEIGHTS, make_ablation
-from .test_reports import Page
+from tests.synthetic_maps import WEIGHTS, make_ablation
+from tests.test_reports import Page
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 import deepsup as ds
 from deepsup import gradients, networks
 from deepsup.doctor.checks import Setup, clean, opened
-
-from .patients import among, attached, examined, one_process, only
-from .small_nets import CLASSES, Plain, Residual, images, mlp
+from tests.patients import among, attached, examined, one_process, only
+from tests.small_nets import CLASSES, Plain, Residual, images, mlp
 
 in_one_process = pytest.mark.filterwarnings("ignore::FutureWarning")
 

@@ -15,8 +15,7 @@ from torchjd import aggregation
 import deepsup as ds
 from deepsup.conflicts import Conflict, summarise
 from deepsup.errors import AttachError
-
-from .small_nets import CLASSES, Plain, mlp
+from tests.small_nets import CLASSES, Plain, mlp
 
 LABELS = torch.arange(4) % CLASSES
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -13,9 +13,8 @@ import pytest
 from deepsup import reports
 from deepsup.reports import contrasts, curves, depths, figures, formats, panels, phones, read, tables
 from deepsup.reports.summary import baseline, judged
-
-from .synthetic_journals import BRANCHES, COMPARISON, LAYERS, NINE, make_demo, make_many
-from .test_reports import Page, shown
+from tests.synthetic_journals import BRANCHES, COMPARISON, LAYERS, NINE, make_demo, make_many
+from tests.test_reports import Page, shown
 
 
 @pytest.fixture(scope="module")

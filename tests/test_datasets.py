@@ -20,8 +20,7 @@ from torch import Tensor
 from deepsup import datasets
 from deepsup.datasets import ArraySplit, FolderSplit
 from deepsup.errors import ConfigError, DatasetError, MissingPackageError
-
-from .tiny_images import write_image, write_pets
+from tests.tiny_images import write_image, write_pets
 
 torch.set_num_threads(1)
 

@@ -22,11 +22,10 @@ from deepsup.methods import METHODS
 from deepsup.taps import taps_on
 from deepsup.training import building, configs
 from deepsup.training.feeds import overlapping
-
-from .contracts.test_laws import assert_same_state, state_of
-from .patients import Checkpointed, Normalised, among, attached, examined, one_process, only
-from .small_nets import CLASSES, Plain, Residual, images, labels
-from .tiny_maps import TinySegmenter, maps, segmenter
+from tests.contracts.test_laws import assert_same_state, state_of
+from tests.patients import Checkpointed, Normalised, among, attached, examined, one_process, only
+from tests.small_nets import CLASSES, Plain, Residual, images, labels
+from tests.tiny_maps import TinySegmenter, maps, segmenter
 
 
 def healthy(model: nn.Module, size: int, at: list[str], channels: int = 3, **options: Any) -> None:

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from deepsup.training import building, configs
-
-from .tiny_images import write_pets
-from .tiny_layouts import blocks, write_pairs
+from tests.tiny_images import write_pets
+from tests.tiny_layouts import blocks, write_pairs
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))

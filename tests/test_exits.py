@@ -12,8 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import deepsup as ds
 from deepsup.errors import AttachError, BranchNameError, HeadError, TapError
 from deepsup.exits import average
-
-from .small_nets import CLASSES, Plain, Residual, images
+from tests.small_nets import CLASSES, Plain, Residual, images
 
 
 def supervised(model: nn.Module | None = None, **options: Any) -> ds.Supervised:

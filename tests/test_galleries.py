@@ -19,9 +19,8 @@ from deepsup import overlays, reports
 from deepsup.errors import DatasetError
 from deepsup.reports import galleries, metrics, read, scores, tables
 from deepsup.reports.galleries import Gallery
-
-from .synthetic_maps import CLASSES, drawn_pairs, journal, make_ablation, write_maps
-from .test_reports import Page, shown
+from tests.synthetic_maps import CLASSES, drawn_pairs, journal, make_ablation, write_maps
+from tests.test_reports import Page, shown
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,7 @@ from torchvision.models.googlenet import InceptionAux
 from deepsup import heads
 from deepsup.errors import HeadError
 from deepsup.features import Feature
-
-from .small_nets import CLASSES
+from tests.small_nets import CLASSES
 
 FEATURES = {
     "NC": Feature((6,), "NC"),

@@ -19,8 +19,7 @@ from deepsup.datasets.joints import Joint, Pixels
 from deepsup.datasets.masks import VOID, MaskReader
 from deepsup.datasets.pairs import Pair, PairReader, Pairs
 from deepsup.errors import DatasetError
-
-from .tiny_layouts import SHAPE, blocks, picture, write_drive, write_pairs
+from tests.tiny_layouts import SHAPE, blocks, picture, write_drive, write_pairs
 
 torch.set_num_threads(1)
 

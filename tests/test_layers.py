@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from deepsup.errors import LayerError, LayerNotCalledError, LayerReusedError, UnknownLayerError
 from deepsup.layers import check_readable, matches, select, split_pick, tap_points
 from deepsup.traces import trace
-
-from .small_nets import CLASSES, Plain, Residual, images
-from .test_traces import Branchy, Queries, telling
+from tests.small_nets import CLASSES, Plain, Residual, images
+from tests.test_traces import Branchy, Queries, telling
 
 RESIDUAL = trace(Residual(), images())
 

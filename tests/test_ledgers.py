@@ -13,8 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 import deepsup as ds
 from deepsup.training.ledgers import peak_bytes, saved_bytes
-
-from .small_nets import Plain, images, labels, mlp
+from tests.small_nets import Plain, images, labels, mlp
 
 FLOAT, LONG = 4, 8
 

@@ -12,9 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import deepsup as ds
 from deepsup.methods import METHODS
-
-from .test_methods import Case
-from .test_segmenters import Step
+from tests.test_methods import Case
+from tests.test_segmenters import Step
 
 # Each reads a number off the device, or makes a tensor whose size only the device knows.
 WAITS = {

@@ -11,9 +11,8 @@ from torch.nn import functional as F
 
 import deepsup as ds
 from deepsup.errors import BranchNameError, ClassCountError, ConfigError, HeadError, OutputError
-
-from .small_nets import CLASSES, Plain, images, labels
-from .test_traces import Returning
+from tests.small_nets import CLASSES, Plain, images, labels
+from tests.test_traces import Returning
 
 AT = ["conv1", "relu2"]
 

@@ -10,8 +10,7 @@ import pytest
 from deepsup import reports
 from deepsup.errors import ConfigError
 from deepsup.probes import Probe
-
-from .test_placements import hand_made
+from tests.test_placements import hand_made
 
 
 def supervised(probe: Probe, *branches: str) -> Probe:

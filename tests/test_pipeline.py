@@ -24,8 +24,7 @@ from deepsup.training.configs import DataConfig, EngineConfig, TrainConfig
 from deepsup.training.feeds import SplitFeed, overlapping
 from deepsup.training.fit import fit
 from deepsup.training.settings import check
-
-from .tiny_images import write_pets
+from tests.tiny_images import write_pets
 
 torch.set_num_threads(1)
 

@@ -27,9 +27,8 @@ from deepsup.errors import (
     UnknownLayerError,
 )
 from deepsup.schedules import constant, linear
-
-from .small_nets import CLASSES, Plain, Residual, images, labels
-from .test_traces import Branchy, Returning, TwoInputs, assert_untouched, snapshot, telling, with_grads
+from tests.small_nets import CLASSES, Plain, Residual, images, labels
+from tests.test_traces import Branchy, Returning, TwoInputs, assert_untouched, snapshot, telling, with_grads
 
 AT = ["conv1", "relu2"]
 

@@ -15,9 +15,8 @@ from torch.nn import functional as F
 import deepsup as ds
 from deepsup.errors import DeepsupError, PlanError
 from deepsup.plans import Branch, Plan, fingerprint
-
-from .small_nets import CLASSES, Plain, Residual, images
-from .test_traces import telling
+from tests.small_nets import CLASSES, Plain, Residual, images
+from tests.test_traces import telling
 
 
 def planned(**options: Any) -> Plan:

@@ -22,9 +22,8 @@ import deepsup as ds
 from deepsup.errors import CompiledModelError, ConfigError, DatasetError, LayerError, NonFiniteError
 from deepsup.probes import probe
 from deepsup.probes.magnitudes import EXACT, Magnitudes
-
-from .small_nets import CLASSES, Plain, Residual, images, labels, mlp
-from .test_traces import Branchy, assert_untouched, snapshot, with_grads
+from tests.small_nets import CLASSES, Plain, Residual, images, labels, mlp
+from tests.test_traces import Branchy, assert_untouched, snapshot, with_grads
 
 
 def batches(count: int = 3) -> list[tuple[Tensor, Tensor]]:

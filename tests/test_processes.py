@@ -15,8 +15,7 @@ from deepsup import datasets
 from deepsup.training import runs
 from deepsup.training.evaluations import evaluate
 from deepsup.training.journals import read
-
-from .tiny_shapes import write_shapes
+from tests.tiny_shapes import write_shapes
 
 ROOT = Path(__file__).parents[1]
 

@@ -12,10 +12,9 @@ from torch import nn
 from deepsup.errors import ConfigError
 from deepsup.features import Feature
 from deepsup.probes import Probe, probe
-
-from .small_nets import Plain, Residual
-from .test_placements import hand_made
-from .test_probes import batches
+from tests.small_nets import Plain, Residual
+from tests.test_placements import hand_made
+from tests.test_probes import batches
 
 
 def test_a_probe_prints_as_a_table() -> None:

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from deepsup import errors, reports
-
-from .test_cli import _wide, call  # noqa: F401  (the fixture widens the terminal)
-from .test_layout import ORDER
+from tests.test_cli import _wide, call  # noqa: F401  (the fixture widens the terminal)
+from tests.test_layout import ORDER
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -16,9 +16,8 @@ import deepsup as ds
 from deepsup.doctor.rehearsals import doubled, length, sizes_of
 from deepsup.errors import ConfigError
 from deepsup.training.feeds import overlapping
-
-from .patients import OneValue, PoolsItself, SidePath, attached, examined, one_process, only
-from .small_nets import CLASSES, Plain, Residual, images, labels
+from tests.patients import OneValue, PoolsItself, SidePath, attached, examined, one_process, only
+from tests.small_nets import CLASSES, Plain, Residual, images, labels
 
 
 def loader(samples: int, **options: Any) -> DataLoader[Any]:

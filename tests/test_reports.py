@@ -23,8 +23,7 @@ from deepsup import reports
 from deepsup.errors import ConfigError, MissingPackageError
 from deepsup.reports import curves, figures, formats, panels, phones, read, sections, summary, tables
 from deepsup.reports import page as pages
-
-from .synthetic_journals import BRANCHES, COMPARISON, LAYERS, STEPS, journal, make_demo, older, placement, write
+from tests.synthetic_journals import BRANCHES, COMPARISON, LAYERS, STEPS, journal, make_demo, older, placement, write
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,8 @@ from torch.nn import functional as F
 import deepsup as ds
 from deepsup import losses
 from deepsup.doctor.scores import normalised
-
-from .patients import Maps, Normalised, attached, examined, map_labels, only
-from .small_nets import CLASSES, Plain, images, labels
+from tests.patients import Maps, Normalised, attached, examined, map_labels, only
+from tests.small_nets import CLASSES, Plain, images, labels
 
 CROSS_ENTROPIES = [
     "cross_entropy",

@@ -12,9 +12,8 @@ from rich.console import Console, RenderableType
 from deepsup import reports
 from deepsup.screens import comparison, probe_table, recommendation_table, setting
 from deepsup.training.settings import override
-
-from .synthetic_journals import COMPARISON, NINE, make_many
-from .test_placements import hand_made
+from tests.synthetic_journals import COMPARISON, NINE, make_many
+from tests.test_placements import hand_made
 
 
 def shown(table: RenderableType, width: int = 110) -> list[str]:

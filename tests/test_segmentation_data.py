@@ -17,8 +17,7 @@ from torch import Tensor
 from deepsup import datasets
 from deepsup.datasets import MapSplit, palettes
 from deepsup.errors import ConfigError, DatasetError, MissingPackageError
-
-from .tiny_layouts import (
+from tests.tiny_layouts import (
     SHAPE,
     blocks,
     disc,

@@ -25,8 +25,7 @@ from deepsup.training.answers import in_tiles
 from deepsup.training.evaluations import evaluate
 from deepsup.training.inputs import Inputs
 from deepsup.training.journals import read
-
-from .tiny_shapes import PALETTE, SIDE, MapNet, batches, config, settings, write_shapes
+from tests.tiny_shapes import PALETTE, SIDE, MapNet, batches, config, settings, write_shapes
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +196,7 @@ def test_an_image_of_another_size_is_resized_as_in_validation_and_its_labels_are
 
 
 def test_predict_gives_one_label_an_image_as_a_table(tmp_path: Path):
-    from .tiny_runs import config as digits
+    from tests.tiny_runs import config as digits
 
     run = tmp_path / "digits"
     runs.train(digits(run, epochs=1, data={"limit": 32}))

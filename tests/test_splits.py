@@ -15,8 +15,7 @@ from deepsup import datasets
 from deepsup.datasets import ArraySplit, FolderSplit, Split
 from deepsup.datasets.arrays import channel_statistics
 from deepsup.errors import ConfigError, DatasetError
-
-from .tiny_images import write_pets
+from tests.tiny_images import write_pets
 
 torch.set_num_threads(1)
 

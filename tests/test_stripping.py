@@ -17,10 +17,9 @@ from deepsup.errors import AttachError, CertificateError, DeepsupError
 from deepsup.stripping import SEED
 from deepsup.taps import taps_on
 from deepsup.weights import state_sha256
-
-from .small_nets import CLASSES, Plain, Residual, images
-from .test_traces import TwoInputs, assert_untouched, snapshot, with_grads
-from .test_weights import Tied
+from tests.small_nets import CLASSES, Plain, Residual, images
+from tests.test_traces import TwoInputs, assert_untouched, snapshot, with_grads
+from tests.test_weights import Tied
 
 
 def supervised(model: nn.Module | None = None, at: Any = ("layer1", "layer2")) -> ds.Supervised:

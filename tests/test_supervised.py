@@ -12,19 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import deepsup as ds
-from deepsup.errors import (
-    AlreadyAttachedError,
-    AttachError,
-    CompiledModelError,
-    DataParallelError,
-    PlanError,
-    TapError,
-)
+from deepsup.errors import AlreadyAttachedError, AttachError, CompiledModelError, DataParallelError, PlanError, TapError
 from deepsup.supervised import unwrap
 from deepsup.taps import taps_on
-
-from .small_nets import CLASSES, Plain, Residual, images, labels
-from .test_traces import Returning, assert_untouched, snapshot, telling, with_grads
+from tests.small_nets import CLASSES, Plain, Residual, images, labels
+from tests.test_traces import Returning, assert_untouched, snapshot, telling, with_grads
 
 AT = ["conv1", "relu2"]
 

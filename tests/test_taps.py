@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from deepsup.errors import TapError
 from deepsup.taps import Recorder, Tap, remove_taps, taps_on
-
-from .small_nets import mlp
+from tests.small_nets import mlp
 
 
 def tapped(**options: object) -> tuple[nn.Sequential, Recorder]:

@@ -17,8 +17,7 @@ import deepsup as ds
 from deepsup.errors import LayerError, OutputError
 from deepsup.features import Feature
 from deepsup.traces import Layer, Trace, trace, untouched
-
-from .small_nets import CLASSES, Plain, Residual, images, mlp
+from tests.small_nets import CLASSES, Plain, Residual, images, mlp
 
 
 class Restless(nn.Module):

@@ -14,9 +14,8 @@ import deepsup as ds
 from deepsup import weights
 from deepsup.errors import CheckpointError
 from deepsup.weights import state_sha256, write_atomically
-
-from .small_nets import CLASSES, Plain, Residual, images
-from .test_traces import assert_untouched, snapshot
+from tests.small_nets import CLASSES, Plain, Residual, images
+from tests.test_traces import assert_untouched, snapshot
 
 
 class Tied(nn.Module):

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 import deepsup as ds
 from deepsup.errors import OutputError
-
-from .small_nets import CLASSES, Plain
+from tests.small_nets import CLASSES, Plain
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 RESULTS = BENCHMARKS / "results" / "zoo.json"

@@ -13,23 +13,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import errors, features, gradients, heads, losses, methods, schedules
-from .conflicts import Conflict, ConflictMeter, jacobian_backward, parameter_conflicts
-from .doctor import Diagnosis, Finding, diagnose
-from .edges import Edge
-from .exits import early_exit, ensemble
-from .features import Feature, main_prediction
-from .objectives import Objective, Terms
-from .planning import plan
-from .plans import Branch, Plan
-from .probes import Probe, probe
-from .stripping import strip, verify
-from .supervised import Outputs, Supervised, attach, is_supervised, parameter_groups, supervising
-from .traces import trace
-from .weights import load_weights, save_weights
+from deepsup import errors, features, gradients, heads, losses, methods, schedules
+from deepsup.conflicts import Conflict, ConflictMeter, jacobian_backward, parameter_conflicts
+from deepsup.doctor import Diagnosis, Finding, diagnose
+from deepsup.edges import Edge
+from deepsup.exits import early_exit, ensemble
+from deepsup.features import Feature, main_prediction
+from deepsup.objectives import Objective, Terms
+from deepsup.planning import plan
+from deepsup.plans import Branch, Plan
+from deepsup.probes import Probe, probe
+from deepsup.stripping import strip, verify
+from deepsup.supervised import Outputs, Supervised, attach, is_supervised, parameter_groups, supervising
+from deepsup.traces import trace
+from deepsup.weights import load_weights, save_weights
 
 if TYPE_CHECKING:
-    from .training.fit import fit
+    from deepsup.training.fit import fit
 
 __version__ = "0.1.0"
 
@@ -83,7 +83,7 @@ def __getattr__(name: str) -> Any:
     # The trainer needs more than torch, so it is only imported when it is asked for.
     if name == "fit":
         try:
-            from .training.fit import fit
+            from deepsup.training.fit import fit
         except ModuleNotFoundError as error:
             raise errors.MissingPackageError(
                 f'deepsup.fit needs the package {error.name!r}, which is not installed: pip install "deepsup[train]".'

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from . import heads, losses
-from .edges import ENSEMBLE, GATE, INPUT, PREVIOUS, TARGET, Edge
-from .errors import ClassCountError, HeadError
-from .plans import Branch
+from deepsup import heads, losses
+from deepsup.edges import ENSEMBLE, GATE, INPUT, PREVIOUS, TARGET, Edge
+from deepsup.errors import ClassCountError, HeadError
+from deepsup.plans import Branch
 
 Shapes = Mapping[str, tuple[int, ...]]  # of outputs by name, batch included: main, branches, BRANCH/feature
 

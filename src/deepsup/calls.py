@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Literal, TypeAlias
 
-from .errors import DeepsupError
+from deepsup.errors import DeepsupError
 
 Kind: TypeAlias = Literal["loss", "head", "method", "augmentation", "dataset", "activation"]
 

@@ -11,17 +11,17 @@ import torch
 import typer
 from rich.console import Console
 
-from . import __version__, networks, reports, screens
-from . import methods as method_table
-from .doctor import diagnose
-from .errors import ConfigError, DeepsupError
-from .planning import plan as make_plan
-from .probes.placements import check_rule
-from .stripping import verify as verify_certificate
-from .traces import trace
-from .training import building, comparisons, configs, predicting, runs, summaries
-from .training.displays import Display, plain_warnings
-from .weights import load_weights
+from deepsup import __version__, networks, reports, screens
+from deepsup import methods as method_table
+from deepsup.doctor import diagnose
+from deepsup.errors import ConfigError, DeepsupError
+from deepsup.planning import plan as make_plan
+from deepsup.probes.placements import check_rule
+from deepsup.stripping import verify as verify_certificate
+from deepsup.traces import trace
+from deepsup.training import building, comparisons, configs, predicting, runs, summaries
+from deepsup.training.displays import Display, plain_warnings
+from deepsup.weights import load_weights
 
 app = typer.Typer(
     name="deepsup",

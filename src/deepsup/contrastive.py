@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .errors import HeadError
-from .labels import IGNORE
+from deepsup.errors import HeadError
+from deepsup.labels import IGNORE
 
 
 def supcon(prediction: Tensor, target: Tensor, *, temperature: float = 0.07) -> Tensor:

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.flop_counter import FlopCounterMode
 
-from . import heads
-from .errors import HeadError
-from .features import Feature, Pick
-from .traces import untouched
+from deepsup import heads
+from deepsup.errors import HeadError
+from deepsup.features import Feature, Pick
+from deepsup.traces import untouched
 
 
 class Price(NamedTuple):

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from .errors import HeadError
-from .features import Feature
-from .pieces import ChannelsFirst
+from deepsup.errors import HeadError
+from deepsup.features import Feature
+from deepsup.pieces import ChannelsFirst
 
 _CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 _NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from . import losses, schedules
-from .layers import INPUT as INPUT
+from deepsup import losses, schedules
+from deepsup.layers import INPUT as INPUT
 
 TARGET = "y"  # how an edge calls the labels
 ENSEMBLE = "ensemble"  # the mixture of all scores

@@ -14,14 +14,14 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from . import losses
-from .edges import INPUT
-from .errors import AttachError, BranchNameError, HeadError, TapError
-from .features import main_prediction, picked
-from .maps import alike
-from .plans import Branch
-from .supervised import Outputs, Supervised, input_of, supervising, unwrap
-from .taps import Tap
+from deepsup import losses
+from deepsup.edges import INPUT
+from deepsup.errors import AttachError, BranchNameError, HeadError, TapError
+from deepsup.features import main_prediction, picked
+from deepsup.maps import alike
+from deepsup.plans import Branch
+from deepsup.supervised import Outputs, Supervised, input_of, supervising, unwrap
+from deepsup.taps import Tap
 
 
 class EarlyExit(nn.Module):

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from .errors import OutputError
+from deepsup.errors import OutputError
 
 Pick = tuple[str | int, ...]
 

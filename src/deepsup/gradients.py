@@ -25,8 +25,8 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
-from . import schedules
-from .errors import ConfigError
+from deepsup import schedules
+from deepsup.errors import ConfigError
 
 Custom: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 GradientLike: TypeAlias = "str | Rule | Custom"

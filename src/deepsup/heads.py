@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from . import calls, dense
-from .continuations import continuation
-from .errors import HeadError
-from .features import Feature, Pick
-from .pieces import (
+from deepsup import calls, dense
+from deepsup.continuations import continuation
+from deepsup.errors import HeadError
+from deepsup.features import Feature, Pick
+from deepsup.pieces import (
     First,
     GateNorm,
     Mean,
@@ -33,7 +33,7 @@ from .pieces import (
     places,
     separable_chain,
 )
-from .restoring import untouched
+from deepsup.restoring import untouched
 
 Builder: TypeAlias = Callable[..., nn.Module]
 HeadLike: TypeAlias = "str | nn.Module | Builder"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .errors import ClassCountError
+from deepsup.errors import ClassCountError
 
 FREE_TO_LOOK = ("cpu",)  # devices for which looking at a number costs nothing
 IGNORE = -100  # PyTorch's label for a place that does not count

@@ -17,9 +17,9 @@ import fnmatch
 import re
 from collections.abc import Iterable
 
-from .errors import LayerError, LayerNotCalledError, LayerReusedError, UnknownLayerError
-from .features import Pick, read_pick
-from .traces import Layer, Trace
+from deepsup.errors import LayerError, LayerNotCalledError, LayerReusedError, UnknownLayerError
+from deepsup.features import Pick, read_pick
+from deepsup.traces import Layer, Trace
 
 # What the model itself reads, as if it were the output of a layer. No module is ever called so; users write `input`.
 INPUT = "<input>"

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import calls, contrastive, pixels
-from .errors import ClassCountError, ConfigError, HeadError
-from .labels import IGNORE as IGNORE
-from .labels import check_labels as check_labels
-from .labels import label_message
+from deepsup import calls, contrastive, pixels
+from deepsup.errors import ClassCountError, ConfigError, HeadError
+from deepsup.labels import IGNORE as IGNORE
+from deepsup.labels import check_labels as check_labels
+from deepsup.labels import label_message
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 

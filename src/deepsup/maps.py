@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
-from . import losses, pixels, targets
+from deepsup import losses, pixels, targets
 
 
 def is_map(shape: Sequence[int]) -> bool:

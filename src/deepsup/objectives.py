@@ -15,15 +15,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import calls, losses, schedules
-from .edges import ENSEMBLE, GATE, PREVIOUS, TARGET, Edge
-from .errors import BranchNameError, ConfigError, HeadError, OutputError
-from .features import main_prediction
-from .labels import free_to_look
-from .maps import alike, is_map, lost_classes
-from .plans import Plan
-from .supervised import Outputs
-from .targets import LostClassesWarning
+from deepsup import calls, losses, schedules
+from deepsup.edges import ENSEMBLE, GATE, PREVIOUS, TARGET, Edge
+from deepsup.errors import BranchNameError, ConfigError, HeadError, OutputError
+from deepsup.features import main_prediction
+from deepsup.labels import free_to_look
+from deepsup.maps import alike, is_map, lost_classes
+from deepsup.plans import Plan
+from deepsup.supervised import Outputs
+from deepsup.targets import LostClassesWarning
 
 
 class Terms(NamedTuple):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .errors import HeadError
-from .features import Feature
+from deepsup.errors import HeadError
+from deepsup.features import Feature
 
 LAST_SIZE = 8  # published nets end in maps of 4 to 7: a chain halves until the shorter side is below this
 

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import targets
-from .errors import ClassCountError, HeadError
-from .fused import upsampled_binary_cross_entropy, upsampled_cross_entropy
-from .labels import IGNORE, check_labels, free_to_look, label_message
+from deepsup import targets
+from deepsup.errors import ClassCountError, HeadError
+from deepsup.fused import upsampled_binary_cross_entropy, upsampled_cross_entropy
+from deepsup.labels import IGNORE, check_labels, free_to_look, label_message
 
 RESIZES = ("enlarge", "interpolate", *targets.POLICIES)
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}

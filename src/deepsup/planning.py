@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import agreement, gradients, heads, losses, methods, probes, schedules
-from .costs import Price, price
-from .edges import ENSEMBLE, INPUT, PREVIOUS, TARGET, Edge, Gate
-from .errors import BranchNameError, ClassCountError, ConfigError, HeadError, LayerError, UnknownLayerError
-from .features import Feature, Pick, read_pick, show_pick
-from .layers import check_readable, is_measure, select, split_pick
-from .maps import is_map
-from .plans import Branch, Plan, fingerprint
-from .taps import refuse_wrapped
-from .traces import Layer, Trace, trace
+from deepsup import agreement, gradients, heads, losses, methods, probes, schedules
+from deepsup.costs import Price, price
+from deepsup.edges import ENSEMBLE, INPUT, PREVIOUS, TARGET, Edge, Gate
+from deepsup.errors import BranchNameError, ClassCountError, ConfigError, HeadError, LayerError, UnknownLayerError
+from deepsup.features import Feature, Pick, read_pick, show_pick
+from deepsup.layers import check_readable, is_measure, select, split_pick
+from deepsup.maps import is_map
+from deepsup.plans import Branch, Plan, fingerprint
+from deepsup.taps import refuse_wrapped
+from deepsup.traces import Layer, Trace, trace
 
 RESERVED = {
     "main": "that is the model's own output",

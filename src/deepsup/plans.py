@@ -17,12 +17,12 @@ from typing import Any
 
 from torch import nn
 
-from . import gradients, heads, losses, schedules
-from .costs import millions as millions
-from .edges import TARGET, Edge, Gate
-from .errors import DeepsupError, PlanError
-from .features import Feature, Pick, read_pick, show_pick
-from .weights import write_atomically
+from deepsup import gradients, heads, losses, schedules
+from deepsup.costs import millions as millions
+from deepsup.edges import TARGET, Edge, Gate
+from deepsup.errors import DeepsupError, PlanError
+from deepsup.features import Feature, Pick, read_pick, show_pick
+from deepsup.weights import write_atomically
 
 FORMAT = 1
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
-from .errors import ConfigError
+from deepsup.errors import ConfigError
 
 Weight: TypeAlias = "str | float | Callable[[float], float]"
 

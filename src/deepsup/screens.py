@@ -12,13 +12,13 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from . import reports
-from .methods import Method
-from .plans import millions
-from .probes import Probe
-from .probes.magnitudes import average
-from .probes.placements import HEADINGS, OTHERS, RIGHT, Recommendation, figures
-from .traces import Trace
+from deepsup import reports
+from deepsup.methods import Method
+from deepsup.plans import millions
+from deepsup.probes import Probe
+from deepsup.probes.magnitudes import average
+from deepsup.probes.placements import HEADINGS, OTHERS, RIGHT, Recommendation, figures
+from deepsup.traces import Trace
 
 BAR = 16  # characters at most
 SHOWN = 6  # missing runs that are named

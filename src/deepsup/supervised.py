@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from . import heads as head_builders
-from .edges import INPUT
-from .errors import AttachError, ConfigError, DataParallelError, PlanError, TapError
-from .plans import Branch, Plan, fingerprint
-from .taps import InputTap, Recorder, Tap, refuse_compiled, refuse_wrapped, taps_on
+from deepsup import heads as head_builders
+from deepsup.edges import INPUT
+from deepsup.errors import AttachError, ConfigError, DataParallelError, PlanError, TapError
+from deepsup.plans import Branch, Plan, fingerprint
+from deepsup.taps import InputTap, Recorder, Tap, refuse_compiled, refuse_wrapped, taps_on
 
 
 class Outputs(NamedTuple):

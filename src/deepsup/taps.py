@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .errors import AlreadyAttachedError, AttachError, CompiledModelError, DataParallelError, TapError
-from .features import Pick, picked, replaced, tensors_in
-from .gradients import ADD, Fork, Rule
+from deepsup.errors import AlreadyAttachedError, AttachError, CompiledModelError, DataParallelError, TapError
+from deepsup.features import Pick, picked, replaced, tensors_in
+from deepsup.gradients import ADD, Fork, Rule
 
 
 class Recorder:

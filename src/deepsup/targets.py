@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .errors import ClassCountError, ConfigError
-from .labels import IGNORE, free_to_look, label_message
+from deepsup.errors import ClassCountError, ConfigError
+from deepsup.labels import IGNORE, free_to_look, label_message
 
 
 class LostClassesWarning(UserWarning):

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.flop_counter import FlopCounterMode
 
-from .errors import DeepsupError, LayerError, OutputError
-from .features import Feature, Pick, channel_axis, default_pick, infer_layout, picked, show_pick, tensors_in
-from .lineage import Lineage
-from .restoring import untouched as untouched  # passed on to those who take both from here
+from deepsup.errors import DeepsupError, LayerError, OutputError
+from deepsup.features import Feature, Pick, channel_axis, default_pick, infer_layout, picked, show_pick, tensors_in
+from deepsup.lineage import Lineage
+from deepsup.restoring import untouched as untouched  # passed on to those who take both from here
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 

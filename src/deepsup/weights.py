@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
-from .errors import CheckpointError
+from deepsup.errors import CheckpointError
 
 
 def save_weights(model: nn.Module, path: str | Path) -> None:

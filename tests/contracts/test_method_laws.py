@@ -17,9 +17,8 @@ from deepsup import networks, schedules
 from deepsup.methods import METHODS
 from deepsup.training import configs, runs
 from tests import tiny_runs
+from tests.contracts.test_laws import assert_same_state, mixed_flags, state_of
 from tests.tiny_maps import is_for_maps, maps, segmenter
-
-from .test_laws import assert_same_state, mixed_flags, state_of
 
 CLASSES = 5
 BRANCHED = [m.name for m in METHODS.values() if not m.bare]

@@ -14,9 +14,8 @@ from torch.utils.checkpoint import checkpoint
 import deepsup as ds
 from deepsup.errors import AlreadyAttachedError, LayerError, TapError
 from deepsup.taps import taps_on
-
-from .architectures import ARCHITECTURES, Architecture, dropout_head
-from .test_laws import every_architecture
+from tests.contracts.architectures import ARCHITECTURES, Architecture, dropout_head
+from tests.contracts.test_laws import every_architecture
 
 
 def supervised(arch: Architecture, model: nn.Module | None = None) -> ds.Supervised:

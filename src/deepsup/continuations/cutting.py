@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from ..errors import ContinuationError
-from ..features import USUAL_NAMES, Pick, picked, show_pick
-from ..layers import INPUT as INPUT
-from ..restoring import untouched
+from deepsup.errors import ContinuationError
+from deepsup.features import USUAL_NAMES, Pick, picked, show_pick
+from deepsup.layers import INPUT as INPUT
+from deepsup.restoring import untouched
 
 # Never looked into, even where they have layers inside (timm's BatchNormAct2d): their channel counts can be changed.
 LEAVES = (_ConvNd, _NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.Linear, nn.PReLU)

@@ -12,9 +12,9 @@ from torch.fx.node import map_arg
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from ..errors import ContinuationError
-from ..features import Feature
-from .cutting import LEAVES, Point
+from deepsup.continuations.cutting import LEAVES, Point
+from deepsup.errors import ContinuationError
+from deepsup.features import Feature
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 _UNEQUAL_SUM = (

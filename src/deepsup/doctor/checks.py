@@ -18,16 +18,16 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from .. import gradients, heads, methods, schedules
-from ..edges import ENSEMBLE, GATE, INPUT
-from ..errors import ConfigError, DeepsupError
-from ..objectives import Objective
-from ..planning import RESERVED
-from ..plans import Branch, Plan, millions
-from ..supervised import Supervised
-from ..taps import Tap, taps_on
-from ..traces import untouched
-from .findings import ERROR, WARNING, Finding, finding
+from deepsup import gradients, heads, methods, schedules
+from deepsup.doctor.findings import ERROR, WARNING, Finding, finding
+from deepsup.edges import ENSEMBLE, GATE, INPUT
+from deepsup.errors import ConfigError, DeepsupError
+from deepsup.objectives import Objective
+from deepsup.planning import RESERVED
+from deepsup.plans import Branch, Plan, millions
+from deepsup.supervised import Supervised
+from deepsup.taps import Tap, taps_on
+from deepsup.traces import untouched
 
 WRAPPERS = (nn.DataParallel, DistributedDataParallel)
 INNER = ("_orig_mod", "_forward_module", "_original_module")

@@ -19,20 +19,20 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .. import losses, methods
-from ..edges import INPUT
-from ..errors import ConfigError, DeepsupError, LayerError, UnknownLayerError
-from ..features import read_pick
-from ..layers import check_readable
-from ..objectives import Objective
-from ..planning import plan as make_plan
-from ..plans import Plan, fingerprint
-from ..supervised import Supervised, attach
-from ..taps import remove_taps
-from ..traces import Trace, trace
-from . import checks, rehearsals, scores
-from .checks import Setup, branch
-from .findings import ERROR, Diagnosis, Finding, diagnosis, finding, from_error
+from deepsup import losses, methods
+from deepsup.doctor import checks, rehearsals, scores
+from deepsup.doctor.checks import Setup, branch
+from deepsup.doctor.findings import ERROR, Diagnosis, Finding, diagnosis, finding, from_error
+from deepsup.edges import INPUT
+from deepsup.errors import ConfigError, DeepsupError, LayerError, UnknownLayerError
+from deepsup.features import read_pick
+from deepsup.layers import check_readable
+from deepsup.objectives import Objective
+from deepsup.planning import plan as make_plan
+from deepsup.plans import Plan, fingerprint
+from deepsup.supervised import Supervised, attach
+from deepsup.taps import remove_taps
+from deepsup.traces import Trace, trace
 
 PER_BRANCH = ("head", "loss", "weight", "gradient", "zero_heads")  # options of plan that may be mappings by branch name
 CHECKED = "model, layers, heads, outputs, {labels}losses, weights{optimizer} look right for {branches}"

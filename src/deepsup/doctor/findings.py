@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
-from ..errors import (
+from deepsup.errors import (
     AlreadyAttachedError,
     AttachError,
     BranchNameError,

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import DeepsupError, OutputError
-from ..features import Pick, main_prediction, show_pick
-from ..plans import Branch, Plan, millions
-from ..supervised import Outputs, Supervised, supervising
-from ..traces import Trace, as_call
-from .checks import Setup, branch
-from .findings import ERROR, Finding, finding, from_error
+from deepsup.doctor.checks import Setup, branch
+from deepsup.doctor.findings import ERROR, Finding, finding, from_error
+from deepsup.errors import DeepsupError, OutputError
+from deepsup.features import Pick, main_prediction, show_pick
+from deepsup.plans import Branch, Plan, millions
+from deepsup.supervised import Outputs, Supervised, supervising
+from deepsup.traces import Trace, as_call
 
 IGNORED = (-100, 255)  # labels that mean "no class" by custom
 SAID = 5  # of a list of names

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import losses
-from ..edges import TARGET, Edge
-from ..errors import ClassCountError, HeadError
-from ..maps import lost_classes
-from ..objectives import Objective
-from .checks import branch
-from .findings import WARNING, Finding, finding, from_error
+from deepsup import losses
+from deepsup.doctor.checks import branch
+from deepsup.doctor.findings import WARNING, Finding, finding, from_error
+from deepsup.edges import TARGET, Edge
+from deepsup.errors import ClassCountError, HeadError
+from deepsup.maps import lost_classes
+from deepsup.objectives import Objective
 
 IGNORED = (-100, 255)  # labels that mean "no class" by custom
 SAID = 10  # of a list of labels

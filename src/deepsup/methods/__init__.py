@@ -3,8 +3,8 @@
 A method never brings a training loop of its own; whatever it presets for a branch can be overridden in `plan`.
 """
 
-from .presets import Method as Method
-from .presets import Preset as Preset
-from .presets import Scene as Scene
-from .table import METHODS as METHODS
-from .table import get as get
+from deepsup.methods.presets import Method as Method
+from deepsup.methods.presets import Preset as Preset
+from deepsup.methods.presets import Scene as Scene
+from deepsup.methods.table import METHODS as METHODS
+from deepsup.methods.table import get as get

@@ -10,8 +10,7 @@ from deepsup.edges import Gate
 from deepsup.errors import ConfigError, LayerError
 from deepsup.layers import select
 from deepsup.losses import describe
-
-from .presets import Method, Preset, Scene, between, positive
+from deepsup.methods.presets import Method, Preset, Scene, between, positive
 
 KAYA = (15, 30, 45, 60, 75, 90)  # percent of the compute
 

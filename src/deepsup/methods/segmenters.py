@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping
 
 from deepsup.errors import ConfigError, LayerError
+from deepsup.methods.presets import Arrange, Method, Preset, Scene, between
 from deepsup.traces import Layer
-
-from .presets import Arrange, Method, Preset, Scene, between
 
 MODES = ("same", "exp", "two")
 

@@ -8,9 +8,8 @@ from dataclasses import replace
 
 from deepsup import calls
 from deepsup.errors import ConfigError
-
-from . import classifiers, mimics, segmenters
-from .presets import Method
+from deepsup.methods import classifiers, mimics, segmenters
+from deepsup.methods.presets import Method
 
 _BUILDERS: tuple[Callable[..., Method], ...] = (
     classifiers.none,

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
 
-from .. import heads
-from ..costs import millions, price
-from ..errors import ConfigError, HeadError
-from ..features import Feature
+from deepsup import heads
+from deepsup.costs import millions, price
+from deepsup.errors import ConfigError, HeadError
+from deepsup.features import Feature
 
 RULES = {
     "threshold": "after the deepest layer whose mean gradient is under a threshold, as in CNDS",

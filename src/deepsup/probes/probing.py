@@ -18,16 +18,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
-from .. import losses
-from ..errors import CompiledModelError, ConfigError, DatasetError, LayerError, NonFiniteError, OutputError
-from ..features import main_prediction, picked, read_pick, show_pick
-from ..layers import tap_points
-from ..restoring import Interrupts, untouched
-from ..taps import taps_on
-from ..traces import Layer, Trace, as_call, trace
-from .magnitudes import Meter
-from .placements import Point
-from .readings import PAPER_THRESHOLD, LayerGradient, Probe
+from deepsup import losses
+from deepsup.errors import CompiledModelError, ConfigError, DatasetError, LayerError, NonFiniteError, OutputError
+from deepsup.features import main_prediction, picked, read_pick, show_pick
+from deepsup.layers import tap_points
+from deepsup.probes.magnitudes import Meter
+from deepsup.probes.placements import Point
+from deepsup.probes.readings import PAPER_THRESHOLD, LayerGradient, Probe
+from deepsup.restoring import Interrupts, untouched
+from deepsup.taps import taps_on
+from deepsup.traces import Layer, Trace, as_call, trace
 
 Goal = Callable[[Any, Any], Tensor]  # (what the model returned, target) -> the scalar to go down
 

@@ -18,9 +18,8 @@ from deepsup.exits import average
 from deepsup.features import main_prediction, replaced
 from deepsup.objectives import Objective
 from deepsup.supervised import Outputs
-
-from .engines import forward
-from .tiles import tiled
+from deepsup.training.engines import forward
+from deepsup.training.tiles import tiled
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 
 from deepsup import methods
 from deepsup.errors import ConfigError
-
-from .settings import flattened, merge, nested
+from deepsup.training.settings import flattened, merge, nested
 
 PLAIN = "none"
 

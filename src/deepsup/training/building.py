@@ -21,12 +21,11 @@ from deepsup.planning import plan as make_plan
 from deepsup.plans import Plan
 from deepsup.probes import Probe, probe
 from deepsup.supervised import attach
-
-from . import configs, engines
-from .configs import TrainConfig
-from .feeds import SplitFeed
-from .journals import Record
-from .settings import check
+from deepsup.training import configs, engines
+from deepsup.training.configs import TrainConfig
+from deepsup.training.feeds import SplitFeed
+from deepsup.training.journals import Record
+from deepsup.training.settings import check
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -18,10 +18,9 @@ from pydantic import Field, field_validator, model_validator
 from deepsup import gradients, losses, methods, schedules, scores
 from deepsup.calls import closest
 from deepsup.errors import ConfigError
-
-from .arms import arms_of, settings_of, varied
-from .data import DataConfig as DataConfig
-from .settings import Settings, check, flattened, merge, override, read
+from deepsup.training.arms import arms_of, settings_of, varied
+from deepsup.training.data import DataConfig as DataConfig
+from deepsup.training.settings import Settings, check, flattened, merge, override, read
 
 ACCURACY = "accuracy"
 

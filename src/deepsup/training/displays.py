@@ -19,7 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .preflight import TrapWarning
+from deepsup.training.preflight import TrapWarning
 
 BAR = 16  # characters
 

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from deepsup.errors import ConfigError, MissingPackageError
-
-from .configs import EngineConfig
+from deepsup.training.configs import EngineConfig
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -16,11 +16,10 @@ from deepsup.errors import ConfigError
 from deepsup.objectives import Objective
 from deepsup.scores import Counts
 from deepsup.supervised import Supervised, supervising
-
-from .answers import Forward as Forward
-from .answers import answers, are_maps, classes_in, ignored, is_label_map, predictions, with_ensemble
-from .engines import forward, gathered, share_buffers
-from .feeds import Batches, Feed, feed, samples_in
+from deepsup.training.answers import Forward as Forward
+from deepsup.training.answers import answers, are_maps, classes_in, ignored, is_label_map, predictions, with_ensemble
+from deepsup.training.engines import forward, gathered, share_buffers
+from deepsup.training.feeds import Batches, Feed, feed, samples_in
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -24,13 +24,12 @@ from deepsup.errors import ConfigError, LayerError, OutputError
 from deepsup.objectives import Objective
 from deepsup.supervised import Supervised, is_supervised, unwrap
 from deepsup.traces import trace
-
-from . import checkpoints, configs, engines, optimizers
-from .checkpoints import Checkpoint
-from .feeds import Batches, Feed, feed
-from .journals import Sink, environment
-from .loops import FitResult, Job, Loop
-from .settings import S, check
+from deepsup.training import checkpoints, configs, engines, optimizers
+from deepsup.training.checkpoints import Checkpoint
+from deepsup.training.feeds import Batches, Feed, feed
+from deepsup.training.journals import Sink, environment
+from deepsup.training.loops import FitResult, Job, Loop
+from deepsup.training.settings import S, check
 
 
 def fit(

@@ -19,11 +19,10 @@ from deepsup import overlays
 from deepsup.datasets import MapSplit
 from deepsup.objectives import Objective
 from deepsup.scores import Counts
+from deepsup.training.answers import Answer, Forward, answers, ignored, predictions
+from deepsup.training.engines import forward
+from deepsup.training.evaluations import evaluating
 from deepsup.weights import write_atomically
-
-from .answers import Answer, Forward, answers, ignored, predictions
-from .engines import forward
-from .evaluations import evaluating
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

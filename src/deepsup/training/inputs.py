@@ -21,9 +21,8 @@ from deepsup.datasets import Dataset, MapSplit, folders, preparations
 from deepsup.datasets.joints import Pixels, resized, scaled_size
 from deepsup.datasets.masks import read_rgb
 from deepsup.errors import ConfigError
+from deepsup.training.data import DataConfig
 from deepsup.weights import write_atomically
-
-from .data import DataConfig
 
 FILE = "inputs.json"
 _GREY = (0.299, 0.587, 0.114)

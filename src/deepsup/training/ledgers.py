@@ -12,9 +12,8 @@ from deepsup.doctor.checks import twin
 from deepsup.objectives import Objective
 from deepsup.restoring import untouched
 from deepsup.supervised import Supervised
-
-from .engines import forward
-from .feeds import Batch
+from deepsup.training.engines import forward
+from deepsup.training.feeds import Batch
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -16,15 +16,14 @@ from deepsup.errors import CheckpointError, DatasetError, NonFiniteError
 from deepsup.objectives import Objective, Terms
 from deepsup.probes import weight_layers
 from deepsup.supervised import Supervised
-
-from . import checkpoints, engines, ledgers
-from .checkpoints import Checkpoint
-from .configs import LogConfig
-from .evaluations import Forward, evaluate, metric_of
-from .feeds import Batch, Feed, samples_in
-from .journals import Journal, Record, Sink, read
-from .preflight import examine, first_batch
-from .tallies import Conflicts, Stopwatch, Tally, check_weights
+from deepsup.training import checkpoints, engines, ledgers
+from deepsup.training.checkpoints import Checkpoint
+from deepsup.training.configs import LogConfig
+from deepsup.training.evaluations import Forward, evaluate, metric_of
+from deepsup.training.feeds import Batch, Feed, samples_in
+from deepsup.training.journals import Journal, Record, Sink, read
+from deepsup.training.preflight import examine, first_batch
+from deepsup.training.tallies import Conflicts, Stopwatch, Tally, check_weights
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

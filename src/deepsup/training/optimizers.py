@@ -8,8 +8,7 @@ from torch import nn, optim
 
 from deepsup.errors import ConfigError
 from deepsup.supervised import parameter_groups
-
-from .configs import OptimizerConfig
+from deepsup.training.configs import OptimizerConfig
 
 
 def build(net: nn.Module, settings: OptimizerConfig) -> optim.Optimizer:

@@ -20,14 +20,13 @@ from deepsup.errors import CheckpointError, ConfigError, DatasetError
 from deepsup.objectives import Objective
 from deepsup.plans import Plan
 from deepsup.supervised import Supervised, attach, supervising
+from deepsup.training import checkpoints, runs
+from deepsup.training.answers import Answer, Forward, answers, in_tiles, loss_of, predictions, with_ensemble
+from deepsup.training.configs import TrainConfig
+from deepsup.training.galleries import grey, safe
+from deepsup.training.inputs import Inputs
+from deepsup.training.loops import load_net
 from deepsup.weights import load_weights
-
-from . import checkpoints, runs
-from .answers import Answer, Forward, answers, in_tiles, loss_of, predictions, with_ensemble
-from .configs import TrainConfig
-from .galleries import grey, safe
-from .inputs import Inputs
-from .loops import load_net
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".webp"}
 

@@ -13,9 +13,8 @@ from deepsup import doctor
 from deepsup.callers import outside
 from deepsup.doctor.findings import ERROR, Diagnosis
 from deepsup.objectives import Objective
-
-from . import checkpoints
-from .feeds import Batch, Feed, SplitFeed
+from deepsup.training import checkpoints
+from deepsup.training.feeds import Batch, Feed, SplitFeed
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -26,18 +26,17 @@ from deepsup.objectives import Objective
 from deepsup.plans import Plan
 from deepsup.stripping import strip
 from deepsup.supervised import Supervised, attach
+from deepsup.training import checkpoints, configs, engines, galleries, optimizers
+from deepsup.training.answers import Forward, in_tiles
+from deepsup.training.building import Prepared, build, classes_of, load_data, prepare, training_feed
+from deepsup.training.checkpoints import Checkpoint
+from deepsup.training.configs import TrainConfig
+from deepsup.training.engines import is_main_process as is_main_process
+from deepsup.training.feeds import SplitFeed
+from deepsup.training.inputs import Inputs
+from deepsup.training.journals import Record, Sink, environment, final_score, read
+from deepsup.training.loops import Job, Loop, load_net
 from deepsup.weights import save_weights, write_atomically
-
-from . import checkpoints, configs, engines, galleries, optimizers
-from .answers import Forward, in_tiles
-from .building import Prepared, build, classes_of, load_data, prepare, training_feed
-from .checkpoints import Checkpoint
-from .configs import TrainConfig
-from .engines import is_main_process as is_main_process
-from .feeds import SplitFeed
-from .inputs import Inputs
-from .journals import Record, Sink, environment, final_score, read
-from .loops import Job, Loop, load_net
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -82,7 +81,7 @@ def train(
         prepared = prepare(config, plan=checkpoint.plan if checkpoint else None, fabric=fabric)
         sinks = [on_record] if on_record else []
         if config.log.tensorboard and fabric.is_global_zero:
-            from .tensorboards import sink
+            from deepsup.training.tensorboards import sink
 
             sinks.append(sink(folder, purge_step=checkpoint.step if checkpoint else None))
         if fabric.is_global_zero and checkpoint is None:

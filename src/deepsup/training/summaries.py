@@ -14,12 +14,11 @@ from torch import nn
 from deepsup import losses, methods
 from deepsup.edges import INPUT
 from deepsup.plans import Plan
+from deepsup.training import runs, verdicts
+from deepsup.training.arms import varied
+from deepsup.training.configs import Cell, ComparisonConfig, Config, TrainConfig
+from deepsup.training.journals import Record, environment, final_score, output_scores, read
 from deepsup.weights import load_weights
-
-from . import runs, verdicts
-from .arms import varied
-from .configs import Cell, ComparisonConfig, Config, TrainConfig
-from .journals import Record, environment, final_score, output_scores, read
 
 FORMAT = 1
 GOAL = 0.9

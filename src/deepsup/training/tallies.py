@@ -14,9 +14,8 @@ from deepsup.conflicts import ConflictMeter, parameter_conflicts, summarise
 from deepsup.errors import NonFiniteError
 from deepsup.objectives import Terms
 from deepsup.supervised import is_supervised, unwrap
-
-from .configs import LogConfig
-from .engines import gathered, summed
+from deepsup.training.configs import LogConfig
+from deepsup.training.engines import gathered, summed
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -21,8 +21,7 @@ from typing import Any, TextIO
 import torch
 
 from deepsup.errors import DeepsupError
-
-from . import configs, runs
+from deepsup.training import configs, runs
 
 
 def main() -> None:
