@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from deepsup import overlays
+from deepsup import label_maps
 from deepsup.reports import read
 from tests.synthetic_journals import COST, ENVIRONMENT, write
 
@@ -103,8 +103,8 @@ def write_maps(run: Path, pairs: Sequence[Pair], *, outputs: Sequence[str], metr
     folder = run / "maps"
     samples = []
     for name, image, truth in pairs:
-        overlays.write_picture(folder / f"{name}.image.png", image)
-        overlays.write_picture(folder / f"{name}.truth.png", truth)
+        label_maps.write_picture(folder / f"{name}.image.png", image)
+        label_maps.write_picture(folder / f"{name}.truth.png", truth)
         told = {}
         for i, output in enumerate(outputs):
             rng = np.random.default_rng([seed, i])
@@ -113,14 +113,14 @@ def write_maps(run: Path, pairs: Sequence[Pair], *, outputs: Sequence[str], metr
             wrong = noise[: truth.shape[0], : truth.shape[1]] < 0.2 / (i + 1)
             said[wrong] = np.roll(said, 7, axis=1)[wrong]
             file = f"{name}.{output.replace('/', '_')}.png"
-            overlays.write_picture(folder / file, said)
+            label_maps.write_picture(folder / file, said)
             told[output] = {"file": file, "score": float((said == truth)[truth != 255].mean())}
             if len(classes) == 2:
                 sure = np.clip(255 * said * 0.9 + rng.normal(12, 8, said.shape), 0, 255).astype(np.uint8)
                 told[output]["probability"] = file.replace(".png", ".probability.png")
-                overlays.write_picture(folder / told[output]["probability"], sure)
+                label_maps.write_picture(folder / told[output]["probability"], sure)
         samples.append({"name": name, "image": f"{name}.image.png", "truth": f"{name}.truth.png", "outputs": told})
-    content = {"classes": list(classes), "palette": list(palette or overlays.palette(len(classes))), "ignore": 255,
+    content = {"classes": list(classes), "palette": list(palette or label_maps.palette(len(classes))), "ignore": 255,
                "metric": metric, "samples": samples}  # fmt: skip
     (folder / "maps.json").write_text(json.dumps(content))
     return folder

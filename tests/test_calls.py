@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from deepsup import calls
+from deepsup import specs
 from deepsup.errors import ConfigError, HeadError
 
 
@@ -20,7 +20,7 @@ KNOWN = {"plain": plain, "rich": rich, "two-words": rich}
 
 
 def read(text: object) -> tuple[str, dict[str, object]]:
-    return calls.read(text, KNOWN, "method", ConfigError, hidden={"model"})
+    return specs.read(text, KNOWN, "method", ConfigError, hidden={"model"})
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_a_name_and_its_options_are_read(text: str, found: tuple[str, dict[str, 
     name, options = read(text)
     assert (name, options) == found
     assert list(options) == list(found[1])  # in the order in which they are written
-    assert read(calls.show_call(name, options)) == found
+    assert read(specs.show_call(name, options)) == found
 
 
 @pytest.mark.parametrize(
@@ -100,17 +100,17 @@ def test_a_text_that_python_itself_cannot_parse_is_refused_too(text: str) -> Non
 )
 def test_each_kind_lists_what_may_be_passed_and_raises_its_error(kind: Any, ends: str) -> None:
     with pytest.raises(HeadError) as caught:
-        calls.read("zzz", KNOWN, kind, HeadError)
+        specs.read("zzz", KNOWN, kind, HeadError)
     assert str(caught.value) == f"no {kind} is called 'zzz'. {ends}"
 
 
 def test_what_a_callable_takes_by_keyword_only_are_its_options() -> None:
-    assert calls.options(rich) == ("width", "blocks", "model")
-    assert calls.options(rich, hidden={"model", "width"}) == ("blocks",)
-    assert calls.options(plain) == ()
+    assert specs.options(rich) == ("width", "blocks", "model")
+    assert specs.options(rich, hidden={"model", "width"}) == ("blocks",)
+    assert specs.options(plain) == ()
 
 
 def test_a_call_is_shown_as_it_is_read() -> None:
-    assert calls.show_call("kl", {}) == "kl"
-    assert calls.show_call("kl", {"temperature": 3, "squared": False}) == "kl(temperature=3, squared=False)"
-    assert calls.show_call("squared_hinge", {"form": "one-vs-rest"}) == "squared_hinge(form='one-vs-rest')"
+    assert specs.show_call("kl", {}) == "kl"
+    assert specs.show_call("kl", {"temperature": 3, "squared": False}) == "kl(temperature=3, squared=False)"
+    assert specs.show_call("squared_hinge", {"form": "one-vs-rest"}) == "squared_hinge(form='one-vs-rest')"

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deepsup import overlays, reports
+from deepsup import label_maps, reports
 from deepsup.errors import DatasetError
 from deepsup.reports import galleries, metrics, read, scores, tables
 from deepsup.reports.galleries import Gallery
@@ -70,7 +70,8 @@ def test_a_run_shows_its_outputs_from_the_first_branch_to_all_together(one: Path
         labels = [[picture.label for picture in column.pictures] for column in sample.columns]
         assert labels == [["image", "truth"], *[["prediction", "errors"]] * 3]
     assert gallery.classes == tuple(
-        (name, "#{:02x}{:02x}{:02x}".format(*colour)) for name, colour in zip(CLASSES, overlays.palette(5), strict=True)
+        (name, "#{:02x}{:02x}{:02x}".format(*colour))
+        for name, colour in zip(CLASSES, label_maps.palette(5), strict=True)
     )
 
 
@@ -78,23 +79,23 @@ def test_pictures_show_what_the_files_hold(one: Path) -> None:
     (gallery,) = found(one)
     folder = one / "maps"
     image, truth = (
-        overlays.read_picture(folder / "sample00.image.png"),
-        overlays.read_labels(folder / "sample00.truth.png"),
+        label_maps.read_picture(folder / "sample00.image.png"),
+        label_maps.read_labels(folder / "sample00.truth.png"),
     )
-    said = overlays.read_labels(folder / "sample00.main.png")
+    said = label_maps.read_labels(folder / "sample00.main.png")
     given, _, main, _ = gallery.samples[0].columns
     errors = pixels(main.pictures[1].source)
     assert errors.shape == image.shape
-    wrong = (errors == overlays.LEGEND["wrong"]).all(axis=2)
+    wrong = (errors == label_maps.LEGEND["wrong"]).all(axis=2)
     assert (wrong == ((said != truth) & (truth != 255))).all()  # exact, although the picture has few colours
-    void = overlays.hatched(np.zeros_like(image), truth)[truth == 255]
-    assert set(map(tuple, void.tolist())) == set(overlays.HATCH)
+    void = label_maps.hatched(np.zeros_like(image), truth)[truth == 255]
+    assert set(map(tuple, void.tolist())) == set(label_maps.HATCH)
     assert (errors[truth == 255] == void).all()
-    palette = overlays.palette(5)
+    palette = label_maps.palette(5)
     for picture, drawn in (
         (given.pictures[0], image),
-        (given.pictures[1], overlays.hatched(overlays.overlay(image, truth, palette, alpha=0.7), truth)),
-        (main.pictures[0], overlays.hatched(overlays.overlay(image, said, palette, alpha=0.7), truth)),
+        (given.pictures[1], label_maps.hatched(label_maps.overlay(image, truth, palette, alpha=0.7), truth)),
+        (main.pictures[0], label_maps.hatched(label_maps.overlay(image, said, palette, alpha=0.7), truth)),
     ):
         assert np.abs(pixels(picture.source).astype(int) - drawn).mean() < 6
 
@@ -105,7 +106,7 @@ def test_two_classes_have_their_probability_too(vessels: Path) -> None:
     main = gallery.samples[0].columns[2]
     assert [picture.label for picture in main.pictures] == ["prediction", "errors", "probability"]
     folder = vessels / "camvid/1/seed0/maps"
-    said, truth = (overlays.read_labels(folder / f"sample00.{name}.png") for name in ("main", "truth"))
+    said, truth = (label_maps.read_labels(folder / f"sample00.{name}.png") for name in ("main", "truth"))
     errors = pixels(main.pictures[1].source)
     for name, where in (
         ("true", (said == 1) & (truth == 1)),
@@ -113,8 +114,8 @@ def test_two_classes_have_their_probability_too(vessels: Path) -> None:
         ("false", (said == 1) & (truth == 0)),
     ):
         assert where.any()
-        assert ((errors == overlays.LEGEND[name]).all(axis=2) == where).all()
-    sure = overlays.read_picture(folder / "sample00.main.probability.png")
+        assert ((errors == label_maps.LEGEND[name]).all(axis=2) == where).all()
+    sure = label_maps.read_picture(folder / "sample00.main.probability.png")
     assert np.abs(pixels(main.pictures[2].source).astype(int) - sure).mean() < 6
 
 
@@ -184,7 +185,7 @@ def test_what_is_missing_or_damaged_is_said_and_the_page_goes_on(one: Path, dama
 
 
 def test_a_name_cannot_lead_out_of_the_folder(one: Path, tmp_path: Path) -> None:
-    overlays.write_picture(tmp_path / "secret.png", np.zeros((48, 64, 3), dtype=np.uint8))
+    label_maps.write_picture(tmp_path / "secret.png", np.zeros((48, 64, 3), dtype=np.uint8))
     told = json.loads((one / "maps/maps.json").read_text())["samples"]
     told[0]["image"] = "../../secret.png"
     changed(one, samples=told)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import deepsup as ds
-from deepsup import weights
+from deepsup import files
 from deepsup.errors import CheckpointError
-from deepsup.weights import state_sha256, write_atomically
+from deepsup.files import state_sha256, write_atomically
 from tests.small_nets import CLASSES, Plain, Residual, images
 from tests.test_traces import assert_untouched, snapshot
 
@@ -145,7 +145,7 @@ def test_saving_that_fails_leaves_the_old_weights(tmp_path: Path, monkeypatch: p
         Path(name).write_bytes(before[:50])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(weights, "save_model", dies)
+    monkeypatch.setattr(files, "save_model", dies)
     with pytest.raises(KeyboardInterrupt):
         ds.save_weights(Plain(), path)
     assert path.read_bytes() == before

@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 from deepsup import errors, features, gradients, heads, losses, methods, schedules
 from deepsup.conflicts import Conflict, ConflictMeter, jacobian_backward, parameter_conflicts
 from deepsup.doctor import Diagnosis, Finding, diagnose
-from deepsup.edges import Edge
 from deepsup.exits import early_exit, ensemble
 from deepsup.features import Feature, main_prediction
+from deepsup.files import load_weights, save_weights
 from deepsup.objectives import Objective, Terms
 from deepsup.planning import plan
 from deepsup.plans import Branch, Plan
 from deepsup.probes import Probe, probe
 from deepsup.stripping import strip, verify
 from deepsup.supervised import Outputs, Supervised, attach, is_supervised, parameter_groups, supervising
+from deepsup.terms import Edge
 from deepsup.traces import trace
-from deepsup.weights import load_weights, save_weights
 
 if TYPE_CHECKING:
     from deepsup.training.fit import fit

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from deepsup import heads, losses
-from deepsup.edges import ENSEMBLE, GATE, INPUT, PREVIOUS, TARGET, Edge
 from deepsup.errors import ClassCountError, HeadError
 from deepsup.plans import Branch
+from deepsup.terms import ENSEMBLE, GATE, INPUT, PREVIOUS, TARGET, Edge
 
 Shapes = Mapping[str, tuple[int, ...]]  # of outputs by name, batch included: main, branches, BRANCH/feature
 

@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepsup.edges import ENSEMBLE
 from deepsup.errors import AttachError, ConfigError, MissingPackageError
 from deepsup.gradients import STATISTICS, dot, new_slot
 from deepsup.objectives import Terms
 from deepsup.supervised import Supervised, unwrap
+from deepsup.terms import ENSEMBLE
 
 NOTHING = "no step in which both gradients met, in one backward, finite and large enough"
 TINY = 1e-34  # squared lengths below come from products that underflow in float32: nothing true can be said of them

@@ -26,6 +26,11 @@ DeepsupError
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+_PACKAGE = str(Path(__file__).parent)
+
 
 class DeepsupError(Exception):
     """Base of every error that deepsup raises on purpose."""
@@ -116,3 +121,11 @@ class CertificateError(DeepsupError, RuntimeError):
 
 class MissingPackageError(DeepsupError, ImportError):
     """An optional package is not installed; the message says which extra to install."""
+
+
+def stacklevel() -> int:
+    """For a `warnings.warn` in the function that asks: the warning points at whoever called the package, never into it."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_code.co_filename.startswith(_PACKAGE) and frame.f_back is not None:
+        level, frame = level + 1, frame.f_back
+    return level

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from deepsup import calls, dense
+from deepsup import dense, specs
 from deepsup.continuations import continuation
 from deepsup.errors import HeadError
 from deepsup.features import Feature, Pick
@@ -336,7 +336,7 @@ def _context(
 
 def read(text: str) -> tuple[str, dict[str, object]]:
     """`"cnds(hidden=256)"` as name and options; nothing is evaluated as code. Raises `HeadError`."""
-    return calls.read(text, HEADS, "head", HeadError, hidden=CONTEXT)
+    return specs.read(text, HEADS, "head", HeadError, hidden=CONTEXT)
 
 
 def show(head: HeadLike) -> str:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deepsup import calls, contrastive, pixels
+from deepsup import contrastive, pixels, specs
 from deepsup.errors import ClassCountError, ConfigError, HeadError
 from deepsup.labels import IGNORE as IGNORE
 from deepsup.labels import check_labels as check_labels
@@ -230,7 +230,7 @@ class Named:
         return LOSSES[self.name](prediction, target, **dict(self.options))
 
     def __repr__(self) -> str:
-        return calls.show_call(self.name, dict(self.options))
+        return specs.show_call(self.name, dict(self.options))
 
 
 _READ: dict[str, Loss] = {}  # texts with options that were read before: reading cannot be compiled, looking up can
@@ -254,7 +254,7 @@ def get(loss: str | Loss) -> Loss:
 
 def read(text: str) -> tuple[str, dict[str, object]]:
     """`"kl(temperature=3)"` as name and options, checked; nothing is evaluated as code. Raises `ConfigError`."""
-    name, options = calls.read(text, LOSSES, "loss", ConfigError)
+    name, options = specs.read(text, LOSSES, "loss", ConfigError)
     _check_options(name, **options)
     return name, options
 

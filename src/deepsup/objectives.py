@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from deepsup import calls, losses, schedules
-from deepsup.edges import ENSEMBLE, GATE, PREVIOUS, TARGET, Edge
+from deepsup import losses, schedules, specs
 from deepsup.errors import BranchNameError, ConfigError, HeadError, OutputError
 from deepsup.features import main_prediction
 from deepsup.labels import free_to_look
@@ -24,6 +23,7 @@ from deepsup.maps import alike, is_map, lost_classes
 from deepsup.plans import Plan
 from deepsup.supervised import Outputs
 from deepsup.targets import LostClassesWarning
+from deepsup.terms import ENSEMBLE, GATE, PREVIOUS, TARGET, Edge
 
 
 class Terms(NamedTuple):
@@ -245,7 +245,7 @@ def _check_known(edge: Edge, known: set[str]) -> None:
     for output in (edge.source, edge.target):
         if output not in known:
             raise BranchNameError(
-                f"the term {edge} names the output '{output}', which is not there.{calls.closest(output, sorted(known))} "
+                f"the term {edge} names the output '{output}', which is not there.{specs.closest(output, sorted(known))} "
                 f"Outputs: {', '.join(sorted(known - {TARGET}))}."
             )
 

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from deepsup import agreement, gradients, heads, losses, methods, probes, schedules
 from deepsup.costs import Price, price
-from deepsup.edges import ENSEMBLE, INPUT, PREVIOUS, TARGET, Edge, Gate
 from deepsup.errors import BranchNameError, ClassCountError, ConfigError, HeadError, LayerError, UnknownLayerError
 from deepsup.features import Feature, Pick, read_pick, show_pick
 from deepsup.layers import check_readable, is_measure, select, split_pick
 from deepsup.maps import is_map
 from deepsup.plans import Branch, Plan, fingerprint
 from deepsup.taps import refuse_wrapped
+from deepsup.terms import ENSEMBLE, INPUT, PREVIOUS, TARGET, Edge, Gate
 from deepsup.traces import Layer, Trace, trace
 
 RESERVED = {

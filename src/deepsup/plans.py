@@ -19,10 +19,10 @@ from torch import nn
 
 from deepsup import gradients, heads, losses, schedules
 from deepsup.costs import millions as millions
-from deepsup.edges import TARGET, Edge, Gate
 from deepsup.errors import DeepsupError, PlanError
 from deepsup.features import Feature, Pick, read_pick, show_pick
-from deepsup.weights import write_atomically
+from deepsup.files import write_atomically
+from deepsup.terms import TARGET, Edge, Gate
 
 FORMAT = 1
 

@@ -16,8 +16,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from deepsup.calls import closest
 from deepsup.errors import ClassCountError, ConfigError
+from deepsup.specs import closest
 
 Matrix: TypeAlias = Tensor | Sequence[Sequence[int]]
 """Counts (C, C): at [t][p] the places of class t that were taken for class p."""

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from deepsup import heads as head_builders
-from deepsup.edges import INPUT
 from deepsup.errors import AttachError, ConfigError, DataParallelError, PlanError, TapError
 from deepsup.plans import Branch, Plan, fingerprint
 from deepsup.taps import InputTap, Recorder, Tap, refuse_compiled, refuse_wrapped, taps_on
+from deepsup.terms import INPUT
 
 
 class Outputs(NamedTuple):

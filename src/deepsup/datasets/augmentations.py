@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from deepsup import calls
+from deepsup import specs
 from deepsup.errors import ConfigError
 
 RANGE = 2**31
@@ -99,7 +99,7 @@ def parse(augment: str) -> Views:
 
     Raises `ConfigError` for a name or an option that does not exist, and for a value that is no size in pixels.
     """
-    name, options = calls.read(augment, AUGMENTATIONS, "augmentation", ConfigError)
+    name, options = specs.read(augment, AUGMENTATIONS, "augmentation", ConfigError)
     for option, value in options.items():
         if option == "mirror" and not isinstance(value, bool):
             raise ConfigError(f"augment={augment!r}: mirror must be True or False, not {value!r}.")

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from deepsup import calls
+from deepsup import specs
 from deepsup.datasets.masks import why_not
 from deepsup.datasets.splits import Split, checked_labels, derived_seed, sent
 from deepsup.errors import ConfigError, DatasetError
@@ -50,7 +50,7 @@ class FolderSplit(Split):
         views: int = 1,
         workers: int = 0,
     ) -> None:
-        made, _ = calls.read(augment, AUGMENTATIONS, "augmentation", ConfigError)
+        made, _ = specs.read(augment, AUGMENTATIONS, "augmentation", ConfigError)
         recipe = AUGMENTATIONS[made](size)
         super().__init__(
             samples=len(samples),

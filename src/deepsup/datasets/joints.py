@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from deepsup import calls
+from deepsup import specs
 from deepsup.datasets.augmentations import RANGE
 from deepsup.datasets.masks import VOID
 from deepsup.errors import ConfigError
@@ -79,7 +79,7 @@ AUGMENTATIONS: dict[str, Callable[..., Joint]] = {made.__name__: made for made i
 
 def parse(augment: str) -> Joint:
     """`"standard(rotate=0)"` as what it stands for; `ConfigError` for names, options and values that do not exist."""
-    name, options = calls.read(augment, AUGMENTATIONS, "augmentation", ConfigError)
+    name, options = specs.read(augment, AUGMENTATIONS, "augmentation", ConfigError)
     for option, value in options.items():
         if not _CHECKS[option](value):
             raise ConfigError(f"augment={augment!r}: {option} must be {_NEEDS[option]}, not {value!r}.")

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from deepsup import calls
+from deepsup import specs
 from deepsup.datasets import augmentations, classification, folders, joints, preparations, segmentation
 from deepsup.datasets.requested import Dataset, Request
 from deepsup.errors import ConfigError, DatasetError
@@ -71,7 +71,7 @@ def load(
         near = difflib.get_close_matches(plain.lower(), names(), n=2, cutoff=0.5)
         closest = f" Closest: {', '.join(near)}." if near else ""
         raise DatasetError(f"no dataset is called {plain!r}.{closest} Known: {', '.join(names())}.")
-    _, options = calls.read(name, _LOADERS, "dataset", ConfigError)
+    _, options = specs.read(name, _LOADERS, "dataset", ConfigError)
     place = None if root is None else Path(root).expanduser()
     request = Request(
         name, place, download, _size(size), _pair(crop, "crop"), patches, augment, prepare, views, classes, limit, seed,
@@ -114,7 +114,7 @@ def _check_classification(request: Request) -> None:
     if isinstance(request.size, tuple):
         raise ConfigError(f"size={list(request.size)}: images of {request.name} are square; give one number.")
     if request.name == "folder":  # looked at before anything is read; the splits look again
-        calls.read(request.augment, folders.AUGMENTATIONS, "augmentation", ConfigError)
+        specs.read(request.augment, folders.AUGMENTATIONS, "augmentation", ConfigError)
     else:
         augmentations.parse(request.augment)
 

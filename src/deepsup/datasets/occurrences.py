@@ -7,10 +7,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from deepsup.callers import outside
 from deepsup.datasets.masks import VOID
 from deepsup.datasets.pairs import Pairs
-from deepsup.errors import DatasetError
+from deepsup.errors import DatasetError, stacklevel
 
 _SAID = 5  # of a list of classes
 
@@ -48,7 +47,7 @@ def check_occurrences(
         advice = hint if hint and void else "Correct the masks, or take more images."
         raise DatasetError(f"{told}. With one class alone there is nothing to learn. {advice}")
     if absent and whole:
-        warnings.warn(f"{told}.", AbsentClassWarning, stacklevel=outside())
+        warnings.warn(f"{told}.", AbsentClassWarning, stacklevel=stacklevel())
 
 
 def _labelled(counts: Tensor) -> int:

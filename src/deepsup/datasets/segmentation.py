@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from deepsup import overlays
+from deepsup import label_maps
 from deepsup.datasets import palettes, preparations
 from deepsup.datasets.maps import MapSplit
 from deepsup.datasets.masks import MOST_CLASSES, VOID, Colour, MaskReader, numbers_in, opened
@@ -226,7 +226,7 @@ def _dataset(request: Request, layout: _Layout) -> Dataset:
 def _named(names: Sequence[str]) -> palettes.Named:
     """Names with colours of our own; a name that comes twice gets its number."""
     unique = [name if names.count(name) == 1 else f"{name} {number}" for number, name in enumerate(names, 1)]
-    return dict(zip(unique, overlays.palette(len(names)), strict=True))
+    return dict(zip(unique, label_maps.palette(len(names)), strict=True))
 
 
 def _root(request: Request, folder: str, needed: Sequence[str]) -> Path:

@@ -23,7 +23,6 @@ from deepsup import losses, methods
 from deepsup.doctor import checks, rehearsals, scores
 from deepsup.doctor.checks import Setup, branch
 from deepsup.doctor.findings import ERROR, Diagnosis, Finding, diagnosis, finding, from_error
-from deepsup.edges import INPUT
 from deepsup.errors import ConfigError, DeepsupError, LayerError, UnknownLayerError
 from deepsup.features import read_pick
 from deepsup.layers import check_readable
@@ -32,6 +31,7 @@ from deepsup.planning import plan as make_plan
 from deepsup.plans import Plan, fingerprint
 from deepsup.supervised import Supervised, attach
 from deepsup.taps import remove_taps
+from deepsup.terms import INPUT
 from deepsup.traces import Trace, trace
 
 PER_BRANCH = ("head", "loss", "weight", "gradient", "zero_heads")  # options of plan that may be mappings by branch name

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from deepsup import losses
 from deepsup.doctor.checks import branch
 from deepsup.doctor.findings import WARNING, Finding, finding, from_error
-from deepsup.edges import TARGET, Edge
 from deepsup.errors import ClassCountError, HeadError
 from deepsup.maps import lost_classes
 from deepsup.objectives import Objective
+from deepsup.terms import TARGET, Edge
 
 IGNORED = (-100, 255)  # labels that mean "no class" by custom
 SAID = 10  # of a list of labels

@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping
 
 from deepsup.continuations import stages
-from deepsup.edges import Gate
 from deepsup.errors import ConfigError, LayerError
 from deepsup.layers import select
 from deepsup.losses import describe
 from deepsup.methods.presets import Method, Preset, Scene, between, positive
+from deepsup.terms import Gate
 
 KAYA = (15, 30, 45, 60, 75, 90)  # percent of the compute
 

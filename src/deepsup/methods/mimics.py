@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 from deepsup.continuations import hierarchical
-from deepsup.edges import ENSEMBLE, GATE, INPUT, PREVIOUS, Edge
 from deepsup.errors import ConfigError, LayerError
 from deepsup.methods.classifiers import all_stages, inner_stages
 from deepsup.methods.presets import Method, Preset, Scene, between, positive
 from deepsup.schedules import constant, parse
+from deepsup.terms import ENSEMBLE, GATE, INPUT, PREVIOUS, Edge
 
 DHM_BRANCHES = (
     "a branch repeats the rest of the trunk, by DHM's published tables where it has one (CIFAR ResNet, WRN, DenseNet, "

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from deepsup import losses
-from deepsup.edges import Edge, Gate
 from deepsup.errors import ConfigError
+from deepsup.terms import Edge, Gate
 from deepsup.traces import Trace
 
 

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import replace
 
-from deepsup import calls
+from deepsup import specs
 from deepsup.errors import ConfigError
 from deepsup.methods import classifiers, mimics, segmenters
 from deepsup.methods.presets import Method
@@ -66,8 +66,8 @@ def get(text: str) -> Method:
     plain = {f.__name__: f for f in _BUILDERS}
     if name.strip() not in BUILDERS:
         plain = dict(BUILDERS)
-    read, options = calls.read(
+    read, options = specs.read(
         name.strip().replace("-", "_") + bracket + rest if bracket else name, plain, "method", ConfigError
     )
     whole = {**_defaults(plain[read]), **options}
-    return replace(plain[read](**options), name=calls.show_call(read.replace("_", "-"), options), options=whole)
+    return replace(plain[read](**options), name=specs.show_call(read.replace("_", "-"), options), options=whole)

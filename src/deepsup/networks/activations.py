@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from torch import nn
 
-from deepsup.calls import read
 from deepsup.errors import ConfigError
+from deepsup.specs import read
 
 
 def activation(text: str, channels: int) -> nn.Module:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from deepsup import overlays
+from deepsup import label_maps
 from deepsup.errors import DatasetError, DeepsupError
 from deepsup.reports import depths
 from deepsup.reports.formats import known, percent
@@ -39,7 +39,7 @@ class Maps:
 
     folder: Path
     classes: tuple[str, ...]
-    palette: tuple[overlays.Colour, ...]
+    palette: tuple[label_maps.Colour, ...]
     ignore: int
     metric: str
     samples: tuple[Mapping[str, Any], ...]
@@ -110,7 +110,7 @@ def read(run: Run) -> Maps:
             folder=file.parent,
             classes=tuple(map(str, told["classes"])),
             palette=palette,
-            ignore=int(told.get("ignore", overlays.IGNORE)),
+            ignore=int(told.get("ignore", label_maps.IGNORE)),
             metric=str(told.get("metric") or run.metric),
             samples=tuple({**sample, "outputs": dict(sample["outputs"])} for sample in told["samples"]),
         )
@@ -167,8 +167,8 @@ def _given(maps: Maps, sample: Mapping[str, Any]) -> Column:
     """Return the image and its labels laid over it."""
     image, truth = _image(maps, sample), _labels(maps, sample["truth"])
     name = sample.get("name")
-    shown = overlays.overlay(image, truth, maps.palette, alpha=_alpha(maps), ignore=maps.ignore)
-    shown = overlays.hatched(shown, truth, ignore=maps.ignore)
+    shown = label_maps.overlay(image, truth, maps.palette, alpha=_alpha(maps), ignore=maps.ignore)
+    shown = label_maps.hatched(shown, truth, ignore=maps.ignore)
     pictures = [Picture("image", f"{name}: the image", image), Picture("truth", f"{name}: the labels", shown)]
     return Column("given", "", tuple(_shrunk(pictures)))
 
@@ -199,15 +199,15 @@ def _column(maps: Maps, sample: Mapping[str, Any], *, output: str, name: str) ->
     image, truth = _image(maps, sample), _labels(maps, sample["truth"])
     said = _labels(maps, told["file"])
     words = f"{sample.get('name')}, {name}"
-    shown = overlays.overlay(image, said, maps.palette, alpha=_alpha(maps))
-    errors = overlays.error_map(said, truth, image, classes=len(maps.classes), ignore=maps.ignore)
+    shown = label_maps.overlay(image, said, maps.palette, alpha=_alpha(maps))
+    errors = label_maps.error_map(said, truth, image, classes=len(maps.classes), ignore=maps.ignore)
     pictures = [Picture("prediction", f"{words}: what it predicts", shown)]
     pictures.append(Picture("errors", f"{words}: where it is right and wrong", errors))
     if told.get("probability"):
-        grey = overlays.read_picture(_inside(maps, told["probability"]))
+        grey = label_maps.read_picture(_inside(maps, told["probability"]))
         pictures.append(Picture("probability", f"{words}: how sure it is", grey))
     for picture in pictures:  # what it says where nothing counts is not asked
-        picture.array = overlays.hatched(picture.array, truth, ignore=maps.ignore)
+        picture.array = label_maps.hatched(picture.array, truth, ignore=maps.ignore)
     score = told.get("score")
     text = f"{percent(score, digits=digits(maps.metric))} %" if known(score) else ""
     return Column(name, text, tuple(_shrunk(pictures)))
@@ -224,11 +224,11 @@ def _alpha(maps: Maps) -> float:
 
 
 def _image(maps: Maps, sample: Mapping[str, Any]) -> Any:
-    return overlays.read_picture(_inside(maps, sample["image"]))
+    return label_maps.read_picture(_inside(maps, sample["image"]))
 
 
 def _labels(maps: Maps, name: str) -> Any:
-    return overlays.read_labels(_inside(maps, name))
+    return label_maps.read_labels(_inside(maps, name))
 
 
 def _inside(maps: Maps, name: str) -> Path:
@@ -294,7 +294,7 @@ def _png(array: Any, longest: int, *, errors: bool) -> str:
 def _of_errors() -> Any:
     """Return the palette of error maps: dark greys, and the legend's colours pure and mixed with the grey around them."""
     greys = [(level, level, level) for level in range(0, 104, 4)]
-    shares = ((share, tuple(colour)) for colour in overlays.LEGEND.values() for share in (1.0, 0.75, 0.5, 0.25))
+    shares = ((share, tuple(colour)) for colour in label_maps.LEGEND.values() for share in (1.0, 0.75, 0.5, 0.25))
     mixed = [tuple(round(share * part + (1 - share) * _AROUND) for part in colour) for share, colour in shares]
     palette = need("PIL.Image", purpose="a gallery").new("P", (1, 1))
     palette.putpalette([part for colour in dict.fromkeys([*greys, *mixed]) for part in colour])

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from deepsup import overlays
+from deepsup import label_maps
 from deepsup.reports import (
     ablations,
     contrasts,
@@ -118,8 +118,8 @@ def content(found: Evidence, *, beside: Path) -> dict[str, Any]:
         },
         "score_tables": scores.score_tables(found),
         "galleries": galleries.galleries(found),
-        "hatch": ["#{:02x}{:02x}{:02x}".format(*colour) for colour in overlays.HATCH],
-        "legend": {name: "#{:02x}{:02x}{:02x}".format(*colour) for name, colour in overlays.LEGEND.items()},
+        "hatch": ["#{:02x}{:02x}{:02x}".format(*colour) for colour in label_maps.HATCH],
+        "legend": {name: "#{:02x}{:02x}{:02x}".format(*colour) for name, colour in label_maps.LEGEND.items()},
         "varied": ablations.varied(compare),
         "findings": sections.findings(found),
         "conflicts": any(run.conflicts for run in found.runs),

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch import Tensor, nn
 
 from deepsup import losses, maps, scores
-from deepsup.edges import ENSEMBLE, TARGET
 from deepsup.errors import ConfigError
 from deepsup.exits import average
 from deepsup.features import main_prediction, replaced
 from deepsup.objectives import Objective
 from deepsup.supervised import Outputs
+from deepsup.terms import ENSEMBLE, TARGET
 from deepsup.training.engines import forward
 from deepsup.training.tiles import tiled
 

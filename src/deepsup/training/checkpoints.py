@@ -26,7 +26,7 @@ import torch
 
 from deepsup import __version__
 from deepsup.errors import CheckpointError
-from deepsup.weights import write_atomically
+from deepsup.files import write_atomically
 
 MAGIC = b"DEEPSUP\n"
 FORMAT = 2

@@ -21,9 +21,9 @@ from typing import Any
 
 from deepsup.datasets import Dataset
 from deepsup.errors import ConfigError, DeepsupError
+from deepsup.files import write_atomically
 from deepsup.training import building, configs, runs, summaries
 from deepsup.training.configs import Cell, ComparisonConfig, DataConfig
-from deepsup.weights import write_atomically
 
 Event = dict[str, Any]
 

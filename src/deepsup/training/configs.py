@@ -16,8 +16,8 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from deepsup import gradients, losses, methods, schedules, scores
-from deepsup.calls import closest
 from deepsup.errors import ConfigError
+from deepsup.specs import closest
 from deepsup.training.arms import arms_of, settings_of, varied
 from deepsup.training.data import DataConfig as DataConfig
 from deepsup.training.settings import Settings, check, flattened, merge, override, read

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from deepsup import scores
 from deepsup.datasets import Split
-from deepsup.edges import TARGET
 from deepsup.errors import ConfigError
 from deepsup.objectives import Objective
 from deepsup.scores import Counts
 from deepsup.supervised import Supervised, supervising
+from deepsup.terms import TARGET
 from deepsup.training.answers import Forward as Forward
 from deepsup.training.answers import answers, are_maps, classes_in, ignored, is_label_map, predictions, with_ensemble
 from deepsup.training.engines import forward, gathered, share_buffers

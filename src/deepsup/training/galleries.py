@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from deepsup import overlays
+from deepsup import label_maps
 from deepsup.datasets import MapSplit
+from deepsup.files import write_atomically
 from deepsup.objectives import Objective
 from deepsup.scores import Counts
 from deepsup.training.answers import Answer, Forward, answers, ignored, predictions
 from deepsup.training.engines import forward
 from deepsup.training.evaluations import evaluating
-from deepsup.weights import write_atomically
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -59,7 +59,7 @@ def write(
     told = {
         "classes": list(split.class_names),
         "palette": [list(colour) for colour in split.palette],
-        "ignore": overlays.IGNORE,
+        "ignore": label_maps.IGNORE,
         "metric": metric,
         "samples": samples,
     }
@@ -73,15 +73,15 @@ def _sample(
     name = split.names[index]
     stem = f"{index}-{safe(name)}"  # two images of different folders may share a name
     void = (y < 0) | (y == ignored(objective))
-    overlays.write_picture(place / f"{stem}.image.png", split.picture(index).permute(1, 2, 0).contiguous().numpy())
-    overlays.write_picture(place / f"{stem}.truth.png", grey(y.masked_fill(void, overlays.IGNORE)))
+    label_maps.write_picture(place / f"{stem}.image.png", split.picture(index).permute(1, 2, 0).contiguous().numpy())
+    label_maps.write_picture(place / f"{stem}.truth.png", grey(y.masked_fill(void, label_maps.IGNORE)))
     outputs: dict[str, dict[str, Any]] = {}
     for found, said in whole_answers(output, y, objective):
         told: dict[str, Any] = {"file": f"{stem}.{safe(found)}.png", "score": _score(said, y, objective, split, metric)}
-        overlays.write_picture(place / told["file"], grey(said.labels))
+        label_maps.write_picture(place / told["file"], grey(said.labels))
         if said.logit is not None:
             told["probability"] = f"{stem}.{safe(found)}.probability.png"
-            overlays.write_picture(place / told["probability"], grey(said.logit.float().sigmoid().mul(255).round()))
+            label_maps.write_picture(place / told["probability"], grey(said.logit.float().sigmoid().mul(255).round()))
         outputs[found] = told
     return {"name": name, "image": f"{stem}.image.png", "truth": f"{stem}.truth.png", "outputs": outputs}
 

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from deepsup import overlays
+from deepsup import label_maps
 from deepsup.datasets import Dataset, MapSplit, folders, preparations
 from deepsup.datasets.joints import Pixels, resized, scaled_size
 from deepsup.datasets.masks import read_rgb
 from deepsup.errors import ConfigError
+from deepsup.files import write_atomically
 from deepsup.training.data import DataConfig
-from deepsup.weights import write_atomically
 
 FILE = "inputs.json"
 _GREY = (0.299, 0.587, 0.114)
@@ -34,7 +34,7 @@ class Inputs:
 
     task: str
     classes: tuple[str, ...]
-    palette: tuple[overlays.Colour, ...]
+    palette: tuple[label_maps.Colour, ...]
     channels: int
     size: int
     mean: tuple[float, ...]

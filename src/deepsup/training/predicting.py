@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from deepsup import losses, overlays
+from deepsup import label_maps, losses
 from deepsup.errors import CheckpointError, ConfigError, DatasetError
+from deepsup.files import load_weights
 from deepsup.objectives import Objective
 from deepsup.plans import Plan
 from deepsup.supervised import Supervised, attach, supervising
@@ -26,7 +27,6 @@ from deepsup.training.configs import TrainConfig
 from deepsup.training.galleries import grey, safe
 from deepsup.training.inputs import Inputs
 from deepsup.training.loops import load_net
-from deepsup.weights import load_weights
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".webp"}
 
@@ -175,7 +175,7 @@ def _write_maps(
 
 
 def _write_map(
-    place: Path, stem: str, picture: Any, said: Answer, palette: Sequence[overlays.Colour]
+    place: Path, stem: str, picture: Any, said: Answer, palette: Sequence[label_maps.Colour]
 ) -> Iterator[Path]:
     from PIL import Image
 
@@ -185,10 +185,10 @@ def _write_map(
     shown.putpalette([part for colour in palette for part in colour])
     shown.save(place / f"{stem}.labels.png")
     yield place / f"{stem}.labels.png"
-    yield overlays.write_picture(place / f"{stem}.overlay.png", overlays.overlay(picture, labels, palette))
+    yield label_maps.write_picture(place / f"{stem}.overlay.png", label_maps.overlay(picture, labels, palette))
     if said.logit is not None:
         share = grey(said.logit.float().sigmoid().mul(255).round())
-        yield overlays.write_picture(place / f"{stem}.probability.png", share)
+        yield label_maps.write_picture(place / f"{stem}.probability.png", share)
 
 
 def _classes(output: Any, predictor: Predictor, *, branches: bool) -> dict[str, tuple[str, float]]:

@@ -10,8 +10,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from deepsup import doctor
-from deepsup.callers import outside
 from deepsup.doctor.findings import ERROR, Diagnosis
+from deepsup.errors import stacklevel
 from deepsup.objectives import Objective
 from deepsup.training import checkpoints
 from deepsup.training.feeds import Batch, Feed, SplitFeed
@@ -48,5 +48,5 @@ def examine(
     found = doctor.diagnose(net, x, y, objective=objective, optimizer=optimizer, batch_sizes=batch_sizes)
     for finding in found.findings:
         if finding.severity == ERROR:
-            warnings.warn(f"the doctor found a trap: {finding}", TrapWarning, stacklevel=outside())
+            warnings.warn(f"the doctor found a trap: {finding}", TrapWarning, stacklevel=stacklevel())
     return found

@@ -22,6 +22,7 @@ from torch import nn
 from deepsup import schedules
 from deepsup.datasets import Dataset, MapSplit
 from deepsup.errors import ConfigError
+from deepsup.files import save_weights, write_atomically
 from deepsup.objectives import Objective
 from deepsup.plans import Plan
 from deepsup.stripping import strip
@@ -36,7 +37,6 @@ from deepsup.training.feeds import SplitFeed
 from deepsup.training.inputs import Inputs
 from deepsup.training.journals import Record, Sink, environment, final_score, read
 from deepsup.training.loops import Job, Loop, load_net
-from deepsup.weights import save_weights, write_atomically
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from deepsup import losses, methods
-from deepsup.edges import INPUT
+from deepsup.files import load_weights
 from deepsup.plans import Plan
+from deepsup.terms import INPUT
 from deepsup.training import runs, verdicts
 from deepsup.training.arms import varied
 from deepsup.training.configs import Cell, ComparisonConfig, Config, TrainConfig
 from deepsup.training.journals import Record, environment, final_score, output_scores, read
-from deepsup.weights import load_weights
 
 FORMAT = 1
 GOAL = 0.9
