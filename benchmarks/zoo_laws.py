@@ -17,7 +17,7 @@ import deepsup as ds
 from deepsup.errors import ConfigError, DeepsupError
 from deepsup.features import tensors_in
 from deepsup.files import state_sha256
-from deepsup.taps import taps_on
+from deepsup.layers.taps import taps_on
 
 # Two depths, and others for models in which both mean one layer; at last one alone, for models with a single tap point.
 DEPTHS = (("33%", "67%"), ("25%", "75%"), ("10%", "90%"), ("0%", "100%"), ("50%",))

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import deepsup as ds
 from deepsup.errors import HeadError
-from deepsup.taps import remove_taps
+from deepsup.layers.taps import remove_taps
 
 CLASSES = 4
 

@@ -26,8 +26,8 @@ from deepsup.continuations import continuation
 from deepsup.costs import price
 from deepsup.errors import ContinuationError, HeadError
 from deepsup.features import Feature
-from deepsup.layers import INPUT
-from deepsup.taps import taps_on
+from deepsup.layers.selectors import INPUT
+from deepsup.layers.taps import taps_on
 
 CLASSES = 7
 

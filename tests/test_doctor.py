@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import deepsup as ds
 from deepsup import networks
 from deepsup.errors import DeepsupError
+from deepsup.layers.taps import taps_on
 from deepsup.methods import METHODS
-from deepsup.taps import taps_on
 from deepsup.training import building, configs
 from deepsup.training.feeds import overlapping
 from tests.contracts.test_laws import assert_same_state, state_of

@@ -16,7 +16,7 @@ from deepsup import networks
 from deepsup.continuations import hierarchical, stages
 from deepsup.continuations.blocks import following, stages_of
 from deepsup.errors import LayerError
-from deepsup.traces import Trace, trace
+from deepsup.layers.dry_run import Trace, trace
 
 
 @cache  # several tables ask for one network

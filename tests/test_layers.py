@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from deepsup.errors import LayerError, LayerNotCalledError, LayerReusedError, UnknownLayerError
-from deepsup.layers import check_readable, matches, select, split_pick, tap_points
-from deepsup.traces import trace
+from deepsup.layers.dry_run import trace
+from deepsup.layers.selectors import check_readable, matches, select, split_pick, tap_points
 from tests.small_nets import CLASSES, Plain, Residual, images
 from tests.test_traces import Branchy, Queries, telling
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deepsup.lineage import Lineage
+from deepsup.layers.input_dependence import Lineage
 
 
 def into_place(x: Tensor) -> Tensor:

@@ -18,10 +18,10 @@ from torch.nn import functional as F
 import deepsup as ds
 from deepsup import heads, losses, methods
 from deepsup.errors import BranchNameError, ClassCountError, ConfigError, HeadError, LayerError
+from deepsup.layers.taps import remove_taps
 from deepsup.methods import METHODS, Method
 from deepsup.probes import LayerGradient, Probe
 from deepsup.probes.magnitudes import Magnitudes
-from deepsup.taps import remove_taps
 
 CLASSES = 4
 

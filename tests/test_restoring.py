@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from deepsup.layers.snapshot import Interrupts, untouched
 from deepsup.probes import probing
-from deepsup.restoring import Interrupts, untouched
 
 
 @pytest.fixture(autouse=True)

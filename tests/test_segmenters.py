@@ -15,8 +15,8 @@ from torch.nn import functional as F
 import deepsup as ds
 from deepsup import losses, targets
 from deepsup.errors import ConfigError, HeadError, LayerError
+from deepsup.layers.taps import remove_taps
 from deepsup.maps import alike, enlarged
-from deepsup.taps import remove_taps
 from deepsup.targets import LostClassesWarning
 from tests.tiny_maps import CLASSES, TinySegmenter, maps, segmenter
 

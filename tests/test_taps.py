@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deepsup.errors import TapError
-from deepsup.taps import Recorder, Tap, remove_taps, taps_on
+from deepsup.layers.taps import Recorder, Tap, remove_taps, taps_on
 from tests.small_nets import mlp
 
 

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 import deepsup as ds
 from deepsup.errors import LayerError, OutputError
 from deepsup.features import Feature
-from deepsup.traces import Layer, Trace, trace, untouched
+from deepsup.layers.dry_run import Layer, Trace, trace, untouched
 from tests.small_nets import CLASSES, Plain, Residual, images, mlp
 
 

@@ -19,6 +19,7 @@ from deepsup.doctor import Diagnosis, Finding, diagnose
 from deepsup.exits import early_exit, ensemble
 from deepsup.features import Feature, main_prediction
 from deepsup.files import load_weights, save_weights
+from deepsup.layers.dry_run import trace
 from deepsup.objectives import Objective, Terms
 from deepsup.planning import plan
 from deepsup.plans import Branch, Plan
@@ -26,7 +27,6 @@ from deepsup.probes import Probe, probe
 from deepsup.stripping import strip, verify
 from deepsup.supervised import Outputs, Supervised, attach, is_supervised, parameter_groups, supervising
 from deepsup.terms import Edge
-from deepsup.traces import trace
 
 if TYPE_CHECKING:
     from deepsup.training.fit import fit

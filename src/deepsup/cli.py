@@ -16,10 +16,10 @@ from deepsup import methods as method_table
 from deepsup.doctor import diagnose
 from deepsup.errors import ConfigError, DeepsupError
 from deepsup.files import load_weights
+from deepsup.layers.dry_run import trace
 from deepsup.planning import plan as make_plan
 from deepsup.probes.placements import check_rule
 from deepsup.stripping import verify as verify_certificate
-from deepsup.traces import trace
 from deepsup.training import building, comparisons, configs, predicting, runs, summaries
 from deepsup.training.displays import Display, plain_warnings
 

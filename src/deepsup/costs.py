@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from deepsup import heads
 from deepsup.errors import HeadError
 from deepsup.features import Feature, Pick
-from deepsup.traces import untouched
+from deepsup.layers.dry_run import untouched
 
 
 class Price(NamedTuple):

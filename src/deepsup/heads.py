@@ -21,6 +21,7 @@ from deepsup import dense, specs
 from deepsup.continuations import continuation
 from deepsup.errors import HeadError
 from deepsup.features import Feature, Pick
+from deepsup.layers.snapshot import untouched
 from deepsup.pieces import (
     First,
     GateNorm,
@@ -33,7 +34,6 @@ from deepsup.pieces import (
     places,
     separable_chain,
 )
-from deepsup.restoring import untouched
 
 Builder: TypeAlias = Callable[..., nn.Module]
 HeadLike: TypeAlias = "str | nn.Module | Builder"

@@ -13,12 +13,12 @@ from deepsup import agreement, gradients, heads, losses, methods, probes, schedu
 from deepsup.costs import Price, price
 from deepsup.errors import BranchNameError, ClassCountError, ConfigError, HeadError, LayerError, UnknownLayerError
 from deepsup.features import Feature, Pick, read_pick, show_pick
-from deepsup.layers import check_readable, is_measure, select, split_pick
+from deepsup.layers.dry_run import Layer, Trace, trace
+from deepsup.layers.selectors import check_readable, is_measure, select, split_pick
+from deepsup.layers.taps import refuse_wrapped
 from deepsup.maps import is_map
 from deepsup.plans import Branch, Plan, fingerprint
-from deepsup.taps import refuse_wrapped
 from deepsup.terms import ENSEMBLE, INPUT, PREVIOUS, TARGET, Edge, Gate
-from deepsup.traces import Layer, Trace, trace
 
 RESERVED = {
     "main": "that is the model's own output",

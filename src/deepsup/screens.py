@@ -13,12 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from deepsup import reports
+from deepsup.layers.dry_run import Trace
 from deepsup.methods import Method
 from deepsup.plans import millions
 from deepsup.probes import Probe
 from deepsup.probes.magnitudes import average
 from deepsup.probes.placements import HEADINGS, OTHERS, RIGHT, Recommendation, figures
-from deepsup.traces import Trace
 
 BAR = 16  # characters at most
 SHOWN = 6  # missing runs that are named

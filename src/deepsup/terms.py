@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from deepsup import losses, schedules
-from deepsup.layers import INPUT as INPUT
+from deepsup.layers.selectors import INPUT as INPUT
 
 TARGET = "y"  # how an edge calls the labels
 ENSEMBLE = "ensemble"  # the mixture of all scores

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 import deepsup as ds
 from deepsup.errors import AlreadyAttachedError, LayerError, TapError
-from deepsup.taps import taps_on
+from deepsup.layers.taps import taps_on
 from tests.contracts.architectures import ARCHITECTURES, Architecture, dropout_head
 from tests.contracts.test_laws import every_architecture
 

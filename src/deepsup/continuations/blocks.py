@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from deepsup.traces import CONTAINERS
+from deepsup.layers.dry_run import CONTAINERS
 
 
 class Stage(NamedTuple):

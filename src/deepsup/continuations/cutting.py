@@ -15,8 +15,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from deepsup.errors import ContinuationError
 from deepsup.features import USUAL_NAMES, Pick, picked, show_pick
-from deepsup.layers import INPUT as INPUT
-from deepsup.restoring import untouched
+from deepsup.layers.selectors import INPUT as INPUT
+from deepsup.layers.snapshot import untouched
 
 # Never looked into, even where they have layers inside (timm's BatchNormAct2d): their channel counts can be changed.
 LEAVES = (_ConvNd, _NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.Linear, nn.PReLU)

@@ -10,7 +10,7 @@ from torch import nn
 
 from deepsup.continuations.blocks import Stage, following, stages_of
 from deepsup.errors import LayerError
-from deepsup.traces import Layer, Trace
+from deepsup.layers.dry_run import Layer, Trace
 
 # The tables of DHM's released code (d-li14/DHM, models/cifar and models/imagenet): blocks of the early branch's two stages
 # and of the late one's, by the number of blocks in each stage of the trunk; for DenseNet also by convolutions a layer.

@@ -21,13 +21,13 @@ from torch.optim import Optimizer
 from deepsup import gradients, heads, methods, schedules
 from deepsup.doctor.findings import ERROR, WARNING, Finding, finding
 from deepsup.errors import ConfigError, DeepsupError
+from deepsup.layers.dry_run import untouched
+from deepsup.layers.taps import Tap, taps_on
 from deepsup.objectives import Objective
 from deepsup.planning import RESERVED
 from deepsup.plans import Branch, Plan, millions
 from deepsup.supervised import Supervised
-from deepsup.taps import Tap, taps_on
 from deepsup.terms import ENSEMBLE, GATE, INPUT
-from deepsup.traces import untouched
 
 WRAPPERS = (nn.DataParallel, DistributedDataParallel)
 INNER = ("_orig_mod", "_forward_module", "_original_module")

@@ -25,14 +25,14 @@ from deepsup.doctor.checks import Setup, branch
 from deepsup.doctor.findings import ERROR, Diagnosis, Finding, diagnosis, finding, from_error
 from deepsup.errors import ConfigError, DeepsupError, LayerError, UnknownLayerError
 from deepsup.features import read_pick
-from deepsup.layers import check_readable
+from deepsup.layers.dry_run import Trace, trace
+from deepsup.layers.selectors import check_readable
+from deepsup.layers.taps import remove_taps
 from deepsup.objectives import Objective
 from deepsup.planning import plan as make_plan
 from deepsup.plans import Plan, fingerprint
 from deepsup.supervised import Supervised, attach
-from deepsup.taps import remove_taps
 from deepsup.terms import INPUT
-from deepsup.traces import Trace, trace
 
 PER_BRANCH = ("head", "loss", "weight", "gradient", "zero_heads")  # options of plan that may be mappings by branch name
 CHECKED = "model, layers, heads, outputs, {labels}losses, weights{optimizer} look right for {branches}"

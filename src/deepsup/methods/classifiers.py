@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from deepsup.continuations import stages
 from deepsup.errors import ConfigError, LayerError
-from deepsup.layers import select
+from deepsup.layers.selectors import select
 from deepsup.losses import describe
 from deepsup.methods.presets import Method, Preset, Scene, between, positive
 from deepsup.terms import Gate

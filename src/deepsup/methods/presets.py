@@ -11,8 +11,8 @@ from torch import nn
 
 from deepsup import losses
 from deepsup.errors import ConfigError
+from deepsup.layers.dry_run import Trace
 from deepsup.terms import Edge, Gate
-from deepsup.traces import Trace
 
 
 class Scene(NamedTuple):

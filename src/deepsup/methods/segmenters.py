@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 
 from deepsup.errors import ConfigError, LayerError
+from deepsup.layers.dry_run import Layer
 from deepsup.methods.presets import Arrange, Method, Preset, Scene, between
-from deepsup.traces import Layer
 
 MODES = ("same", "exp", "two")
 

@@ -21,13 +21,13 @@ from torch.nn.parameter import is_lazy
 from deepsup import losses
 from deepsup.errors import CompiledModelError, ConfigError, DatasetError, LayerError, NonFiniteError, OutputError
 from deepsup.features import main_prediction, picked, read_pick, show_pick
-from deepsup.layers import tap_points
+from deepsup.layers.dry_run import Layer, Trace, as_call, trace
+from deepsup.layers.selectors import tap_points
+from deepsup.layers.snapshot import Interrupts, untouched
+from deepsup.layers.taps import taps_on
 from deepsup.probes.magnitudes import Meter
 from deepsup.probes.placements import Point
 from deepsup.probes.readings import PAPER_THRESHOLD, LayerGradient, Probe
-from deepsup.restoring import Interrupts, untouched
-from deepsup.taps import taps_on
-from deepsup.traces import Layer, Trace, as_call, trace
 
 Goal = Callable[[Any, Any], Tensor]  # (what the model returned, target) -> the scalar to go down
 

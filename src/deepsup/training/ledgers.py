@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from deepsup.doctor.checks import twin
+from deepsup.layers.snapshot import untouched
 from deepsup.objectives import Objective
-from deepsup.restoring import untouched
 from deepsup.supervised import Supervised
 from deepsup.training.engines import forward
 from deepsup.training.feeds import Batch

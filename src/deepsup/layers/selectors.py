@@ -19,7 +19,7 @@ from collections.abc import Iterable
 
 from deepsup.errors import LayerError, LayerNotCalledError, LayerReusedError, UnknownLayerError
 from deepsup.features import Pick, read_pick
-from deepsup.traces import Layer, Trace
+from deepsup.layers.dry_run import Layer, Trace
 
 # What the model itself reads, as if it were the output of a layer. No module is ever called so; users write `input`.
 INPUT = "<input>"

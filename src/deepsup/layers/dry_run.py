@@ -20,8 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from deepsup.errors import DeepsupError, LayerError, OutputError
 from deepsup.features import Feature, Pick, channel_axis, default_pick, infer_layout, picked, show_pick, tensors_in
-from deepsup.lineage import Lineage
-from deepsup.restoring import untouched as untouched  # passed on to those who take both from here
+from deepsup.layers.input_dependence import Lineage
+from deepsup.layers.snapshot import untouched as untouched  # passed on to those who take both from here
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
