@@ -3,7 +3,7 @@
     python benchmarks/dense_loss.py                          # writes benchmarks/results/dense_loss.json
     python benchmarks/dense_loss.py --accelerator cuda --out gpu.json
 
-Forward and backward of `deepsup.fused` beside `F.interpolate` (bilinear) and PyTorch's loss on the result, on float32 scores
+Forward and backward of `deepsup.losses.upsampled` beside `F.interpolate` (bilinear) and PyTorch's loss on the result, on float32 scores
 against labels of which about 5 % do not count. Before the clock runs, both must give one value and one gradient.
 
 * time: both in turns in one process, in alternating order, with 1 and with 2 threads; the median of the ratios counts.
@@ -33,7 +33,7 @@ from step_cost import compare
 from torch import Tensor
 from torch.nn import functional as F
 
-from deepsup.fused import upsampled_binary_cross_entropy, upsampled_cross_entropy
+from deepsup.losses.upsampled import upsampled_binary_cross_entropy, upsampled_cross_entropy
 
 VOID = 255
 LIMITS = {"time": 0.8, "memory": 0.15}

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from deepsup import fused
 from deepsup.errors import ClassCountError, ConfigError, HeadError
-from deepsup.fused import upsampled_binary_cross_entropy, upsampled_cross_entropy
+from deepsup.losses import upsampled
+from deepsup.losses.upsampled import upsampled_binary_cross_entropy, upsampled_cross_entropy
 
 VOID = -100
 # (h, w) -> (H, W): odd, single, equal in one direction, equal in both, shrunk in one, shrunk in both.
@@ -77,7 +77,7 @@ def both(loss: Callable[..., Tensor], x: Tensor, y: Tensor, **options: Any) -> t
 
 @pytest.fixture(params=[2**20, 150], ids=["one tile", "many tiles"])
 def _tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(fused.TILE, "cpu", request.param)
+    monkeypatch.setitem(upsampled.TILE, "cpu", request.param)
 
 
 @pytest.mark.usefixtures("_tiles")
@@ -179,7 +179,7 @@ def test_without_a_gradient_the_value_is_the_same_and_none_is_computed() -> None
     value = upsampled_cross_entropy(x.detach(), y)
     assert torch.equal(value, expected)
     assert not value.requires_grad
-    loss, slope = fused._operator(x.detach(), y, None, "softmax", False, VOID, 0.0, False)
+    loss, slope = upsampled._operator(x.detach(), y, None, "softmax", False, VOID, 0.0, False)
     assert torch.equal(loss, expected)
     assert slope.numel() == 0
 
@@ -198,18 +198,18 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("form", ["softmax", "sigmoid"])
 def test_the_enlarged_map_never_exists(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(fused.TILE, "cpu", 32 * 1000)
+    monkeypatch.setitem(upsampled.TILE, "cpu", 32 * 1000)
     x, y = torch.randn(2, 20, 8, 8), torch.randint(0, 20, (2, 120, 120))
-    rule = fused.Rule(form, VOID, None, 0.0)
+    rule = upsampled.Rule(form, VOID, None, 0.0)
     with Largest() as largest:
-        fused.in_tiles(x, y, rule, align_corners=False, wanted=True)
+        upsampled.in_tiles(x, y, rule, align_corners=False, wanted=True)
     assert largest.found <= 20 * 1000 < 2 * 20 * 120 * 120 / 25
 
 
 @pytest.mark.parametrize("numbers", [1, 300, 5000, 2**20])
 def test_the_tiles_cover_each_place_once(numbers: int) -> None:
     seen = torch.zeros(3, 70, 131, dtype=torch.int64)
-    for images, rows, columns in fused._tiles(3, 4, 70, 131, numbers):
+    for images, rows, columns in upsampled._tiles(3, 4, 70, 131, numbers):
         seen[images, rows, columns] += 1
     assert torch.equal(seen, torch.ones_like(seen))
 
@@ -217,11 +217,11 @@ def test_the_tiles_cover_each_place_once(numbers: int) -> None:
 @pytest.mark.parametrize("align_corners", [False, True])
 def test_a_tile_reaches_all_that_its_rows_read(align_corners: bool) -> None:
     for small, large in [(5, 23), (60, 473), (1, 9), (128, 1000), (33, 34), (50, 20)]:
-        shares = fused._shares(small, large, align_corners, torch.zeros(()))
+        shares = upsampled._shares(small, large, align_corners, torch.zeros(()))
         assert torch.allclose(shares.sum(1), torch.ones(large))
         for start in range(0, large, 7):
             rows = slice(start, min(large, start + 7))
-            reach = fused._reach(rows, small, large, align_corners)
+            reach = upsampled._reach(rows, small, large, align_corners)
             outside = torch.cat([shares[rows, : reach.start], shares[rows, reach.stop :]], 1)
             assert outside.sum() < 1e-4
 
@@ -303,7 +303,7 @@ def test_the_operator_keeps_what_it_promises_to_compilers(form: str) -> None:
     tests = ("test_schema", "test_faketensor")
     for given, wanted in ((x, True), (x.detach(), False), (x.detach().to(memory_format=torch.channels_last), True)):
         arguments = (given, y, weight, form, False, VOID, 0.0, wanted)
-        torch.library.opcheck(fused._operator, arguments, test_utils=tests)
+        torch.library.opcheck(upsampled._operator, arguments, test_utils=tests)
 
 
 @pytest.mark.parametrize("size", [(24, 24), (6, 6), (3, 9)])

@@ -72,7 +72,7 @@ def test_the_watch_sees_a_host_that_waits() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"equal-compute"}))
 def test_no_step_waits_for_the_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deepsup.labels.FREE_TO_LOOK", ())  # as on a GPU
+    monkeypatch.setattr("deepsup.losses.labels.FREE_TO_LOOK", ())  # as on a GPU
     case = started(name)
     with Watch() as watch:
         steps(case).backward()

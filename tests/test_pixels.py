@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deepsup import losses, targets
+from deepsup import losses
 from deepsup.errors import ClassCountError, ConfigError, HeadError
+from deepsup.losses import resizing
 
 VOID = -100
 EVERY = ["cross_entropy", "binary", "dice", "dice_cross_entropy"]
@@ -49,7 +50,7 @@ def test_volumes_are_enlarged_in_three_directions() -> None:
 @pytest.mark.parametrize("how", ["nearest", "preserve"])
 def test_cross_entropy_at_the_scores_own_size(how: str) -> None:
     scores, labels = case()
-    small = targets.shrink(labels, (5, 4), how=how, classes=3)
+    small = resizing.shrink(labels, (5, 4), how=how, classes=3)
     assert torch.allclose(value(f"cross_entropy(resize='{how}')", scores, labels), F.cross_entropy(scores, small))
 
 

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import deepsup as ds
-from deepsup import losses, targets
+from deepsup import losses
 from deepsup.errors import ConfigError, HeadError, LayerError
 from deepsup.layers.taps import remove_taps
-from deepsup.maps import alike, enlarged
-from deepsup.targets import LostClassesWarning
+from deepsup.losses import resizing
+from deepsup.losses.full_size import alike, enlarged
+from deepsup.losses.resizing import LostClassesWarning
 from tests.tiny_maps import CLASSES, TinySegmenter, maps, segmenter
 
 VOID = -100
@@ -289,7 +290,7 @@ def test_classes_that_shrinking_loses_are_named_once() -> None:
         for how in ("enlarge", "area", "preserve"):
             kept = ds.plan(TinySegmenter(), x, "layer2", head="conv1x1", loss=f"cross_entropy(resize='{how}')")
             ds.Objective(kept)(ds.attach(TinySegmenter(), kept)(x), y)
-    assert targets.lost_classes(y, (8, 8)) == (3,)
+    assert resizing.lost_classes(y, (8, 8)) == (3,)
 
 
 def test_outputs_of_several_sizes_vote_at_the_size_of_the_largest() -> None:

@@ -18,11 +18,11 @@ from torch import Tensor
 from deepsup import losses, schedules, specs
 from deepsup.errors import BranchNameError, ConfigError, HeadError, OutputError
 from deepsup.features import main_prediction
-from deepsup.labels import free_to_look
-from deepsup.maps import alike, is_map, lost_classes
+from deepsup.losses.full_size import alike, is_map, lost_classes
+from deepsup.losses.labels import free_to_look
+from deepsup.losses.resizing import LostClassesWarning
 from deepsup.plans import Plan
 from deepsup.supervised import Outputs
-from deepsup.targets import LostClassesWarning
 from deepsup.terms import ENSEMBLE, GATE, PREVIOUS, TARGET, Edge
 
 

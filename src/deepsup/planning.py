@@ -16,7 +16,7 @@ from deepsup.features import Feature, Pick, read_pick, show_pick
 from deepsup.layers.dry_run import Layer, Trace, trace
 from deepsup.layers.selectors import check_readable, is_measure, select, split_pick
 from deepsup.layers.taps import refuse_wrapped
-from deepsup.maps import is_map
+from deepsup.losses.full_size import is_map
 from deepsup.plans import Branch, Plan, fingerprint
 from deepsup.terms import ENSEMBLE, INPUT, PREVIOUS, TARGET, Edge, Gate
 

@@ -14,7 +14,7 @@ from deepsup import losses
 from deepsup.doctor.checks import branch
 from deepsup.doctor.findings import WARNING, Finding, finding, from_error
 from deepsup.errors import ClassCountError, HeadError
-from deepsup.maps import lost_classes
+from deepsup.losses.full_size import lost_classes
 from deepsup.objectives import Objective
 from deepsup.terms import TARGET, Edge
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
 
-from deepsup import losses, maps, scores
+from deepsup import losses, scores
 from deepsup.errors import ConfigError
 from deepsup.exits import average
 from deepsup.features import main_prediction, replaced
+from deepsup.losses import full_size
 from deepsup.objectives import Objective
 from deepsup.supervised import Outputs
 from deepsup.terms import ENSEMBLE, TARGET
@@ -80,7 +81,7 @@ def answers(
     for first in range(0, len(main), step):
         rows = slice(first, first + step)
         by = [loss_of(name, objective) for name in found]
-        wide = [maps.enlarged(raw[rows], size, loss) for raw, loss in zip(found.values(), by, strict=True)]
+        wide = [full_size.enlarged(raw[rows], size, loss) for raw, loss in zip(found.values(), by, strict=True)]
         yield from ((name, rows, answer(scores)) for name, scores in zip(found, wide, strict=True))
         if same:
             mean = average([scores.float() for scores in wide], by)

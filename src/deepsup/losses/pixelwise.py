@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deepsup import targets
 from deepsup.errors import ClassCountError, HeadError
-from deepsup.fused import upsampled_binary_cross_entropy, upsampled_cross_entropy
-from deepsup.labels import IGNORE, check_labels, free_to_look, label_message
+from deepsup.losses import resizing
+from deepsup.losses.labels import IGNORE, check_labels, free_to_look, label_message
+from deepsup.losses.upsampled import upsampled_binary_cross_entropy, upsampled_cross_entropy
 
-RESIZES = ("enlarge", "interpolate", *targets.POLICIES)
+RESIZES = ("enlarge", "interpolate", *resizing.POLICIES)
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 Weights = Sequence[float] | None
 
@@ -178,7 +178,7 @@ def meet(
         return enlarge(prediction, size, align_corners=align_corners), target
     classes = max(2, prediction.shape[1])
     size = tuple(prediction.shape[2:])
-    return prediction, targets.shrink(target, size, how=resize, classes=classes, ignore_index=ignore_index)
+    return prediction, resizing.shrink(target, size, how=resize, classes=classes, ignore_index=ignore_index)
 
 
 def enlarge(scores: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Tensor:
@@ -208,13 +208,13 @@ def _aligned(
     """
     classes = max(2, prediction.shape[1])
     if resize == "area" and prediction.shape[2:] != target.shape[1:]:
-        counts = targets.class_counts(target, prediction.shape[2:], classes=classes, ignore_index=ignore_index)
+        counts = resizing.class_counts(target, prediction.shape[2:], classes=classes, ignore_index=ignore_index)
         return _wide(prediction), counts.to(_wide(prediction).dtype)
     prediction, target = meet(prediction, target, resize=resize, align_corners=align_corners, ignore_index=ignore_index)
     if free_to_look(target):
         check_labels(classes, target, ignore_index)
     scores = _wide(prediction)
-    return scores, targets.one_hot(target, classes, ignore_index).to(scores.dtype)
+    return scores, resizing.one_hot(target, classes, ignore_index).to(scores.dtype)
 
 
 def _own(places: Tensor, scores: Tensor) -> Tensor:
@@ -232,7 +232,7 @@ def _soft_cross_entropy(
 ) -> Tensor:
     """Against the classes of all places in each cell: every place counts as much as in the full map."""
     size, classes = prediction.shape[2:], prediction.shape[1]
-    counts = targets.class_counts(target, size, classes=classes, ignore_index=ignore_index).to(_wide(prediction).dtype)
+    counts = resizing.class_counts(target, size, classes=classes, ignore_index=ignore_index).to(_wide(prediction).dtype)
     spread = counts.sum(1, keepdim=True) / classes
     if weight is not None:
         by_class = weight.view(1, -1, *[1] * len(size))

@@ -26,7 +26,7 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from deepsup.errors import ConfigError, HeadError
-from deepsup.labels import IGNORE, check_labels, free_to_look
+from deepsup.losses.labels import IGNORE, check_labels, free_to_look
 
 # Numbers in a tile of the enlarged map, labels and what is made of them counted in. On the CPU for each thread: a few MiB, so
 # that a step on a tile finds it in the cache, and lasts longer than the threads take to meet after it. Elsewhere so many that
@@ -252,9 +252,9 @@ def _fastest(
     """By the kernels where they can run, else in tiles."""
     if not small.is_cuda or rule.form != "softmax" or small.dtype != torch.float32 or find_spec("triton") is None:
         return in_tiles(small, target, rule, align_corners=align_corners, wanted=wanted)
-    from deepsup import kernels
+    from deepsup.losses import upsampled_triton
 
-    return kernels.cross_entropy(
+    return upsampled_triton.cross_entropy(
         small,
         target,
         rule.weight,

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
-from deepsup import losses, pixels, targets
+from deepsup import losses
+from deepsup.losses import pixelwise, resizing
 
 
 def is_map(shape: Sequence[int]) -> bool:
@@ -19,7 +20,7 @@ def is_map(shape: Sequence[int]) -> bool:
 
 def enlarged(scores: Tensor, size: Sequence[int], loss: str | losses.Loss = "cross_entropy") -> Tensor:
     """Scores (N, C, *places) at `size`, linearly, as the loss that trained them enlarges them (its `align_corners`)."""
-    return pixels.enlarge(scores, size, align_corners=bool(losses.option(loss, "align_corners", False)))
+    return pixelwise.enlarge(scores, size, align_corners=bool(losses.option(loss, "align_corners", False)))
 
 
 def alike(scores: Iterable[Tensor], loss: str | losses.Loss = "cross_entropy") -> list[Tensor]:
@@ -36,7 +37,7 @@ def lost_classes(scores: Tensor, target: Tensor, loss: str | losses.Loss) -> tup
     """
     how = losses.option(loss, "resize", "enlarge")
     fits = target.ndim == scores.ndim - 1 and len(target) == len(scores) and not target.is_floating_point()
-    if how not in targets.POLICIES or not fits or scores.shape[2:] == target.shape[1:]:
+    if how not in resizing.POLICIES or not fits or scores.shape[2:] == target.shape[1:]:
         return ()
     ignored = losses.option(loss, "ignore_index", losses.IGNORE)
-    return targets.lost_classes(target, scores.shape[2:], how=how, ignore_index=ignored)
+    return resizing.lost_classes(target, scores.shape[2:], how=how, ignore_index=ignored)

@@ -23,11 +23,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deepsup import contrastive, pixels, specs
+from deepsup import specs
 from deepsup.errors import ClassCountError, ConfigError, HeadError
-from deepsup.labels import IGNORE as IGNORE
-from deepsup.labels import check_labels as check_labels
-from deepsup.labels import label_message
+from deepsup.losses import contrastive, pixelwise
+from deepsup.losses.labels import IGNORE as IGNORE
+from deepsup.losses.labels import check_labels as check_labels
+from deepsup.losses.labels import label_message
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
@@ -54,7 +55,9 @@ def cross_entropy(
     _check_options("cross_entropy", smoothing=smoothing, class_weight=class_weight, **named)
     soft = target.is_floating_point()
     if prediction.ndim > 2 and not soft and target.ndim == prediction.ndim - 1 and len(target) == len(prediction):
-        return pixels.cross_entropy(prediction, target.long(), smoothing=smoothing, class_weight=class_weight, **named)
+        return pixelwise.cross_entropy(
+            prediction, target.long(), smoothing=smoothing, class_weight=class_weight, **named
+        )
     expected = tuple(prediction.shape) if soft else (prediction.shape[0], *prediction.shape[2:])
     if prediction.ndim < 2 or tuple(target.shape) != expected:
         indices = (prediction.shape[0], *prediction.shape[2:])
@@ -161,14 +164,14 @@ def _on_maps(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def checked(prediction: Tensor, target: Tensor, **options: Any) -> Tensor:
         _check_options(loss.__name__, **options)
         target = target if target.is_floating_point() else target.long()
-        pixels.check_shapes(loss.__name__, prediction, target)
+        pixelwise.check_shapes(loss.__name__, prediction, target)
         return loss(prediction, target, **options)
 
     return checked
 
 
-binary, balanced, dice = _on_maps(pixels.binary), _on_maps(pixels.balanced), _on_maps(pixels.dice)
-dice_cross_entropy = _on_maps(pixels.dice_cross_entropy)
+binary, balanced, dice = _on_maps(pixelwise.binary), _on_maps(pixelwise.balanced), _on_maps(pixelwise.dice)
+dice_cross_entropy = _on_maps(pixelwise.dice_cross_entropy)
 supcon, simclr = _on_pairs(contrastive.supcon), _on_pairs(contrastive.simclr)
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
@@ -335,7 +338,7 @@ _OPTIONS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "smoothing": ("a number in [0, 1)", lambda v: _is_number(v) and 0 <= v < 1),
     "squared": ("True or False", lambda v: isinstance(v, bool)),
     "form": (" or ".join(map(repr, FORMS)), lambda v: v in FORMS),
-    "resize": (" or ".join(map(repr, pixels.RESIZES)), lambda v: v in pixels.RESIZES),
+    "resize": (" or ".join(map(repr, pixelwise.RESIZES)), lambda v: v in pixelwise.RESIZES),
     "align_corners": ("True or False", lambda v: isinstance(v, bool)),
     "ignore_index": ("a whole number", lambda v: isinstance(v, int) and not isinstance(v, bool)),
     "class_weight": (

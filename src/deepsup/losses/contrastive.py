@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deepsup.errors import HeadError
-from deepsup.labels import IGNORE
+from deepsup.losses.labels import IGNORE
 
 
 def supcon(prediction: Tensor, target: Tensor, *, temperature: float = 0.07) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from deepsup.errors import ClassCountError, ConfigError
-from deepsup.labels import IGNORE, free_to_look, label_message
+from deepsup.losses.labels import IGNORE, free_to_look, label_message
 
 
 class LostClassesWarning(UserWarning):
