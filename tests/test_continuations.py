@@ -22,10 +22,10 @@ from torch.nn import functional as F
 
 import deepsup as ds
 from deepsup import networks
-from deepsup.continuations import continuation
-from deepsup.costs import price
 from deepsup.errors import ContinuationError, HeadError
 from deepsup.features import Feature
+from deepsup.heads.continuation import continuation
+from deepsup.heads.cost import price
 from deepsup.layers.selectors import INPUT
 from deepsup.layers.taps import taps_on
 

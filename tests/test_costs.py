@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from deepsup import heads
-from deepsup.costs import Price, millions, price
 from deepsup.errors import HeadError
 from deepsup.features import Feature
+from deepsup.heads.cost import Price, millions, price
 
 MAP = Feature((16, 8, 8), "NCHW")
 

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 import deepsup as ds
-from deepsup import dense, heads
+from deepsup import heads
 from deepsup.errors import HeadError
 from deepsup.features import Feature
+from deepsup.heads import dense
 from tests.tiny_maps import CLASSES, TinySegmenter, maps
 
 MAP, VOLUME = Feature((8, 6, 4), "NCHW"), Feature((8, 6, 4, 2), "NCDHW")

@@ -13,9 +13,9 @@ import torchvision
 from torch import Tensor, nn
 
 from deepsup import networks
-from deepsup.continuations import hierarchical, stages
-from deepsup.continuations.blocks import following, stages_of
 from deepsup.errors import LayerError
+from deepsup.heads.continuation import hierarchical, stages
+from deepsup.heads.continuation.stage_blocks import following, stages_of
 from deepsup.layers.dry_run import Trace, trace
 
 

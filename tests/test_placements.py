@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from deepsup.costs import price
 from deepsup.errors import ConfigError, HeadError
 from deepsup.features import Feature
+from deepsup.heads.cost import price
 from deepsup.probes import LayerGradient, Probe
 from deepsup.probes.magnitudes import Magnitudes
 from deepsup.probes.placements import RULES, Candidate, Point

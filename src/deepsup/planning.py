@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from deepsup import agreement, gradients, heads, losses, methods, probes, schedules
-from deepsup.costs import Price, price
 from deepsup.errors import BranchNameError, ClassCountError, ConfigError, HeadError, LayerError, UnknownLayerError
 from deepsup.features import Feature, Pick, read_pick, show_pick
+from deepsup.heads.cost import Price, price
 from deepsup.layers.dry_run import Layer, Trace, trace
 from deepsup.layers.selectors import check_readable, is_measure, select, split_pick
 from deepsup.layers.taps import refuse_wrapped

@@ -18,10 +18,10 @@ from typing import Any
 from torch import nn
 
 from deepsup import gradients, heads, losses, schedules
-from deepsup.costs import millions as millions
 from deepsup.errors import DeepsupError, PlanError
 from deepsup.features import Feature, Pick, read_pick, show_pick
 from deepsup.files import write_atomically
+from deepsup.heads.cost import millions as millions
 from deepsup.terms import TARGET, Edge, Gate
 
 FORMAT = 1

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from deepsup.continuations import stages
 from deepsup.errors import ConfigError, LayerError
+from deepsup.heads.continuation import stages
 from deepsup.layers.selectors import select
 from deepsup.losses import describe
 from deepsup.methods.presets import Method, Preset, Scene, between, positive

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from deepsup.continuations import hierarchical
 from deepsup.errors import ConfigError, LayerError
+from deepsup.heads.continuation import hierarchical
 from deepsup.methods.classifiers import all_stages, inner_stages
 from deepsup.methods.presets import Method, Preset, Scene, between, positive
 from deepsup.schedules import constant, parse

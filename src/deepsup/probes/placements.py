@@ -14,9 +14,9 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from deepsup import heads
-from deepsup.costs import millions, price
 from deepsup.errors import ConfigError, HeadError
 from deepsup.features import Feature
+from deepsup.heads.cost import millions, price
 
 RULES = {
     "threshold": "after the deepest layer whose mean gradient is under a threshold, as in CNDS",

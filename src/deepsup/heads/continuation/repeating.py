@@ -13,11 +13,11 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from deepsup.continuations.blocks import Stage, following, has_stride
-from deepsup.continuations.cutting import INPUT, Point, cut, trace
-from deepsup.continuations.resizing import Resizing, check_plain, fit_convolution, fit_linear
 from deepsup.errors import ContinuationError
 from deepsup.features import Feature, Pick
+from deepsup.heads.continuation.cutting import INPUT, Point, cut, trace
+from deepsup.heads.continuation.stage_blocks import Stage, following, has_stride
+from deepsup.heads.continuation.widths import Resizing, check_plain, fit_convolution, fit_linear
 
 
 def continuation(

@@ -8,8 +8,8 @@ from statistics import median
 
 from torch import nn
 
-from deepsup.continuations.blocks import Stage, following, stages_of
 from deepsup.errors import LayerError
+from deepsup.heads.continuation.stage_blocks import Stage, following, stages_of
 from deepsup.layers.dry_run import Layer, Trace
 
 # The tables of DHM's released code (d-li14/DHM, models/cifar and models/imagenet): blocks of the early branch's two stages

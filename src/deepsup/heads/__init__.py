@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from deepsup import dense, specs
-from deepsup.continuations import continuation
+from deepsup import specs
 from deepsup.errors import HeadError
 from deepsup.features import Feature, Pick
-from deepsup.layers.snapshot import untouched
-from deepsup.pieces import (
+from deepsup.heads import dense
+from deepsup.heads.continuation import continuation
+from deepsup.heads.modules import (
     First,
     GateNorm,
     Mean,
@@ -34,6 +34,7 @@ from deepsup.pieces import (
     places,
     separable_chain,
 )
+from deepsup.layers.snapshot import untouched
 
 Builder: TypeAlias = Callable[..., nn.Module]
 HeadLike: TypeAlias = "str | nn.Module | Builder"

@@ -12,9 +12,9 @@ from torch.fx.node import map_arg
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from deepsup.continuations.cutting import LEAVES, Point
 from deepsup.errors import ContinuationError
 from deepsup.features import Feature
+from deepsup.heads.continuation.cutting import LEAVES, Point
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 _UNEQUAL_SUM = (

@@ -10,7 +10,7 @@ from torch import nn
 
 from deepsup.errors import HeadError
 from deepsup.features import Feature
-from deepsup.pieces import ChannelsFirst
+from deepsup.heads.modules import ChannelsFirst
 
 _CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 _NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
