@@ -3,8 +3,8 @@
 A method never brings a training loop of its own; whatever it presets for a branch can be overridden in `plan`.
 """
 
-from deepsup.methods.presets import Method as Method
-from deepsup.methods.presets import Preset as Preset
-from deepsup.methods.presets import Scene as Scene
+from deepsup.methods.method import Method as Method
+from deepsup.methods.method import Preset as Preset
+from deepsup.methods.method import Scene as Scene
 from deepsup.methods.table import METHODS as METHODS
 from deepsup.methods.table import get as get

@@ -9,7 +9,7 @@ from deepsup.errors import ConfigError, LayerError
 from deepsup.heads.continuation import stages
 from deepsup.layers.selectors import select
 from deepsup.losses import describe
-from deepsup.methods.presets import Method, Preset, Scene, between, positive
+from deepsup.methods.method import Method, Preset, Scene, between, positive
 from deepsup.terms import Gate
 
 KAYA = (15, 30, 45, 60, 75, 90)  # percent of the compute

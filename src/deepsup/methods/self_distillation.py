@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from deepsup.errors import ConfigError, LayerError
 from deepsup.heads.continuation import hierarchical
-from deepsup.methods.classifiers import all_stages, inner_stages
-from deepsup.methods.presets import Method, Preset, Scene, between, positive
+from deepsup.methods.auxiliary_classifiers import all_stages, inner_stages
+from deepsup.methods.method import Method, Preset, Scene, between, positive
 from deepsup.schedules import constant, parse
 from deepsup.terms import ENSEMBLE, GATE, INPUT, PREVIOUS, Edge
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from deepsup.errors import ConfigError, LayerError
 from deepsup.layers.dry_run import Layer
-from deepsup.methods.presets import Arrange, Method, Preset, Scene, between
+from deepsup.methods.method import Arrange, Method, Preset, Scene, between
 
 MODES = ("same", "exp", "two")
 
