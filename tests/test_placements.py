@@ -11,7 +11,7 @@ from deepsup.features import Feature
 from deepsup.heads.cost import price
 from deepsup.probes import LayerGradient, Probe
 from deepsup.probes.magnitudes import Magnitudes
-from deepsup.probes.placements import RULES, Candidate, Point
+from deepsup.probes.placement import RULES, Candidate, Point
 
 FEATURE = Feature((8, 4, 4), "NCHW")
 

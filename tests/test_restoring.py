@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from deepsup.layers.snapshot import Interrupts, untouched
-from deepsup.probes import probing
+from deepsup.probes import probe
 
 
 @pytest.fixture(autouse=True)
@@ -136,7 +136,7 @@ def test_ctrl_c_at_any_line_of_set_up_and_restoration_leaves_everything_as_it_wa
 
     @contextmanager
     def everything() -> Iterator[None]:
-        with untouched(model, parameters=True, generators=[own]), probing._in_float32(model):
+        with untouched(model, parameters=True, generators=[own]), probe._in_float32(model):
             yield
 
     lines = interrupted(0, everything, lambda: damage(model, own))

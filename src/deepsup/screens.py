@@ -18,7 +18,7 @@ from deepsup.methods import Method
 from deepsup.plans import millions
 from deepsup.probes import Probe
 from deepsup.probes.magnitudes import average
-from deepsup.probes.placements import HEADINGS, OTHERS, RIGHT, Recommendation, figures
+from deepsup.probes.placement import HEADINGS, OTHERS, RIGHT, Recommendation, figures
 
 BAR = 16  # characters at most
 SHOWN = 6  # missing runs that are named

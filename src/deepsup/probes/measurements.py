@@ -13,7 +13,7 @@ from deepsup.errors import ConfigError, DeepsupError
 from deepsup.features import Feature
 from deepsup.files import write_atomically
 from deepsup.probes.magnitudes import Magnitudes, average
-from deepsup.probes.placements import Point, Recommendation, Weighted, choose, recommend
+from deepsup.probes.placement import Point, Recommendation, Weighted, choose, recommend
 
 PAPER_THRESHOLD = 1e-7  # CNDS, section 3; on float16's floor, so everything is computed in float32
 FORMAT = 1

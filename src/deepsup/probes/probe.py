@@ -26,8 +26,8 @@ from deepsup.layers.selectors import tap_points
 from deepsup.layers.snapshot import Interrupts, untouched
 from deepsup.layers.taps import taps_on
 from deepsup.probes.magnitudes import Meter
-from deepsup.probes.placements import Point
-from deepsup.probes.readings import PAPER_THRESHOLD, LayerGradient, Probe
+from deepsup.probes.measurements import PAPER_THRESHOLD, LayerGradient, Probe
+from deepsup.probes.placement import Point
 
 Goal = Callable[[Any, Any], Tensor]  # (what the model returned, target) -> the scalar to go down
 
