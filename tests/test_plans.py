@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import deepsup as ds
 from deepsup.errors import DeepsupError, PlanError
-from deepsup.plans import Branch, Plan, fingerprint
+from deepsup.plans.plan import Branch, Plan, fingerprint
 from tests.small_nets import CLASSES, Plain, Residual, images
 from tests.test_traces import telling
 

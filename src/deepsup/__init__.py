@@ -21,8 +21,8 @@ from deepsup.features import Feature, main_prediction
 from deepsup.files import load_weights, save_weights
 from deepsup.layers.dry_run import trace
 from deepsup.objectives import Objective, Terms
-from deepsup.planning import plan
-from deepsup.plans import Branch, Plan
+from deepsup.plans.plan import Branch, Plan
+from deepsup.plans.planning import plan
 from deepsup.probes import Probe, probe
 from deepsup.stripping import strip, verify
 from deepsup.supervised import Outputs, Supervised, attach, is_supervised, parameter_groups, supervising

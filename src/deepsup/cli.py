@@ -17,7 +17,7 @@ from deepsup.doctor import diagnose
 from deepsup.errors import ConfigError, DeepsupError
 from deepsup.files import load_weights
 from deepsup.layers.dry_run import trace
-from deepsup.planning import plan as make_plan
+from deepsup.plans.planning import plan as make_plan
 from deepsup.probes.placement import check_rule
 from deepsup.stripping import verify as verify_certificate
 from deepsup.training import building, comparisons, configs, predicting, runs, summaries

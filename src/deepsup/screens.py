@@ -15,7 +15,7 @@ from rich.text import Text
 from deepsup import reports
 from deepsup.layers.dry_run import Trace
 from deepsup.methods import Method
-from deepsup.plans import millions
+from deepsup.plans.plan import millions
 from deepsup.probes import Probe
 from deepsup.probes.magnitudes import average
 from deepsup.probes.placement import HEADINGS, OTHERS, RIGHT, Recommendation, figures

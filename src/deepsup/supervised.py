@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from deepsup import heads as head_builders
 from deepsup.errors import AttachError, ConfigError, DataParallelError, PlanError, TapError
 from deepsup.layers.taps import InputTap, Recorder, Tap, refuse_compiled, refuse_wrapped, taps_on
-from deepsup.plans import Branch, Plan, fingerprint
+from deepsup.plans.plan import Branch, Plan, fingerprint
 from deepsup.terms import INPUT
 
 

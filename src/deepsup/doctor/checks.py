@@ -24,8 +24,8 @@ from deepsup.errors import ConfigError, DeepsupError
 from deepsup.layers.dry_run import untouched
 from deepsup.layers.taps import Tap, taps_on
 from deepsup.objectives import Objective
-from deepsup.planning import RESERVED
-from deepsup.plans import Branch, Plan, millions
+from deepsup.plans.plan import Branch, Plan, millions
+from deepsup.plans.planning import RESERVED
 from deepsup.supervised import Supervised
 from deepsup.terms import ENSEMBLE, GATE, INPUT
 

@@ -29,8 +29,8 @@ from deepsup.layers.dry_run import Trace, trace
 from deepsup.layers.selectors import check_readable
 from deepsup.layers.taps import remove_taps
 from deepsup.objectives import Objective
-from deepsup.planning import plan as make_plan
-from deepsup.plans import Plan, fingerprint
+from deepsup.plans.plan import Plan, fingerprint
+from deepsup.plans.planning import plan as make_plan
 from deepsup.supervised import Supervised, attach
 from deepsup.terms import INPUT
 

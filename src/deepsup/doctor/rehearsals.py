@@ -21,7 +21,7 @@ from deepsup.doctor.findings import ERROR, Finding, finding, from_error
 from deepsup.errors import DeepsupError, OutputError
 from deepsup.features import Pick, main_prediction, show_pick
 from deepsup.layers.dry_run import Trace, as_call
-from deepsup.plans import Branch, Plan, millions
+from deepsup.plans.plan import Branch, Plan, millions
 from deepsup.supervised import Outputs, Supervised, supervising
 
 IGNORED = (-100, 255)  # labels that mean "no class" by custom

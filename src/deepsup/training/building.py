@@ -17,8 +17,8 @@ from deepsup import datasets, doctor, losses, methods, networks, scores
 from deepsup.doctor.findings import Diagnosis, Finding, diagnosis, from_error
 from deepsup.errors import ConfigError, DeepsupError, HeadError
 from deepsup.objectives import Objective
-from deepsup.planning import plan as make_plan
-from deepsup.plans import Plan
+from deepsup.plans.plan import Plan
+from deepsup.plans.planning import plan as make_plan
 from deepsup.probes import Probe, probe
 from deepsup.supervised import attach
 from deepsup.training import configs, engines

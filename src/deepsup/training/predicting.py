@@ -19,7 +19,7 @@ from deepsup import label_maps, losses
 from deepsup.errors import CheckpointError, ConfigError, DatasetError
 from deepsup.files import load_weights
 from deepsup.objectives import Objective
-from deepsup.plans import Plan
+from deepsup.plans.plan import Plan
 from deepsup.supervised import Supervised, attach, supervising
 from deepsup.training import checkpoints, runs
 from deepsup.training.answers import Answer, Forward, answers, in_tiles, loss_of, predictions, with_ensemble

@@ -24,7 +24,7 @@ from deepsup.datasets import Dataset, MapSplit
 from deepsup.errors import ConfigError
 from deepsup.files import save_weights, write_atomically
 from deepsup.objectives import Objective
-from deepsup.plans import Plan
+from deepsup.plans.plan import Plan
 from deepsup.stripping import strip
 from deepsup.supervised import Supervised, attach
 from deepsup.training import checkpoints, configs, engines, galleries, optimizers

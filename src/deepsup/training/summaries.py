@@ -13,7 +13,7 @@ from torch import nn
 
 from deepsup import losses, methods
 from deepsup.files import load_weights
-from deepsup.plans import Plan
+from deepsup.plans.plan import Plan
 from deepsup.terms import INPUT
 from deepsup.training import runs, verdicts
 from deepsup.training.arms import varied

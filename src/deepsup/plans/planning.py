@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepsup import agreement, gradients, heads, losses, methods, probes, schedules
+from deepsup import gradients, heads, losses, methods, probes, schedules
 from deepsup.errors import BranchNameError, ClassCountError, ConfigError, HeadError, LayerError, UnknownLayerError
 from deepsup.features import Feature, Pick, read_pick, show_pick
 from deepsup.heads.cost import Price, price
@@ -17,7 +17,8 @@ from deepsup.layers.dry_run import Layer, Trace, trace
 from deepsup.layers.selectors import check_readable, is_measure, select, split_pick
 from deepsup.layers.taps import refuse_wrapped
 from deepsup.losses.full_size import is_map
-from deepsup.plans import Branch, Plan, fingerprint
+from deepsup.plans import compatibility
+from deepsup.plans.plan import Branch, Plan, fingerprint
 from deepsup.terms import ENSEMBLE, INPUT, PREVIOUS, TARGET, Edge, Gate
 
 RESERVED = {
@@ -89,7 +90,7 @@ def plan(
     }
     _refuse_shared(per_branch["head"])
     chosen_heads, by_name = per_branch["head"], isinstance(zero_heads, Mapping)
-    per_branch["zero"] = agreement.zeros(per_branch["zero"], chosen_heads, per_branch["loss"], by_name=by_name)
+    per_branch["zero"] = compatibility.zeros(per_branch["zero"], chosen_heads, per_branch["loss"], by_name=by_name)
     priced = [
         _branch(
             model, seen, name, layer, wanted[name].gate, **{part: values[name] for part, values in per_branch.items()}
@@ -244,8 +245,8 @@ def _agreed(
         shapes |= {branch.name: cost.shape, **{f"{branch.name}/{key}": shape for key, shape in cost.extras.items()}}
     branches = [branch for branch, _ in priced]
     edges = _edges(preset, branches)
-    branches = agreement.weighed(branches, edges, shapes)
-    agreement.check_edges(edges, shapes)
+    branches = compatibility.weighed(branches, edges, shapes)
+    compatibility.check_edges(edges, shapes)
     return branches, edges
 
 
@@ -336,8 +337,8 @@ def _branch(
         head = heads.resolve(head, layer.feature, maps=is_map(seen.output[seen.main]))
     cost = price(name, head, layer.feature, seen.classes, model=model, layer=layer.name, main=seen.main)
     main = seen.output[seen.main]
-    predicts = agreement.predicts(head) and agreement.same_scores(cost.shape, main)
-    agreement.check_output(name, layer.name, head=head, loss=loss, shape=cost.shape, main=main)
+    predicts = compatibility.predicts(head) and compatibility.same_scores(cost.shape, main)
+    compatibility.check_output(name, layer.name, head=head, loss=loss, shape=cost.shape, main=main)
     branch = Branch(
         name=name,
         layer=layer.name,

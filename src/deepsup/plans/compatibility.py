@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from deepsup import heads, losses
 from deepsup.errors import ClassCountError, HeadError
-from deepsup.plans import Branch
+from deepsup.plans.plan import Branch
 from deepsup.terms import ENSEMBLE, GATE, INPUT, PREVIOUS, TARGET, Edge
 
 Shapes = Mapping[str, tuple[int, ...]]  # of outputs by name, batch included: main, branches, BRANCH/feature
