@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 import deepsup as ds
 from deepsup import networks
-from deepsup.objectives import Objective
+from deepsup.supervision.objectives import Objective
 from deepsup.training import configs, engines
 from deepsup.training.feeds import feed
 from deepsup.training.loops import Job, Loop

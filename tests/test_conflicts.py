@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from torchjd import aggregation
 
 import deepsup as ds
-from deepsup.conflicts import Conflict, summarise
 from deepsup.errors import AttachError
+from deepsup.supervision.conflicts import Conflict, summarise
 from tests.small_nets import CLASSES, Plain, mlp
 
 LABELS = torch.arange(4) % CLASSES

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import deepsup as ds
 from deepsup.errors import AttachError, BranchNameError, HeadError, TapError
-from deepsup.exits import average
+from deepsup.supervision.exits import average
 from tests.small_nets import CLASSES, Plain, Residual, images
 
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import deepsup as ds
 from deepsup import cli, datasets
 from deepsup.errors import ConfigError, DatasetError, DeepsupError
-from deepsup.objectives import Objective
+from deepsup.supervision.objectives import Objective
 from deepsup.training import configs, evaluations, runs, summaries
 from deepsup.training.answers import in_tiles
 from deepsup.training.evaluations import evaluate

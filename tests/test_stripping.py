@@ -16,7 +16,7 @@ import deepsup as ds
 from deepsup.errors import AttachError, CertificateError, DeepsupError
 from deepsup.files import state_sha256
 from deepsup.layers.taps import taps_on
-from deepsup.stripping import SEED
+from deepsup.supervision.stripping import SEED
 from tests.small_nets import CLASSES, Plain, Residual, images
 from tests.test_traces import TwoInputs, assert_untouched, snapshot, with_grads
 from tests.test_weights import Tied

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import deepsup as ds
 from deepsup.errors import AlreadyAttachedError, AttachError, CompiledModelError, DataParallelError, PlanError, TapError
 from deepsup.layers.taps import taps_on
-from deepsup.supervised import unwrap
+from deepsup.supervision.attaching import unwrap
 from tests.small_nets import CLASSES, Plain, Residual, images, labels
 from tests.test_traces import Returning, assert_untouched, snapshot, telling, with_grads
 

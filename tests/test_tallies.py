@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from deepsup.errors import NonFiniteError
-from deepsup.objectives import Terms
+from deepsup.supervision.objectives import Terms
 from deepsup.training import engines
 from deepsup.training.configs import EngineConfig
 from deepsup.training.tallies import Tally

@@ -14,18 +14,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from deepsup import errors, features, gradients, heads, losses, methods, schedules
-from deepsup.conflicts import Conflict, ConflictMeter, jacobian_backward, parameter_conflicts
 from deepsup.doctor import Diagnosis, Finding, diagnose
-from deepsup.exits import early_exit, ensemble
 from deepsup.features import Feature, main_prediction
 from deepsup.files import load_weights, save_weights
 from deepsup.layers.dry_run import trace
-from deepsup.objectives import Objective, Terms
 from deepsup.plans.plan import Branch, Plan
 from deepsup.plans.planning import plan
 from deepsup.probes import Probe, probe
-from deepsup.stripping import strip, verify
-from deepsup.supervised import Outputs, Supervised, attach, is_supervised, parameter_groups, supervising
+from deepsup.supervision.attaching import Outputs, Supervised, attach, is_supervised, parameter_groups, supervising
+from deepsup.supervision.conflicts import Conflict, ConflictMeter, jacobian_backward, parameter_conflicts
+from deepsup.supervision.exits import early_exit, ensemble
+from deepsup.supervision.objectives import Objective, Terms
+from deepsup.supervision.stripping import strip, verify
 from deepsup.terms import Edge
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from deepsup.files import load_weights
 from deepsup.layers.dry_run import trace
 from deepsup.plans.planning import plan as make_plan
 from deepsup.probes.placement import check_rule
-from deepsup.stripping import verify as verify_certificate
+from deepsup.supervision.stripping import verify as verify_certificate
 from deepsup.training import building, comparisons, configs, predicting, runs, summaries
 from deepsup.training.displays import Display, plain_warnings
 

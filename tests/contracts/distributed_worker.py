@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import deepsup as ds
-import deepsup.supervised
+import deepsup.supervision.attaching
 
 STEPS = 3
 

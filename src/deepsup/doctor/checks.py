@@ -23,10 +23,10 @@ from deepsup.doctor.findings import ERROR, WARNING, Finding, finding
 from deepsup.errors import ConfigError, DeepsupError
 from deepsup.layers.dry_run import untouched
 from deepsup.layers.taps import Tap, taps_on
-from deepsup.objectives import Objective
 from deepsup.plans.plan import Branch, Plan, millions
 from deepsup.plans.planning import RESERVED
-from deepsup.supervised import Supervised
+from deepsup.supervision.attaching import Supervised
+from deepsup.supervision.objectives import Objective
 from deepsup.terms import ENSEMBLE, GATE, INPUT
 
 WRAPPERS = (nn.DataParallel, DistributedDataParallel)

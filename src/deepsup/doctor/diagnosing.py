@@ -28,10 +28,10 @@ from deepsup.features import read_pick
 from deepsup.layers.dry_run import Trace, trace
 from deepsup.layers.selectors import check_readable
 from deepsup.layers.taps import remove_taps
-from deepsup.objectives import Objective
 from deepsup.plans.plan import Plan, fingerprint
 from deepsup.plans.planning import plan as make_plan
-from deepsup.supervised import Supervised, attach
+from deepsup.supervision.attaching import Supervised, attach
+from deepsup.supervision.objectives import Objective
 from deepsup.terms import INPUT
 
 PER_BRANCH = ("head", "loss", "weight", "gradient", "zero_heads")  # options of plan that may be mappings by branch name

@@ -22,7 +22,7 @@ from deepsup.errors import DeepsupError, OutputError
 from deepsup.features import Pick, main_prediction, show_pick
 from deepsup.layers.dry_run import Trace, as_call
 from deepsup.plans.plan import Branch, Plan, millions
-from deepsup.supervised import Outputs, Supervised, supervising
+from deepsup.supervision.attaching import Outputs, Supervised, supervising
 
 IGNORED = (-100, 255)  # labels that mean "no class" by custom
 SAID = 5  # of a list of names

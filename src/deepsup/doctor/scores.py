@@ -15,7 +15,7 @@ from deepsup.doctor.checks import branch
 from deepsup.doctor.findings import WARNING, Finding, finding, from_error
 from deepsup.errors import ClassCountError, HeadError
 from deepsup.losses.full_size import lost_classes
-from deepsup.objectives import Objective
+from deepsup.supervision.objectives import Objective
 from deepsup.terms import TARGET, Edge
 
 IGNORED = (-100, 255)  # labels that mean "no class" by custom

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from deepsup import losses, scores
 from deepsup.errors import ConfigError
-from deepsup.exits import average
 from deepsup.features import main_prediction, replaced
 from deepsup.losses import full_size
-from deepsup.objectives import Objective
-from deepsup.supervised import Outputs
+from deepsup.supervision.attaching import Outputs
+from deepsup.supervision.exits import average
+from deepsup.supervision.objectives import Objective
 from deepsup.terms import ENSEMBLE, TARGET
 from deepsup.training.engines import forward
 from deepsup.training.tiles import tiled

@@ -16,11 +16,11 @@ from torch import nn
 from deepsup import datasets, doctor, losses, methods, networks, scores
 from deepsup.doctor.findings import Diagnosis, Finding, diagnosis, from_error
 from deepsup.errors import ConfigError, DeepsupError, HeadError
-from deepsup.objectives import Objective
 from deepsup.plans.plan import Plan
 from deepsup.plans.planning import plan as make_plan
 from deepsup.probes import Probe, probe
-from deepsup.supervised import attach
+from deepsup.supervision.attaching import attach
+from deepsup.supervision.objectives import Objective
 from deepsup.training import configs, engines
 from deepsup.training.configs import TrainConfig
 from deepsup.training.feeds import SplitFeed

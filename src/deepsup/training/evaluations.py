@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from deepsup import scores
 from deepsup.datasets import Split
 from deepsup.errors import ConfigError
-from deepsup.objectives import Objective
 from deepsup.scores import Counts
-from deepsup.supervised import Supervised, supervising
+from deepsup.supervision.attaching import Supervised, supervising
+from deepsup.supervision.objectives import Objective
 from deepsup.terms import TARGET
 from deepsup.training.answers import Forward as Forward
 from deepsup.training.answers import answers, are_maps, classes_in, ignored, is_label_map, predictions, with_ensemble

@@ -22,8 +22,8 @@ from deepsup import schedules
 from deepsup.datasets import Split
 from deepsup.errors import ConfigError, LayerError, OutputError
 from deepsup.layers.dry_run import trace
-from deepsup.objectives import Objective
-from deepsup.supervised import Supervised, is_supervised, unwrap
+from deepsup.supervision.attaching import Supervised, is_supervised, unwrap
+from deepsup.supervision.objectives import Objective
 from deepsup.training import checkpoints, configs, engines, optimizers
 from deepsup.training.checkpoints import Checkpoint
 from deepsup.training.feeds import Batches, Feed, feed

@@ -10,8 +10,8 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from deepsup.doctor.checks import twin
 from deepsup.layers.snapshot import untouched
-from deepsup.objectives import Objective
-from deepsup.supervised import Supervised
+from deepsup.supervision.attaching import Supervised
+from deepsup.supervision.objectives import Objective
 from deepsup.training.engines import forward
 from deepsup.training.feeds import Batch
 

@@ -13,9 +13,9 @@ from torch.optim import Optimizer
 
 from deepsup.doctor import Diagnosis
 from deepsup.errors import CheckpointError, DatasetError, NonFiniteError
-from deepsup.objectives import Objective, Terms
 from deepsup.probes import weight_layers
-from deepsup.supervised import Supervised
+from deepsup.supervision.attaching import Supervised
+from deepsup.supervision.objectives import Objective, Terms
 from deepsup.training import checkpoints, engines, ledgers
 from deepsup.training.checkpoints import Checkpoint
 from deepsup.training.configs import LogConfig

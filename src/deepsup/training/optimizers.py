@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn, optim
 
 from deepsup.errors import ConfigError
-from deepsup.supervised import parameter_groups
+from deepsup.supervision.attaching import parameter_groups
 from deepsup.training.configs import OptimizerConfig
 
 

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from deepsup import label_maps, losses
 from deepsup.errors import CheckpointError, ConfigError, DatasetError
 from deepsup.files import load_weights
-from deepsup.objectives import Objective
 from deepsup.plans.plan import Plan
-from deepsup.supervised import Supervised, attach, supervising
+from deepsup.supervision.attaching import Supervised, attach, supervising
+from deepsup.supervision.objectives import Objective
 from deepsup.training import checkpoints, runs
 from deepsup.training.answers import Answer, Forward, answers, in_tiles, loss_of, predictions, with_ensemble
 from deepsup.training.configs import TrainConfig

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from deepsup import doctor
 from deepsup.doctor.findings import ERROR, Diagnosis
 from deepsup.errors import stacklevel
-from deepsup.objectives import Objective
+from deepsup.supervision.objectives import Objective
 from deepsup.training import checkpoints
 from deepsup.training.feeds import Batch, Feed, SplitFeed
 

@@ -23,10 +23,10 @@ from deepsup import schedules
 from deepsup.datasets import Dataset, MapSplit
 from deepsup.errors import ConfigError
 from deepsup.files import save_weights, write_atomically
-from deepsup.objectives import Objective
 from deepsup.plans.plan import Plan
-from deepsup.stripping import strip
-from deepsup.supervised import Supervised, attach
+from deepsup.supervision.attaching import Supervised, attach
+from deepsup.supervision.objectives import Objective
+from deepsup.supervision.stripping import strip
 from deepsup.training import checkpoints, configs, engines, galleries, optimizers
 from deepsup.training.answers import Forward, in_tiles
 from deepsup.training.building import Prepared, build, classes_of, load_data, prepare, training_feed

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from deepsup.conflicts import ConflictMeter, parameter_conflicts, summarise
 from deepsup.errors import NonFiniteError
-from deepsup.objectives import Terms
-from deepsup.supervised import is_supervised, unwrap
+from deepsup.supervision.attaching import is_supervised, unwrap
+from deepsup.supervision.conflicts import ConflictMeter, parameter_conflicts, summarise
+from deepsup.supervision.objectives import Terms
 from deepsup.training.configs import LogConfig
 from deepsup.training.engines import gathered, summed
 

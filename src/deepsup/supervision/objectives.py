@@ -22,7 +22,7 @@ from deepsup.losses.full_size import alike, is_map, lost_classes
 from deepsup.losses.labels import free_to_look
 from deepsup.losses.resizing import LostClassesWarning
 from deepsup.plans.plan import Plan
-from deepsup.supervised import Outputs
+from deepsup.supervision.attaching import Outputs
 from deepsup.terms import ENSEMBLE, GATE, PREVIOUS, TARGET, Edge
 
 

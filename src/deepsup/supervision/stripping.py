@@ -21,7 +21,7 @@ from deepsup.features import tensors_in
 from deepsup.files import state_sha256, update_digest, write_atomically
 from deepsup.layers.dry_run import as_call, untouched
 from deepsup.layers.taps import remove_taps, taps_on
-from deepsup.supervised import Supervised, supervising, unwrap
+from deepsup.supervision.attaching import Supervised, supervising, unwrap
 
 FORMAT = 1
 SEED = 20150507

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from deepsup.errors import AttachError, ConfigError, MissingPackageError
 from deepsup.gradients import STATISTICS, dot, new_slot
-from deepsup.objectives import Terms
-from deepsup.supervised import Supervised, unwrap
+from deepsup.supervision.attaching import Supervised, unwrap
+from deepsup.supervision.objectives import Terms
 from deepsup.terms import ENSEMBLE
 
 NOTHING = "no step in which both gradients met, in one backward, finite and large enough"

@@ -20,7 +20,7 @@ from deepsup.features import main_prediction, picked
 from deepsup.layers.taps import Tap
 from deepsup.losses.full_size import alike
 from deepsup.plans.plan import Branch
-from deepsup.supervised import Outputs, Supervised, input_of, supervising, unwrap
+from deepsup.supervision.attaching import Outputs, Supervised, input_of, supervising, unwrap
 from deepsup.terms import INPUT
 
 
