@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import deepsup as ds
-from deepsup.doctor.rehearsals import doubled, length, sizes_of
+from deepsup.doctor.forward_checks import doubled, length, sizes_of
 from deepsup.errors import ConfigError
 from deepsup.training.feeds import overlapping
 from tests.patients import OneValue, PoolsItself, SidePath, attached, examined, one_process, only

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import deepsup as ds
 from deepsup import losses
-from deepsup.doctor.scores import normalised
+from deepsup.doctor.output_checks import normalised
 from tests.patients import Maps, Normalised, attached, examined, map_labels, only
 from tests.small_nets import CLASSES, Plain, images, labels
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from deepsup.doctor.checks import twin
+from deepsup.doctor.setup_checks import twin
 from deepsup.layers.snapshot import untouched
 from deepsup.supervision.attaching import Supervised
 from deepsup.supervision.objectives import Objective

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deepsup import losses
-from deepsup.doctor.checks import branch
 from deepsup.doctor.findings import WARNING, Finding, finding, from_error
+from deepsup.doctor.setup_checks import branch
 from deepsup.errors import ClassCountError, HeadError
 from deepsup.losses.full_size import lost_classes
 from deepsup.supervision.objectives import Objective

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from deepsup import losses, methods
-from deepsup.doctor import checks, rehearsals, scores
-from deepsup.doctor.checks import Setup, branch
+from deepsup.doctor import forward_checks, output_checks, setup_checks
 from deepsup.doctor.findings import ERROR, Diagnosis, Finding, diagnosis, finding, from_error
+from deepsup.doctor.setup_checks import Setup, branch
 from deepsup.errors import ConfigError, DeepsupError, LayerError, UnknownLayerError
 from deepsup.features import read_pick
 from deepsup.layers.dry_run import Trace, trace
@@ -68,31 +68,31 @@ def diagnose(
     A set-up that `plan` or `attach` would refuse gets findings, never an exception. In several processes call it in all
     of them where normalisation is synchronised. Models that are sharded by FSDP are not run.
     """
-    if (mistaken := rehearsals.no_batch(sample)) is not None:
+    if (mistaken := forward_checks.no_batch(sample)) is not None:
         return diagnosis([mistaken], "")
     found = list(_unknown(options))
     loss = _main_loss(loss, found)
     setup = Setup.of(model)
     wanted = at is not None or (plan is not None and (setup.net is None or plan != setup.net.plan))
-    found += checks.wrapping(setup, wanted=wanted)
+    found += setup_checks.wrapping(setup, wanted=wanted)
     given = objective or (Objective(setup.net.plan, loss=loss) if setup.net else None)
-    whole = checks.twin(given) if given is not None else None
-    case = _Case(setup, sample, target, found, whole, loss, batch_sizes or rehearsals.sizes_of(batches))
+    whole = setup_checks.twin(given) if given is not None else None
+    case = _Case(setup, sample, target, found, whole, loss, batch_sizes or forward_checks.sizes_of(batches))
     if branch_loss is not None:
         options["loss"] = branch_loss
     chosen = (setup.net.plan if setup.net else plan) if setup.sharded else case.run(plan, at, options, batches)
-    found += checks.compiled(setup, chosen, wanted=wanted)
-    found += checks.precision(setup)
-    found += checks.learning(setup, chosen)
-    found += checks.optimising(setup, chosen, optimizer)
+    found += setup_checks.compiled(setup, chosen, wanted=wanted)
+    found += setup_checks.precision(setup)
+    found += setup_checks.learning(setup, chosen)
+    found += setup_checks.optimising(setup, chosen, optimizer)
     if chosen is not None:
-        found += checks.pricing(chosen)
-        found += checks.passing(setup, chosen)
-        found += checks.naming(chosen, whole or Objective(chosen))
-        found += checks.weighing(whole or Objective(chosen))
+        found += setup_checks.pricing(chosen)
+        found += setup_checks.passing(setup, chosen)
+        found += setup_checks.naming(chosen, whole or Objective(chosen))
+        found += setup_checks.weighing(whole or Objective(chosen))
     trained = whole.plan if whole is not None and whole.plan is not None else chosen
     if trained is not None:
-        found += rehearsals.batching(trained, sample, target, batches)
+        found += forward_checks.batching(trained, sample, target, batches)
     names = ", ".join(chosen.names) if chosen and chosen.branches else "the plain model"
     seen = {"labels": "labels, " if target is not None else "", "optimizer": " and optimiser" if optimizer else ""}
     return diagnosis(found, CHECKED.format(branches=names, **seen))
@@ -106,7 +106,7 @@ def _main_loss(loss: str | losses.Loss | None, found: list[Finding]) -> str | lo
     except ConfigError as error:
         found.append(from_error(error, "option loss="))
         return None
-    copy_of: str | losses.Loss | None = checks.copied(loss)
+    copy_of: str | losses.Loss | None = setup_checks.copied(loss)
     return copy_of
 
 
@@ -135,20 +135,20 @@ class _Case:
     ) -> None:
         self.setup, self.sample, self.target, self.found = setup, sample, target, found
         self.objective, self.loss = objective, loss
-        self.sizes = [rehearsals.length(sample)] if sizes is None else list(sizes)
+        self.sizes = [forward_checks.length(sample)] if sizes is None else list(sizes)
 
     def run(self, plan: Plan | None, at: Any, options: dict[str, Any], batches: Any) -> Plan | None:
         """Plan if that was asked, run model and branches once each, and note what shows; returns the plan."""
         setup, net = self.setup, self.setup.net
         original = "" if net else fingerprint(setup.core)
-        normalisation = rehearsals.Normalisation()
-        with checks.opened(setup), warnings.catch_warnings():
+        normalisation = forward_checks.Normalisation()
+        with setup_checks.opened(setup), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with normalisation.watching({"": setup.core}):
                 seen = self._trace(net.plan if net else plan, options, normalisation)
             if seen is None:
                 return net.plan if net else plan
-            self.found += rehearsals.further_predictions(seen, setup.core)
+            self.found += forward_checks.further_predictions(seen, setup.core)
             if net is not None:
                 chosen: Plan | None = net.plan
             elif plan is not None:
@@ -161,7 +161,7 @@ class _Case:
             return chosen if net or plan is None else plan
 
     def _trace(
-        self, plan: Plan | None, options: Mapping[str, Any], normalisation: rehearsals.Normalisation
+        self, plan: Plan | None, options: Mapping[str, Any], normalisation: forward_checks.Normalisation
     ) -> Trace | None:
         """The dry run; the model's own normalisation is watched, with the two samples that it is given."""
         main = options.get("main")
@@ -169,7 +169,7 @@ class _Case:
         try:
             return trace(self.setup.core, self.sample, layouts=options.get("layout"), main=pick)
         except Exception as error:
-            self.found.append(rehearsals.failed(error, normalisation))
+            self.found.append(forward_checks.failed(error, normalisation))
             return None
 
     def _checked(self, plan: Plan, original: str) -> Plan | None:
@@ -179,7 +179,7 @@ class _Case:
             what = f"it was made for {plan.model} {plan.fingerprint}; this is {type(core).__name__} {original}"
             self.found.append(finding("foreign-plan", "plan", what))
             return None
-        branches = tuple(replace(b, layer=checks.clean(b.layer)) for b in plan.branches)
+        branches = tuple(replace(b, layer=setup_checks.clean(b.layer)) for b in plan.branches)
         return replace(plan, fingerprint=fingerprint(core), branches=branches)
 
     def _planned(self, seen: Trace, at: Any, options: dict[str, Any], batches: Any) -> Plan | None:
@@ -210,28 +210,28 @@ class _Case:
         net = setup.net or made
         heads = dict(net.heads.items()) if net else {}
         whole = net is not None or (plan is not None and not plan.branches)
-        objective = self.objective or checks.twin(Objective(plan if whole else None, loss=self.loss))
-        sample, target = rehearsals.doubled(self.sample, self.target)
-        normalisation = rehearsals.Normalisation()
+        objective = self.objective or setup_checks.twin(Objective(plan if whole else None, loss=self.loss))
+        sample, target = forward_checks.doubled(self.sample, self.target)
+        normalisation = forward_checks.Normalisation()
         try:
             with normalisation.watching({"": setup.core} | {f"head of {branch(n)}": h for n, h in heads.items()}):
-                played = rehearsals.rehearse(net or setup.core, sample, seen.main)
+                played = forward_checks.rehearse(net or setup.core, sample, seen.main)
         finally:
             if made is not None:
                 remove_taps(setup.core)
         if plan is not None:
-            self.found += rehearsals.tapping(seen, plan, net)
-        self.found += normalisation.findings(rehearsals.length(sample), self.sizes)
+            self.found += forward_checks.tapping(seen, plan, net)
+        self.found += normalisation.findings(forward_checks.length(sample), self.sizes)
         if isinstance(played, Exception):
             if not any(f.severity == ERROR and f.where != "model" for f in self.found):  # else it is said already
-                self.found.append(rehearsals.failed(played, normalisation))
+                self.found.append(forward_checks.failed(played, normalisation))
             return
-        found, values = scores.scoring(played, target, objective, batch=rehearsals.length(sample))
+        found, values = output_checks.scoring(played, target, objective, batch=forward_checks.length(sample))
         self.found += found
         learns = any(p.requires_grad for p in (net or setup.core).parameters())
         if learns and not any(v.requires_grad for v in values) and not any(f.severity == ERROR for f in found):
             self.found.append(finding("loss-without-gradient", "main output", "it has no graph"))
-        self.found += rehearsals.distributed(setup, values)
+        self.found += forward_checks.distributed(setup, values)
 
     def _attached(self, plan: Plan) -> Supervised | None:
         """The net with copies of the user's heads, which attaching would move and run."""
@@ -255,10 +255,10 @@ def _places_itself(options: Mapping[str, Any]) -> bool:
 def _cleaned(at: Any) -> Any:
     """The selectors without the parts that compiling adds to names."""
     if isinstance(at, Mapping):
-        return {k: checks.clean(str(v)) for k, v in at.items()}
+        return {k: setup_checks.clean(str(v)) for k, v in at.items()}
     if isinstance(at, str) or not isinstance(at, Iterable):
-        return checks.clean(at) if isinstance(at, str) else at
-    return [checks.clean(str(s)) for s in at]
+        return setup_checks.clean(at) if isinstance(at, str) else at
+    return [setup_checks.clean(str(s)) for s in at]
 
 
 def _selectors(at: Any) -> dict[str, Any]:
@@ -357,5 +357,5 @@ def _readable(setup: Setup, seen: Trace, plan: Plan, sample: Any) -> Iterator[Fi
 
 def _checkpoints_reentrantly(core: nn.Module, sample: Any) -> bool:
     """Whether a node of reentrant checkpointing is in the graph of the output."""
-    played = rehearsals.rehearse(core, rehearsals.doubled(sample, None)[0], ())
-    return not isinstance(played, Exception) and rehearsals.is_reentrant(played.values())
+    played = forward_checks.rehearse(core, forward_checks.doubled(sample, None)[0], ())
+    return not isinstance(played, Exception) and forward_checks.is_reentrant(played.values())

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, Dataset
 
-from deepsup.doctor.checks import Setup, branch
 from deepsup.doctor.findings import ERROR, Finding, finding, from_error
+from deepsup.doctor.setup_checks import Setup, branch
 from deepsup.errors import DeepsupError, OutputError
 from deepsup.features import Pick, main_prediction, show_pick
 from deepsup.layers.dry_run import Trace, as_call
