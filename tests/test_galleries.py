@@ -339,7 +339,7 @@ def test_scores_that_nothing_was_counted_for_are_dashes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["accuracy", "mean IoU", "pixel accuracy", "mean Dice", "F1", "Dice", "Jaccard",
                                   "sensitivity", "specificity", "precision", "ROC-AUC", "PR-AUC"])  # fmt: skip
 def test_every_score_that_is_offered_is_explained(name: str) -> None:
-    from deepsup.scores import offered
+    from deepsup.tasks.segmentation import offered
 
     assert name == "accuracy" or name in offered(2)
     assert metrics.meaning(name).startswith(f"{name[0].upper()}{name[1:]} is ")

@@ -9,23 +9,23 @@ import pytest
 import torch
 from sklearn import metrics
 
-from deepsup import scores
 from deepsup.errors import ClassCountError, ConfigError
-from deepsup.scores import Counts
+from deepsup.tasks import segmentation
+from deepsup.tasks.segmentation import Counts
 
 
 def test_the_example_at_the_top_is_right():
-    assert doctest.testmod(scores).failed == 0
+    assert doctest.testmod(segmentation).failed == 0
 
 
 def test_the_published_vessel_matrix_gives_the_published_numbers_and_the_true_jaccard():
     blog = [[3882130, 78364], [122855, 454794]]
-    found = scores.summary(blog)
+    found = segmentation.summary(blog)
     expected = {"F1": 0.818853, "Jaccard": 0.693270, "pixel accuracy": 0.955660, "sensitivity": 0.787319}
     expected |= {"specificity": 0.980214, "precision": 0.853019, "Dice": 0.818853}
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=5e-7)
-    assert scores.jaccard([[3895256, 65238], [134513, 443136]]) == pytest.approx(0.689291, abs=5e-7)
-    background, vessel = scores.iou(blog)
+    assert segmentation.jaccard([[3895256, 65238], [134513, 443136]]) == pytest.approx(0.689291, abs=5e-7)
+    background, vessel = segmentation.iou(blog)
     assert vessel == found["Jaccard"]
     assert background == pytest.approx(3882130 / (3882130 + 78364 + 122855))
     assert found["mean IoU"] == pytest.approx((background + vessel) / 2)
@@ -55,20 +55,20 @@ def test_counts_and_scores_are_those_of_a_loop_and_of_scikit_learn(classes: int)
     assert found["pixel accuracy"] == pytest.approx(metrics.accuracy_score(t, p))
     assert found["mean IoU"] == pytest.approx(metrics.jaccard_score(t, p, average="macro"))
     assert found["mean Dice"] == pytest.approx(metrics.f1_score(t, p, average="macro"))
-    assert scores.iou(counts.matrix) == pytest.approx(metrics.jaccard_score(t, p, average=None))
+    assert segmentation.iou(counts.matrix) == pytest.approx(metrics.jaccard_score(t, p, average=None))
     if classes == 2:
         told = {"sensitivity": metrics.recall_score(t, p), "precision": metrics.precision_score(t, p)}
         told |= {"specificity": metrics.recall_score(1 - t, 1 - p), "F1": metrics.f1_score(t, p)}
         assert {name: found[name] for name in told} == pytest.approx(told)
     else:
-        assert set(found) == set(scores.offered(classes)) == set(scores.SHARED)
+        assert set(found) == set(segmentation.offered(classes)) == set(segmentation.SHARED)
 
 
 def test_a_class_in_neither_truth_nor_prediction_does_not_count_in_the_mean_and_one_in_either_does():
-    found = scores.iou([[3, 1, 0, 0], [0, 0, 0, 0], [0, 0, 4, 0], [0, 0, 0, 0]])
+    found = segmentation.iou([[3, 1, 0, 0], [0, 0, 0, 0], [0, 0, 4, 0], [0, 0, 0, 0]])
     assert found == [0.75, 0.0, 1.0, None]  # class 1 was predicted where it is not
-    assert scores.mean_iou([[3, 1, 0, 0], [0, 0, 0, 0], [0, 0, 4, 0], [0, 0, 0, 0]]) == pytest.approx(1.75 / 3)
-    assert scores.dice([[3, 1, 0], [0, 0, 0], [0, 0, 0]]) == [pytest.approx(6 / 7), 0.0, None]
+    assert segmentation.mean_iou([[3, 1, 0, 0], [0, 0, 0, 0], [0, 0, 4, 0], [0, 0, 0, 0]]) == pytest.approx(1.75 / 3)
+    assert segmentation.dice([[3, 1, 0], [0, 0, 0], [0, 0, 0]]) == [pytest.approx(6 / 7), 0.0, None]
 
 
 def areas(logit: torch.Tensor, truth: torch.Tensor) -> tuple[float, float]:
@@ -146,7 +146,7 @@ def test_nothing_labelled_is_no_score_and_a_one_sided_truth_has_none_where_it_ca
     assert void.scores() == {}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        only = scores.summary([[5, 0], [0, 0]], torch.stack([torch.ones(8), torch.zeros(8)]))
+        only = segmentation.summary([[5, 0], [0, 0]], torch.stack([torch.ones(8), torch.zeros(8)]))
     assert only["specificity"] == only["pixel accuracy"] == only["mean IoU"] == 1.0
     assert [only[name] for name in ("sensitivity", "precision", "F1", "Jaccard", "ROC-AUC", "PR-AUC")] == [None] * 6
 
@@ -162,14 +162,14 @@ def test_a_void_label_of_another_number_does_not_count_and_an_unknown_class_is_a
 
 
 def test_what_is_not_offered_is_an_error_that_lists_what_is():
-    scores.check_metric("ROC-AUC", 2)
+    segmentation.check_metric("ROC-AUC", 2)
     with pytest.raises(ConfigError, match=r"11 classes have no score 'ROC-AUC'.*mean IoU, .*With two classes also: F1"):
-        scores.check_metric("ROC-AUC", 11)
+        segmentation.check_metric("ROC-AUC", 11)
     with pytest.raises(ConfigError, match=r"no score 'miou'. Closest: mean IoU. They have: mean IoU"):
-        scores.check_metric("miou", 2)
+        segmentation.check_metric("miou", 2)
     with pytest.raises(ConfigError, match=r"no score 'accuracy'.*They have: mean IoU, pixel accuracy"):
-        scores.check_metric("accuracy", 2)
+        segmentation.check_metric("accuracy", 2)
     with pytest.raises(ConfigError, match=r"two classes.*found 3 classes"):
-        scores.f1([[1, 0, 0], [0, 1, 0], [0, 0, 1]])
+        segmentation.f1([[1, 0, 0], [0, 1, 0], [0, 0, 1]])
     with pytest.raises(ConfigError, match="square"):
-        scores.iou([[1, 0]])
+        segmentation.iou([[1, 0]])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
 
-from deepsup import datasets, doctor, losses, methods, networks, scores
+from deepsup import datasets, doctor, losses, methods, networks
 from deepsup.doctor.findings import Diagnosis, Finding, diagnosis, from_error
 from deepsup.errors import ConfigError, DeepsupError, HeadError
 from deepsup.plans.plan import Plan
@@ -21,6 +21,7 @@ from deepsup.plans.planning import plan as make_plan
 from deepsup.probes import Probe, probe
 from deepsup.supervision.attaching import attach
 from deepsup.supervision.objectives import Objective
+from deepsup.tasks import segmentation
 from deepsup.training import configs, engines
 from deepsup.training.configs import TrainConfig
 from deepsup.training.feeds import SplitFeed
@@ -203,7 +204,7 @@ def load_data(config: TrainConfig) -> datasets.Dataset:
     settings = config.data.model_dump(exclude={"batch_size", "overlap", "tile", "stride"})
     data = datasets.load(**settings, seed=0)  # the same images for every seed
     if data.task == "segmentation":
-        scores.check_metric(config.score_name, data.classes)
+        segmentation.check_metric(config.score_name, data.classes)
     return data
 
 

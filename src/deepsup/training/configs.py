@@ -15,9 +15,10 @@ from typing import Any, Literal, NamedTuple
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from deepsup import gradients, losses, methods, schedules, scores
+from deepsup import gradients, losses, methods, schedules
 from deepsup.errors import ConfigError
 from deepsup.specs import closest
+from deepsup.tasks import segmentation
 from deepsup.training.arms import arms_of, settings_of, varied
 from deepsup.training.data import DataConfig as DataConfig
 from deepsup.training.settings import Settings, check, flattened, merge, override, read
@@ -218,7 +219,7 @@ class TrainConfig(Settings):
     @property
     def score_name(self) -> str:
         """What the score is called."""
-        return self.metric or (scores.MEAN_IOU if self.data.task == "segmentation" else ACCURACY)
+        return self.metric or (segmentation.MEAN_IOU if self.data.task == "segmentation" else ACCURACY)
 
     @field_validator("loss")
     @classmethod
@@ -232,7 +233,7 @@ class TrainConfig(Settings):
     @model_validator(mode="after")
     def _metric_fits_the_task(self) -> TrainConfig:
         maps = self.data.task == "segmentation"
-        known = scores.offered(2) if maps else (ACCURACY,)
+        known = segmentation.offered(2) if maps else (ACCURACY,)
         if self.score_name not in known:
             raise ConfigError(
                 f"metric: {self.data.name} has no score {self.metric!r}.{closest(self.score_name, known)} It can be "

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from deepsup import scores
 from deepsup.datasets import Split
 from deepsup.errors import ConfigError
-from deepsup.scores import Counts
 from deepsup.supervision.attaching import Supervised, supervising
 from deepsup.supervision.objectives import Objective
+from deepsup.tasks import segmentation
+from deepsup.tasks.segmentation import Counts
 from deepsup.terms import TARGET
 from deepsup.training.answers import Forward as Forward
 from deepsup.training.answers import answers, are_maps, classes_in, ignored, is_label_map, predictions, with_ensemble
@@ -32,7 +32,7 @@ class Scores(NamedTuple):
 
     `score` is the number that counts, by output, and `metric` its name. `loss` is the mean by term: the outputs' own, and
     those between outputs such as `late<-main`. Of label maps, `scores` are all numbers by output and name (module
-    `deepsup.scores`; None for one that nothing was counted for) and `confusion` the counts [truth][prediction]; the
+    `deepsup.tasks.segmentation`; None for one that nothing was counted for) and `confusion` the counts [truth][prediction]; the
     class of a place is the one with the highest score, of a single channel the second from a probability of 0.5 on.
     """
 
@@ -40,16 +40,16 @@ class Scores(NamedTuple):
     loss: dict[str, float]
     samples: int
     metric: str
-    scores: dict[str, dict[str, float | None]]
+    segmentation: dict[str, dict[str, float | None]]
     confusion: dict[str, list[list[int]]]
 
     def record(self) -> dict[str, Any]:
         """What a journal says of them: of maps also the intersection over union of every class, and for two the counts."""
         found: dict[str, Any] = {"score": self.score, "loss": self.loss}
         if self.scores:
-            found |= {"scores": self.scores, "iou": {n: scores.iou(m) for n, m in self.confusion.items()}}
+            found |= {"scores": self.scores, "iou": {n: segmentation.iou(m) for n, m in self.confusion.items()}}
         two = {name: matrix for name, matrix in self.confusion.items() if len(matrix) == 2}
-        return found | ({"confusion": two, "threshold": scores.THRESHOLD} if two else {})
+        return found | ({"confusion": two, "threshold": segmentation.THRESHOLD} if two else {})
 
 
 def evaluate(
@@ -66,7 +66,7 @@ def evaluate(
     """Score a supervised or plain net in eval mode, its heads included, and leave its train flags as they were.
 
     Targets that are label maps (N, H, W) are scored place by place, predictions enlarged to their size, by `metric`:
-    "mean IoU" or another of `deepsup.scores.offered`. Of other class indices the score is the accuracy over all with a
+    "mean IoU" or another of `deepsup.tasks.segmentation.offered`. Of other class indices the score is the accuracy over all with a
     label of 0 or more; other targets have none. The loss of an output is the mean over all labelled samples or places,
     that of a term between outputs the mean over samples. With `fabric` each process scores its own batches, with the first
     one's buffers, and all get the scores over all of them. `run` takes the place of `net(x)`, such as one that works in tiles.
@@ -169,7 +169,7 @@ def check_metric(metric: str | None, *, maps: bool, classes: int = 2) -> None:
     if metric is None:
         return
     if maps:
-        scores.check_metric(metric, classes)
+        segmentation.check_metric(metric, classes)
     elif metric != ACCURACY:
         raise ConfigError(
             f"the score {metric!r} is of label maps; this task has {ACCURACY!r}. Set metric=null, or take targets (N, H, W)."
@@ -178,7 +178,7 @@ def check_metric(metric: str | None, *, maps: bool, classes: int = 2) -> None:
 
 def metric_of(metric: str | None, target: Any) -> str:
     """What the score is called for such targets, unless it is said."""
-    return metric or (scores.MEAN_IOU if is_label_map(target) else ACCURACY)
+    return metric or (segmentation.MEAN_IOU if is_label_map(target) else ACCURACY)
 
 
 def _hits(prediction: Tensor, target: Any) -> tuple[Tensor | int, Tensor | int]:
@@ -205,7 +205,7 @@ def _scores(shares: list[_Share], metric: str | None) -> Scores:
     for share in shares:
         for name, counts in share.maps.items():
             maps[name] = maps[name] + counts if name in maps else counts
-    metric = metric or (scores.MEAN_IOU if maps else ACCURACY)
+    metric = metric or (segmentation.MEAN_IOU if maps else ACCURACY)
     every = {name: found for name, counts in maps.items() if (found := counts.scores())}
     known = {name: value for name, found in every.items() if (value := found[metric]) is not None}
     return Scores(

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from deepsup import label_maps
 from deepsup.datasets import MapSplit
 from deepsup.files import write_atomically
-from deepsup.scores import Counts
 from deepsup.supervision.objectives import Objective
+from deepsup.tasks.segmentation import Counts
 from deepsup.training.answers import Answer, Forward, answers, ignored, predictions
 from deepsup.training.engines import forward
 from deepsup.training.evaluations import evaluating
