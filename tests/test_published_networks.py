@@ -19,7 +19,7 @@ from deepsup import heads, networks
 from deepsup.errors import ConfigError
 from deepsup.features import Feature
 from deepsup.networks.cndsnets import BRANCH_LAYERS
-from deepsup.networks.published import LISTED, build_published
+from deepsup.networks.families import LISTED, build_published
 from deepsup.networks.resnets import SHORTCUTS, BasicBlock
 from tests.small_nets import unsettled
 

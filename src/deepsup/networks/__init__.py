@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from deepsup.networks.build import build, names
 from deepsup.networks.cndsnets import cnds_net
 from deepsup.networks.decoders import c1, ppm
 from deepsup.networks.densenets import densenet
@@ -13,7 +14,6 @@ from deepsup.networks.nin import nin
 from deepsup.networks.plain import plain
 from deepsup.networks.pspnets import pspnet
 from deepsup.networks.resnets import resnet
-from deepsup.networks.sources import build, names
 from deepsup.networks.stems import resnet_3x3
 from deepsup.networks.unets import unet
 from deepsup.networks.wideresnets import wrn

@@ -18,9 +18,9 @@ import torch
 from torch import nn
 
 from deepsup.networks import backbones
+from deepsup.networks.backbone_and_decoder import Pyramid, Segmenter, check_bins, coarse, conv_bn_relu
 from deepsup.networks.backbones import Stage
 from deepsup.networks.counts import check_positive, check_share
-from deepsup.networks.segmenters import Pyramid, Segmenter, check_bins, coarse, conv_bn_relu
 
 # CSAIL reads MobileNetV2 after the block that begins a stage (its `down_idx`), all others after the one that ends it.
 CSAIL_STAGES = {

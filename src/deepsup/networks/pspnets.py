@@ -11,8 +11,8 @@ from torch import nn
 
 from deepsup.errors import ConfigError
 from deepsup.networks import backbones
+from deepsup.networks.backbone_and_decoder import Pyramid, Segmenter, check_bins, coarse, conv_bn_relu
 from deepsup.networks.counts import check_positive, check_share
-from deepsup.networks.segmenters import Pyramid, Segmenter, check_bins, coarse, conv_bn_relu
 
 
 def pspnet(

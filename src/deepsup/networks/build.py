@@ -18,8 +18,8 @@ from typing import Any
 from torch import nn
 
 from deepsup.errors import ConfigError
+from deepsup.networks.families import LISTED, build_published, find
 from deepsup.networks.packages import call, closest, missing_space, require, unknown
-from deepsup.networks.published import LISTED, build_published, find
 
 _FORMS = "deepsup:resnet-32, timm:NAME, torchvision:NAME, smp:NAME or package.module:factory"
 _TORCHVISION = "torchvision.models.list_models()"
