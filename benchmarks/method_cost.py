@@ -28,8 +28,9 @@ from torch.nn import functional as F
 
 import deepsup as ds
 from deepsup import networks
+from deepsup.settings import training
 from deepsup.supervision.objectives import Objective
-from deepsup.training import configs, engines
+from deepsup.training import engines
 from deepsup.training.feeds import feed
 from deepsup.training.loops import Job, Loop
 
@@ -71,7 +72,7 @@ def loss_by_hand(outputs: list[Tensor], y: Tensor, *, mimic: bool) -> Tensor:
 def steps(method: str, options: argparse.Namespace) -> tuple[Callable[[], None], Callable[[], None]]:
     """A step of deepsup's own loop (journal, tallies and conflict meter as they are by default) and one by hand."""
     torch.manual_seed(0)
-    fabric = engines.start(configs.EngineConfig(accelerator=options.accelerator, precision=options.precision))
+    fabric = engines.start(training.EngineConfig(accelerator=options.accelerator, precision=options.precision))
     device = fabric.device
     model = networks.build(options.model, classes=100).to(device)
     x, y = torch.randn(options.batch, 3, 32, 32), torch.randint(0, 100, (options.batch,))
@@ -83,7 +84,7 @@ def steps(method: str, options: argparse.Namespace) -> tuple[Callable[[], None],
     def optimizer(module: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9)
 
-    log = configs.LogConfig(every=10, gradients=0, conflict=not options.no_meter)
+    log = training.LogConfig(every=10, gradients=0, conflict=not options.no_meter)
     source = feed([(x, y)], options.batch)
     job = Job(net, Objective(plan), source, optimizer(net), epochs=10**6, log=log, compile=options.compile)
     loop = Loop(job, fabric)

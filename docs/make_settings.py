@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from deepsup.training.configs import ComparisonConfig, Settings, TrainConfig
+from deepsup.settings.training import ComparisonConfig, Settings, TrainConfig
 
 PAGE = Path(__file__).with_name("settings.md")
 TABLE = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", flags=re.S)

@@ -17,9 +17,10 @@ from torch import nn
 
 from deepsup import reports, screens
 from deepsup.errors import ConfigError, DeepsupError
-from deepsup.training import building, comparisons, configs, runs, summaries
+from deepsup.settings import training
+from deepsup.settings.training import ComparisonConfig
+from deepsup.training import building, comparisons, runs, summaries
 from deepsup.training.comparisons import compare
-from deepsup.training.configs import ComparisonConfig
 from deepsup.training.displays import Display
 from deepsup.training.journals import read
 from deepsup.training.runs import train
@@ -52,7 +53,7 @@ def config(output: Path, **changes: Any) -> ComparisonConfig:
         "jobs": 2,
         "output": str(output),
     }
-    checked = configs.parse(configs.merge(data, changes))
+    checked = training.parse(training.merge(data, changes))
     assert isinstance(checked, ComparisonConfig)
     return checked
 
@@ -199,7 +200,7 @@ def several(output: Path, **changes: Any) -> ComparisonConfig:
         "seeds": [0, 1],
         "output": str(output),
     }
-    checked = configs.parse(data | changes)
+    checked = training.parse(data | changes)
     assert isinstance(checked, ComparisonConfig)
     return checked
 
@@ -266,7 +267,7 @@ DICE = "dice_cross_entropy(resize='nearest')"
     ],
 )  # fmt: skip
 def test_what_else_differs_between_the_arms_is_said(settings: dict[str, Any], told: tuple[str, str] | None):
-    assert summaries.notes(configs.parse(settings)) == ([DIFFERS.format(*told)] if told else [])
+    assert summaries.notes(training.parse(settings)) == ([DIFFERS.format(*told)] if told else [])
 
 
 def test_what_else_differs_is_said_before_anything_runs_and_with_the_result(tmp_path: Path):
@@ -396,7 +397,7 @@ def test_an_arm_that_cannot_be_trained_is_named_before_anything_runs(
     monkeypatch.setattr(comparisons, "_run_all", lambda *a, **k: pytest.fail("a run was started"))
     changes, message = WRONG[name]
     without = {k: v for k, v in settings("").items() if k not in ("name", "output", "supervise")}
-    checked = configs.parse({"base": without, "output": str(tmp_path / "c"), **changes})
+    checked = training.parse({"base": without, "output": str(tmp_path / "c"), **changes})
     assert isinstance(checked, ComparisonConfig)
     with pytest.raises(ConfigError, match=f"(?s){message}"):
         compare(checked)
@@ -440,7 +441,7 @@ def test_a_failed_arm_can_be_repaired_and_only_it_runs_again(tmp_path: Path, mon
     assert "Traceback" not in str(caught.value)
     begun = tmp_path / "adam" / "aux" / "seed0"
     failed = of(True).expand()[1].config
-    configs.save(failed, begun / "config.yaml")  # as if it had failed after its first steps
+    training.save(failed, begun / "config.yaml")  # as if it had failed after its first steps
     with pytest.raises(ConfigError, match=r"holds a comparison with other settings: arms\.plain\.epochs"):
         compare(of(False, arms=of(False).arms | {"plain": {"supervise": None, "epochs": 2}}))
     with pytest.raises(ConfigError, match=r"holds a comparison with other settings: arms\.third"):
@@ -452,8 +453,8 @@ def test_a_failed_arm_can_be_repaired_and_only_it_runs_again(tmp_path: Path, mon
     assert result["complete"] is True
     assert {e["run"] for e in events[1:]} == {"adam/aux/seed0"}
     assert result["rule"].endswith("for these epochs: adam/plain 1, adam/aux 2.")
-    assert configs.load(tmp_path / "config.yaml") == repaired
-    assert configs.load(tmp_path / "adam" / "aux" / "seed0.old1" / "config.yaml") == failed
+    assert training.load(tmp_path / "config.yaml") == repaired
+    assert training.load(tmp_path / "adam" / "aux" / "seed0.old1" / "config.yaml") == failed
     with pytest.raises(ConfigError, match=r"arms\.aux\.epochs was 2, now 3"):
         compare(of(False, arms=repaired.arms | {"aux": {"supervise": SUPERVISED, "epochs": 3}}))
 
@@ -473,7 +474,7 @@ def test_an_arm_that_a_finished_one_follows_stays_as_it_is(tmp_path: Path):
         tmp_path, methods={"none": None, "aux": SUPERVISED | {"at": ["relu1"]}, "smooth": "label-smoothing"}
     )
     tmp_path.joinpath("config.yaml").touch()
-    configs.save(before, tmp_path / "config.yaml")
+    training.save(before, tmp_path / "config.yaml")
     runs.check_folder(tmp_path, after)
     done = tmp_path / "all" / "compute" / "seed0"
     done.mkdir(parents=True)

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from deepsup.errors import ConfigError
-from deepsup.training import configs
-from deepsup.training.arms import arm_name
-from deepsup.training.configs import ComparisonConfig, TrainConfig, load, parse
+from deepsup.settings import training
+from deepsup.settings.arms import arm_name
+from deepsup.settings.training import ComparisonConfig, TrainConfig, load, parse
 
 ARMS = {"plain": {"supervise": None}, "aux": {"supervise": {"at": ["relu1"]}}}
 
@@ -25,7 +25,7 @@ def test_defaults_are_a_single_run_of_the_plain_model():
 
 def test_what_is_saved_loads_as_the_same(tmp_path: Path):
     config = load(None, ["supervise.at=[relu1]", "supervise.weight={relu1: 0.3}", "optimizer.lr=1e-3", "seed=3"])
-    configs.save(config, tmp_path / "config.yaml")
+    training.save(config, tmp_path / "config.yaml")
     assert load(tmp_path / "config.yaml") == config
 
 
@@ -139,7 +139,7 @@ def test_a_comparison_lays_groups_and_arms_over_its_base():
 
 def test_pairs_differ_only_in_what_their_arms_say():
     cells = parse({"base": {"epochs": 2}, "arms": ARMS}).expand()  # type: ignore[union-attr]
-    changed = configs.differences(cells[0].config, cells[1].config, ignore=("output", "name"))
+    changed = training.differences(cells[0].config, cells[1].config, ignore=("output", "name"))
     assert {key.split(".")[0] for key in changed} == {"supervise"}
 
 
@@ -185,7 +185,7 @@ def test_methods_in_short_are_arms_with_the_plain_model_as_baseline():
     assert cells[1].config.supervise.at == ["relu1"]
     written_out = {arm: {"supervise": None if arm == "none" else {"method": arm}} for arm in METHODS}
     assert config == parse({"base": {"supervise": {"at": ["relu1"]}}, "arms": written_out, "seeds": [0, 5]})
-    assert configs.differences(config, parse(config.model_dump(mode="json"))) == {}
+    assert training.differences(config, parse(config.model_dump(mode="json"))) == {}
 
 
 def test_methods_by_name_take_settings_and_arms_are_laid_over_them():

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from deepsup.training import building, configs
+from deepsup.settings import training
+from deepsup.training import building
 from tests.tiny_images import write_pets
 from tests.tiny_layouts import blocks, write_pairs
 
@@ -41,8 +42,8 @@ def test_a_script_runs_to_its_end(script: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("file", RUN_FILES, ids=lambda path: path.name)
 def test_a_run_file_is_read_and_says_what_to_type(file: Path):
-    config = configs.load(file)
-    command = "compare" if isinstance(config, configs.ComparisonConfig) else "train"
+    config = training.load(file)
+    command = "compare" if isinstance(config, training.ComparisonConfig) else "train"
     text = file.read_text("utf-8")
     assert f"\n#   deepsup {command} examples/{file.name}" in text
     assert re.search(r"^# .*Expected", text, flags=re.M)
@@ -56,8 +57,8 @@ def test_a_script_says_what_to_type(script: Path):
 
 def test_the_folder_run_can_be_set_up(tmp_path: Path):
     changes = [f"data.root={write_pets(tmp_path)}", "data.size=64", "data.workers=0", "model_options.weights=null"]
-    config = configs.load(EXAMPLES / "folder.yaml", changes)
-    assert isinstance(config, configs.TrainConfig)
+    config = training.load(EXAMPLES / "folder.yaml", changes)
+    assert isinstance(config, training.TrainConfig)
     prepared = building.prepare(config)
     assert prepared.plan.names == ("layer2", "layer3")
     assert prepared.data.class_names == ("cat", "dog")
@@ -65,8 +66,8 @@ def test_the_folder_run_can_be_set_up(tmp_path: Path):
 
 def test_the_run_on_pairs_can_be_set_up(tmp_path: Path):
     root = write_pairs(tmp_path, mask=lambda n: blocks(n, shape=(64, 64)), classes="sky\nroad\ntree")
-    config = configs.load(EXAMPLES / "pairs.yaml", [f"data.root={root}", "model_options.widths=[4, 8, 8, 8, 8]"])
-    assert isinstance(config, configs.TrainConfig)
+    config = training.load(EXAMPLES / "pairs.yaml", [f"data.root={root}", "model_options.widths=[4, 8, 8, 8, 8]"])
+    assert isinstance(config, training.TrainConfig)
     assert {found.severity for found in building.diagnose(config)[""].findings} <= {"warning"}
     prepared = building.prepare(config)
     assert prepared.plan.method.startswith("nnunet")

@@ -18,12 +18,12 @@ from deepsup.datasets import ArraySplit, Split, augmentations
 from deepsup.datasets.augmentations import RANGE, View, crop_and_mirror
 from deepsup.datasets.splits import generator
 from deepsup.errors import ConfigError
+from deepsup.settings.section import check
+from deepsup.settings.training import DataConfig, EngineConfig, TrainConfig
 from deepsup.training import engines
 from deepsup.training.building import load_data, training_feed
-from deepsup.training.configs import DataConfig, EngineConfig, TrainConfig
 from deepsup.training.feeds import SplitFeed, overlapping
 from deepsup.training.fit import fit
-from deepsup.training.settings import check
 from tests.tiny_images import write_pets
 
 torch.set_num_threads(1)

@@ -9,7 +9,7 @@ import torch
 
 import deepsup as ds
 from deepsup import losses, methods, networks, schedules
-from deepsup.training import configs
+from deepsup.settings import training
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 SHAPES = {
@@ -28,9 +28,9 @@ TRAINING |= {"resnet18-imagenet": 53.5, "resnet50-imagenet": 100.5}
 TRAINING |= {"pspnet50-ade20k": 49.18}  # test_pspnet.py adds it up
 
 
-def runs(path: Path) -> list[configs.TrainConfig]:
-    config = configs.load(path)
-    if isinstance(config, configs.TrainConfig):
+def runs(path: Path) -> list[training.TrainConfig]:
+    config = training.load(path)
+    if isinstance(config, training.TrainConfig):
         return [config]
     return [cell.config for cell in config.expand() if cell.seed == config.seeds[0]]
 
@@ -44,7 +44,7 @@ def test_a_recipe_opens_with_command_expectation_and_time(path: Path) -> None:
     assert all(len(line) <= 130 for line in path.read_text("utf-8").splitlines())
 
 
-def planned(config: configs.TrainConfig) -> ds.Plan:
+def planned(config: training.TrainConfig) -> ds.Plan:
     """The plan that the run would make, of a model on the meta device where that is enough."""
     classes, channels, size = SHAPES[config.data.name]
     if config.loss is not None and losses.describe(config.loss).one_channel and classes == 2:

@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 
 from deepsup import reports
 from deepsup.screens import comparison, probe_table, recommendation_table, setting
-from deepsup.training.settings import override
+from deepsup.settings.section import override
 from tests.synthetic_journals import COMPARISON, NINE, make_many
 from tests.test_placements import hand_made
 

@@ -19,8 +19,9 @@ from typer.testing import CliRunner
 import deepsup as ds
 from deepsup import cli, datasets
 from deepsup.errors import ConfigError, DatasetError, DeepsupError
+from deepsup.settings import training
 from deepsup.supervision.objectives import Objective
-from deepsup.training import configs, evaluations, runs, summaries
+from deepsup.training import evaluations, runs, summaries
 from deepsup.training.answers import in_tiles
 from deepsup.training.evaluations import evaluate
 from deepsup.training.inputs import Inputs
@@ -361,29 +362,29 @@ def test_one_key_is_varied_by_one_command_and_the_result_says_which(
     ends = [read(tmp_path / "out" / run / "journal.jsonl", "end")[0]["score"] for run in group["arms"]["none"]["runs"]]
     assert group["arms"]["none"]["final"] == ends
     assert set(group["arms"]["weight=0.4"]["outputs"]) == {"stage1", "main", "ensemble"}
-    again = configs.load(tmp_path / "out" / "config.yaml")
-    assert again == configs.load(file)
+    again = training.load(tmp_path / "out" / "config.yaml")
+    assert again == training.load(file)
 
 
 def test_a_key_is_varied_as_if_its_arms_were_written_out():
-    short = configs.parse({"vary": {"optimizer": {"lr": [0.1, 0.2]}}})
-    assert isinstance(short, configs.ComparisonConfig)
+    short = training.parse({"vary": {"optimizer": {"lr": [0.1, 0.2]}}})
+    assert isinstance(short, training.ComparisonConfig)
     assert short.baseline == "lr=0.1"
-    long = configs.parse(
+    long = training.parse(
         {"arms": {"lr=0.1": {"optimizer": {"lr": 0.1}}, "lr=0.2": {"optimizer": {"lr": 0.2}}}, "baseline": "lr=0.1"}
     )
-    assert isinstance(long, configs.ComparisonConfig)
+    assert isinstance(long, training.ComparisonConfig)
     assert [cell.config for cell in short.expand()] == [cell.config for cell in long.expand()]
-    both = configs.parse({"vary": {"supervise.weight": [0.1, 0.2]}, "methods": ["none"]})
-    assert isinstance(both, configs.ComparisonConfig)
+    both = training.parse({"vary": {"supervise.weight": [0.1, 0.2]}, "methods": ["none"]})
+    assert isinstance(both, training.ComparisonConfig)
     assert (both.baseline, set(both.arms)) == ("none", {"none", "weight=0.1", "weight=0.2"})
     for wrong in ({"a": [1, 2], "b": [1, 2]}, {"epochs": 3}, {"epochs": [3]}, [1, 2]):
         with pytest.raises(ConfigError, match="write one key and its values"):
-            configs.parse({"vary": wrong})
+            training.parse({"vary": wrong})
     with pytest.raises(ConfigError, match="Each value counts once"):
-        configs.parse({"vary": {"epochs": [3, 3]}})
+        training.parse({"vary": {"epochs": [3, 3]}})
     with pytest.raises(ConfigError, match="judged by one score; these have mean Dice and mean IoU"):
-        configs.parse({"base": {"data": {"name": "camvid"}}, "vary": {"metric": [None, "mean Dice"]}})
+        training.parse({"base": {"data": {"name": "camvid"}}, "vary": {"metric": [None, "mean Dice"]}})
 
 
 class Stopped(Exception):
@@ -393,10 +394,10 @@ class Stopped(Exception):
 def test_a_stopped_run_on_maps_goes_on_as_if_nothing_had_happened(shapes: Path, tmp_path: Path):
     changes = {"checkpoint": {"every_steps": 1}, "log": {"every": 1, "conflict": False, "gradients": 0}, "epochs": 2}
 
-    def config(name: str) -> configs.TrainConfig:
+    def config(name: str) -> training.TrainConfig:
         made = settings(shapes, tmp_path / name, **changes)
         made["data"] = {**made["data"], "augment": "standard", "crop": 24, "patches": 2}
-        return configs.check(configs.TrainConfig, made, where="test")
+        return training.check(training.TrainConfig, made, where="test")
 
     def cut(record: dict[str, Any]) -> None:
         if record["kind"] == "step" and record["step"] == 3:

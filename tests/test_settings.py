@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from deepsup import datasets, heads, losses, methods, schedules
-from deepsup.training import configs
+from deepsup.settings import training
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = (DOCS / "settings.md").read_text("utf-8")
@@ -34,11 +34,11 @@ def test_a_table_that_is_out_of_date_is_noticed_and_made_anew(maker: dict[str, A
 
 def test_every_section_has_its_table_and_every_key_its_meaning(maker: dict[str, Any]):
     assert re.findall(r"<!-- table (\S+) -->", PAGE) == list(maker["sections"]())
-    models = [v for v in vars(configs).values() if isinstance(v, type) and issubclass(v, configs.Settings)]
-    assert set(models) == {configs.Settings, *maker["sections"]().values()}
+    models = [v for v in vars(training).values() if isinstance(v, type) and issubclass(v, training.Settings)]
+    assert set(models) == {training.Settings, *maker["sections"]().values()}
     for section, model in maker["sections"]().items():
         for key, field in model.model_fields.items():
-            assert field.description or key in ("probe", *configs.TrainConfig.model_fields), f"{section}.{key}"
+            assert field.description or key in ("probe", *training.TrainConfig.model_fields), f"{section}.{key}"
     assert not re.search(r"\| None \|", PAGE)
 
 
@@ -56,14 +56,14 @@ def test_the_overrides_in_the_page_are_read():
         words = re.findall(r'"[^"]*"|\S+', command)
         overrides = [word.strip('"') for word in words if "=" in word]
         files = [DOCS.parent / word for word in words if "=" not in word]
-        configs.load(*files, overrides=overrides)
+        training.load(*files, overrides=overrides)
 
 
 def test_the_two_ways_to_write_methods_say_the_same():
     short, named = (yaml.safe_load(text) for text in re.findall(r"```yaml\n(methods:.*?)```", PAGE, flags=re.S))
-    one, other = configs.parse(short), configs.parse(named)
-    assert isinstance(one, configs.ComparisonConfig)
-    assert isinstance(other, configs.ComparisonConfig)
+    one, other = training.parse(short), training.parse(named)
+    assert isinstance(one, training.ComparisonConfig)
+    assert isinstance(other, training.ComparisonConfig)
     assert list(one.arms.values()) == list(other.arms.values())
     assert (one.baseline, list(one.arms)) == ("none", ["none", "label-smoothing", "dsl", "dhm-temperature=2"])
     assert f"`{one.candidates[-1]}`" in PAGE

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from deepsup.errors import NonFiniteError
+from deepsup.settings.training import EngineConfig
 from deepsup.supervision.objectives import Terms
 from deepsup.training import engines
-from deepsup.training.configs import EngineConfig
 from deepsup.training.tallies import Tally
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from deepsup.training import configs
-from deepsup.training.configs import TrainConfig
+from deepsup.settings import training
+from deepsup.settings.training import TrainConfig
 
 SUPERVISED = {"method": "aux", "at": ["relu1", "relu2"], "head": "cnds(width=4, hidden=8)", "weight": "linear(0.5, 0)"}
 
@@ -44,11 +44,11 @@ def settings(output: Path | str, **changes: Any) -> dict[str, Any]:
         "log": {"every": 4, "gradients": 3},
         "output": str(output),
     }
-    return configs.merge(tiny, changes)
+    return training.merge(tiny, changes)
 
 
 def config(output: Path | str, **changes: Any) -> TrainConfig:
     """The same, checked."""
-    checked = configs.parse(settings(output, **changes))
+    checked = training.parse(settings(output, **changes))
     assert isinstance(checked, TrainConfig)
     return checked

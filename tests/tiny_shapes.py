@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from deepsup.training import configs
+from deepsup.settings import training
 
 SIDE = 32
 PALETTE = ((90, 90, 90), (200, 30, 30), (30, 200, 30))
@@ -68,13 +68,13 @@ def settings(root: Path, output: Path, **changes: Any) -> dict[str, Any]:
         "engine": {"accelerator": "cpu", "threads": 1},
         "output": str(output),
     }
-    return configs.merge(tiny, changes)
+    return training.merge(tiny, changes)
 
 
-def config(root: Path, output: Path, **changes: Any) -> configs.TrainConfig:
+def config(root: Path, output: Path, **changes: Any) -> training.TrainConfig:
     """The same, checked."""
-    found = configs.parse(settings(root, output, **changes))
-    assert isinstance(found, configs.TrainConfig)
+    found = training.parse(settings(root, output, **changes))
+    assert isinstance(found, training.TrainConfig)
     return found
 
 

@@ -19,8 +19,9 @@ from deepsup.files import load_weights
 from deepsup.layers.dry_run import trace
 from deepsup.plans.planning import plan as make_plan
 from deepsup.probes.placement import check_rule
+from deepsup.settings import training
 from deepsup.supervision.stripping import verify as verify_certificate
-from deepsup.training import building, comparisons, configs, predicting, runs, summaries
+from deepsup.training import building, comparisons, predicting, runs, summaries
 from deepsup.training.displays import Display, plain_warnings
 
 app = typer.Typer(
@@ -146,9 +147,9 @@ def probe(
     Nothing is trained, and nothing written but what you ask for.
     """
     config = _load(words)
-    if isinstance(config, configs.ComparisonConfig):  # the arms share the model and the data
+    if isinstance(config, training.ComparisonConfig):  # the arms share the model and the data
         config = next(c.config for c in config.expand() if c.arm in config.candidates)
-    supervise = config.supervise or configs.SuperviseConfig()
+    supervise = config.supervise or training.SuperviseConfig()
     check_rule(rule := rule or supervise.probe.rule or method_table.get(supervise.method).rule)
     found = building.measure(config)
     console.print(screens.probe_table(found, console.width))
@@ -233,7 +234,7 @@ def compare(words: Words = None, dry_run: DryRun = False) -> None:
     stopped. Prints the table, the paired verdicts and the strip certificates, and writes `report.html`.
     """
     config = _load(words)
-    if not isinstance(config, configs.ComparisonConfig):
+    if not isinstance(config, training.ComparisonConfig):
         raise ConfigError(
             "this configuration describes one run: it has no arms. Use `deepsup train`, or add arms or methods and seeds."
         )
@@ -341,24 +342,24 @@ def _build(model: str, size: int, channels: int, classes: int) -> torch.nn.Modul
     return networks.build(model, classes=classes, in_channels=channels, size=size)
 
 
-def _load(words: list[str] | None) -> configs.Config:
+def _load(words: list[str] | None) -> training.Config:
     """Words without `=` are the file, the others overrides."""
     files = [w for w in words or [] if "=" not in w]
     if len(files) > 1:
         raise ConfigError(
             f"one configuration file at a time; found {', '.join(files)}. Settings are written key=value."
         )
-    return configs.load(files[0] if files else None, [w for w in words or [] if "=" in w])
+    return training.load(files[0] if files else None, [w for w in words or [] if "=" in w])
 
 
-def _train_config(words: list[str] | None) -> configs.TrainConfig:
+def _train_config(words: list[str] | None) -> training.TrainConfig:
     config = _load(words)
-    if isinstance(config, configs.ComparisonConfig):
+    if isinstance(config, training.ComparisonConfig):
         raise ConfigError("this configuration describes a comparison. Use `deepsup compare`, or a file without arms.")
     return config
 
 
-def _dry_run(config: configs.TrainConfig) -> None:
+def _dry_run(config: training.TrainConfig) -> None:
     prepared = building.prepare(config)
     _print_lines(str(prepared.plan).splitlines())
     batches = prepared.data.train.n_batches(config.data.batch_size)

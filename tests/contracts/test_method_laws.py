@@ -15,7 +15,8 @@ from torch import Tensor, nn
 import deepsup as ds
 from deepsup import networks, schedules
 from deepsup.methods import METHODS
-from deepsup.training import configs, runs
+from deepsup.settings import training
+from deepsup.training import runs
 from tests import tiny_runs
 from tests.contracts.test_laws import assert_same_state, mixed_flags, state_of
 from tests.tiny_maps import is_for_maps, maps, segmenter
@@ -134,9 +135,9 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(name: str, tmp_path: P
     }
     changes["data"]["augment"] = "standard" if name == "cds" else "none"
 
-    def config(folder: str) -> configs.TrainConfig:
+    def config(folder: str) -> training.TrainConfig:
         data = tiny_runs.settings(tmp_path / folder, **changes)
-        return configs.check(configs.TrainConfig, {**data, "supervise": {"method": name}}, where="test")
+        return training.check(training.TrainConfig, {**data, "supervise": {"method": name}}, where="test")
 
     def cut(record: dict[str, Any]) -> None:
         if record["kind"] == "step" and record["step"] == 5:

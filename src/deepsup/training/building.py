@@ -19,14 +19,15 @@ from deepsup.errors import ConfigError, DeepsupError, HeadError
 from deepsup.plans.plan import Plan
 from deepsup.plans.planning import plan as make_plan
 from deepsup.probes import Probe, probe
+from deepsup.settings import training
+from deepsup.settings.section import check
+from deepsup.settings.training import TrainConfig
 from deepsup.supervision.attaching import attach
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks import segmentation
-from deepsup.training import configs, engines
-from deepsup.training.configs import TrainConfig
+from deepsup.training import engines
 from deepsup.training.feeds import SplitFeed
 from deepsup.training.journals import Record
-from deepsup.training.settings import check
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -93,7 +94,7 @@ def _followed(config: TrainConfig) -> TrainConfig:
             "method 'equal-compute' needs supervise.like: the supervise settings whose compute is to be matched, or in a "
             f"comparison the name of the arm; found {like!r}."
         )
-    supervise = check(configs.SuperviseConfig, like, where="supervise.like")
+    supervise = check(training.SuperviseConfig, like, where="supervise.like")
     method = methods.get(supervise.method)
     batches = config.data.model_copy(update={"views": method.views, "overlap": method.overlap})
     return config.model_copy(update={"supervise": supervise, "data": batches})
@@ -119,7 +120,7 @@ def measure(config: TrainConfig, *, at: list[str] | dict[str, str] | None = None
     model = build(config, classes=classes_of(config, data), channels=data.train.channels, size=data.train.size)
     if at is None:
         return _probe(config, model, data)
-    settings = config.supervise or configs.SuperviseConfig()
+    settings = config.supervise or training.SuperviseConfig()
     method = "aux" if methods.get(settings.method).bare else settings.method
     supervise = settings.model_copy(update={"at": at, "method": method})
     plan, _ = _plan(config.model_copy(update={"supervise": supervise}), model, data)
@@ -128,7 +129,7 @@ def measure(config: TrainConfig, *, at: list[str] | dict[str, str] | None = None
     return _probe(config, net, data, objective=Objective(plan))
 
 
-def diagnose(config: configs.Config) -> dict[str, Diagnosis]:
+def diagnose(config: training.Config) -> dict[str, Diagnosis]:
     """Look for traps in model, branches and data as configured, on the first training batch; trains and writes nothing.
 
     Of a comparison, in every arm but the baseline of every group, by the name GROUP/ARM; a single run has no name. What `prepare`
@@ -242,7 +243,7 @@ def _plan(config: TrainConfig, model: nn.Module, data: datasets.Dataset) -> tupl
     return make_plan(model, sample, at, loss=settings.loss, **common, **options), placement
 
 
-def _places(settings: configs.SuperviseConfig) -> Any:
+def _places(settings: training.SuperviseConfig) -> Any:
     """Where the branches go: as set, else where the method puts them itself (None), else where the probe says."""
     methods.get(settings.method).check_at(settings.at)
     if settings.at is not None or methods.get(settings.method).places is not None:
@@ -265,7 +266,7 @@ def _check_batches(config: TrainConfig, method: methods.Method) -> None:
 
 
 def _probed(
-    config: TrainConfig, settings: configs.SuperviseConfig, model: nn.Module, data: datasets.Dataset
+    config: TrainConfig, settings: training.SuperviseConfig, model: nn.Module, data: datasets.Dataset
 ) -> tuple[list[str], Record]:
     """Where the probe puts the branches, and the journal's record of why."""
     rule = settings.probe.rule or methods.get(settings.method).rule
@@ -280,13 +281,13 @@ def _probed(
     return advice.at, found | {"reason": advice.reason, "probe": seen.to_dict()}
 
 
-def _branch_options(config: TrainConfig, settings: configs.SuperviseConfig) -> dict[str, Any]:
+def _branch_options(config: TrainConfig, settings: training.SuperviseConfig) -> dict[str, Any]:
     """What `plan` and the doctor are told alike about the branches."""
     names = ("method", "head", "weight", "gradient", "zero_heads")
     return {name: getattr(settings, name) for name in names} | {"epochs": config.epochs}
 
 
-def heads_of(settings: configs.SuperviseConfig, layers: Iterable[str]) -> dict[str, str]:
+def heads_of(settings: training.SuperviseConfig, layers: Iterable[str]) -> dict[str, str]:
     """The head that a branch would have, by layer."""
     places = settings.at if isinstance(settings.at, dict) else {}
     given = settings.head
@@ -303,7 +304,7 @@ def _probe(
     config: TrainConfig, model: nn.Module, data: datasets.Dataset, *, objective: Objective | None = None
 ) -> Probe:
     """Over as many epochs as it takes, because a small data set has fewer batches than the probe has iterations."""
-    settings = config.supervise.probe if config.supervise else configs.ProbeConfig()
+    settings = config.supervise.probe if config.supervise else training.ProbeConfig()
     epochs = chain.from_iterable(_batches(config, data, epoch=epoch) for epoch in count())
     goal = None if objective is None else lambda output, y: objective(output, y, progress=0).total
     limits: dict[str, Any] = {"iterations": settings.iterations, "threshold": settings.threshold}

@@ -22,8 +22,9 @@ from typing import Any
 from deepsup.datasets import Dataset
 from deepsup.errors import ConfigError, DeepsupError
 from deepsup.files import write_atomically
-from deepsup.training import building, configs, runs, summaries
-from deepsup.training.configs import Cell, ComparisonConfig, DataConfig
+from deepsup.settings import training
+from deepsup.settings.training import Cell, ComparisonConfig, DataConfig
+from deepsup.training import building, runs, summaries
 
 Event = dict[str, Any]
 
@@ -92,24 +93,24 @@ def _state(config: ComparisonConfig, folder: Path, pending: Iterable[Cell]) -> d
     """
     path, file = folder / "compare.json", folder / "config.yaml"
     if path.exists():
-        if not configs.differences(configs.load(file), config, ignore=runs.FREE):
+        if not training.differences(training.load(file), config, ignore=runs.FREE):
             before: dict[str, Any] = json.loads(path.read_text("utf-8"))
             return before
         for cell in pending:
             _set_aside(folder / cell.run, cell.config)
         stated = summaries.announce(config)
         _write(stated, folder)  # first, so that one who is stopped here does all of this again
-        write_atomically(file, lambda to: configs.save(config, to))
+        write_atomically(file, lambda to: training.save(config, to))
         return stated
-    write_atomically(file, lambda to: configs.save(config, to))
+    write_atomically(file, lambda to: training.save(config, to))
     stated = summaries.announce(config)
     _write(stated, folder)
     return stated
 
 
-def _set_aside(run: Path, config: configs.TrainConfig) -> None:
+def _set_aside(run: Path, config: training.TrainConfig) -> None:
     """Rename the folder of a run that was begun with other settings."""
-    if not (run / "config.yaml").exists() or not configs.differences(configs.load(run / "config.yaml"), config):
+    if not (run / "config.yaml").exists() or not training.differences(training.load(run / "config.yaml"), config):
         return
     number = 1
     while (aside := run.with_name(f"{run.name}.old{number}")).exists():

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from deepsup.errors import ConfigError, MissingPackageError
-from deepsup.training.configs import EngineConfig
+from deepsup.settings.training import EngineConfig
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

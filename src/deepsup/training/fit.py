@@ -22,14 +22,15 @@ from deepsup import schedules
 from deepsup.datasets import Split
 from deepsup.errors import ConfigError, LayerError, OutputError
 from deepsup.layers.dry_run import trace
+from deepsup.settings import training as configs
+from deepsup.settings.section import S, check
 from deepsup.supervision.attaching import Supervised, is_supervised, unwrap
 from deepsup.supervision.objectives import Objective
-from deepsup.training import checkpoints, configs, engines, optimizers
+from deepsup.training import checkpoints, engines, optimizers
 from deepsup.training.checkpoints import Checkpoint
 from deepsup.training.feeds import Batches, Feed, feed
 from deepsup.training.journals import Sink, environment
 from deepsup.training.loops import FitResult, Job, Loop
-from deepsup.training.settings import S, check
 
 
 def fit(

@@ -22,7 +22,7 @@ from deepsup.datasets.joints import Pixels, resized, scaled_size
 from deepsup.datasets.masks import read_rgb
 from deepsup.errors import ConfigError
 from deepsup.files import write_atomically
-from deepsup.training.data import DataConfig
+from deepsup.settings.data import DataConfig
 
 FILE = "inputs.json"
 _GREY = (0.299, 0.587, 0.114)

@@ -14,11 +14,11 @@ from torch.optim import Optimizer
 from deepsup.doctor import Diagnosis
 from deepsup.errors import CheckpointError, DatasetError, NonFiniteError
 from deepsup.probes import weight_layers
+from deepsup.settings.training import LogConfig
 from deepsup.supervision.attaching import Supervised
 from deepsup.supervision.objectives import Objective, Terms
 from deepsup.training import checkpoints, engines, ledgers
 from deepsup.training.checkpoints import Checkpoint
-from deepsup.training.configs import LogConfig
 from deepsup.training.evaluations import Forward, evaluate, metric_of
 from deepsup.training.feeds import Batch, Feed, samples_in
 from deepsup.training.journals import Journal, Record, Sink, read

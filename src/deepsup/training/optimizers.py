@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn, optim
 
 from deepsup.errors import ConfigError
+from deepsup.settings.training import OptimizerConfig
 from deepsup.supervision.attaching import parameter_groups
-from deepsup.training.configs import OptimizerConfig
 
 
 def build(net: nn.Module, settings: OptimizerConfig) -> optim.Optimizer:

@@ -24,14 +24,15 @@ from deepsup.datasets import Dataset, MapSplit
 from deepsup.errors import ConfigError
 from deepsup.files import save_weights, write_atomically
 from deepsup.plans.plan import Plan
+from deepsup.settings import training
+from deepsup.settings.training import TrainConfig
 from deepsup.supervision.attaching import Supervised, attach
 from deepsup.supervision.objectives import Objective
 from deepsup.supervision.stripping import strip
-from deepsup.training import checkpoints, configs, engines, galleries, optimizers
+from deepsup.training import checkpoints, engines, galleries, optimizers
 from deepsup.training.answers import Forward, in_tiles
 from deepsup.training.building import Prepared, build, classes_of, load_data, prepare, training_feed
 from deepsup.training.checkpoints import Checkpoint
-from deepsup.training.configs import TrainConfig
 from deepsup.training.engines import is_main_process as is_main_process
 from deepsup.training.feeds import SplitFeed
 from deepsup.training.inputs import Inputs
@@ -85,7 +86,7 @@ def train(
 
             sinks.append(sink(folder, purge_step=checkpoint.step if checkpoint else None))
         if fabric.is_global_zero and checkpoint is None:
-            write_atomically(folder / "config.yaml", lambda path: configs.save(config, path))
+            write_atomically(folder / "config.yaml", lambda path: training.save(config, path))
             Inputs.of(prepared.data).save(folder)
             if prepared.plan.branches:
                 write_atomically(folder / "plan.json", prepared.plan.save)
@@ -132,28 +133,28 @@ def strip_run(folder: str | Path) -> tuple[Path, Path | None]:
     return weights, certificate if certificate.exists() else None
 
 
-def check_folder(folder: Path, config: configs.Config) -> None:
+def check_folder(folder: Path, config: training.Config) -> None:
     """Raise `ConfigError` unless the folder is free or holds what `config` describes.
 
     Of a comparison the settings of arms may have changed of which no run has finished, and that no finished one follows.
     """
     file = folder / "config.yaml"
-    what = "a comparison" if isinstance(config, configs.ComparisonConfig) else "a run"
+    what = "a comparison" if isinstance(config, training.ComparisonConfig) else "a run"
     if not file.exists():
         if any((folder / name).exists() for name in ("journal.jsonl", "checkpoint.ckpt", "compare.json")):
             raise ConfigError(f"{folder} holds {what} without its config.yaml. Choose another output folder.")
         return
-    there = configs.load(file)
+    there = training.load(file)
     if type(there) is not type(config):
-        kind = "a comparison" if isinstance(there, configs.ComparisonConfig) else "a single run"
+        kind = "a comparison" if isinstance(there, training.ComparisonConfig) else "a single run"
         raise ConfigError(f"{folder} holds {kind}. Choose another output folder.")
-    before: configs.Config = there
-    if isinstance(there, configs.ComparisonConfig) and isinstance(config, configs.ComparisonConfig):
+    before: training.Config = there
+    if isinstance(there, training.ComparisonConfig) and isinstance(config, training.ComparisonConfig):
         open_ = {
             arm: config.arms.get(arm, own) for arm, own in there.arms.items() if not _has_finished(folder, arm, there)
         }
         before = there.model_copy(update={"arms": there.arms | open_})
-    changed = configs.differences(before, config, ignore=FREE)
+    changed = training.differences(before, config, ignore=FREE)
     if changed:
         shown = "; ".join(f"{key} was {old!r}, now {new!r}" for key, (old, new) in changed.items())
         raise ConfigError(
@@ -161,7 +162,7 @@ def check_folder(folder: Path, config: configs.Config) -> None:
         )
 
 
-def _has_finished(folder: Path, arm: str, config: configs.ComparisonConfig) -> bool:
+def _has_finished(folder: Path, arm: str, config: training.ComparisonConfig) -> bool:
     """Whether a run of the arm has, or one of an arm whose length follows from it."""
     followers = {a for a, own in config.arms.items() if (own.get("supervise") or {}).get("like") == arm}
     return any(finished(folder / cell.run) is not None for cell in config.expand() if cell.arm in {arm, *followers})
@@ -178,8 +179,8 @@ def configured(folder: Path) -> TrainConfig:
     """The settings of the run in a folder. Raises `ConfigError` where there is none."""
     if not (folder / "config.yaml").exists():
         raise ConfigError(f"there is no run in {folder}: it has no config.yaml. Give the folder of a run.")
-    config = configs.load(folder / "config.yaml")
-    if isinstance(config, configs.ComparisonConfig):
+    config = training.load(folder / "config.yaml")
+    if isinstance(config, training.ComparisonConfig):
         runs = ", ".join(cell.run for cell in config.expand())
         raise ConfigError(f"{folder} holds a comparison. Give the folder of one of its runs: {runs}.")
     return config

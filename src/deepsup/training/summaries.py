@@ -14,10 +14,10 @@ from torch import nn
 from deepsup import losses, methods
 from deepsup.files import load_weights
 from deepsup.plans.plan import Plan
+from deepsup.settings.arms import varied
+from deepsup.settings.training import Cell, ComparisonConfig, Config, TrainConfig
 from deepsup.terms import INPUT
 from deepsup.training import runs, verdicts
-from deepsup.training.arms import varied
-from deepsup.training.configs import Cell, ComparisonConfig, Config, TrainConfig
 from deepsup.training.journals import Record, environment, final_score, output_scores, read
 
 FORMAT = 1

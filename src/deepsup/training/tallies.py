@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from deepsup.errors import NonFiniteError
+from deepsup.settings.training import LogConfig
 from deepsup.supervision.attaching import is_supervised, unwrap
 from deepsup.supervision.conflicts import ConflictMeter, parameter_conflicts, summarise
 from deepsup.supervision.objectives import Terms
-from deepsup.training.configs import LogConfig
 from deepsup.training.engines import gathered, summed
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from typing import Any, TextIO
 import torch
 
 from deepsup.errors import DeepsupError
-from deepsup.training import configs, runs
+from deepsup.settings import training
+from deepsup.training import runs
 
 
 def main() -> None:
@@ -47,8 +48,8 @@ def _serve(task: dict[str, Any], replies: TextIO) -> None:
         replies.write(json.dumps(message) + "\n")
         replies.flush()
 
-    config = configs.parse(task["config"], where=task["run"])
-    assert isinstance(config, configs.TrainConfig)
+    config = training.parse(task["config"], where=task["run"])
+    assert isinstance(config, training.TrainConfig)
     with _output_to(Path(config.output) / "run.log"):
         try:
             result = runs.train(

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from deepsup import methods
 from deepsup.errors import ConfigError
-from deepsup.training.settings import flattened, merge, nested
+from deepsup.settings.section import flattened, merge, nested
 
 PLAIN = "none"
 

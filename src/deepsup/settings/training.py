@@ -17,11 +17,11 @@ from pydantic import Field, field_validator, model_validator
 
 from deepsup import gradients, losses, methods, schedules
 from deepsup.errors import ConfigError
+from deepsup.settings.arms import arms_of, settings_of, varied
+from deepsup.settings.data import DataConfig as DataConfig
+from deepsup.settings.section import Settings, check, flattened, merge, override, read
 from deepsup.specs import closest
 from deepsup.tasks import segmentation
-from deepsup.training.arms import arms_of, settings_of, varied
-from deepsup.training.data import DataConfig as DataConfig
-from deepsup.training.settings import Settings, check, flattened, merge, override, read
 
 ACCURACY = "accuracy"
 

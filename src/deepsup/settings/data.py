@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from deepsup.datasets import segmentation
 from deepsup.errors import ConfigError
-from deepsup.training.settings import Settings
+from deepsup.settings.section import Settings
 
 Side = Annotated[int, Field(ge=1)]
 
