@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from deepsup import datasets
-from deepsup.datasets import MapSplit, joints
-from deepsup.datasets.augmentations import RANGE
-from deepsup.datasets.joints import Joint, Pixels
-from deepsup.datasets.masks import VOID, MaskReader
+from deepsup.datasets import MapSplit, paired_transforms
+from deepsup.datasets.image_files import VOID, MaskReader
+from deepsup.datasets.paired_transforms import Joint, Pixels
 from deepsup.datasets.pairs import Pair, PairReader, Pairs
+from deepsup.datasets.transforms import RANGE
 from deepsup.errors import DatasetError
 from tests.tiny_layouts import SHAPE, blocks, picture, write_drive, write_pairs
 
@@ -199,13 +199,15 @@ def pixels_of(seed: int = 0, shape: tuple[int, int] = SHAPE) -> Pixels:
 
 
 def drawn(count: int, seed: int = 0) -> list[list[int]]:
-    return torch.randint(0, RANGE, (count, joints.DRAWS), generator=torch.Generator().manual_seed(seed)).tolist()
+    return torch.randint(
+        0, RANGE, (count, paired_transforms.DRAWS), generator=torch.Generator().manual_seed(seed)
+    ).tolist()
 
 
 class TestPatches:
     def test_every_place_is_as_likely(self) -> None:
         numbered = Pixels(torch.zeros(1, 5, 6, dtype=torch.uint8), torch.arange(30, dtype=torch.uint8).view(5, 6))
-        corners = [int(joints.cut(numbered, row, (3, 4)).labels[0, 0]) for row in drawn(1800)]
+        corners = [int(paired_transforms.cut(numbered, row, (3, 4)).labels[0, 0]) for row in drawn(1800)]
         counts = np.bincount(corners, minlength=30).reshape(5, 6)
         assert counts[:3, :3].sum() == 1800
         assert counts[:3, :3].min() > 140  # of 200 each; 5 deviations
@@ -219,25 +221,29 @@ class TestPatches:
                 for left in range(11 - size[1] + 1)
                 if labels[top + size[0] // 2, left + size[1] // 2] != VOID
             ]
-            assert joints.centres(labels, size).tolist() == expected
+            assert paired_transforms.centres(labels, size).tolist() == expected
 
     def test_all_eight_ways_to_lay_a_square(self) -> None:
         mask = torch.arange(9, dtype=torch.uint8).view(3, 3)
         square = Pixels(mask[None] * 20, mask)
-        seen = {tuple(joints.laid(square, row, joints.flips()).labels.flatten().tolist()) for row in drawn(200)}
+        seen = {
+            tuple(paired_transforms.laid(square, row, paired_transforms.flips()).labels.flatten().tolist())
+            for row in drawn(200)
+        }
         assert len(seen) == 8
         without = {
-            tuple(joints.laid(square, row, joints.flips(turns=False)).labels.flatten().tolist()) for row in drawn(200)
+            tuple(paired_transforms.laid(square, row, paired_transforms.flips(turns=False)).labels.flatten().tolist())
+            for row in drawn(200)
         }
         assert without == {tuple(mask.flatten().tolist()), tuple(mask.flip(1).flatten().tolist())}
 
     def test_at_its_own_scale_a_patch_is_a_part_of_the_image(self) -> None:
         source = pixels_of()
-        still = joints.standard(scale=(1, 1), rotate=0, blur=0)
+        still = paired_transforms.standard(scale=(1, 1), rotate=0, blur=0)
         windows = source.labels.unfold(0, 8, 1).unfold(1, 10, 1).flatten(0, 1)
         seen = set()
         for row in drawn(400):
-            image, labels = joints.warped(source, row, still, (8, 10), fill=[0, 0, 0])
+            image, labels = paired_transforms.warped(source, row, still, (8, 10), fill=[0, 0, 0])
             places = (windows == labels).flatten(1).all(1).nonzero()
             assert len(places) == 1
             top, left = divmod(int(places), 32 - 10 + 1)
@@ -248,10 +254,10 @@ class TestPatches:
 
     def test_twice_as_large_a_patch_shows_half_as_much(self) -> None:
         source = pixels_of()
-        twice = joints.standard(scale=(2, 2), rotate=0, blur=0)
+        twice = paired_transforms.standard(scale=(2, 2), rotate=0, blur=0)
         windows = source.labels.unfold(0, 4, 1).unfold(1, 5, 1).flatten(0, 1)
         for row in drawn(50):
-            _, labels = joints.warped(source, row, twice, (8, 10), fill=[0, 0, 0])
+            _, labels = paired_transforms.warped(source, row, twice, (8, 10), fill=[0, 0, 0])
             assert torch.equal(labels, labels[::2, ::2].repeat_interleave(2, 0).repeat_interleave(2, 1))
             assert bool((windows == labels[::2, ::2]).flatten(1).all(1).any())
 
@@ -260,11 +266,11 @@ class TestPatches:
         labels = torch.zeros(201, 201, dtype=torch.uint8)
         labels[100:] = 1
         source = Pixels(labels[None].repeat(3, 1, 1), labels)
-        turning = joints.standard(scale=(1, 1), rotate=30, blur=0, mirror=False)
+        turning = paired_transforms.standard(scale=(1, 1), rotate=30, blur=0, mirror=False)
         middle = torch.tensor([100 * 201 + 100])
         angles = []
         for row in drawn(300):
-            _, found = joints.warped(source, row, turning, (61, 61), fill=[0, 0, 0], places=middle)
+            _, found = paired_transforms.warped(source, row, turning, (61, 61), fill=[0, 0, 0], places=middle)
             assert VOID not in found
             left, right = (int((found[:, column] == 0).sum()) for column in (0, 60))
             angles.append(float(np.degrees(np.arctan((left - right) / 60))))
@@ -280,17 +286,21 @@ class TestPatches:
             low = float(random.uniform(0.05, 2))
             joint = Joint(scale=(low, low * 3), rotate=float(random.choice([0.0, 180.0])), blur=0.5)
             source = pixels_of(1, (shape[0], shape[1]))
-            places = joints.centres(source.labels, (1, 1)) if random.random() < 0.5 else None
-            image, labels = joints.warped(source, row, joint, (size[0], size[1]), fill=[1, 2, 3], places=places)
+            places = paired_transforms.centres(source.labels, (1, 1)) if random.random() < 0.5 else None
+            image, labels = paired_transforms.warped(
+                source, row, joint, (size[0], size[1]), fill=[1, 2, 3], places=places
+            )
             assert (image.shape, labels.shape) == ((3, *size), size)
             assert (image.dtype, labels.dtype) == (torch.uint8, torch.uint8)
             assert set(labels.unique().tolist()) <= {*source.labels.unique().tolist(), VOID}
 
     def test_texts(self) -> None:
-        assert joints.parse("none") == Joint()
-        assert joints.parse("flips") == Joint(mirror=True, turns=True)
-        assert joints.parse("standard") == Joint(scale=(0.5, 2.0), rotate=10.0, blur=0.5, mirror=True)
-        assert joints.parse("standard(scale=[1, 1.5], mirror=False)") == Joint(scale=(1, 1.5), rotate=10.0, blur=0.5)
+        assert paired_transforms.parse("none") == Joint()
+        assert paired_transforms.parse("flips") == Joint(mirror=True, turns=True)
+        assert paired_transforms.parse("standard") == Joint(scale=(0.5, 2.0), rotate=10.0, blur=0.5, mirror=True)
+        assert paired_transforms.parse("standard(scale=[1, 1.5], mirror=False)") == Joint(
+            scale=(1, 1.5), rotate=10.0, blur=0.5
+        )
 
 
 def test_a_batch_in_a_view_comes_from_the_view_of_its_image(tmp_path: Path) -> None:

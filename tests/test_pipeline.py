@@ -14,9 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms.v2 import functional as reference
 
 from deepsup import datasets
-from deepsup.datasets import ArraySplit, Split, augmentations
-from deepsup.datasets.augmentations import RANGE, View, crop_and_mirror
+from deepsup.datasets import ArraySplit, Split, transforms
 from deepsup.datasets.splits import generator
+from deepsup.datasets.transforms import RANGE, View, crop_and_mirror
 from deepsup.errors import ConfigError
 from deepsup.settings.section import check
 from deepsup.settings.training import DataConfig, EngineConfig, TrainConfig
@@ -83,7 +83,7 @@ class TestHole:
     @pytest.mark.parametrize("length", [1, 4, 5])
     def test_against_the_published_loop(self, length: int) -> None:
         numbers = draws(60, 5)
-        found = augmentations.hole(numbers, side=9, length=length)
+        found = transforms.hole(numbers, side=9, length=length)
         for row, mask in zip(numbers.tolist(), found[:, 0], strict=True):
             y, x = row[3] % 9, row[4] % 9
             expected = torch.zeros(9, 9, dtype=torch.bool)
@@ -97,7 +97,7 @@ class TestHole:
         x, _ = next(split.batches(30, seed=5, epoch=2, shuffle=False))
         numbers = torch.randint(0, RANGE, (30, 5), generator=generator("augment", 5, 2, 0))
         crops = crop_and_mirror(split.images, numbers, View())
-        holes = augmentations.hole(numbers, side=20, length=8)
+        holes = transforms.hole(numbers, side=20, length=8)
         assert torch.equal(x, ((crops / 255 - 0.4) / 0.2).masked_fill(holes, 0))
         assert (x.eq(0).all(1) & holes[:, 0]).flatten(1).sum(1).min() >= 16
 
@@ -105,7 +105,7 @@ class TestHole:
 class TestColours:
     def test_against_torchvision_image_by_image(self) -> None:
         pixels, numbers = torch.rand(150, 3, 6, 6), draws(150)
-        found = augmentations.coloured(pixels, numbers)
+        found = transforms.coloured(pixels, numbers)
         kinds = set()
         for image, row, result in zip(pixels, numbers.tolist(), found, strict=True):
             light, contrast, saturation, hue, coloured, grey = (value / RANGE for value in row[5:])
@@ -123,7 +123,7 @@ class TestColours:
 
     def test_four_in_five_are_coloured_and_one_in_five_is_grey(self) -> None:
         pixels = torch.rand(4000, 3, 2, 2)
-        found = augmentations.coloured(pixels, draws(4000))
+        found = transforms.coloured(pixels, draws(4000))
         grey = (found[:, 0] == found[:, 2]).flatten(1).all(1)
         kept = (found == pixels).flatten(1).all(1)
         assert abs(float(grey.float().mean()) - 0.2) < 0.02
@@ -133,7 +133,7 @@ class TestColours:
         pixels = torch.rand(50, 3, 1, 1)
         pixels[:4] = torch.tensor([[0.0, 0, 0], [1, 1, 1], [0.5, 0.5, 0.2], [1, 0, 0]]).view(4, 3, 1, 1)
         shift = torch.linspace(-0.5, 0.5, 50).view(-1, 1, 1, 1)
-        found = augmentations.hue_shifted(pixels, shift)
+        found = transforms.hue_shifted(pixels, shift)
         for pixel, turn, result in zip(pixels.flatten(1).tolist(), shift.flatten().tolist(), found, strict=True):
             hue, saturation, value = colorsys.rgb_to_hsv(*pixel)
             expected = colorsys.hsv_to_rgb((hue + turn) % 1, saturation, value)
@@ -142,19 +142,19 @@ class TestColours:
     def test_one_channel_has_light_and_contrast_only(self) -> None:
         numbers = draws(40)
         pixels = torch.rand(40, 1, 5, 5)
-        as_grey_rgb = augmentations.coloured(pixels.expand(-1, 3, -1, -1), numbers)
-        torch.testing.assert_close(augmentations.coloured(pixels, numbers), as_grey_rgb[:, :1], atol=1e-3, rtol=0)
+        as_grey_rgb = transforms.coloured(pixels.expand(-1, 3, -1, -1), numbers)
+        torch.testing.assert_close(transforms.coloured(pixels, numbers), as_grey_rgb[:, :1], atol=1e-3, rtol=0)
 
 
 class TestNames:
     def test_options(self) -> None:
-        assert augmentations.parse("none") == ()
-        assert augmentations.parse("standard") == (View(),)
-        assert augmentations.parse("reflect(padding=2)") == (View(padding=2, edge="reflect"),)
-        assert augmentations.parse("cutout(length=20, padding=0, mirror=False)") == (
+        assert transforms.parse("none") == ()
+        assert transforms.parse("standard") == (View(),)
+        assert transforms.parse("reflect(padding=2)") == (View(padding=2, edge="reflect"),)
+        assert transforms.parse("cutout(length=20, padding=0, mirror=False)") == (
             View(padding=0, mirror=False, hole=20),
         )
-        first, second = augmentations.parse("contrastive")
+        first, second = transforms.parse("contrastive")
         assert (first.edge, first.hole, first.hole_fill, first.colours) == ("grey", 16, "black", False)
         assert (second.edge, second.hole, second.colours) == ("black", 0, True)
         assert [view.draws for view in (View(), View(hole=3), second)] == [3, 5, 11]
@@ -172,7 +172,7 @@ class TestNames:
     )
     def test_mistakes(self, text: str, message: str) -> None:
         with pytest.raises(ConfigError, match=message):
-            augmentations.parse(text)
+            transforms.parse(text)
 
     def test_images_need_room(self) -> None:
         with pytest.raises(ConfigError, match="squares of 20 pixels from images of 20"):
@@ -228,9 +228,9 @@ class TestViews:
             torch.randint(0, RANGE, (30, width), generator=generator("augment", 5, 2, view))
             for view, width in enumerate((5, 11))
         )
-        holes = augmentations.hole(one, side=20, length=6)
+        holes = transforms.hole(one, side=20, length=6)
         first = (crop_and_mirror(split.images, one, View(edge="grey")) / 255).masked_fill(holes, 0)
-        second = augmentations.coloured(crop_and_mirror(split.images, two, View()) / 255, two)
+        second = transforms.coloured(crop_and_mirror(split.images, two, View()) / 255, two)
         assert torch.equal(x, (torch.cat([first, second]) - 0.4) / 0.2)
 
     def test_validation_has_one_view(self) -> None:

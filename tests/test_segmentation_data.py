@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from deepsup import datasets
-from deepsup.datasets import MapSplit, palettes
+from deepsup.datasets import MapSplit, published_classes
 from deepsup.errors import ConfigError, DatasetError, MissingPackageError
 from tests.tiny_layouts import (
     SHAPE,
@@ -515,7 +515,7 @@ def test_bad_requests_say_what_to_do(
 
 
 def test_colours_tell_all_classes_apart() -> None:
-    for named in (palettes.CAMVID, palettes.CITYSCAPES, palettes.DRIVE):
+    for named in (published_classes.CAMVID, published_classes.CITYSCAPES, published_classes.DRIVE):
         assert len(set(named.values())) == len(named)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from deepsup.datasets.arrays import ArraySplit
-from deepsup.datasets.folders import FolderSplit
+from deepsup.datasets.array_split import ArraySplit
+from deepsup.datasets.class_occurrence import AbsentClassWarning
+from deepsup.datasets.folder_split import FolderSplit
+from deepsup.datasets.label_map_split import MapSplit
 from deepsup.datasets.loading import load, names
-from deepsup.datasets.maps import MapSplit
-from deepsup.datasets.occurrences import AbsentClassWarning
-from deepsup.datasets.requested import Dataset
+from deepsup.datasets.request import Dataset
 from deepsup.datasets.splits import Split
 
 __all__ = ["AbsentClassWarning", "ArraySplit", "Dataset", "FolderSplit", "MapSplit", "Split", "load", "names"]

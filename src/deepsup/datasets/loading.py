@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from deepsup import specs
-from deepsup.datasets import augmentations, classification, folders, joints, preparations, segmentation
-from deepsup.datasets.requested import Dataset, Request
+from deepsup.datasets import folder_split, paired_transforms, preparation, transforms
+from deepsup.datasets.layouts import labelled_images, labelled_pixels
+from deepsup.datasets.request import Dataset, Request
 from deepsup.errors import ConfigError, DatasetError
 
 SMALLEST = 8
 Size = int | Sequence[int]
-_LOADERS: dict[str, Callable[..., Dataset]] = {**classification.LOADERS, **segmentation.LOADERS}
+_LOADERS: dict[str, Callable[..., Dataset]] = {**labelled_images.LOADERS, **labelled_pixels.LOADERS}
 
 
 def names() -> tuple[str, ...]:
@@ -78,7 +79,7 @@ def load(
         workers,
     )  # fmt: skip
     _check_counts(request)
-    if plain in segmentation.LOADERS:
+    if plain in labelled_pixels.LOADERS:
         _check_maps(request)
     else:
         _check_classification(request)
@@ -106,7 +107,7 @@ def _check_counts(request: Request) -> None:
 def _check_classification(request: Request) -> None:
     given = {"crop": request.crop is not None, "patches": request.patches != 1, "prepare": request.prepare != "none"}
     wrong = [option for option, is_given in given.items() if is_given]
-    maps = ", ".join(segmentation.LOADERS)
+    maps = ", ".join(labelled_pixels.LOADERS)
     if wrong:
         raise ConfigError(
             f"{', '.join(wrong)}: not for {request.name}, whose images have one label each. They are for labels a pixel: {maps}."
@@ -114,14 +115,14 @@ def _check_classification(request: Request) -> None:
     if isinstance(request.size, tuple):
         raise ConfigError(f"size={list(request.size)}: images of {request.name} are square; give one number.")
     if request.name == "folder":  # looked at before anything is read; the splits look again
-        specs.read(request.augment, folders.AUGMENTATIONS, "augmentation", ConfigError)
+        specs.read(request.augment, folder_split.AUGMENTATIONS, "augmentation", ConfigError)
     else:
-        augmentations.parse(request.augment)
+        transforms.parse(request.augment)
 
 
 def _check_maps(request: Request) -> None:
-    joints.parse(request.augment)
-    preparations.get(request.prepare)
+    paired_transforms.parse(request.augment)
+    preparation.get(request.prepare)
     if request.views != 1:
         raise ConfigError(
             f"views={request.views}: {request.name} has a label a pixel, and two views would differ in them."

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from deepsup.datasets.joints import Pixels, resized, scaled_size
-from deepsup.datasets.masks import VOID, Bytes, MaskReader, read_drawing, read_rgb, size_in
-from deepsup.datasets.preparations import Preparation
+from deepsup.datasets.image_files import VOID, Bytes, MaskReader, read_drawing, read_rgb, size_in
+from deepsup.datasets.paired_transforms import Pixels, resized, scaled_size
+from deepsup.datasets.preparation import Preparation
 from deepsup.errors import DatasetError
 
 MEMORY = 2**30  # bytes of images and labels that a split keeps

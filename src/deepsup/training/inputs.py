@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from deepsup import label_maps
-from deepsup.datasets import Dataset, MapSplit, folders, preparations
-from deepsup.datasets.joints import Pixels, resized, scaled_size
-from deepsup.datasets.masks import read_rgb
+from deepsup.datasets import Dataset, MapSplit, folder_split, preparation
+from deepsup.datasets.image_files import read_rgb
+from deepsup.datasets.paired_transforms import Pixels, resized, scaled_size
 from deepsup.errors import ConfigError
 from deepsup.files import write_atomically
 from deepsup.settings.data import DataConfig
@@ -81,8 +81,8 @@ class Inputs:
         if self.task == "segmentation":
             x = self._map(pixels, settings)
         elif settings.name == "folder":
-            (cut,) = folders.AUGMENTATIONS["none"](self.size)
-            x = cut(folders.read_image(path))
+            (cut,) = folder_split.AUGMENTATIONS["none"](self.size)
+            x = cut(folder_split.read_image(path))
         else:
             x = self._square(original)
         mean, std = (torch.tensor(value).view(-1, 1, 1) for value in (self.mean, self.std))
@@ -90,7 +90,7 @@ class Inputs:
 
     def _map(self, pixels: Any, settings: DataConfig) -> Tensor:
         """Prepared and resized, uint8 (C, H, W)."""
-        prepare = preparations.get(settings.prepare)
+        prepare = preparation.get(settings.prepare)
         made = pixels if prepare is None else prepare(pixels)[..., None]
         image = torch.from_numpy(np.ascontiguousarray(made)).permute(2, 0, 1)
         size = scaled_size((image.shape[1], image.shape[2]), settings.size)

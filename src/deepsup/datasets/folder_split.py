@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from deepsup import specs
-from deepsup.datasets.masks import why_not
+from deepsup.datasets.image_files import why_not
 from deepsup.datasets.splits import Split, checked_labels, derived_seed, sent
 from deepsup.errors import ConfigError, DatasetError
 

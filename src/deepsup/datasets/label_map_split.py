@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from deepsup.datasets import joints
-from deepsup.datasets.augmentations import RANGE
-from deepsup.datasets.joints import Joint, Pixels
-from deepsup.datasets.masks import VOID, Colour
+from deepsup.datasets import paired_transforms
+from deepsup.datasets.image_files import VOID, Colour
+from deepsup.datasets.paired_transforms import Joint, Pixels
 from deepsup.datasets.pairs import Pairs
 from deepsup.datasets.splits import Split, generator, sent
+from deepsup.datasets.transforms import RANGE
 from deepsup.errors import ConfigError, DatasetError
 
 IGNORE = -100  # as `losses.IGNORE`: labels that do not count
@@ -55,7 +55,7 @@ class MapSplit(Split):
         augment: str = "none",
         workers: int = 0,
     ) -> None:
-        joint = joints.parse(augment)
+        joint = paired_transforms.parse(augment)
         if crop is None and patches != 1:
             raise ConfigError(
                 f"patches={patches} needs crop=..., the side of a patch; without it images are served whole."
@@ -112,10 +112,10 @@ class MapSplit(Split):
             self._check_size(which, pixels)
         places = self._inside(which, pixels, (1, 1) if joint.pads else size) if self.inside and crop else None
         if joint.pads:
-            patch = joints.warped(pixels, draws, joint, size, fill=self._fill, places=places)
+            patch = paired_transforms.warped(pixels, draws, joint, size, fill=self._fill, places=places)
         else:
-            patch = joints.cut(pixels, draws, size, places=places)
-        return joints.laid(patch, draws, joint)
+            patch = paired_transforms.cut(pixels, draws, size, places=places)
+        return paired_transforms.laid(patch, draws, joint)
 
     def _read(
         self, plan: list[Tensor], *, seed: int, epoch: int, device: torch.device | str | None
@@ -145,9 +145,9 @@ class MapSplit(Split):
     def _draws(self, seed: int, epoch: int) -> Tensor:
         """The numbers of an epoch, one row a sample whoever reads it."""
         if self.crop is None and self._joint == Joint():
-            return torch.zeros(1, 1, dtype=torch.int64).expand(len(self), joints.DRAWS)
+            return torch.zeros(1, 1, dtype=torch.int64).expand(len(self), paired_transforms.DRAWS)
         stream = generator("augment", seed, epoch)
-        return torch.randint(0, RANGE, (len(self), joints.DRAWS), generator=stream)
+        return torch.randint(0, RANGE, (len(self), paired_transforms.DRAWS), generator=stream)
 
     def _finished(self, images: Tensor, labels: Tensor, device: torch.device | str | None) -> tuple[Tensor, Tensor]:
         """Bytes as a model sees them, on the device."""
@@ -168,7 +168,7 @@ class MapSplit(Split):
     def _inside(self, index: int, pixels: Pixels, size: tuple[int, int]) -> Tensor:
         """Where patches of an image may lie; computed once an image."""
         if index not in self._places:
-            places = joints.centres(pixels.labels, size)
+            places = paired_transforms.centres(pixels.labels, size)
             if not len(places):
                 raise DatasetError(
                     f"no patch of {size[0]}x{size[1]} within {self._pairs.file(index)} has its centre in the field of view. "

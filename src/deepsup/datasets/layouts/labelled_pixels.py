@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from deepsup import label_maps
-from deepsup.datasets import palettes, preparations
-from deepsup.datasets.maps import MapSplit
-from deepsup.datasets.masks import MOST_CLASSES, VOID, Colour, MaskReader, numbers_in, opened
-from deepsup.datasets.occurrences import check_occurrences
+from deepsup.datasets import preparation, published_classes
+from deepsup.datasets.class_occurrence import check_occurrences
+from deepsup.datasets.image_files import MOST_CLASSES, VOID, Colour, MaskReader, numbers_in, opened
+from deepsup.datasets.label_map_split import MapSplit
 from deepsup.datasets.pairs import Pair, PairReader, Pairs, matched, statistics
-from deepsup.datasets.requested import DEFAULT_ROOT, Dataset, Request, require
+from deepsup.datasets.request import DEFAULT_ROOT, Dataset, Request, require
 from deepsup.errors import ConfigError, DatasetError
 
 _EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"}
@@ -32,7 +32,7 @@ class _Layout:
 
     train: list[Pair]
     validation: list[Pair]
-    classes: palettes.Named
+    classes: published_classes.Named
     masks: MaskReader | None
     inside: bool = False
     hint: str = ""
@@ -41,9 +41,9 @@ class _Layout:
 def _camvid(request: Request) -> Dataset:
     root = _root(request, "CamVid", parts := ["train", "trainannot", "val", "valannot"])
     pairs = [matched(_files(root / a), _files(root / b), where=str(root / a)) for a, b in (parts[:2], parts[2:])]
-    numbers = {label: label for label in range(len(palettes.CAMVID))} | {len(palettes.CAMVID): VOID}
-    masks = MaskReader(numbers, classes=len(palettes.CAMVID))
-    return _dataset(request, _Layout(pairs[0], pairs[1], classes=palettes.CAMVID, masks=masks))
+    numbers = {label: label for label in range(len(published_classes.CAMVID))} | {len(published_classes.CAMVID): VOID}
+    masks = MaskReader(numbers, classes=len(published_classes.CAMVID))
+    return _dataset(request, _Layout(pairs[0], pairs[1], classes=published_classes.CAMVID, masks=masks))
 
 
 def _drive(request: Request, *, observer: int = 1) -> Dataset:
@@ -57,7 +57,7 @@ def _drive(request: Request, *, observer: int = 1) -> Dataset:
     for part, folder in drawn.items():
         images, masks, views = (_files(root / part / name, _number) for name in ("images", folder, "mask"))
         pairs.append(matched(images, masks, views=views, where=str(root / part / "images")))
-    return _dataset(request, _Layout(pairs[0], pairs[1], classes=palettes.DRIVE, masks=None, inside=True))
+    return _dataset(request, _Layout(pairs[0], pairs[1], classes=published_classes.DRIVE, masks=None, inside=True))
 
 
 def _ade20k(request: Request) -> Dataset:
@@ -99,12 +99,13 @@ def _cityscapes(request: Request) -> Dataset:
         )
         for part in parts
     ]
-    count = len(palettes.CITYSCAPES)
-    scored = range(count) if own else palettes.CITYSCAPES_IDS
-    unscored = {} if own else dict.fromkeys(range(palettes.CITYSCAPES_NUMBERS), VOID)
+    count = len(published_classes.CITYSCAPES)
+    scored = range(count) if own else published_classes.CITYSCAPES_IDS
+    unscored = {} if own else dict.fromkeys(range(published_classes.CITYSCAPES_NUMBERS), VOID)
     numbers = {**unscored, **{number: label for label, number in enumerate(scored)}, 255: VOID}
     return _dataset(
-        request, _Layout(pairs[0], pairs[1], classes=palettes.CITYSCAPES, masks=MaskReader(numbers, classes=count))
+        request,
+        _Layout(pairs[0], pairs[1], classes=published_classes.CITYSCAPES, masks=MaskReader(numbers, classes=count)),
     )
 
 
@@ -198,7 +199,7 @@ def _counted(pairs: Sequence[Pair], void: int | None) -> list[str]:
 
 def _dataset(request: Request, layout: _Layout) -> Dataset:
     require("torchvision.transforms.v2", "torchvision")
-    reader = PairReader(layout.masks, preparations.get(request.prepare), request.size)
+    reader = PairReader(layout.masks, preparation.get(request.prepare), request.size)
     if reader.prepare is None:
         mean, std = torch.tensor(_MEAN), torch.tensor(_STD)
     else:  # of everything: a quick run normalises as the full run does
@@ -223,7 +224,7 @@ def _dataset(request: Request, layout: _Layout) -> Dataset:
     return Dataset(request.name, MapSplit(pairs, **shared, **patches), MapSplit(validation, **shared))
 
 
-def _named(names: Sequence[str]) -> palettes.Named:
+def _named(names: Sequence[str]) -> published_classes.Named:
     """Names with colours of our own; a name that comes twice gets its number."""
     unique = [name if names.count(name) == 1 else f"{name} {number}" for number, name in enumerate(names, 1)]
     return dict(zip(unique, label_maps.palette(len(names)), strict=True))

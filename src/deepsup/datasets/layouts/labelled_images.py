@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from deepsup.datasets.arrays import ArraySplit, channel_statistics
-from deepsup.datasets.files import read_cifar, read_idx, read_original, read_svhn
-from deepsup.datasets.folders import FolderSplit, class_folders, folder_samples
-from deepsup.datasets.requested import DEFAULT_ROOT, Dataset, Request, require
+from deepsup.datasets.array_split import ArraySplit, channel_statistics
+from deepsup.datasets.folder_split import FolderSplit, class_folders, folder_samples
+from deepsup.datasets.published_files import read_cifar, read_idx, read_original, read_svhn
+from deepsup.datasets.request import DEFAULT_ROOT, Dataset, Request, require
 from deepsup.errors import DatasetError
 
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from deepsup import specs
-from deepsup.datasets.augmentations import RANGE
-from deepsup.datasets.masks import VOID
+from deepsup.datasets.image_files import VOID
+from deepsup.datasets.transforms import RANGE
 from deepsup.errors import ConfigError
 
 # Where in a row of draws each number stands.

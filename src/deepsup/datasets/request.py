@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepsup.datasets.maps import MapSplit
+from deepsup.datasets.label_map_split import MapSplit
 from deepsup.datasets.splits import Split, generator
 from deepsup.errors import DatasetError, MissingPackageError
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from deepsup.datasets import augmentations
-from deepsup.datasets.augmentations import View, crop_and_mirror
+from deepsup.datasets import transforms
 from deepsup.datasets.splits import Split, checked_labels, generator, sent
+from deepsup.datasets.transforms import View, crop_and_mirror
 from deepsup.errors import DatasetError
 
 
@@ -59,7 +59,7 @@ class ArraySplit(Split):
         if images.dtype not in {torch.uint8, torch.float32}:
             raise DatasetError(f"images must be uint8 or float32, not {images.dtype}.")
         channels, side = images.shape[1], images.shape[2]
-        recipe = augmentations.fitting(augmentations.parse(augment), side=side, augment=augment)
+        recipe = transforms.fitting(transforms.parse(augment), side=side, augment=augment)
         super().__init__(
             samples=len(labels),
             class_names=class_names,
@@ -111,7 +111,7 @@ class ArraySplit(Split):
         columns = [rows[:, None]]
         for number, view in enumerate(self._recipes):
             stream = generator("augment", seed, epoch, number)
-            columns.append(torch.randint(0, augmentations.RANGE, (len(self), view.draws), generator=stream)[rows])
+            columns.append(torch.randint(0, transforms.RANGE, (len(self), view.draws), generator=stream)[rows])
         return torch.cat(columns, 1)
 
     def _seen(self, images: Tensor, draws: Tensor, view: View, here: _Stored) -> Tensor:
@@ -119,10 +119,10 @@ class ArraySplit(Split):
         side = images.shape[-1]
         images = crop_and_mirror(images, draws, view)
         if view.colours:
-            images = augmentations.coloured(scaled(images), draws)
+            images = transforms.coloured(scaled(images), draws)
         if not view.hole:
             return self._finished(images, here)
-        hole = augmentations.hole(draws, side=side, length=view.hole)
+        hole = transforms.hole(draws, side=side, length=view.hole)
         if view.hole_fill == "black":
             return self._finished(images.masked_fill(hole, 0), here)
         return self._resized(normalised(images, here.mean, here.std).masked_fill_(hole, 0))
