@@ -28,10 +28,10 @@ from torch.nn import functional as F
 
 import deepsup as ds
 from deepsup import networks
+from deepsup.evaluation import devices
+from deepsup.evaluation.loaders import feed
 from deepsup.settings import training
 from deepsup.supervision.objectives import Objective
-from deepsup.training import engines
-from deepsup.training.feeds import feed
 from deepsup.training.loops import Job, Loop
 
 METHODS = ("none", "dsl", "dhm")
@@ -72,7 +72,7 @@ def loss_by_hand(outputs: list[Tensor], y: Tensor, *, mimic: bool) -> Tensor:
 def steps(method: str, options: argparse.Namespace) -> tuple[Callable[[], None], Callable[[], None]]:
     """A step of deepsup's own loop (journal, tallies and conflict meter as they are by default) and one by hand."""
     torch.manual_seed(0)
-    fabric = engines.start(training.EngineConfig(accelerator=options.accelerator, precision=options.precision))
+    fabric = devices.start(training.EngineConfig(accelerator=options.accelerator, precision=options.precision))
     device = fabric.device
     model = networks.build(options.model, classes=100).to(device)
     x, y = torch.randn(options.batch, 3, 32, 32), torch.randint(0, 100, (options.batch,))

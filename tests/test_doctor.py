@@ -18,11 +18,11 @@ from torch.utils.data import DataLoader, TensorDataset
 import deepsup as ds
 from deepsup import networks
 from deepsup.errors import DeepsupError
+from deepsup.evaluation.loaders import overlapping
 from deepsup.layers.taps import taps_on
 from deepsup.methods import METHODS
 from deepsup.settings import training
 from deepsup.training import building
-from deepsup.training.feeds import overlapping
 from tests.contracts.test_laws import assert_same_state, state_of
 from tests.patients import Checkpointed, Normalised, among, attached, examined, one_process, only
 from tests.small_nets import CLASSES, Plain, Residual, images, labels

@@ -25,8 +25,8 @@ from deepsup.errors import (
     MissingPackageError,
     NonFiniteError,
 )
+from deepsup.evaluation.evaluate import evaluate
 from deepsup.training import building, checkpoints, runs
-from deepsup.training.evaluations import evaluate
 from deepsup.training.fit import fit
 from deepsup.training.journals import Record, read
 from deepsup.training.runs import train

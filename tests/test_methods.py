@@ -413,7 +413,7 @@ def test_dlb_says_when_batches_do_not_overlap() -> None:
 @pytest.mark.parametrize("sizes", [[4] * 3, [4, 4, 1], [4, 3]])
 def test_dlb_begins_anew_where_a_loader_does(sizes: list[int]) -> None:
     """Each image holds its number, so that every step can be told which samples it was distilled from."""
-    from deepsup.training.feeds import overlapping
+    from deepsup.evaluation.loaders import overlapping
 
     case = Case("dlb")
     numbers = iter(range(100))

@@ -18,11 +18,11 @@ from deepsup.datasets import ArraySplit, Split, transforms
 from deepsup.datasets.splits import generator
 from deepsup.datasets.transforms import RANGE, View, crop_and_mirror
 from deepsup.errors import ConfigError
+from deepsup.evaluation import devices
+from deepsup.evaluation.loaders import SplitFeed, overlapping
 from deepsup.settings.section import check
 from deepsup.settings.training import DataConfig, EngineConfig, TrainConfig
-from deepsup.training import engines
 from deepsup.training.building import load_data, training_feed
-from deepsup.training.feeds import SplitFeed, overlapping
 from deepsup.training.fit import fit
 from tests.tiny_images import write_pets
 
@@ -412,7 +412,7 @@ class TestSettings:
         asked: list[Any] = []
         monkeypatch.setattr(torch, "compile", lambda net, **options: asked.append(options) or net)
         if mode:
-            engines.compiled(nn.Identity(), settings.compile)
+            devices.compiled(nn.Identity(), settings.compile)
             assert asked == [{"mode": None if mode is True else mode}]
 
     def test_no_other_mode(self) -> None:
@@ -423,7 +423,7 @@ class TestSettings:
         assert torch.get_float32_matmul_precision() == "highest"
         seen = []
         for tf32 in (False, True, True, False):
-            engines.start(EngineConfig(accelerator="cpu", tf32=tf32))
+            devices.start(EngineConfig(accelerator="cpu", tf32=tf32))
             seen.append(torch.get_float32_matmul_precision())
         assert seen == ["highest", "high", "high", "highest"]
 
@@ -431,7 +431,7 @@ class TestSettings:
         torch.set_float32_matmul_precision("medium")
         try:
             for tf32, expected in ((False, "medium"), (True, "high"), (False, "medium")):
-                engines.start(EngineConfig(accelerator="cpu", tf32=tf32))
+                devices.start(EngineConfig(accelerator="cpu", tf32=tf32))
                 assert torch.get_float32_matmul_precision() == expected
         finally:
             torch.set_float32_matmul_precision("highest")
@@ -457,12 +457,12 @@ class Small(nn.Module):
 class TestChannelsLast:
     def test_only_images_change_their_layout(self) -> None:
         x = torch.rand(2, 3, 4, 4)
-        turned = engines.channels_last(x)
+        turned = devices.channels_last(x)
         assert turned.is_contiguous(memory_format=torch.channels_last)
         assert torch.equal(turned, x)
         tokens = torch.rand(2, 3, 4)
-        assert engines.channels_last(tokens) is tokens
-        assert engines.channels_last([x])[0] is x
+        assert devices.channels_last(tokens) is tokens
+        assert devices.channels_last([x])[0] is x
 
     def test_training_sees_it_and_the_weights_leave_as_they_came(self) -> None:
         results = {}

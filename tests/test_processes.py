@@ -12,8 +12,8 @@ import pytest
 
 import deepsup as ds
 from deepsup import datasets
+from deepsup.evaluation.evaluate import evaluate
 from deepsup.training import runs
-from deepsup.training.evaluations import evaluate
 from deepsup.training.journals import read
 from tests.tiny_shapes import write_shapes
 

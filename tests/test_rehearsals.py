@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 import deepsup as ds
 from deepsup.doctor.forward_checks import doubled, length, sizes_of
 from deepsup.errors import ConfigError
-from deepsup.training.feeds import overlapping
+from deepsup.evaluation.loaders import overlapping
 from tests.patients import OneValue, PoolsItself, SidePath, attached, examined, one_process, only
 from tests.small_nets import CLASSES, Plain, Residual, images, labels
 
@@ -168,7 +168,7 @@ def test_batches_that_do_not_overlap_are_found_where_the_method_needs_it() -> No
     for method in ("dlb", "dlb(alpha=0.5)"):
         for batches in (apart, tuple(apart), wrong):
             found = examined(Plain(), method=method, batches=batches)
-            only(found, "no-overlap", "batches", "deepsup.training.feeds.overlapping(batches)", "data.overlap=true")
+            only(found, "no-overlap", "batches", "deepsup.evaluation.loaders.overlapping(batches)", "data.overlap=true")
     assert not examined(Plain(), method="none", batches=apart)
     assert not examined(attached(), batches=apart)
     plan = ds.plan(Plain(), images(), method="dlb")

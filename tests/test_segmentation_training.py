@@ -19,11 +19,12 @@ from typer.testing import CliRunner
 import deepsup as ds
 from deepsup import cli, datasets
 from deepsup.errors import ConfigError, DatasetError, DeepsupError
+from deepsup.evaluation import evaluate as evaluations
+from deepsup.evaluation.evaluate import evaluate
+from deepsup.evaluation.predictions import in_tiles
 from deepsup.settings import training
 from deepsup.supervision.objectives import Objective
-from deepsup.training import evaluations, runs, summaries
-from deepsup.training.answers import in_tiles
-from deepsup.training.evaluations import evaluate
+from deepsup.training import runs, summaries
 from deepsup.training.inputs import Inputs
 from deepsup.training.journals import read
 from tests.tiny_shapes import PALETTE, SIDE, MapNet, batches, config, settings, write_shapes

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from deepsup.errors import NonFiniteError
+from deepsup.evaluation import devices
 from deepsup.settings.training import EngineConfig
 from deepsup.supervision.objectives import Terms
-from deepsup.training import engines
 from deepsup.training.tallies import Tally
 
 
 @pytest.fixture(scope="module")
 def fabric() -> Any:
-    return engines.start(EngineConfig(accelerator="cpu", threads=1))
+    return devices.start(EngineConfig(accelerator="cpu", threads=1))
 
 
 def terms(**parts: float) -> Terms:

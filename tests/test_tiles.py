@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deepsup.errors import ConfigError, OutputError
-from deepsup.training.tiles import tiled
+from deepsup.evaluation.sliding_window import tiled
 
 
 def slow(forward: Callable[[Tensor], Tensor], x: Tensor, side: int, stride: int, *, binary: bool) -> Tensor:

@@ -199,7 +199,7 @@ TRAPS: dict[str, Trap] = {
         ERROR,
         "The method compares what the model says of a sample with what it said of it one batch ago: there is nothing to learn "
         "from, and training stops after a step or two",
-        "Wrap your batches, deepsup.training.feeds.overlapping(batches); with settings data.overlap=true",
+        "Wrap your batches, deepsup.evaluation.loaders.overlapping(batches); with settings data.overlap=true",
     ),
     "loss-failed": Trap(ERROR, "The first training step stops here", "Try the loss on one output by hand"),
     "loss-not-finite": Trap(

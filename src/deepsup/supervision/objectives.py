@@ -163,7 +163,7 @@ class Objective:
                 raise ConfigError(
                     "this method learns from the batch before, so each batch must begin with the new samples of the last "
                     "one; these do not. Set data.overlap=true, or wrap your batches: "
-                    "deepsup.training.feeds.overlapping(batches)."
+                    "deepsup.evaluation.loaders.overlapping(batches)."
                 )
             before = None
         self.restarted = before is None

@@ -16,6 +16,8 @@ from torch import nn
 from deepsup import datasets, doctor, losses, methods, networks
 from deepsup.doctor.findings import Diagnosis, Finding, diagnosis, from_error
 from deepsup.errors import ConfigError, DeepsupError, HeadError
+from deepsup.evaluation import devices
+from deepsup.evaluation.loaders import SplitFeed
 from deepsup.plans.plan import Plan
 from deepsup.plans.planning import plan as make_plan
 from deepsup.probes import Probe, probe
@@ -25,8 +27,6 @@ from deepsup.settings.training import TrainConfig
 from deepsup.supervision.attaching import attach
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks import segmentation
-from deepsup.training import engines
-from deepsup.training.feeds import SplitFeed
 from deepsup.training.journals import Record
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def prepare(config: TrainConfig, *, plan: dict[str, Any] | None = None, fabric: 
     weights depend on the seed alone, not on the branches. Raises `ClassCountError` when model and data disagree.
     """
     data = load_data(config)
-    engines.seed_everything(config.seed)
+    devices.seed_everything(config.seed)
     model = build(config, classes=classes_of(config, data), channels=data.train.channels, size=data.train.size)
     placement = None
     if plan is not None and config.supervise is not None:
@@ -58,7 +58,7 @@ def prepare(config: TrainConfig, *, plan: dict[str, Any] | None = None, fabric: 
     else:
         chosen, placement = _plan(config, model, data)
         if fabric is not None and fabric.world_size > 1 and chosen.branches:
-            chosen = Plan.from_dict(engines.gathered(fabric, chosen.to_dict())[0])
+            chosen = Plan.from_dict(devices.gathered(fabric, chosen.to_dict())[0])
     epochs = _equal_epochs(config, model, data) if is_equal_compute(config) else config.epochs
     return Prepared(attach(model, chosen) if chosen.branches else model, chosen, data, placement, epochs)
 
@@ -70,7 +70,7 @@ def check_run(config: TrainConfig, data: datasets.Dataset | None = None) -> data
     layers, batches are checked and branches are not: what it finds is known when the run starts.
     """
     data = load_data(config) if data is None else data
-    engines.seed_everything(config.seed)
+    devices.seed_everything(config.seed)
     model = build(config, classes=classes_of(config, data), channels=data.train.channels, size=data.train.size)
     for each in (config, _followed(config)) if is_equal_compute(config) else (config,):
         settings = each.supervise
@@ -116,7 +116,7 @@ def measure(config: TrainConfig, *, at: list[str] | dict[str, str] | None = None
     objective as it is at the start of training.
     """
     data = load_data(config)
-    engines.seed_everything(config.seed)
+    devices.seed_everything(config.seed)
     model = build(config, classes=classes_of(config, data), channels=data.train.channels, size=data.train.size)
     if at is None:
         return _probe(config, model, data)
@@ -143,7 +143,7 @@ def diagnose(config: training.Config) -> dict[str, Diagnosis]:
 
 def _diagnose(config: TrainConfig) -> Diagnosis:
     data = load_data(config)
-    engines.seed_everything(config.seed)
+    devices.seed_everything(config.seed)
     model = build(config, classes=classes_of(config, data), channels=data.train.channels, size=data.train.size)
     sample, target = next(_batches(config, data))
     settings = config.supervise

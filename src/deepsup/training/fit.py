@@ -21,14 +21,15 @@ from torch.utils.data.distributed import DistributedSampler
 from deepsup import schedules
 from deepsup.datasets import Split
 from deepsup.errors import ConfigError, LayerError, OutputError
+from deepsup.evaluation import devices
+from deepsup.evaluation.loaders import Batches, Feed, feed
 from deepsup.layers.dry_run import trace
 from deepsup.settings import training as configs
 from deepsup.settings.section import S, check
 from deepsup.supervision.attaching import Supervised, is_supervised, unwrap
 from deepsup.supervision.objectives import Objective
-from deepsup.training import checkpoints, engines, optimizers
+from deepsup.training import checkpoints, optimizers
 from deepsup.training.checkpoints import Checkpoint
-from deepsup.training.feeds import Batches, Feed, feed
 from deepsup.training.journals import Sink, environment
 from deepsup.training.loops import FitResult, Job, Loop
 
@@ -71,7 +72,7 @@ def fit(
     `ConfigError` for a folder that does not fit.
     """
     settings = _settings(configs.EngineConfig, engine)
-    fabric = engines.start(settings)
+    fabric = devices.start(settings)
     _check_shared(fabric.world_size, train, validation)
     share: dict[str, Any] = {"seed": seed or 0, "rank": fabric.global_rank, "world": fabric.world_size}
     share["device"] = fabric.device
@@ -113,7 +114,7 @@ def fit(
         sinks=(on_record,) if on_record else (),
     )
     if seed is not None and checkpoint is None:
-        engines.seed_everything(seed, rank=fabric.global_rank)
+        devices.seed_everything(seed, rank=fabric.global_rank)
     return Loop(job, fabric, checkpoint).run()
 
 

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from deepsup import label_maps
 from deepsup.datasets import MapSplit
+from deepsup.evaluation.devices import forward
+from deepsup.evaluation.evaluate import evaluating
+from deepsup.evaluation.predictions import Answer, Forward, answers, ignored, predictions
 from deepsup.files import write_atomically
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks.segmentation import Counts
-from deepsup.training.answers import Answer, Forward, answers, ignored, predictions
-from deepsup.training.engines import forward
-from deepsup.training.evaluations import evaluating
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from deepsup.doctor.setup_checks import twin
+from deepsup.evaluation.devices import forward
+from deepsup.evaluation.loaders import Batch
 from deepsup.layers.snapshot import untouched
 from deepsup.supervision.attaching import Supervised
 from deepsup.supervision.objectives import Objective
-from deepsup.training.engines import forward
-from deepsup.training.feeds import Batch
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

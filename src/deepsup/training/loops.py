@@ -13,14 +13,15 @@ from torch.optim import Optimizer
 
 from deepsup.doctor import Diagnosis
 from deepsup.errors import CheckpointError, DatasetError, NonFiniteError
+from deepsup.evaluation import devices
+from deepsup.evaluation.evaluate import Forward, evaluate, metric_of
+from deepsup.evaluation.loaders import Batch, Feed, samples_in
 from deepsup.probes import weight_layers
 from deepsup.settings.training import LogConfig
 from deepsup.supervision.attaching import Supervised
 from deepsup.supervision.objectives import Objective, Terms
-from deepsup.training import checkpoints, engines, ledgers
+from deepsup.training import checkpoints, ledgers
 from deepsup.training.checkpoints import Checkpoint
-from deepsup.training.evaluations import Forward, evaluate, metric_of
-from deepsup.training.feeds import Batch, Feed, samples_in
 from deepsup.training.journals import Journal, Record, Sink, read
 from deepsup.training.preflight import examine, first_batch
 from deepsup.training.tallies import Conflicts, Stopwatch, Tally, check_weights
@@ -103,7 +104,7 @@ class Loop:
         batch = None if checkpoint else first_batch(job.train, fabric)
         found = None if batch is None else examine(job.net, job.objective, job.optimizer, batch, job.train.batch_sizes)
         self.conflicts = Conflicts(job.net, job.log, fabric)
-        net = engines.compiled(job.net, job.compile) if job.compile else job.net
+        net = devices.compiled(job.net, job.compile) if job.compile else job.net
         self.wrapped, self.optimizer = fabric.setup(net, job.optimizer)
         for group in job.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
@@ -200,7 +201,7 @@ class Loop:
         self._start_watch()
         for x, y in self._batches():
             x, y = self.fabric.to_device((x, y))
-            self._step(engines.channels_last(x) if self.job.channels_last else x, y)
+            self._step(devices.channels_last(x) if self.job.channels_last else x, y)
             self.batch += 1
             if every and self.step % every == 0 and self.batch != length:
                 self._check_finite()
@@ -279,7 +280,7 @@ class Loop:
     def _everywhere(self, values: dict[str, float]) -> dict[str, float]:
         """The mean over the processes of each value, over those that have it."""
         found: dict[str, list[float]] = {}
-        for share in engines.gathered(self.fabric, values):
+        for share in devices.gathered(self.fabric, values):
             for name, value in share.items():
                 found.setdefault(name, []).append(value)
         return {name: sum(shares) / len(shares) for name, shares in found.items()}
@@ -334,7 +335,7 @@ class Loop:
         sums = {
             **self.tally.state(), "conflict": self.conflicts.state(), "objective": on_cpu(self.job.objective.state_dict()),
         }  # fmt: skip
-        everyone = engines.gathered(self.fabric, [random, self.feed_rng, sums])
+        everyone = devices.gathered(self.fabric, [random, self.feed_rng, sums])
         rng, feed_rng, tallies = map(list, zip(*everyone, strict=True))
         if not self.fabric.is_global_zero:
             return

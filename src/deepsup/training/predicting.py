@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from deepsup import label_maps, losses
 from deepsup.errors import CheckpointError, ConfigError, DatasetError
+from deepsup.evaluation.predictions import Answer, Forward, answers, in_tiles, loss_of, predictions, with_ensemble
 from deepsup.files import load_weights
 from deepsup.plans.plan import Plan
 from deepsup.settings.training import TrainConfig
 from deepsup.supervision.attaching import Supervised, attach, supervising
 from deepsup.supervision.objectives import Objective
 from deepsup.training import checkpoints, runs
-from deepsup.training.answers import Answer, Forward, answers, in_tiles, loss_of, predictions, with_ensemble
 from deepsup.training.galleries import grey, safe
 from deepsup.training.inputs import Inputs
 from deepsup.training.loops import load_net

@@ -12,9 +12,9 @@ from torch.optim import Optimizer
 from deepsup import doctor
 from deepsup.doctor.findings import ERROR, Diagnosis
 from deepsup.errors import stacklevel
+from deepsup.evaluation.loaders import Batch, Feed, SplitFeed
 from deepsup.supervision.objectives import Objective
 from deepsup.training import checkpoints
-from deepsup.training.feeds import Batch, Feed, SplitFeed
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

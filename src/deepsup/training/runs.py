@@ -22,6 +22,10 @@ from torch import nn
 from deepsup import schedules
 from deepsup.datasets import Dataset, MapSplit
 from deepsup.errors import ConfigError
+from deepsup.evaluation import devices
+from deepsup.evaluation.devices import is_main_process as is_main_process
+from deepsup.evaluation.loaders import SplitFeed
+from deepsup.evaluation.predictions import Forward, in_tiles
 from deepsup.files import save_weights, write_atomically
 from deepsup.plans.plan import Plan
 from deepsup.settings import training
@@ -29,12 +33,9 @@ from deepsup.settings.training import TrainConfig
 from deepsup.supervision.attaching import Supervised, attach
 from deepsup.supervision.objectives import Objective
 from deepsup.supervision.stripping import strip
-from deepsup.training import checkpoints, engines, galleries, optimizers
-from deepsup.training.answers import Forward, in_tiles
+from deepsup.training import checkpoints, galleries, optimizers
 from deepsup.training.building import Prepared, build, classes_of, load_data, prepare, training_feed
 from deepsup.training.checkpoints import Checkpoint
-from deepsup.training.engines import is_main_process as is_main_process
-from deepsup.training.feeds import SplitFeed
 from deepsup.training.inputs import Inputs
 from deepsup.training.journals import Record, Sink, environment, final_score, read
 from deepsup.training.loops import Job, Loop, load_net
@@ -73,7 +74,7 @@ def train(
     check_folder(folder, config)
     if (done := finished(folder)) is not None:
         return _result(folder, done, already_done=True)
-    fabric = engines.start(config.engine)
+    fabric = devices.start(config.engine)
     with locked(folder, enabled=fabric.is_global_zero):
         fabric.barrier()  # from here on the folder is ours, and all processes see the same in it
         if (done := finished(folder)) is not None:
@@ -92,7 +93,7 @@ def train(
                 write_atomically(folder / "plan.json", prepared.plan.save)
         job = _job(config, prepared, fabric, labels={"group": group, "arm": arm}, sinks=tuple(sinks))
         if checkpoint is None:  # whatever preparing drew, both arms of a pair train from the same random state
-            engines.seed_everything(config.seed, rank=fabric.global_rank)
+            devices.seed_everything(config.seed, rank=fabric.global_rank)
         end = Loop(job, fabric, checkpoint).run()
     return _result(folder, end._asdict(), resumed=checkpoint is not None)
 

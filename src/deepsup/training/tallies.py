@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from deepsup.errors import NonFiniteError
+from deepsup.evaluation.devices import gathered, summed
 from deepsup.settings.training import LogConfig
 from deepsup.supervision.attaching import is_supervised, unwrap
 from deepsup.supervision.conflicts import ConflictMeter, parameter_conflicts, summarise
 from deepsup.supervision.objectives import Terms
-from deepsup.training.engines import gathered, summed
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -11,15 +11,23 @@ from torch import Tensor, nn
 
 from deepsup.datasets import Split
 from deepsup.errors import ConfigError
+from deepsup.evaluation.devices import forward, gathered, share_buffers
+from deepsup.evaluation.loaders import Batches, Feed, feed, samples_in
+from deepsup.evaluation.predictions import Forward as Forward
+from deepsup.evaluation.predictions import (
+    answers,
+    are_maps,
+    classes_in,
+    ignored,
+    is_label_map,
+    predictions,
+    with_ensemble,
+)
 from deepsup.supervision.attaching import Supervised, supervising
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks import segmentation
 from deepsup.tasks.segmentation import Counts
 from deepsup.terms import TARGET
-from deepsup.training.answers import Forward as Forward
-from deepsup.training.answers import answers, are_maps, classes_in, ignored, is_label_map, predictions, with_ensemble
-from deepsup.training.engines import forward, gathered, share_buffers
-from deepsup.training.feeds import Batches, Feed, feed, samples_in
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from deepsup import losses
 from deepsup.errors import ConfigError
+from deepsup.evaluation.devices import forward
+from deepsup.evaluation.sliding_window import tiled
 from deepsup.features import main_prediction, replaced
 from deepsup.losses import full_size
 from deepsup.supervision.attaching import Outputs
@@ -20,8 +22,6 @@ from deepsup.supervision.exits import average
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks import segmentation
 from deepsup.terms import ENSEMBLE, TARGET
-from deepsup.training.engines import forward
-from deepsup.training.tiles import tiled
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
