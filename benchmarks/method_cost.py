@@ -32,7 +32,7 @@ from deepsup.evaluation import devices
 from deepsup.evaluation.loaders import feed
 from deepsup.settings import training
 from deepsup.supervision.objectives import Objective
-from deepsup.training.loops import Job, Loop
+from deepsup.training.loop import Job, Loop
 
 METHODS = ("none", "dsl", "dhm")
 LIMIT = 1.03

@@ -19,10 +19,10 @@ from deepsup import reports, screens
 from deepsup.errors import ConfigError, DeepsupError
 from deepsup.settings import training
 from deepsup.settings.training import ComparisonConfig
-from deepsup.training import building, comparisons, runs, summaries
+from deepsup.training import comparisons, prepare, runs, summaries
 from deepsup.training.comparisons import compare
 from deepsup.training.displays import Display
-from deepsup.training.journals import read
+from deepsup.training.journal import read
 from deepsup.training.runs import train
 from deepsup.training.summaries import time_side_by_side
 from deepsup.training.verdicts import verdict
@@ -408,13 +408,13 @@ def test_arms_are_checked_once_each_with_shared_images_and_without_the_probe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     loads: list[Any] = []
-    load_data = building.load_data
-    monkeypatch.setattr(building, "load_data", lambda config: loads.append(config.name) or load_data(config))
-    monkeypatch.setattr(building, "_probe", lambda *a, **k: pytest.fail("probed"))
+    load_data = prepare.load_data
+    monkeypatch.setattr(prepare, "load_data", lambda config: loads.append(config.name) or load_data(config))
+    monkeypatch.setattr(prepare, "_probe", lambda *a, **k: pytest.fail("probed"))
     automatic = config(tmp_path, arms={"aux": {"supervise": {"at": "auto"}}, "plain": {"data": {"limit": 64}}})
     checks: list[str] = []
-    check_run = building.check_run
-    monkeypatch.setattr(building, "check_run", lambda c, data: checks.append(c.name) or check_run(c, data))
+    check_run = prepare.check_run
+    monkeypatch.setattr(prepare, "check_run", lambda c, data: checks.append(c.name) or check_run(c, data))
     comparisons._check_arms(automatic.expand()[1:])
     assert checks == ["adam/aux/seed0", "sgd/plain/seed0", "sgd/aux/seed0", "adam/plain/seed1"]
     assert loads == ["adam/aux/seed0", "sgd/plain/seed0"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from deepsup.settings import training
-from deepsup.training import building
+from deepsup.training import prepare
 from tests.tiny_images import write_pets
 from tests.tiny_layouts import blocks, write_pairs
 
@@ -59,7 +59,7 @@ def test_the_folder_run_can_be_set_up(tmp_path: Path):
     changes = [f"data.root={write_pets(tmp_path)}", "data.size=64", "data.workers=0", "model_options.weights=null"]
     config = training.load(EXAMPLES / "folder.yaml", changes)
     assert isinstance(config, training.TrainConfig)
-    prepared = building.prepare(config)
+    prepared = prepare.prepare(config)
     assert prepared.plan.names == ("layer2", "layer3")
     assert prepared.data.class_names == ("cat", "dog")
 
@@ -68,8 +68,8 @@ def test_the_run_on_pairs_can_be_set_up(tmp_path: Path):
     root = write_pairs(tmp_path, mask=lambda n: blocks(n, shape=(64, 64)), classes="sky\nroad\ntree")
     config = training.load(EXAMPLES / "pairs.yaml", [f"data.root={root}", "model_options.widths=[4, 8, 8, 8, 8]"])
     assert isinstance(config, training.TrainConfig)
-    assert {found.severity for found in building.diagnose(config)[""].findings} <= {"warning"}
-    prepared = building.prepare(config)
+    assert {found.severity for found in prepare.diagnose(config)[""].findings} <= {"warning"}
+    prepared = prepare.prepare(config)
     assert prepared.plan.method.startswith("nnunet")
     assert prepared.data.class_names == ("sky", "road", "tree")
     text = (EXAMPLES / "pairs.yaml").read_text("utf-8")

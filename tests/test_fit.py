@@ -26,9 +26,9 @@ from deepsup.errors import (
     NonFiniteError,
 )
 from deepsup.evaluation.evaluate import evaluate
-from deepsup.training import building, checkpoints, runs
+from deepsup.training import checkpoints, prepare, runs
 from deepsup.training.fit import fit
-from deepsup.training.journals import Record, read
+from deepsup.training.journal import Record, read
 from deepsup.training.runs import train
 from tests import tiny_runs
 from tests.tiny_runs import config, dropout_net
@@ -524,7 +524,7 @@ def test_tensorboard_gets_the_numbers_of_the_journal(tmp_path: Path):
 
 def test_preparing_a_run_writes_nothing_and_shows_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    prepared = building.prepare(tiny_runs.config("run"))
+    prepared = prepare.prepare(tiny_runs.config("run"))
     assert prepared.plan.names == ("relu1", "relu2")
     assert not any(tmp_path.iterdir())
 
@@ -559,9 +559,9 @@ def test_measuring_probes_as_placement_does_and_writes_nothing(tmp_path: Path):
     small = {"model": "deepsup:plain-4", "model_options": {"widths": [4, 8]}}
     probe = {"iterations": 12, "factor": 1.2}
     settings = config(tmp_path / "run", supervise={"at": "auto", "head": "pool", "probe": probe}, **small)
-    found = building.measure(settings)
+    found = prepare.measure(settings)
     assert found.iterations == 12  # more than an epoch has batches
-    prepared = building.prepare(settings)
+    prepared = prepare.prepare(settings)
     assert prepared.placement is not None
     assert prepared.placement["gradients"] == found.means()
     assert prepared.placement["reason"] == found.recommendation("drop", factor=1.2).reason
@@ -572,12 +572,12 @@ def test_measuring_probes_as_placement_does_and_writes_nothing(tmp_path: Path):
 def test_measuring_with_branches_starts_from_the_same_weights_and_batches(tmp_path: Path):
     small = {"model": "deepsup:plain-4", "model_options": {"widths": [4, 8]}}
     settings = config(tmp_path / "run", supervise={"gradient": "warmup(0.5)", "head": "pool"}, **small)
-    plain, supervised = building.measure(settings), building.measure(settings, at=["relu2"])
+    plain, supervised = prepare.measure(settings), prepare.measure(settings, at=["relu2"])
     assert (plain.branches, supervised.branches) == ((), ("relu2",))
     # the branch's gradient enters with factor 0 at the start, and changes nothing above itself ever
     assert supervised.rows[-1].weight.mean[0] == pytest.approx(plain.rows[-1].weight.mean[0], rel=1e-5)
     assert supervised.rows[0].weight.mean[0] == pytest.approx(plain.rows[0].weight.mean[0], rel=1e-5)
-    assert building.measure(config(tmp_path / "run", supervise=None, **small), at=["relu2"]).means() != plain.means()
+    assert prepare.measure(config(tmp_path / "run", supervise=None, **small), at=["relu2"]).means() != plain.means()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deepsup.errors import CheckpointError
-from deepsup.training.journals import Journal, environment, parse_lines, read
+from deepsup.training.journal import Journal, environment, parse_lines, read
 
 
 def test_records_are_there_as_soon_as_they_are_written(tmp_path: Path):

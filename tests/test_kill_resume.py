@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from deepsup.training import checkpoints
-from deepsup.training.journals import read
+from deepsup.training.journal import read
 from tests.tiny_runs import settings
 
 ROOT = Path(__file__).parents[1]

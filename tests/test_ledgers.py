@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import deepsup as ds
-from deepsup.training.ledgers import peak_bytes, saved_bytes
+from deepsup.training.memory import peak_bytes, saved_bytes
 from tests.small_nets import Plain, images, labels, mlp
 
 FLOAT, LONG = 4, 8

@@ -22,8 +22,8 @@ from deepsup.evaluation import devices
 from deepsup.evaluation.loaders import SplitFeed, overlapping
 from deepsup.settings.section import check
 from deepsup.settings.training import DataConfig, EngineConfig, TrainConfig
-from deepsup.training.building import load_data, training_feed
 from deepsup.training.fit import fit
+from deepsup.training.prepare import load_data, training_feed
 from tests.tiny_images import write_pets
 
 torch.set_num_threads(1)

@@ -14,7 +14,7 @@ import deepsup as ds
 from deepsup import datasets
 from deepsup.evaluation.evaluate import evaluate
 from deepsup.training import runs
-from deepsup.training.journals import read
+from deepsup.training.journal import read
 from tests.tiny_shapes import write_shapes
 
 ROOT = Path(__file__).parents[1]

@@ -26,7 +26,7 @@ from deepsup.settings import training
 from deepsup.supervision.objectives import Objective
 from deepsup.training import runs, summaries
 from deepsup.training.inputs import Inputs
-from deepsup.training.journals import read
+from deepsup.training.journal import read
 from tests.tiny_shapes import PALETTE, SIDE, MapNet, batches, config, settings, write_shapes
 
 

@@ -12,7 +12,7 @@ from deepsup.errors import NonFiniteError
 from deepsup.evaluation import devices
 from deepsup.settings.training import EngineConfig
 from deepsup.supervision.objectives import Terms
-from deepsup.training.tallies import Tally
+from deepsup.training.meters import Tally
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from deepsup.plans.planning import plan as make_plan
 from deepsup.probes.placement import check_rule
 from deepsup.settings import training
 from deepsup.supervision.stripping import verify as verify_certificate
-from deepsup.training import building, comparisons, predicting, runs, summaries
+from deepsup.training import comparisons, predict, prepare, runs, summaries
 from deepsup.training.displays import Display, plain_warnings
 
 app = typer.Typer(
@@ -151,11 +151,11 @@ def probe(
         config = next(c.config for c in config.expand() if c.arm in config.candidates)
     supervise = config.supervise or training.SuperviseConfig()
     check_rule(rule := rule or supervise.probe.rule or method_table.get(supervise.method).rule)
-    found = building.measure(config)
+    found = prepare.measure(config)
     console.print(screens.probe_table(found, console.width))
     _print_lines(screens.rule_lines(found, threshold=supervise.probe.threshold, factor=supervise.probe.factor))
     places = count or supervise.probe.count
-    heads = building.heads_of(supervise, [point.layer for point in found.points])
+    heads = prepare.heads_of(supervise, [point.layer for point in found.points])
     advice = found.recommendation(rule, factor=supervise.probe.factor, count=places, head=heads)
     console.print(f"\nrecommended by rule '{advice.rule}': {advice.reason}", highlight=False, markup=False)
     console.print(screens.recommendation_table(advice, console.width))
@@ -169,7 +169,7 @@ def probe(
                 f"--picture shows gradients without and with branches, but by rule '{rule}' no layer needs one. Say where: "
                 "supervise.at=[50%], or choose --rule evenly."
             )
-        drawn = reports.gradient_figure(found, building.measure(config, at=at), picture)
+        drawn = reports.gradient_figure(found, prepare.measure(config, at=at), picture)
         console.print(f"picture: {drawn}", highlight=False)
     _print_lines([advice.paste, screens.setting(advice.at)] if advice.at else [advice.paste])
 
@@ -199,7 +199,7 @@ def doctor(
         raise ConfigError("--at goes with a model's name; in a configuration write supervise.at=[LAYER, ...].")
     else:
         config = _load(words)
-        found = building.diagnose(config)
+        found = prepare.diagnose(config)
         _print_lines(f"note: {note}" for note in summaries.notes(config))
     for name, diagnosis in found.items():
         _print_lines([name] * bool(name) + str(diagnosis).splitlines())
@@ -288,7 +288,7 @@ def predict(
     NAME.probability.png, in the size of the image. With one label an image: class and probability, and predictions.csv.
     """
     written: list[Path] = []
-    for said in predicting.predict(folder, images, out=out, branches=branches, tile=tile, stride=stride):
+    for said in predict.predict(folder, images, out=out, branches=branches, tile=tile, stride=stride):
         written = list(said.files)
         found = [f"{label} {share:.1%}{screens.of_output(name)}" for name, (label, share) in said.classes.items()]
         told = ", ".join(found or [file.name for file in written])
@@ -360,7 +360,7 @@ def _train_config(words: list[str] | None) -> training.TrainConfig:
 
 
 def _dry_run(config: training.TrainConfig) -> None:
-    prepared = building.prepare(config)
+    prepared = prepare.prepare(config)
     _print_lines(str(prepared.plan).splitlines())
     batches = prepared.data.train.n_batches(config.data.batch_size)
     console.print(

@@ -24,7 +24,7 @@ from deepsup.errors import ConfigError, DeepsupError
 from deepsup.files import write_atomically
 from deepsup.settings import training
 from deepsup.settings.training import Cell, ComparisonConfig, DataConfig
-from deepsup.training import building, runs, summaries
+from deepsup.training import prepare, runs, summaries
 
 Event = dict[str, Any]
 
@@ -81,7 +81,7 @@ def _check_arms(pending: Iterable[Cell]) -> None:
     for cell in first.values():
         settings = cell.config.data
         try:
-            loaded[settings] = building.check_run(cell.config, loaded.get(settings))
+            loaded[settings] = prepare.check_run(cell.config, loaded.get(settings))
         except DeepsupError as error:
             raise ConfigError(f"arm {cell.arm!r} cannot be trained: {error}") from error
 

@@ -30,8 +30,8 @@ from deepsup.supervision.attaching import Supervised, is_supervised, unwrap
 from deepsup.supervision.objectives import Objective
 from deepsup.training import checkpoints, optimizers
 from deepsup.training.checkpoints import Checkpoint
-from deepsup.training.journals import Sink, environment
-from deepsup.training.loops import FitResult, Job, Loop
+from deepsup.training.journal import Sink, environment
+from deepsup.training.loop import FitResult, Job, Loop
 
 
 def fit(

@@ -33,12 +33,12 @@ from deepsup.settings.training import TrainConfig
 from deepsup.supervision.attaching import Supervised, attach
 from deepsup.supervision.objectives import Objective
 from deepsup.supervision.stripping import strip
-from deepsup.training import checkpoints, galleries, optimizers
-from deepsup.training.building import Prepared, build, classes_of, load_data, prepare, training_feed
+from deepsup.training import checkpoints, optimizers, saved_label_maps
 from deepsup.training.checkpoints import Checkpoint
 from deepsup.training.inputs import Inputs
-from deepsup.training.journals import Record, Sink, environment, final_score, read
-from deepsup.training.loops import Job, Loop, load_net
+from deepsup.training.journal import Record, Sink, environment, final_score, read
+from deepsup.training.loop import Job, Loop, load_net
+from deepsup.training.prepare import Prepared, build, classes_of, load_data, prepare, training_feed
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -83,7 +83,7 @@ def train(
         prepared = prepare(config, plan=checkpoint.plan if checkpoint else None, fabric=fabric)
         sinks = [on_record] if on_record else []
         if config.log.tensorboard and fabric.is_global_zero:
-            from deepsup.training.tensorboards import sink
+            from deepsup.training.loggers import sink
 
             sinks.append(sink(folder, purge_step=checkpoint.step if checkpoint else None))
         if fabric.is_global_zero and checkpoint is None:
@@ -209,7 +209,7 @@ def _job(
     def finish() -> None:
         if isinstance(data.validation, MapSplit):
             shown: dict[str, Any] = {"metric": config.score_name, "fabric": fabric, "run": run}
-            galleries.write(folder, net, data.validation, objective, **shown)
+            saved_label_maps.write(folder, net, data.validation, objective, **shown)
         _finish(net, folder)
 
     return Job(

@@ -18,7 +18,7 @@ from deepsup.settings.arms import varied
 from deepsup.settings.training import Cell, ComparisonConfig, Config, TrainConfig
 from deepsup.terms import INPUT
 from deepsup.training import runs, verdicts
-from deepsup.training.journals import Record, environment, final_score, output_scores, read
+from deepsup.training.journal import Record, environment, final_score, output_scores, read
 
 FORMAT = 1
 GOAL = 0.9

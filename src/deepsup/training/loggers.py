@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from deepsup.errors import MissingPackageError
-from deepsup.training.journals import Record, Sink
+from deepsup.training.journal import Record, Sink
 
 
 def sink(folder: Path, *, purge_step: int | None = None) -> Sink:

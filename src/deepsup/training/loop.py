@@ -20,11 +20,11 @@ from deepsup.probes import weight_layers
 from deepsup.settings.training import LogConfig
 from deepsup.supervision.attaching import Supervised
 from deepsup.supervision.objectives import Objective, Terms
-from deepsup.training import checkpoints, ledgers
+from deepsup.training import checkpoints, memory
 from deepsup.training.checkpoints import Checkpoint
-from deepsup.training.journals import Journal, Record, Sink, read
+from deepsup.training.journal import Journal, Record, Sink, read
+from deepsup.training.meters import Conflicts, Stopwatch, Tally, check_weights
 from deepsup.training.preflight import examine, first_batch
-from deepsup.training.tallies import Conflicts, Stopwatch, Tally, check_weights
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -122,14 +122,14 @@ class Loop:
         sinks = (*(job.sinks if fabric.is_global_zero else ()), self._remember)
         self.journal = Journal(path, offset=checkpoint.journal if checkpoint else 0, sinks=sinks)
         self._resume(checkpoint) if checkpoint else self._begin(found, batch)
-        ledgers.peak_bytes(fabric.device, reset=True)
+        memory.peak_bytes(fabric.device, reset=True)
 
     def _begin(self, found: Diagnosis | None, batch: Batch | None) -> None:
         self.journal.write("start", format=1, **self.job.start, epochs=self.job.epochs, metric=self.metric)
         if found is not None:
             self.journal.write("doctor", findings=found.to_dict())
         if batch is not None:
-            saved = ledgers.saved_bytes(self.net, self.job.objective, batch, self.fabric)
+            saved = memory.saved_bytes(self.net, self.job.objective, batch, self.fabric)
             self.journal.write("cost", saved_bytes=saved, samples=samples_in(batch[1]))
         for record in self.job.opening:
             self.journal.write(**record)
@@ -176,7 +176,7 @@ class Loop:
                 self.job.finish()
             result = self._result()
             told = {k: v for k, v in result._asdict().items() if k not in ("history", "journal")}
-            self.journal.write("end", **told, peak_bytes=ledgers.peak_bytes(self.fabric.device))
+            self.journal.write("end", **told, peak_bytes=memory.peak_bytes(self.fabric.device))
         return result
 
     def _result(self) -> FitResult:

@@ -27,7 +27,7 @@ from deepsup.settings.training import TrainConfig
 from deepsup.supervision.attaching import attach
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks import segmentation
-from deepsup.training.journals import Record
+from deepsup.training.journal import Record
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

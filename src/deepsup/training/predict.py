@@ -24,9 +24,9 @@ from deepsup.settings.training import TrainConfig
 from deepsup.supervision.attaching import Supervised, attach, supervising
 from deepsup.supervision.objectives import Objective
 from deepsup.training import checkpoints, runs
-from deepsup.training.galleries import grey, safe
 from deepsup.training.inputs import Inputs
-from deepsup.training.loops import load_net
+from deepsup.training.loop import load_net
+from deepsup.training.saved_label_maps import grey, safe
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".webp"}
 
