@@ -16,16 +16,18 @@ from rich.console import Console
 from torch import nn
 
 from deepsup import reports, screens
+from deepsup.comparisons import compare as comparisons
+from deepsup.comparisons import results
+from deepsup.comparisons.compare import compare
+from deepsup.comparisons.results import time_side_by_side
+from deepsup.comparisons.statistics import verdict
 from deepsup.errors import ConfigError, DeepsupError
 from deepsup.settings import training
 from deepsup.settings.training import ComparisonConfig
-from deepsup.training import comparisons, prepare, runs, summaries
-from deepsup.training.comparisons import compare
+from deepsup.training import prepare, runs
 from deepsup.training.displays import Display
 from deepsup.training.journal import read
 from deepsup.training.runs import train
-from deepsup.training.summaries import time_side_by_side
-from deepsup.training.verdicts import verdict
 from tests.tiny_runs import SUPERVISED, dropout_net, settings
 from tests.tiny_runs import config as tiny_config
 
@@ -208,7 +210,7 @@ def several(output: Path, **changes: Any) -> ComparisonConfig:
 def test_many_arms_run_seed_by_seed_and_stop_between_seeds_when_time_is_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(summaries, "TIMING_SECONDS", 0.05)
+    monkeypatch.setattr(results, "TIMING_SECONDS", 0.05)
     events: list[dict[str, Any]] = []
     half = compare(several(tmp_path, minutes=1e-9), on_event=events.append)
     arms = ["none", "aux", "smooth", "compute", "wide"]
@@ -267,7 +269,7 @@ DICE = "dice_cross_entropy(resize='nearest')"
     ],
 )  # fmt: skip
 def test_what_else_differs_between_the_arms_is_said(settings: dict[str, Any], told: tuple[str, str] | None):
-    assert summaries.notes(training.parse(settings)) == ([DIFFERS.format(*told)] if told else [])
+    assert results.notes(training.parse(settings)) == ([DIFFERS.format(*told)] if told else [])
 
 
 def test_what_else_differs_is_said_before_anything_runs_and_with_the_result(tmp_path: Path):
@@ -288,10 +290,10 @@ def test_what_else_differs_is_said_before_anything_runs_and_with_the_result(tmp_
     shown = Console(file=io.StringIO(), width=300)
     with Display(shown) as display:
         display.see(events[0])
-    result = summaries.summarise(described, stated)
+    result = results.summarise(described, stated)
     shown.print(*screens.comparison(result))
     assert "no evidence (losses differ). no pair of runs has finished" in shown.file.getvalue()  # type: ignore[attr-defined]
-    same = summaries.summarise(several(tmp_path), stated)
+    same = results.summarise(several(tmp_path), stated)
     assert "losses differ" not in " ".join(reports.verdict_lines(same))
     assert shown.file.getvalue().count(f"note: {note}") == 1  # type: ignore[attr-defined]
 
@@ -320,12 +322,12 @@ def test_a_candidate_is_judged_by_the_seeds_that_it_shares_with_the_baseline():
         "wide": {"final": [None] * 4},
     }
     expected = verdict([0.1, 0.3], [0.2, 0.5], confidence=1 - 0.05 / 4)
-    assert summaries._verdict(config, arms, "aux") == {**expected._asdict(), "baseline": "none", "candidate": "aux"}
-    assert summaries._verdict(config, arms, "wide")["n"] == 0
+    assert results._verdict(config, arms, "aux") == {**expected._asdict(), "baseline": "none", "candidate": "aux"}
+    assert results._verdict(config, arms, "wide")["n"] == 0
 
 
 def dies_when_supervised(num_classes: int, in_channels: int, deadly: bool = False) -> nn.Module:
-    if deadly and "deepsup.training.workers" in sys.orig_argv:  # not where the arms are checked before
+    if deadly and "deepsup.comparisons.workers" in sys.orig_argv:  # not where the arms are checked before
         sys.stderr.write("last words\n")
         sys.stderr.flush()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -421,13 +423,13 @@ def test_arms_are_checked_once_each_with_shared_images_and_without_the_probe(
 
 
 def breaks(num_classes: int, in_channels: int, broken: bool = False) -> nn.Module:
-    if broken and "deepsup.training.workers" in sys.orig_argv:
+    if broken and "deepsup.comparisons.workers" in sys.orig_argv:
         raise ConfigError("named, and mendable")
     return dropout_net(num_classes, in_channels)
 
 
 def test_a_failed_arm_can_be_repaired_and_only_it_runs_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(summaries, "TIMING_SECONDS", 0.05)
+    monkeypatch.setattr(results, "TIMING_SECONDS", 0.05)
 
     def of(broken: bool, **changes: Any) -> ComparisonConfig:
         arms = {"aux": {"model_options": {"broken": broken}}}
@@ -508,7 +510,7 @@ def test_ctrl_c_says_in_one_line_that_the_same_command_goes_on(command: str, tmp
 
 def test_a_worker_ends_when_its_comparison_does(tmp_path: Path):
     worker = subprocess.Popen(
-        [sys.executable, "-m", "deepsup.training.workers", "1"],
+        [sys.executable, "-m", "deepsup.comparisons.workers", "1"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -396,7 +396,7 @@ def test_reports_import_nothing_that_trains() -> None:
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or "", *(a.name for a in node.names)] if isinstance(node, ast.ImportFrom) else []
             assert not [n for n in names if n.startswith("torch")], file
-            allowed = ("deepsup.reports", "deepsup.errors", "deepsup.label_maps", "deepsup.training.verdicts")
+            allowed = ("deepsup.reports", "deepsup.errors", "deepsup.label_maps", "deepsup.comparisons.statistics")
             assert not [n for n in names if n.startswith("deepsup.") and not n.startswith(allowed)]
             if isinstance(node, ast.ImportFrom) and node.module == "deepsup":
                 assert set(names[1:]) <= {"overlays"}, file

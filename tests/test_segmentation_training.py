@@ -18,13 +18,14 @@ from typer.testing import CliRunner
 
 import deepsup as ds
 from deepsup import cli, datasets
+from deepsup.comparisons import results
 from deepsup.errors import ConfigError, DatasetError, DeepsupError
 from deepsup.evaluation import evaluate as evaluations
 from deepsup.evaluation.evaluate import evaluate
 from deepsup.evaluation.predictions import in_tiles
 from deepsup.settings import training
 from deepsup.supervision.objectives import Objective
-from deepsup.training import runs, summaries
+from deepsup.training import runs
 from deepsup.training.inputs import Inputs
 from deepsup.training.journal import read
 from tests.tiny_shapes import PALETTE, SIDE, MapNet, batches, config, settings, write_shapes
@@ -346,7 +347,7 @@ VARIED = {"vary": {"supervise.weight": [0, 0.4]}, "seeds": [0]}
 def test_one_key_is_varied_by_one_command_and_the_result_says_which(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(summaries, "TIMING_SECONDS", 0.01)
+    monkeypatch.setattr(results, "TIMING_SECONDS", 0.01)
     base = settings(shapes, tmp_path / "unused", epochs=1)
     del base["output"], base["name"], base["supervise"]["weight"]
     file = tmp_path / "weights.yaml"

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from scipy import stats
 
+from deepsup.comparisons.statistics import level, rule, t_quantile, verdict
 from deepsup.errors import ConfigError
-from deepsup.training.verdicts import level, rule, t_quantile, verdict
 
 CASES = [
     ([0.90, 0.91, 0.92], [0.95, 0.95, 0.96], "helps"),

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from deepsup import __version__, networks, reports, screens
 from deepsup import methods as method_table
+from deepsup.comparisons import compare, results
 from deepsup.doctor import diagnose
 from deepsup.errors import ConfigError, DeepsupError
 from deepsup.files import load_weights
@@ -21,7 +22,7 @@ from deepsup.plans.planning import plan as make_plan
 from deepsup.probes.placement import check_rule
 from deepsup.settings import training
 from deepsup.supervision.stripping import verify as verify_certificate
-from deepsup.training import comparisons, predict, prepare, runs, summaries
+from deepsup.training import predict, prepare, runs
 from deepsup.training.displays import Display, plain_warnings
 
 app = typer.Typer(
@@ -200,7 +201,7 @@ def doctor(
     else:
         config = _load(words)
         found = prepare.diagnose(config)
-        _print_lines(f"note: {note}" for note in summaries.notes(config))
+        _print_lines(f"note: {note}" for note in results.notes(config))
     for name, diagnosis in found.items():
         _print_lines([name] * bool(name) + str(diagnosis).splitlines())
     if any(diagnosis.errors for diagnosis in found.values()):
@@ -239,14 +240,14 @@ def compare(words: Words = None, dry_run: DryRun = False) -> None:
             "this configuration describes one run: it has no arms. Use `deepsup train`, or add arms or methods and seeds."
         )
     if dry_run:
-        _print_lines(f"note: {note}" for note in summaries.notes(config))
+        _print_lines(f"note: {note}" for note in results.notes(config))
         for cell in config.expand():
             if cell.arm in config.candidates and cell.seed == config.seeds[0]:
                 console.print(f"{cell.group}/{cell.arm}", style="bold")
                 _dry_run(cell.config)
         return
     with Display(console, name=config.name) as display:
-        result = comparisons.compare(config, on_event=display.see)
+        result = compare.compare(config, on_event=display.see)
     _print_comparison(result, Path(config.output))
 
 

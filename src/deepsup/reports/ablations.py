@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from deepsup.comparisons.statistics import t_quantile
 from deepsup.reports import panels
 from deepsup.reports.curves import Curve
 from deepsup.reports.formats import known
@@ -15,7 +16,6 @@ from deepsup.reports.metrics import digits
 from deepsup.reports.panels import Figure, plain
 from deepsup.reports.records import ACCURACY
 from deepsup.reports.summary import baseline
-from deepsup.training.verdicts import t_quantile
 
 CONFIDENCE: Final = 0.95
 BLUE: Final = "#0072b2"

@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from deepsup import losses, methods
+from deepsup.comparisons import statistics as verdicts
 from deepsup.files import load_weights
 from deepsup.plans.plan import Plan
 from deepsup.settings.arms import varied
 from deepsup.settings.training import Cell, ComparisonConfig, Config, TrainConfig
 from deepsup.terms import INPUT
-from deepsup.training import runs, verdicts
+from deepsup.training import runs
 from deepsup.training.journal import Record, environment, final_score, output_scores, read
 
 FORMAT = 1

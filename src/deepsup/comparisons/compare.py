@@ -19,12 +19,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from deepsup.comparisons import results
 from deepsup.datasets import Dataset
 from deepsup.errors import ConfigError, DeepsupError
 from deepsup.files import write_atomically
 from deepsup.settings import training
 from deepsup.settings.training import Cell, ComparisonConfig, DataConfig
-from deepsup.training import prepare, runs, summaries
+from deepsup.training import prepare, runs
 
 Event = dict[str, Any]
 
@@ -60,7 +61,7 @@ def compare(config: ComparisonConfig, *, on_event: Callable[[Event], None] | Non
             return stated
         rounds = Rounds(pending, minutes=config.minutes)
         failures = dict(_run_all(rounds, jobs=min(config.jobs, len(pending)), folder=folder, tell=tell))
-        result = summaries.summarise(config, stated)
+        result = results.summarise(config, stated)
         _write(result, folder)
     if failures:
         first, problem = next(iter(failures.items()))
@@ -98,12 +99,12 @@ def _state(config: ComparisonConfig, folder: Path, pending: Iterable[Cell]) -> d
             return before
         for cell in pending:
             _set_aside(folder / cell.run, cell.config)
-        stated = summaries.announce(config)
+        stated = results.announce(config)
         _write(stated, folder)  # first, so that one who is stopped here does all of this again
         write_atomically(file, lambda to: training.save(config, to))
         return stated
     write_atomically(file, lambda to: training.save(config, to))
-    stated = summaries.announce(config)
+    stated = results.announce(config)
     _write(stated, folder)
     return stated
 
@@ -216,7 +217,7 @@ class _Worker(threading.Thread):
         threads = [] if self._threads is None else [str(self._threads)]
         with self._log.open("w") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "deepsup.training.workers", *threads],
+                [sys.executable, "-m", "deepsup.comparisons.workers", *threads],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

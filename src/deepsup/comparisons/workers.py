@@ -1,4 +1,4 @@
-"""A process that trains one run after another for a comparison: `python -m deepsup.training.workers [THREADS]`.
+"""A process that trains one run after another for a comparison: `python -m deepsup.comparisons.workers [THREADS]`.
 
 Tasks come in as lines of JSON on standard input, journal records and results go out as lines on standard output;
 whatever a run prints itself goes to its `run.log`. One process serves many runs, because importing takes longer than a
