@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from deepsup import reports
-from deepsup.reports import contrasts, curves, depths, figures, formats, panels, phones, read, tables
+from deepsup.reports import contrasts, curves, depths, figures, formats, panels, phones, read, text_tables
 from deepsup.reports.summary import baseline, judged
 from tests.synthetic_journals import BRANCHES, COMPARISON, LAYERS, NINE, make_demo, make_many
 from tests.test_reports import Page, shown
@@ -115,7 +115,7 @@ def test_what_the_terminal_shows_of_many_arms_is_golden(many: Path) -> None:
     assert shown(reports.depth_table(three)) == DEPTHS
     alone = {"verdict": "helps", "mean_difference": 0.03, "n": 1, "confidence": 0.95, "baseline": "none"}
     verdict = judged(group)["label-smoothing"] | {"mean_difference": 0.002, "ci_low": -0.008, "ci_high": 0.032}
-    table = tables.verdict_table({"groups": [group | {"verdicts": {"label-smoothing": verdict, "aux": alone}}]})
+    table = text_tables.verdict_table({"groups": [group | {"verdicts": {"label-smoothing": verdict, "aux": alone}}]})
     assert shown(table) == VERDICTS
 
 
@@ -137,7 +137,7 @@ def test_branches_at_many_depths_are_listed_in_a_cell() -> None:
 def test_the_ledger_sets_every_arm_against_the_baseline(demo: Path) -> None:
     group = group_of(demo)
     longer = group["arms"]["supervised"] | {"epochs": [24, 24, 18], "peak_bytes": 3 * 2**30}
-    plain, supervised = tables.rows(
+    plain, supervised = text_tables.rows(
         {"groups": [group | {"arms": {"plain": group["arms"]["plain"], "supervised": longer}}]}
     )
     assert (plain.compute, plain.trained, plain.saved, plain.peak, plain.difference) == (
@@ -152,7 +152,7 @@ def test_the_ledger_sets_every_arm_against_the_baseline(demo: Path) -> None:
     assert (supervised.trained, supervised.saved, supervised.peak) == ("18 to 24", "2.9 MiB", "3.0 GiB")
     assert supervised.step == "24.5 ms"
     twice = {"groups": [group | {"arms": {"plain": group["arms"]["plain"], "supervised": longer | {"passes": 2}}}]}
-    assert tables.rows(twice)[1].compute == f"{2 * factor:.1f}x"  # every image went through the network twice
+    assert text_tables.rows(twice)[1].compute == f"{2 * factor:.1f}x"  # every image went through the network twice
     assert (supervised.inference_params, supervised.inference_flops) == (plain.inference_params, plain.inference_flops)
     assert (
         reports.inference_line({"groups": [group]}) == "inference, every arm: 213 k parameters, 3.94 M FLOPs a sample"

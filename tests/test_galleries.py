@@ -17,7 +17,7 @@ from PIL import Image
 
 from deepsup import label_maps, reports
 from deepsup.errors import DatasetError
-from deepsup.reports import galleries, metrics, read, scores, tables
+from deepsup.reports import galleries, metric_tables, metrics, read, text_tables
 from deepsup.reports.galleries import Gallery
 from tests.synthetic_maps import CLASSES, drawn_pairs, journal, make_ablation, write_maps
 from tests.test_reports import Page, shown
@@ -287,12 +287,12 @@ def test_every_place_says_the_name_of_the_score(streets: Path) -> None:
 def test_scores_of_maps_have_two_decimals_everywhere(streets: Path) -> None:
     compare = reports.evidence(streets).compare
     arm = compare["groups"][0]["arms"]["0.4"]
-    row = next(row for row in tables.rows(compare) if row.arm == "0.4")
+    row = next(row for row in text_tables.rows(compare) if row.arm == "0.4")
     assert row.score == f"{100 * arm['mean']:.2f} ± {100 * arm['std']:.2f}"
     assert re.fullmatch(r"\+\d\.\d\d", row.difference)
     assert re.fullmatch(r"[+−]\d\.\d\d to \+\d\.\d\d", row.interval)  # noqa: RUF001
     run = streets / "camvid/0.4/seed0"
-    facts = dict(tables.run_facts(read.run(run)))
+    facts = dict(text_tables.run_facts(read.run(run)))
     assert re.fullmatch(r"\d\d\.\d\d %, best \d\d\.\d\d %", facts["mean IoU"])
     assert re.fullmatch(r"layer3 \d\d\.\d\d", facts["mean IoU of branches, %"])
     assert "epochs to 90 %" not in facts
@@ -300,7 +300,7 @@ def test_scores_of_maps_have_two_decimals_everywhere(streets: Path) -> None:
 
 
 def test_all_scores_are_a_table_of_arms(streets: Path) -> None:
-    (table,) = scores.score_tables(reports.evidence(streets))
+    (table,) = metric_tables.score_tables(reports.evidence(streets))
     assert (table.title, table.heads) == ("camvid", ("0", "0.1", "0.2", "0.4", "0.7", "1"))
     assert [row[0] for row in table.rows] == ["mean IoU", "pixel accuracy", "mean Dice"]
     assert [row[0] for row in table.classes] == [f"IoU: {name}" for name in CLASSES]
@@ -311,7 +311,7 @@ def test_all_scores_are_a_table_of_arms(streets: Path) -> None:
 
 
 def test_all_scores_of_one_run_are_a_table_of_outputs_with_the_confusion_matrix(vessels: Path) -> None:
-    (table,) = scores.score_tables(reports.evidence(vessels / "camvid/0.4/seed0"))
+    (table,) = metric_tables.score_tables(reports.evidence(vessels / "camvid/0.4/seed0"))
     assert table.heads == ("layer3", "main", "ensemble")
     by_name = {row[0]: row[1:] for row in table.rows}
     assert next(iter(by_name)) == "ROC-AUC"
@@ -331,7 +331,7 @@ def test_scores_that_nothing_was_counted_for_are_dashes(tmp_path: Path) -> None:
     }
     records[-2]["validation"]["confusion"] = {"main": [[1, 2, 3]] * 3}
     (tmp_path / "journal.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n")
-    (table,) = scores.score_tables(reports.evidence(tmp_path))
+    (table,) = metric_tables.score_tables(reports.evidence(tmp_path))
     assert table.rows == (("mean IoU", "50.00"), ("mean Dice", "–"))  # noqa: RUF001
     assert table.classes == (("IoU: 0", "–"), ("IoU: 1", "25.00"))  # noqa: RUF001 - no maps, so no names
 

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from deepsup import reports
 from deepsup.errors import ConfigError, MissingPackageError
-from deepsup.reports import curves, figures, formats, panels, phones, read, sections, summary, tables
+from deepsup.reports import curves, figures, formats, panels, phones, read, sections, summary, text_tables
 from deepsup.reports import page as pages
 from tests.synthetic_journals import BRANCHES, COMPARISON, LAYERS, STEPS, journal, make_demo, older, placement, write
 
@@ -354,7 +354,7 @@ def test_a_resumed_run_counts_nothing_twice(tmp_path: Path) -> None:
     assert resumed.placement == undisturbed.placement
     assert resumed.findings == undisturbed.findings
     assert resumed.steps == undisturbed.steps
-    assert (resumed.resumed, tables.state(resumed)) == ((135,), "finished, 12 epochs, resumed 1x")
+    assert (resumed.resumed, text_tables.state(resumed)) == ((135,), "finished, 12 epochs, resumed 1x")
 
 
 def test_a_directory_without_a_journal_says_what_was_looked_for(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from deepsup.reports.pictures import ablation_picture, gradient_figure, gradient
 from deepsup.reports.read import run, runs
 from deepsup.reports.records import Run
 from deepsup.reports.summary import Evidence, evidence, judged
-from deepsup.reports.tables import (
+from deepsup.reports.text_tables import (
     comparison_table,
     depth_table,
     inference_line,

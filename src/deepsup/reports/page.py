@@ -18,11 +18,11 @@ from deepsup.reports import (
     figures,
     formats,
     galleries,
+    metric_tables,
     phones,
     read,
-    scores,
     sections,
-    tables,
+    text_tables,
 )
 from deepsup.reports.metrics import digits, meaning, titled
 from deepsup.reports.packages import need
@@ -95,11 +95,11 @@ def content(found: Evidence, *, beside: Path) -> dict[str, Any]:
         "outcome": _outcome(found),
         "rule": compare.get("rule"),
         "notes": found.notes,
-        "facts": tables.run_facts(found.runs[0]) if found.single else [],
+        "facts": text_tables.run_facts(found.runs[0]) if found.single else [],
         "reached": found.metric == ACCURACY
         or any(any(arm.get("epochs_to_90") or ()) for g in compare["groups"] for arm in g["arms"].values()),
         "grouped": len(compare["groups"]) > 1,
-        "rows": [] if found.single else tables.rows(compare),
+        "rows": [] if found.single else text_tables.rows(compare),
         "peaks": any(formats.known(arm.get("peak_bytes")) for g in compare["groups"] for arm in g["arms"].values()),
         "baseline": next((baseline(group) for group in compare["groups"]), None),
         "iterations": max((curves.first_iterations([run]) for run in found.runs), default=0),
@@ -116,7 +116,7 @@ def content(found: Evidence, *, beside: Path) -> dict[str, Any]:
             "score": _last_scores(found),
             "pulls": sections.pulls(found),
         },
-        "score_tables": scores.score_tables(found),
+        "score_tables": metric_tables.score_tables(found),
         "galleries": galleries.galleries(found),
         "hatch": ["#{:02x}{:02x}{:02x}".format(*colour) for colour in label_maps.HATCH],
         "legend": {name: "#{:02x}{:02x}{:02x}".format(*colour) for name, colour in label_maps.LEGEND.items()},
@@ -131,16 +131,16 @@ def content(found: Evidence, *, beside: Path) -> dict[str, Any]:
     }
 
 
-def _outcome(found: Evidence) -> list[tables.Verdict]:
+def _outcome(found: Evidence) -> list[text_tables.Verdict]:
     """Return the verdict of each group, or the state of the one run."""
     if found.single:
         run = found.runs[0]
         score = (
             f" {titled(run.metric)} {formats.percent(run.end.score, digits=digits(run.metric))} %." if run.end else ""
         )
-        state = tables.state(run)
-        return [tables.Verdict("", "", "", f"{state[:1].upper()}{state[1:]}.{score}")]
-    return tables.verdicts(found.compare)
+        state = text_tables.state(run)
+        return [text_tables.Verdict("", "", "", f"{state[:1].upper()}{state[1:]}.{score}")]
+    return text_tables.verdicts(found.compare)
 
 
 def _views(found: Evidence) -> tuple[Views, figures.Baselines]:
