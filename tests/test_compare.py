@@ -15,7 +15,9 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from deepsup import reports, screens
+from deepsup import reports
+from deepsup.cli import tables
+from deepsup.cli.progress import Display
 from deepsup.comparisons import compare as comparisons
 from deepsup.comparisons import results
 from deepsup.comparisons.compare import compare
@@ -25,7 +27,6 @@ from deepsup.errors import ConfigError, DeepsupError
 from deepsup.settings import training
 from deepsup.settings.training import ComparisonConfig
 from deepsup.training import prepare, runs
-from deepsup.training.displays import Display
 from deepsup.training.journal import read
 from deepsup.training.runs import train
 from tests.tiny_runs import SUPERVISED, dropout_net, settings
@@ -291,7 +292,7 @@ def test_what_else_differs_is_said_before_anything_runs_and_with_the_result(tmp_
     with Display(shown) as display:
         display.see(events[0])
     result = results.summarise(described, stated)
-    shown.print(*screens.comparison(result))
+    shown.print(*tables.comparison(result))
     assert "no evidence (losses differ). no pair of runs has finished" in shown.file.getvalue()  # type: ignore[attr-defined]
     same = results.summarise(several(tmp_path), stated)
     assert "losses differ" not in " ".join(reports.verdict_lines(same))

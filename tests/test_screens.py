@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from deepsup import reports
-from deepsup.screens import comparison, probe_table, recommendation_table, setting
+from deepsup.cli.tables import comparison, probe_table, recommendation_table, setting
 from deepsup.settings.section import override
 from tests.synthetic_journals import COMPARISON, NINE, make_many
 from tests.test_placements import hand_made

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from typer.testing import CliRunner
 
 import deepsup as ds
-from deepsup import cli, datasets
+from deepsup import datasets
+from deepsup.cli import commands
 from deepsup.comparisons import results
 from deepsup.errors import ConfigError, DatasetError, DeepsupError
 from deepsup.evaluation import evaluate as evaluations
@@ -59,7 +60,7 @@ def vessels(two: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def call(*words: str) -> str:
     """What the command prints; an error of ours is raised."""
-    result = CliRunner().invoke(cli.app, list(words), env={"COLUMNS": "140", "TERM": "dumb"})
+    result = CliRunner().invoke(commands.app, list(words), env={"COLUMNS": "140", "TERM": "dumb"})
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == 0, result.output

@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """Run the command line."""
     try:
-        from deepsup.cli import run
+        from deepsup.cli.commands import run
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("deepsup"):
             raise

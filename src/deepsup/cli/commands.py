@@ -11,8 +11,10 @@ import torch
 import typer
 from rich.console import Console
 
-from deepsup import __version__, networks, reports, screens
+from deepsup import __version__, networks, reports
 from deepsup import methods as method_table
+from deepsup.cli import tables
+from deepsup.cli.progress import Display, plain_warnings
 from deepsup.comparisons import compare, results
 from deepsup.doctor import diagnose
 from deepsup.errors import ConfigError, DeepsupError
@@ -23,7 +25,6 @@ from deepsup.probes.placement import check_rule
 from deepsup.settings import training
 from deepsup.supervision.stripping import verify as verify_certificate
 from deepsup.training import predict, prepare, runs
-from deepsup.training.displays import Display, plain_warnings
 
 app = typer.Typer(
     name="deepsup",
@@ -85,7 +86,7 @@ def layers(
 ) -> None:
     """List the layers of a model: name, type, output, depth. `50%` and `stride:16` choose from these rows."""
     seen = trace(_build(model, size, channels, classes), torch.randn(2, channels, size, size))
-    console.print(screens.layer_table(seen, every=every))
+    console.print(tables.layer_table(seen, every=every))
     if not every:
         console.print(
             f"{len(seen.trunk)} of {len(seen.layers)} layers: where the trunk can be tapped. All: --all", style="dim"
@@ -153,13 +154,13 @@ def probe(
     supervise = config.supervise or training.SuperviseConfig()
     check_rule(rule := rule or supervise.probe.rule or method_table.get(supervise.method).rule)
     found = prepare.measure(config)
-    console.print(screens.probe_table(found, console.width))
-    _print_lines(screens.rule_lines(found, threshold=supervise.probe.threshold, factor=supervise.probe.factor))
+    console.print(tables.probe_table(found, console.width))
+    _print_lines(tables.rule_lines(found, threshold=supervise.probe.threshold, factor=supervise.probe.factor))
     places = count or supervise.probe.count
     heads = prepare.heads_of(supervise, [point.layer for point in found.points])
     advice = found.recommendation(rule, factor=supervise.probe.factor, count=places, head=heads)
     console.print(f"\nrecommended by rule '{advice.rule}': {advice.reason}", highlight=False, markup=False)
-    console.print(screens.recommendation_table(advice, console.width))
+    console.print(tables.recommendation_table(advice, console.width))
     if save:
         found.save(save)
         console.print(f"written to {save}", highlight=False)
@@ -172,7 +173,7 @@ def probe(
             )
         drawn = reports.gradient_figure(found, prepare.measure(config, at=at), picture)
         console.print(f"picture: {drawn}", highlight=False)
-    _print_lines([advice.paste, screens.setting(advice.at)] if advice.at else [advice.paste])
+    _print_lines([advice.paste, tables.setting(advice.at)] if advice.at else [advice.paste])
 
 
 @app.command(no_args_is_help=True)
@@ -252,7 +253,7 @@ def compare(words: Words = None, dry_run: DryRun = False) -> None:
 
 
 def _print_comparison(result: dict[str, Any], folder: Path) -> None:
-    for part in screens.comparison(result):
+    for part in tables.comparison(result):
         console.print(part, highlight=False)
     console.print(f"certificates: {folder}/GROUP/ARM/seedN/certificate.json", highlight=False)
     console.print(f"report: {reports.write_html(folder, folder / 'report.html')}", highlight=False)
@@ -291,7 +292,7 @@ def predict(
     written: list[Path] = []
     for said in predict.predict(folder, images, out=out, branches=branches, tile=tile, stride=stride):
         written = list(said.files)
-        found = [f"{label} {share:.1%}{screens.of_output(name)}" for name, (label, share) in said.classes.items()]
+        found = [f"{label} {share:.1%}{tables.of_output(name)}" for name, (label, share) in said.classes.items()]
         told = ", ".join(found or [file.name for file in written])
         console.print(f"{said.image}: {told}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"written to {written[0].parent}", highlight=False, markup=False, soft_wrap=True)
@@ -336,7 +337,7 @@ def methods(
 ) -> None:
     """List the published methods with formula, source, defaults and deviations."""
     for method in [method_table.get(name)] if name else method_table.METHODS.values():
-        console.print(screens.method_card(method), highlight=False)
+        console.print(tables.method_card(method), highlight=False)
 
 
 def _build(model: str, size: int, channels: int, classes: int) -> torch.nn.Module:
