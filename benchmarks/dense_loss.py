@@ -3,8 +3,8 @@
     python benchmarks/dense_loss.py                          # writes benchmarks/results/dense_loss.json
     python benchmarks/dense_loss.py --accelerator cuda --out gpu.json
 
-Forward and backward of `deepsup.losses.upsampled` beside `F.interpolate` (bilinear) and PyTorch's loss on the result, on float32 scores
-against labels of which about 5 % do not count. Before the clock runs, both must give one value and one gradient.
+Forward and backward of `deepsup.losses.upsampled` beside `F.interpolate` (bilinear) and PyTorch's loss on the result, on float32
+scores against labels of which about 5 % do not count. Before the clock runs, both must give one value and one gradient.
 
 * time: both in turns in one process, in alternating order, with 1 and with 2 threads; the median of the ratios counts.
 * memory: the highest sum of what PyTorch's allocator hands out during one call, from the profiler's record of each

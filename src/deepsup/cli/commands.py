@@ -15,7 +15,8 @@ from deepsup import __version__, networks, reports
 from deepsup import methods as method_table
 from deepsup.cli import tables
 from deepsup.cli.progress import Display, plain_warnings
-from deepsup.comparisons import compare, results
+from deepsup.comparisons import results
+from deepsup.comparisons.compare import compare as compare_arms
 from deepsup.doctor import diagnose
 from deepsup.errors import ConfigError, DeepsupError
 from deepsup.files import load_weights
@@ -24,7 +25,8 @@ from deepsup.plans.planning import plan as make_plan
 from deepsup.probes.placement import check_rule
 from deepsup.settings import training
 from deepsup.supervision.stripping import verify as verify_certificate
-from deepsup.training import predict, prepare, runs
+from deepsup.training import prepare, runs
+from deepsup.training.predict import predict as predict_images
 
 app = typer.Typer(
     name="deepsup",
@@ -248,7 +250,7 @@ def compare(words: Words = None, dry_run: DryRun = False) -> None:
                 _dry_run(cell.config)
         return
     with Display(console, name=config.name) as display:
-        result = compare.compare(config, on_event=display.see)
+        result = compare_arms(config, on_event=display.see)
     _print_comparison(result, Path(config.output))
 
 
@@ -290,7 +292,7 @@ def predict(
     NAME.probability.png, in the size of the image. With one label an image: class and probability, and predictions.csv.
     """
     written: list[Path] = []
-    for said in predict.predict(folder, images, out=out, branches=branches, tile=tile, stride=stride):
+    for said in predict_images(folder, images, out=out, branches=branches, tile=tile, stride=stride):
         written = list(said.files)
         found = [f"{label} {share:.1%}{tables.of_output(name)}" for name, (label, share) in said.classes.items()]
         told = ", ".join(found or [file.name for file in written])

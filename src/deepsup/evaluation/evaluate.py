@@ -48,7 +48,7 @@ class Scores(NamedTuple):
     loss: dict[str, float]
     samples: int
     metric: str
-    segmentation: dict[str, dict[str, float | None]]
+    scores: dict[str, dict[str, float | None]]
     confusion: dict[str, list[list[int]]]
 
     def record(self) -> dict[str, Any]:
@@ -74,8 +74,8 @@ def evaluate(
     """Score a supervised or plain net in eval mode, its heads included, and leave its train flags as they were.
 
     Targets that are label maps (N, H, W) are scored place by place, predictions enlarged to their size, by `metric`:
-    "mean IoU" or another of `deepsup.tasks.segmentation.offered`. Of other class indices the score is the accuracy over all with a
-    label of 0 or more; other targets have none. The loss of an output is the mean over all labelled samples or places,
+    "mean IoU" or another of `deepsup.tasks.segmentation.offered`. Of other class indices the score is the accuracy over all with
+    a label of 0 or more; other targets have none. The loss of an output is the mean over all labelled samples or places,
     that of a term between outputs the mean over samples. With `fabric` each process scores its own batches, with the first
     one's buffers, and all get the scores over all of them. `run` takes the place of `net(x)`, such as one that works in tiles.
 

@@ -83,9 +83,9 @@ def answers(
         rows = slice(first, first + step)
         by = [loss_of(name, objective) for name in found]
         wide = [full_size.enlarged(raw[rows], size, loss) for raw, loss in zip(found.values(), by, strict=True)]
-        yield from ((name, rows, answer(segmentation)) for name, segmentation in zip(found, wide, strict=True))
+        yield from ((name, rows, answer(scores)) for name, scores in zip(found, wide, strict=True))
         if same:
-            mean = average([segmentation.float() for segmentation in wide], by)
+            mean = average([scores.float() for scores in wide], by)
             yield ENSEMBLE, rows, answer(mean.logit() if mean.shape[1] == 1 else mean.log())
 
 
@@ -101,7 +101,7 @@ def in_tiles(
     pick = objective.plan.main if objective.plan else ()
 
     def sigmoid(name: str, scores: Tensor) -> bool:
-        return losses.is_sigmoid(loss_of(name, objective), segmentation.shape[1])
+        return losses.is_sigmoid(loss_of(name, objective), scores.shape[1])
 
     def aligned(name: str) -> bool:
         return bool(losses.option(loss_of(name, objective), "align_corners", False))
@@ -112,14 +112,14 @@ def in_tiles(
         def scores_of(tiles: Tensor) -> dict[str, Tensor]:
             last[:] = [forward(net, tiles, fabric)]
             main, aux = last[0] if isinstance(last[0], Outputs) else (last[0], {})
-            segmentation = {"main": main_prediction(main, pick), **aux}
-            flat = [name for name, s in segmentation.items() if s.ndim != segmentation["main"].ndim]
+            scores = {"main": main_prediction(main, pick), **aux}
+            flat = [name for name, s in scores.items() if s.ndim != scores["main"].ndim]
             if flat:
                 raise ConfigError(
-                    f"tiles are put together from maps, and the output '{flat[0]}' is none: {tuple(segmentation[flat[0]].shape)}. "
+                    f"tiles are put together from maps, and the output '{flat[0]}' is none: {tuple(scores[flat[0]].shape)}. "
                     "Score whole images: data.tile=null."
                 )
-            return segmentation
+            return scores
 
         found = tiled(
             scores_of,
