@@ -18,7 +18,7 @@ check: .venv/.check
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/python -m pytest -q tests/test_layout.py
+	.venv/bin/python -m pytest -q tests/project/test_layout.py
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -14,7 +14,7 @@ import deepsup as ds
 from deepsup import gradients, schedules
 from deepsup.errors import ConfigError
 from deepsup.gradients import RULES, Fork, dot, get, new_slot, parse
-from tests.small_nets import CLASSES, Plain, images
+from tests.support.small_nets import CLASSES, Plain, images
 
 ONE = torch.ones(())
 ABOVE, AGAINST, WITH = torch.tensor([3.0, 4.0]), torch.tensor([-2.0, 1.0]), torch.tensor([1.0, 1.0])

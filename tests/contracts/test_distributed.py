@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize("way", ["ddp", "ddp-find-unused", "fsdp2"])
 def test_two_processes_stay_in_step(way: str, tmp_path: Path) -> None:
-    worker = Path(__file__).with_name("distributed_worker.py")
+    worker = ROOT / "tests" / "support" / "distributed_worker.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(worker), way]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}"}
     done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, env=environment, timeout=200)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import deepsup as ds
 from deepsup.features import tensors_in
 from deepsup.layers.taps import taps_on
-from tests.contracts.architectures import ARCHITECTURES, CLASSES, Architecture, dropout_head
+from tests.support.architectures import ARCHITECTURES, CLASSES, Architecture, dropout_head
 
 every_architecture = pytest.mark.parametrize("arch", ARCHITECTURES.values(), ids=ARCHITECTURES.keys())
 

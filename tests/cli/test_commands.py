@@ -1,0 +1,279 @@
+"""The command line: every verb, its help, its errors, on models and data that take seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+import deepsup as ds
+from deepsup import networks, reports
+from deepsup.cli import commands
+from deepsup.errors import DeepsupError
+
+VERBS = ["layers", "plan", "probe", "doctor", "train", "compare", "report", "predict", "strip", "methods"]
+ROOT = Path(__file__).parents[2]
+QUICK = ["model=deepsup:plain-6", "epochs=1", "data.limit=64", "engine.threads=1"]
+
+
+def call(*words: str) -> str:
+    """What the command prints; an error of ours is raised."""
+    result: Result = CliRunner().invoke(commands.app, list(words), env={"COLUMNS": "140", "TERM": "dumb"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+
+    monkeypatch.setattr(commands, "console", Console(width=140))
+
+
+def test_every_verb_is_there_with_help() -> None:
+    assert {c.callback.__name__ for c in commands.app.registered_commands if c.callback} == set(VERBS)
+    overview = call("--help")
+    for verb in VERBS:
+        assert verb in overview
+        text = call(verb, "--help")
+        assert "Usage:" in text
+        assert len(text.split()) > 20, verb
+
+
+def test_layers_lists_where_the_trunk_can_be_tapped_and_all() -> None:
+    text = call("layers", "torchvision:resnet18", "--size", "64")
+    assert "layer2.1   BasicBlock          128x8x8    NCHW       48%        8     295k" in text
+    assert "layer1.0.conv1" not in text
+    assert "layer1.0.conv1" in call("layers", "torchvision:resnet18", "--size", "64", "--all")
+
+
+def test_plan_prints_the_plan_and_saves_it(tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    words = ["--at", "relu3", "--at", "75%", "--weight", "linear(0.3, 0)", "--size", "16", "--classes", "10"]
+    text = call("plan", "deepsup:plain-12", *words, "--head", "linear", "--save", str(file))
+    model = networks.build("deepsup:plain-12", classes=10)
+    expected = ds.plan(model, torch.randn(2, 3, 16, 16), ["relu3", "75%"], head="linear", weight="linear(0.3, 0)")
+    assert str(expected) in text
+    assert ds.Plan.load(file) == expected
+
+
+def test_probe_shows_gradients_and_a_choice_to_paste() -> None:
+    text = call("probe", str(ROOT / "examples/digits.yaml"))
+    assert "conv12" in text
+    lines = text.splitlines()
+    threshold = lines.index("by rule 'threshold', up to the deepest layer below 1e-07, as in CNDS:")
+    assert lines[threshold + 1] == '  "supervise.at=[relu5]"'
+    assert lines[threshold + 3] == '  "supervise.at=[relu5,relu7,relu10]"'
+    assert lines[-1] == '"supervise.at=[relu5,relu7,relu10]"'
+    (word,) = shlex.split(lines[-1])  # a shell takes it as one word, without its quotes
+    assert "relu7" in call("train", str(ROOT / "examples/digits.yaml"), word, "--dry-run")
+
+
+@pytest.mark.parametrize(
+    ("settings", "heads"),
+    [
+        (["supervise.head=null"], {"relu1": "pool", "relu2": "pool"}),
+        (["supervise.method=cnds", "supervise.head=null"], {"relu1": "cnds", "relu2": "cnds"}),
+        (["supervise.head={relu2: pool}", "supervise.method=cnds"], {"relu1": "cnds", "relu2": "pool"}),
+        (["supervise.at={early: relu1}", "supervise.head={early: linear}"], {"relu1": "linear", "relu2": "pool"}),
+    ],
+)
+def test_probe_prices_the_head_that_is_configured(settings: list[str], heads: dict[str, str]) -> None:
+    words = [str(ROOT / "examples/digits.yaml"), "supervise.probe.iterations=1", "model=deepsup:plain-4"]
+    lines = [line.split() for line in call("probe", *words, *settings, "--rule", "evenly").splitlines()]
+    found = {name: word for line in lines for name in heads for word in line[-3:-2] if name in line[:2]}
+    assert found == heads
+
+
+def test_probe_refuses_to_place_no_branch() -> None:
+    result = CliRunner().invoke(commands.app, ["probe", "--count", "0", "--rule", "evenly"])
+    assert result.exit_code == 2
+
+
+def test_doctor_finds_nothing_in_a_healthy_model_and_in_the_examples() -> None:
+    words = ["--at", "layer2", "--at", "75%", "--size", "64", "--classes", "10"]
+    assert call("doctor", "torchvision:resnet18", *words).startswith("no finding: ")
+    text = call("doctor", str(ROOT / "examples/digits.yaml"))
+    assert (
+        text
+        == "no finding: model, layers, heads, outputs, labels, losses, weights look right for relu5, relu7, relu10\n"
+    )
+    text = call("doctor", str(ROOT / "examples/digits-comparison.yaml"))
+    assert [line for line in text.splitlines() if not line.startswith("no finding: ")] == [
+        "sgd/supervised",
+        "adam/supervised",
+    ]
+
+
+def test_doctor_prints_a_line_a_finding_and_exits_with_1_on_errors() -> None:
+    words = ["doctor", "torchvision:resnet18", "--at", "layer9", "--at", "bn1", "--size", "32", "--batch-size", "1"]
+    result = CliRunner().invoke(commands.app, words)
+    *lines, last = result.output.splitlines()
+    assert (result.exit_code, last) == (1, "2 errors, 1 warning")
+    assert lines[0].startswith("error: layer 'layer9': no layer matches 'layer9' in ResNet.")
+    assert [line.rsplit("[")[-1] for line in lines] == [
+        "unknown-layer]",
+        "one-value-per-channel]",
+        "inplace-successor]",
+    ]
+    result = CliRunner().invoke(commands.app, ["doctor", *QUICK, "supervise.at=[relu2]", "supervise.weight=0"])
+    assert (result.exit_code, result.output.splitlines()[-1]) == (0, "1 warning")
+
+
+def test_doctor_reads_batches_and_branches_off_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT / "tests")
+    settings = ["model=tests.support.patients:one_value", "epochs=1", "data.limit=65", "data.batch_size=32"]
+    result = CliRunner().invoke(commands.app, ["doctor", *settings, "supervise.at=[conv, relu9]"])
+    assert result.exit_code == 1
+    assert "layer 'norm': a batch of 1 leaves it one value per channel" in result.output
+    assert "no layer matches 'relu9'" in result.output
+    assert result.output.splitlines()[-1] == "2 errors"
+    result = CliRunner().invoke(commands.app, ["doctor", *QUICK, "supervise.at=auto", "supervise.probe.rule=threshold"])
+    assert "supervise.at: supervise.at is auto, but by the rule 'threshold' no gradient vanishes" in result.output
+    with pytest.raises(DeepsupError, match="--at goes with a model's name"):
+        call("doctor", *QUICK, "--at", "relu2")
+
+
+def test_probe_gives_a_reason_and_a_line_of_python_to_paste() -> None:
+    text = " ".join(call("probe", str(ROOT / "examples/digits.yaml")).split())
+    assert (
+        "recommended by rule 'drop': the training signal fades on its way down from the output: it starts with" in text
+    )
+    assert "at conv12, the last layer before the classifier, and 3 times it falls" in text
+    assert 'at=["relu5", "relu7", "relu10"]' in text
+
+
+def test_probe_saves_what_it_measured_and_draws_it_without_and_with_branches(tmp_path: Path) -> None:
+    file, picture = tmp_path / "probe.json", tmp_path / "probe.png"
+    words = [str(ROOT / "examples/digits.yaml"), "supervise.probe.iterations=2", "model=deepsup:plain-4"]
+    text = call("probe", *words, "--rule", "evenly", "--count", "1", "--save", str(file), "--picture", str(picture))
+    saved = ds.Probe.load(file)
+    assert (saved.iterations, saved.branches) == (2, ())
+    assert saved.recommendation("evenly", count=1).paste in text
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_needs_a_place_for_branches(tmp_path: Path) -> None:
+    words = [str(ROOT / "examples/digits.yaml"), "supervise.probe.iterations=2", "supervise.probe.threshold=1e-30"]
+    picture = ["--picture", str(tmp_path / "probe.png")]
+    with pytest.raises(DeepsupError, match=r"by rule .threshold. no layer needs one\. Say where"):
+        call("probe", *words, "--rule", "threshold", *picture)
+    assert not (tmp_path / "probe.png").exists()
+    with pytest.raises(DeepsupError, match="the probe has no rule 'median'"):
+        call("probe", *words, "--rule", "median")
+
+
+def test_train_strip_verify_and_report(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = [*QUICK, "supervise.at=[relu2]", f"output={run}"]
+    text = call("train", *words)
+    assert "finished, 1 epoch " in text
+    assert "finished already" in call("train", *words)
+    text = call("strip", str(run), "--verify", "--out", str(tmp_path / "plain.safetensors"))
+    assert "no hook left, outputs identical" in text
+    model = networks.build("deepsup:plain-6", classes=10, in_channels=1)
+    ds.load_weights(model, tmp_path / "plain.safetensors")
+    call("report", str(run), "--out", str(tmp_path / "page.html"), "--picture", str(tmp_path / "picture.png"))
+    assert (tmp_path / "page.html").stat().st_size > 1_000_000
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    call("report", str(run), "--picture", str(tmp_path / "scores.png"), "--of", "scores")
+    expected = reports.score_picture(run, tmp_path / "expected.png").read_bytes()
+    assert (tmp_path / "scores.png").read_bytes() == expected != (tmp_path / "picture.png").read_bytes()
+    with pytest.raises(DeepsupError, match=r"no picture of 'losses'\. Choose: gradients, scores, ablation\."):
+        call("report", str(run), "--picture", str(tmp_path / "x.png"), "--of", "losses")
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path) -> None:
+    text = call("train", *QUICK, "supervise.at=[relu2]", f"output={tmp_path / 'run'}", "--dry-run")
+    assert "1 branch by method 'aux'" in text
+    assert "1 epoch of 2 batches of 32" in text
+    text = call("compare", str(ROOT / "examples/digits-comparison.yaml"), f"output={tmp_path / 'run'}", "--dry-run")
+    assert text.count("3 branches by method 'aux'") == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_else_differs_between_arms_is_said_by_the_doctor_and_a_dry_run(tmp_path: Path) -> None:
+    config = tmp_path / "compare.yaml"
+    config.write_text(
+        "base: {model: 'deepsup:plain-6', data: {limit: 64}}\nmethods: {none: null, dsn: {at: [relu2]}}\n"
+    )
+    for words in (["doctor", str(config)], ["compare", str(config), "--dry-run"]):
+        note = "note: The main output's loss differs between the arms (none: cross_entropy; dsn: squared_hinge)"
+        assert call(*words).startswith(note)
+        assert "note:" not in call(*words, "base.loss=squared_hinge")
+
+
+def test_compare_prints_table_verdict_and_certificates_and_writes_the_page(tmp_path: Path) -> None:
+    config = tmp_path / "compare.yaml"
+    config.write_text(
+        "base: {model: 'deepsup:plain-6', epochs: 1, data: {limit: 64}}\n"
+        "arms: {plain: {supervise: null}, branches: {supervise: {at: [relu2]}}}\nseeds: [0, 1]\n"
+    )
+    text = call("compare", str(config), f"output={tmp_path / 'run'}")
+    assert "all: no evidence" in text or "all: helps" in text or "all: hurts" in text
+    assert "strip: 2 of 2 supervised models identical to the plain model" in text
+    result = json.loads((tmp_path / "run/compare.json").read_text())
+    assert result["groups"][0]["verdicts"]["branches"]["n"] == 2
+    assert (tmp_path / "run/report.html").exists()
+
+
+def test_the_version_is_told() -> None:
+    assert call("--version") == f"deepsup {ds.__version__}\n"
+
+
+@pytest.mark.parametrize("verb", ["train", "compare", "probe"])
+def test_a_verb_without_a_configuration_explains_itself(verb: str) -> None:
+    assert "Usage:" in CliRunner().invoke(commands.app, [verb]).output
+
+
+def test_methods_are_listed_with_formula_and_source() -> None:
+    text = " ".join(call("methods").split())  # long formulas are broken into lines
+    for method in ds.methods.METHODS.values():
+        for part in (method.name, method.formula, method.source):
+            assert " ".join(part.split()) in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["plan", "torchvision:resnet18", "--at", "layr2"], "no layer matches 'layr2' in ResNet. Closest: layer2"),
+        (["layers", "torchvision:resnet19"], "resnet18"),
+        (["train", "optimiser.lr=1"], "Closest: optimizer"),
+        (["train", "a.yaml", "b.yaml"], "one configuration file at a time"),
+        (["train", "missing.yaml"], "no configuration file at missing.yaml"),
+        (["compare", "model=deepsup:plain-6"], "describes one run"),
+        (["report", "nowhere"], "nowhere"),
+        (["strip", "nowhere"], "nowhere"),
+    ],
+)
+def test_mistakes_are_named_errors(words: list[str], message: str) -> None:
+    with pytest.raises(DeepsupError) as caught:
+        call(*words)
+    assert message in str(caught.value)
+
+
+def test_the_command_prints_an_error_without_a_traceback() -> None:
+    command = [sys.executable, "-m", "deepsup", "plan", "deepsup:plain-12", "--at", "relu99", "--size", "16"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("UnknownLayerError: no layer matches 'relu99' in Plain.")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_package_is_named_before_anything_else(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise ModuleNotFoundError(\"No module named 'typer'\", name='typer')\n")
+    path = os.pathsep.join([str(tmp_path), str(ROOT / "src")])
+    command = [sys.executable, "-m", "deepsup", "methods"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
+    assert done.returncode == 1
+    assert done.stderr == "the deepsup command needs the package 'typer': pip install \"deepsup[cli]\"\n"

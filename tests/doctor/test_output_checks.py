@@ -1,0 +1,210 @@
+"""Traps in predictions, labels and losses."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import deepsup as ds
+from deepsup import losses
+from deepsup.doctor.output_checks import normalised
+from tests.support.patients import Maps, Normalised, attached, examined, map_labels, only
+from tests.support.small_nets import CLASSES, Plain, images, labels
+
+CROSS_ENTROPIES = [
+    "cross_entropy",
+    "cross_entropy(smoothing=0.1)",
+    losses.get("cross_entropy(smoothing=0.1)"),
+    functools.partial(losses.get("cross_entropy(smoothing=0.1)")),
+    F.cross_entropy,
+    nn.CrossEntropyLoss(),
+    functools.partial(F.cross_entropy, weight=None),
+]
+
+
+def map_head(feature: ds.Feature, classes: int) -> nn.Module:
+    return nn.Conv2d(feature.channels, classes, 1)
+
+
+def shrinking(prediction: Tensor, target: Tensor) -> Tensor:
+    """Labels to the size of the scores."""
+    small = F.interpolate(target[:, None].float(), size=prediction.shape[2:], mode="nearest")[:, 0].long()
+    return F.cross_entropy(prediction, small, ignore_index=255)
+
+
+def enlarging(prediction: Tensor, target: Tensor) -> Tensor:
+    """Scores to the size of the labels."""
+    return F.cross_entropy(F.interpolate(prediction, size=target.shape[1:], mode="bilinear"), target, ignore_index=255)
+
+
+def dense(target: Tensor, loss: Any = shrinking, main: Any = F.cross_entropy, **options: Any) -> ds.Diagnosis:
+    given = {"at": ["relu"], "head": map_head, **options}
+    return ds.diagnose(Maps(), images(len(target)), target, branch_loss=loss, loss=main, **given)
+
+
+@pytest.mark.parametrize("loss", CROSS_ENTROPIES)
+@pytest.mark.parametrize(("last", "kind"), [(nn.LogSoftmax(1), "log-probabilities"), (nn.Softmax(1), "probabilities")])
+def test_normalised_scores_in_cross_entropy_are_found(last: nn.Module, kind: str, loss: Any) -> None:
+    found = examined(Normalised(last), at=["relu1"], loss=loss)
+    assert kind in only(found, "normalised-scores", "main output", "Give out raw scores: remove the").what
+    assert not examined(Normalised(nn.Identity()), at=["relu1"], loss=loss)
+    if kind == "log-probabilities":
+        named = "smoothing" in str(loss)  # nll_loss would drop it
+        assert named != ("Objective(plan, loss=F) with F = torch.nn.functional.nll_loss" in found.findings[0].fix)
+        assert not examined(Normalised(last), objective=ds.Objective(loss=F.nll_loss))
+
+
+def test_a_head_that_gives_log_probabilities_is_found() -> None:
+    def head(feature: ds.Feature, classes: int) -> nn.Module:
+        return nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(feature.channels, classes), nn.LogSoftmax(1)
+        )
+
+    found = examined(Plain(), at=["relu1", "relu2"], head={"relu2": head})
+    only(
+        found,
+        "normalised-scores",
+        "branch 'relu2'",
+        "plan(..., loss={'relu2': F}) with F = torch.nn.functional.nll_loss",
+    )
+    assert not examined(Plain(), at=["relu2"], head=head, branch_loss=F.nll_loss)
+
+
+def test_raw_scores_in_nll_loss_are_found() -> None:
+    only(examined(Plain(), loss=nn.NLLLoss()), "raw-scores-in-nll", "main output", "Use loss='cross_entropy'")
+    assert not examined(Normalised(nn.LogSoftmax(1)), loss=nn.NLLLoss())
+
+
+def test_scores_are_called_normalised_only_if_they_are() -> None:
+    scores = torch.randn(4, CLASSES, 3, 3)
+    assert normalised(scores.softmax(1)) == normalised(scores.softmax(1).half()) == "probabilities"
+    assert normalised(scores.log_softmax(1)) == normalised(scores.log_softmax(1).bfloat16()) == "log-probabilities"
+    for raw in (scores, torch.zeros(4, CLASSES), scores.sigmoid(), torch.full((2, 3), torch.nan), torch.ones(4, 1)):
+        assert normalised(raw) == ""
+
+
+def test_the_softened_loss_of_a_method_is_looked_through() -> None:
+    net = Normalised(nn.LogSoftmax(1))
+    found = examined(net, method="label-smoothing")
+    what = only(found, "normalised-scores", "main output", "remove the log_softmax").what
+    assert what.endswith("its loss is cross_entropy(smoothing=0.1)")
+    found = examined(net, method="dml-released")
+    assert [(f.code, f.where) for f in found] == [
+        ("normalised-scores", "main output, branch 'peer1'"),  # in the same words: one finding
+    ]
+
+
+def test_a_loss_of_the_main_output_that_has_no_such_name_is_a_finding() -> None:
+    only(examined(Plain(), loss="crossentropy"), "bad-setting", "option loss=", "Closest: cross_entropy")
+    only(examined(attached(), loss="cross_entropy(smoothing=2)"), "bad-setting", "option loss=")
+
+
+def test_a_mean_over_scores_in_the_kl_divergence_is_found() -> None:
+    def soft(x: Tensor) -> Tensor:
+        return torch.full((len(x), CLASSES), 1 / CLASSES)
+
+    x = images(4)
+    found = ds.diagnose(Normalised(nn.LogSoftmax(1)), x, soft(x), loss=nn.KLDivLoss())
+    only(found, "mean-kl", "main output", "reduction='none'", severity="warning")
+    assert not ds.diagnose(Normalised(nn.LogSoftmax(1)), x, soft(x), loss=nn.KLDivLoss(reduction="batchmean"))
+
+
+def test_labels_without_a_class_are_found_and_said_once() -> None:
+    found = ds.diagnose(Plain(), images(4), torch.tensor([0, 1, CLASSES, 77]), at=["relu1"])
+    assert "labels 5, 77" in only(found, "class-count", "main output", "as many classes as the data").what
+    only(ds.diagnose(Plain(), images(2), torch.tensor([0, -1])), "class-count", "main output")
+    assert not ds.diagnose(Plain(), images(3), torch.tensor([0, 1, -100]), at=["relu1"])
+
+
+def test_the_fix_of_labels_counted_from_one_and_of_label_255_is_its_own() -> None:
+    only(ds.diagnose(Plain(), images(5), labels(5) + 1), "class-count", "main output", "counted from 1: subtract 1")
+    target = map_labels()
+    target[0, 0, 0] = 255
+    only(ds.diagnose(Maps(), images(), target), "class-count", "main output", "set those labels to -100")
+    assert not ds.diagnose(Maps(), images(), target, loss=nn.CrossEntropyLoss(ignore_index=255))
+
+
+def test_a_head_with_too_few_classes_is_found_by_its_branch() -> None:
+    def head(feature: ds.Feature, classes: int) -> nn.Module:
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(feature.channels, 3))
+
+    found = ds.diagnose(Plain(), images(5), labels(5), at=["relu1"], head=head, branch_loss=nn.CrossEntropyLoss())
+    only(found, "class-count", "branch 'relu1'", "model and heads with as many classes")
+    only(examined(Plain(), at=["relu1"], head=head), "head-unfit", "branch 'relu1'", "Give the branch a head")
+
+
+def test_classes_that_shrinking_loses_are_named() -> None:
+    found = dense(map_labels(2, 4))
+    what = only(found, "lost-classes", "branch 'relu'", "Enlarge the scores", severity="warning").what
+    assert what == "labels of 16x16, shrunk to its map of 8x8, lose classes 2, 4"
+
+
+def test_nothing_is_lost_where_scores_are_enlarged_or_small_classes_are_ignored() -> None:
+    assert not dense(map_labels(2, 4), enlarging)
+    assert not dense(map_labels())
+    assert not dense(map_labels(255), main=nn.CrossEntropyLoss(ignore_index=255))
+
+
+def test_a_target_that_does_not_fit_is_found() -> None:
+    found = ds.diagnose(Plain(), images(8), labels(4), at=["relu1"])
+    what = only(found, "target-unfit", "main output", "the target of one and the same batch").what
+    assert what == "the target has 4 samples, the input 8"
+    found = ds.diagnose(Plain(), images(4), torch.zeros(4, 2).long())
+    only(found, "target-unfit", "main output", "fits the target")
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "cross_entropy(smoothing=0.1)", nn.CrossEntropyLoss()])
+@pytest.mark.parametrize(
+    ("target", "fix"),
+    [
+        (labels(4).float(), "target.long()"),
+        (labels(4).int(), "target.long()"),
+        (labels(4)[:, None], "target.squeeze(1)"),
+        (labels(4)[:, None].float(), "target.squeeze(1).long()"),
+        (F.one_hot(labels(4), CLASSES), "target.float()"),
+    ],
+)
+def test_the_fix_of_a_target_of_another_type_or_shape_makes_it_fit(target: Tensor, fix: str, loss: Any) -> None:
+    found = ds.diagnose(Plain(), images(4), target, at=["relu1"], loss=loss, branch_loss=loss)
+    assert only(found, "target-unfit", "main output").fix == f"Convert it: {fix}"
+    assert not ds.diagnose(Plain(), images(4), eval(fix), at=["relu1"], loss=loss, branch_loss=loss)
+
+
+def test_maps_of_labels_with_an_axis_of_one_are_found_with_their_fix() -> None:
+    target = map_labels()[:, None]
+    assert "target.squeeze(1)" in only(ds.diagnose(Maps(), images(), target), "target-unfit", "main output").fix
+    assert not ds.diagnose(Maps(), images(), target.squeeze(1))
+
+
+def test_losses_that_fail_or_give_no_number_are_found_by_branch() -> None:
+    def broken(prediction: Tensor, target: Tensor) -> Tensor:
+        raise KeyError("mask")
+
+    found = examined(Plain(), at=["relu1", "relu2"], branch_loss={"relu2": broken})
+    assert "KeyError: 'mask'" in only(found, "loss-failed", "branch 'relu2'", "Try the loss").what
+    found = examined(Plain(), loss=functools.partial(F.cross_entropy, reduction="none"))
+    only(found, "loss-failed", "main output", "Return one number")
+
+
+def test_losses_that_are_not_finite_or_have_no_graph_are_found() -> None:
+    found = examined(Plain(), loss=lambda prediction, target: prediction.sum() / 0)
+    only(found, "loss-not-finite", "main output", "division of zero")
+    found = examined(Plain(), loss=lambda prediction, target: prediction.detach().sum())
+    only(found, "loss-without-gradient", "main output", "without .detach()")
+    found = examined(Normalised(Detached()))
+    assert only(found, "loss-without-gradient", "main output", "without .detach()").what == "it has no graph"
+
+
+class Detached(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.detach()
+
+
+def test_without_a_target_scores_are_still_looked_at_and_losses_are_not() -> None:
+    assert not ds.diagnose(attached(), images(4), loss=lambda prediction, target: None)
+    only(ds.diagnose(Normalised(nn.Softmax(1)), images(4)), "normalised-scores", "main output")

@@ -1,0 +1,89 @@
+"""Heads that give maps: the published layers, two and three places, and what they refuse."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import deepsup as ds
+from deepsup import heads
+from deepsup.errors import HeadError
+from deepsup.features import Feature
+from deepsup.heads import dense
+from tests.support.tiny_maps import CLASSES, TinySegmenter, maps
+
+MAP, VOLUME = Feature((8, 6, 4), "NCHW"), Feature((8, 6, 4, 2), "NCDHW")
+
+
+@pytest.mark.parametrize("text", ["fcn", "fcn(width=3, layers=2, dropout=0)", "fcn(layers=0)", "c1", "conv1x1"])
+@pytest.mark.parametrize("feature", [MAP, VOLUME, Feature((6, 4, 8), "NHWC")], ids=lambda f: f.layout)
+def test_every_head_keeps_the_places_and_gives_a_score_a_class(text: str, feature: Feature) -> None:
+    head = heads.build(text, feature, 5)
+    assert head(torch.randn(2, *feature.shape)).shape == (2, 5, *feature.size)
+
+
+def layers(head: nn.Module) -> list[str]:
+    """As they print, without what later versions of PyTorch add to batch normalisation's."""
+    return [f"BatchNorm2d({m.num_features})" if isinstance(m, nn.BatchNorm2d) else str(m) for m in head.children()]
+
+
+def test_fcn_is_the_auxiliary_head_of_pspnet() -> None:
+    head = heads.build("fcn", Feature((1024, 60, 60), "NCHW"), 150)
+    assert layers(head) == [
+        "Conv2d(1024, 256, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), bias=False)",
+        "BatchNorm2d(256)",
+        "ReLU()",
+        "Dropout2d(p=0.1, inplace=False)",
+        "Conv2d(256, 150, kernel_size=(1, 1), stride=(1, 1))",
+    ]
+    assert sum(p.numel() for p in head.parameters()) == 9 * 1024 * 256 + 2 * 256 + 256 * 150 + 150
+
+
+@pytest.mark.parametrize(("text", "dropout"), [("c1", []), ("c1(dropout=0.1)", ["Dropout2d(p=0.1, inplace=False)"])])
+def test_c1_is_the_auxiliary_head_of_csail_on_conv4(text: str, dropout: list[str]) -> None:
+    fc_dim = 2048
+    head = heads.build(text, Feature((fc_dim // 2, 60, 60), "NCHW"), 150)
+    assert layers(head) == [
+        "Conv2d(1024, 512, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), bias=False)",
+        "BatchNorm2d(512)",
+        "ReLU()",
+        *dropout,
+        "Conv2d(512, 150, kernel_size=(1, 1), stride=(1, 1))",
+    ]
+
+
+def test_identity_is_for_layers_that_already_give_scores() -> None:
+    x = torch.randn(2, 8, 6, 4)
+    assert heads.build("identity", MAP, 8)(x) is x
+    with pytest.raises(
+        HeadError, match=r"takes the activation for the scores of 5 classes, \(N, 5, ...\), but it is 8x6x4"
+    ):
+        heads.build("identity", MAP, 5)
+
+
+@pytest.mark.parametrize("text", ["fcn", "c1", "conv1x1"])
+def test_vectors_and_tokens_are_refused(text: str) -> None:
+    for feature in (Feature((8,), "NC"), Feature((9, 8), "NLC")):
+        with pytest.raises(HeadError, match="reads maps"):
+            heads.build(text, feature, 5)
+
+
+def test_auto_is_fcn_where_the_model_predicts_maps() -> None:
+    assert heads.resolve("auto", MAP, maps=True) == dense.fcn.__name__
+    assert heads.resolve("auto", MAP) == "pool"
+    plan = ds.plan(TinySegmenter(), maps(2)[0], "layer2")
+    assert plan.branches[0].head == "fcn"
+    assert plan.branches[0].predicts
+
+
+def test_scores_meet_the_target_at_any_size_but_with_as_many_classes() -> None:
+    x, _ = maps(2)
+    with pytest.raises(HeadError, match=r"predicts \(5,\) a sample, the model itself \(5, 16, 16\).* fcn, c1, conv1x1"):
+        ds.plan(TinySegmenter(), x, "layer2", head="pool")
+    wrong = nn.Conv2d(6, CLASSES + 1, 1)
+    with pytest.raises(HeadError, match=r"predicts \(6, 8, 8\) a sample, the model itself \(5, 16, 16\)"):
+        ds.plan(TinySegmenter(), x, "layer2", head=wrong)
+    without = r"squared_hinge does not bring maps of two sizes together; these do: cross_entropy, b"
+    with pytest.raises(HeadError, match=without):
+        ds.plan(TinySegmenter(), x, "layer2", head="conv1x1", loss="squared_hinge")

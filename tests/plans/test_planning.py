@@ -1,0 +1,511 @@
+"""`plan`: what is asked meets what the dry run saw, or an error says both."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import deepsup as ds
+from deepsup import heads
+from deepsup.errors import (
+    AttachError,
+    BranchNameError,
+    ClassCountError,
+    ConfigError,
+    DeepsupError,
+    HeadError,
+    LayerError,
+    LayerNotCalledError,
+    LayerReusedError,
+    OutputError,
+    UnknownLayerError,
+)
+from deepsup.schedules import constant, linear
+from tests.layers.test_dry_run import Branchy, Returning, TwoInputs, assert_untouched, snapshot, telling, with_grads
+from tests.support.small_nets import CLASSES, Plain, Residual, images, labels
+
+AT = ["conv1", "relu2"]
+
+
+def own_head(feature: ds.Feature, classes: int) -> nn.Module:
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(feature.channels, classes))
+
+
+def test_a_plan_says_what_was_asked_and_what_was_seen() -> None:
+    plan = ds.plan(Plain(), images(), AT)
+    assert (plan.model, plan.method, plan.classes, plan.main) == ("Plain", "aux", CLASSES, ())
+    assert (plan.input_shape, plan.params, plan.flops, plan.notes) == ((2, 3, 16, 16), 1477, 258208, ())
+    conv1, relu2 = plan.branches
+    assert (conv1.name, conv1.layer, str(conv1.feature), conv1.head) == ("conv1", "conv1", "8x16x16", "pool")
+    assert (relu2.loss, relu2.weight, relu2.depth, relu2.clone) == ("cross_entropy", constant(0.3), 0.6667, False)
+
+
+@pytest.mark.parametrize(
+    ("at", "names", "layers"),
+    [
+        ("conv1", ["conv1"], ["conv1"]),
+        (["relu2", "conv1"], ["conv1", "relu2"], ["conv1", "relu2"]),  # in running order
+        ("conv*", ["conv1", "conv2"], ["conv1", "conv2"]),
+        (["conv*", "conv1", "type:Conv2d"], ["conv1", "conv2"], ["conv1", "conv2"]),
+        ("30%", ["relu1"], ["relu1"]),
+        ({"early": "conv1", "late": "100%"}, ["early", "late"], ["conv1", "relu2"]),
+        ({"c": "conv*"}, ["c.conv1", "c.conv2"], ["conv1", "conv2"]),
+        ({"a": "conv1", "b": "conv1"}, ["a", "b"], ["conv1", "conv1"]),
+        ((s for s in AT), AT, AT),
+    ],
+)
+def test_branches_are_named_after_their_layers_unless_at_names_them(at: Any, names: Any, layers: Any) -> None:
+    plan = ds.plan(Plain(), images(), at)
+    assert (list(plan.names), [b.layer for b in plan.branches]) == (names, layers)
+
+
+def test_head_loss_and_weight_for_all_branches_or_by_name() -> None:
+    plan = ds.plan(
+        Plain(),
+        images(),
+        AT,
+        head={"relu2": "linear"},
+        loss={"conv1": F.cross_entropy},
+        weight={"conv1": "linear(0.3, 0)"},
+    )
+    assert [b.head for b in plan.branches] == ["pool", "linear"]
+    assert [b.loss for b in plan.branches] == [F.cross_entropy, "cross_entropy"]
+    assert [b.weight for b in plan.branches] == [linear(0.3, 0), constant(0.3)]
+    for given in (0.5, "constant(0.5)", constant(0.5)):
+        assert [b.weight for b in ds.plan(Plain(), images(), AT, weight=given).branches] == [constant(0.5)] * 2
+    assert [b.head for b in ds.plan(Plain(), images(), AT, method="cnds").branches] == ["cnds", "cnds"]
+
+
+def test_tokens_get_a_token_head_by_default() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches, self.block, self.fc = nn.Linear(48, 8), nn.Linear(8, 8), nn.Linear(8, CLASSES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = self.patches(F.unfold(x, 4, stride=4).mT)
+            return self.fc(self.block(tokens).mean(1))
+
+    (branch,) = ds.plan(Tokens(), images(), "block").branches
+    assert (branch.head, branch.feature) == ("token", ds.Feature((16, 8), "NLC"))
+
+
+@pytest.mark.parametrize("part", ["head", "loss", "weight"])
+def test_a_setting_for_an_unknown_branch_names_both_sides(part: str) -> None:
+    with pytest.raises(BranchNameError) as caught:
+        ds.plan(Plain(), images(), AT, **{part: {"conv1": "x", "layer9": "x"}})
+    assert str(caught.value) == f"{part}= names branch 'layer9', which is not there. Branches: conv1, relu2."
+
+
+def test_a_setting_by_layer_name_of_a_branch_with_another_name_is_refused() -> None:
+    with pytest.raises(BranchNameError, match=r"names branch 'conv1', which is not there. Branches: early"):
+        ds.plan(Plain(), images(), {"early": "conv1"}, weight={"conv1": 0.1})
+
+
+def test_a_layout_for_an_unknown_layer_is_refused() -> None:
+    with pytest.raises(DeepsupError, match="layer9"):
+        ds.plan(Plain(), images(), AT, layout={"layer9": "NHWC"})
+
+
+def test_a_layout_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(OutputError, match="layout 'NLC' does not fit a 3-dimensional activation"):
+        ds.plan(Plain(), images(), AT, layout={"conv1": "NLC"})
+
+
+def test_no_branch_may_be_called_main() -> None:
+    with pytest.raises(BranchNameError, match="no branch may be called 'main'"):
+        ds.plan(Plain(), images(), {"main": "conv1"})
+    model = nn.Sequential()
+    model.add_module("main", nn.Linear(3, 4))
+    model.add_module("fc", nn.Linear(4, CLASSES))
+    with pytest.raises(BranchNameError, match=r"Name it: at=\{'NAME': 'main'\}"):
+        ds.plan(model, torch.randn(2, 3), "main")
+    assert ds.plan(model, torch.randn(2, 3), {"trunk": "main"}).names == ("trunk",)
+
+
+@pytest.mark.parametrize("name", ["half", "train", "forward", "a.b", "a/b", "1", "früh", ""])
+def test_any_name_that_planning_takes_can_be_attached(name: str) -> None:
+    model = Plain().train()
+    try:
+        plan = ds.plan(model, images(), {name: "conv1"})
+    except DeepsupError:
+        assert name in ("", "a/b")  # a name may be refused, with an error of ours, if there is no way to show it
+        return
+    assert list(ds.attach(model, plan)(images()).aux) == [name]
+
+
+def test_names_that_look_alike_keep_their_own_heads() -> None:
+    model = Plain().train()
+    try:
+        net = ds.attach(model, ds.plan(model, images(), {"a.b": "conv1", "a/b": "conv2"}))
+    except DeepsupError:
+        return  # refusing one of them is as good
+    assert net.heads["a.b"] is not net.heads["a/b"]
+    assert list(net(images()).aux) == ["a.b", "a/b"]
+
+
+def test_a_class_count_that_the_model_does_not_have() -> None:
+    assert ds.plan(Plain(), images(), AT, classes=CLASSES).classes == CLASSES
+    with pytest.raises(ClassCountError) as caught:
+        ds.plan(Plain(), images(), AT, classes=10)
+    message = "Plain predicts 5 classes, but classes=10 was asked. Build the model with 10 classes."
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("model", "at", "error"),
+    [
+        (Branchy(), "never", LayerNotCalledError),
+        (Branchy(), "twice", LayerReusedError),
+        (Branchy(), "cut", LayerError),
+        (Branchy(), "stemm", UnknownLayerError),
+        (Branchy(), ["stem", "*x"], UnknownLayerError),
+    ],
+)
+def test_a_layer_that_cannot_be_supervised(model: nn.Module, at: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        ds.plan(model, torch.randn(2, 3), at)
+
+
+@pytest.mark.parametrize("at", ["conv@0", "conv@hidden", "block@2", "block@1", "block@1.note"])
+def test_a_pick_that_is_not_there_is_a_layer_error(at: str) -> None:
+    with pytest.raises(LayerError, match=f"layer '{at.split('@')[0]}' has no output '{at.split('@')[1]}'; it returned"):
+        ds.plan(telling(), images(), at)
+
+
+def test_two_branches_may_read_two_tensors_of_one_layer() -> None:
+    plan = ds.plan(telling(), images(), {"map": "block@0", "vector": "block@1.deep"})
+    assert {b.name: str(b.feature) for b in plan.branches} == {"map": "4x14x14", "vector": "4"}
+    assert {b.name: b.pick for b in plan.branches} == {"map": (0,), "vector": (1, "deep")}
+
+
+def test_a_pick_of_a_layer_goes_with_a_main_of_the_model() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = telling()
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            y = self.net(x)
+            return {"a": y * 0, "b": y}
+
+    plan = ds.plan(Both(), images(), {"vector": "net.block@1.deep"}, main="b")
+    assert (plan.main, str(plan.branches[0].feature)) == (("b",), "4")
+
+
+def test_a_layout_is_that_of_the_tensor_that_is_picked() -> None:
+    class VectorAndMap(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x.mean((2, 3)), x.permute(0, 2, 3, 1)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block, self.fc = VectorAndMap(), nn.Linear(3, CLASSES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.block(x)[0])
+
+    (branch,) = ds.plan(Net(), images(), "block@1", layout={"block": "NHWC"}).branches
+    assert branch.feature == ds.Feature((16, 16, 3), "NHWC")
+
+
+def test_a_frozen_tower_beside_a_trained_one_can_be_supervised() -> None:
+    model, sample = TwoInputs().train(), (torch.randn(2, 3), torch.randn(2, 4))
+    model.b.requires_grad_(False)  # runs after `a`, which trains, but does not depend on it
+    net = ds.attach(model, ds.plan(model, sample, "b"))
+    assert net(*sample).aux["b"].requires_grad  # the head trains
+
+
+def test_costs_are_those_computed_by_hand() -> None:
+    plan = ds.plan(
+        Plain(), images(), {"a": "conv1", "b": "relu1", "c": "relu2"}, head={"a": "linear", "b": "cnds(hidden=32)", "c": "pool"}
+    )  # fmt: skip
+    a, b, c = plan.branches
+    assert (a.params, a.flops) == (2048 * 5 + 5, 2 * 2048 * 5)
+    assert a.activation_bytes == 4 * (2048 + 5)  # the flattened activation, the scores
+    # 16x16 pooled 5/2 is 6x6; 1x1 convolution to 64; 2304 -> 32 -> 32 -> 5
+    assert b.params == (8 * 64 + 64) + (2304 * 32 + 32) + (32 * 32 + 32) + (32 * 5 + 5)
+    assert b.flops == 2 * (8 * 64 * 36 + 2304 * 32 + 32 * 32 + 32 * 5)
+    assert b.activation_bytes == 4 * (8 * 36 + 64 * 36 + 2304 + 6 * 32 + 5)
+    assert (c.params, c.flops, c.activation_bytes) == (16 * 5 + 5, 2 * 16 * 5, 4 * (16 + 5))
+    assert plan.cost["head_params"] == a.params + b.params + c.params
+    assert plan.cost["head_flops"] == a.flops + b.flops + c.flops
+
+
+def test_a_copy_that_a_tap_keeps_is_paid_for() -> None:
+    with_copy = ds.plan(Residual(), images(), "bn1", head="pool").branches[0]
+    assert with_copy.clone
+    assert with_copy.activation_bytes == 4 * (4 + 5) + 4 * (4 * 8 * 8)
+
+
+def test_costs_of_the_users_own_head_are_counted_too() -> None:
+    for head in (own_head, own_head(ds.Feature((8, 16, 16), "NCHW"), CLASSES)):
+        branch = ds.plan(Plain(), images(), "conv1", head=head).branches[0]
+        assert (branch.params, branch.flops) == (8 * 5 + 5, 2 * 8 * 5)
+        assert branch.head is head
+
+
+class Noisy(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.dropout(x, 0.5).mean((2, 3)))
+
+
+def test_planning_leaves_the_model_the_users_head_and_the_random_state_alone() -> None:
+    model = with_grads(Residual()).train()
+    model.bn1.eval()
+    head = with_grads(Noisy(nn.BatchNorm1d(4), nn.Linear(4, CLASSES))).train()
+    head[0].eval()
+    sample, data = images(), [(images(4), labels(4))]
+
+    def building(feature: ds.Feature, classes: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(feature.channels * 64, classes))
+
+    before = snapshot(model), snapshot(head)
+    ds.plan(model, sample, ["layer1"], head=head)
+    ds.plan(model, sample, ["layer1"], head=building)
+    ds.plan(model, sample, ["layer1", "layer2"], method="cnds")
+    ds.plan(model, sample, method="none")
+    try:
+        ds.plan(model, sample, "auto", batches=data)
+    except ConfigError:
+        pass  # no gradient vanishes here
+    assert_untouched(before, (snapshot(model), snapshot(head)))
+
+
+def test_a_lazy_head_of_the_users_is_refused_or_left_lazy() -> None:
+    head = nn.Sequential(nn.Flatten(), nn.LazyLinear(CLASSES))
+    before = repr(head)
+    with contextlib.suppress(HeadError):
+        ds.plan(Plain(), images(), AT[:1], head=head)
+    assert repr(head) == before
+    assert isinstance(head[1], nn.LazyLinear)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"at": "layer9"},
+        {"at": "layer1", "head": "token"},
+        {"at": "layer1", "head": nn.Linear(3, 3)},
+        {"at": "layer1", "classes": 7},
+        {"at": "layer1", "weight": {"x": 1}},
+        {"at": "layer1", "weight": "lineal(1, 0)"},
+        {"at": "layer1", "loss": "mystery"},
+        {"at": "layer1", "main": "logits"},
+        {"at": "layer1", "method": "dsnn"},
+        {"at": "layer1.0.relu"},
+    ],
+    ids=str,
+)
+def test_a_plan_that_fails_leaves_no_trace_either(options: dict[str, Any]) -> None:
+    model, sample = with_grads(Residual()).eval(), images()
+    before = snapshot(model)
+    with pytest.raises(DeepsupError):
+        ds.plan(model, sample, **options)
+    assert_untouched(before, snapshot(model))
+
+
+def test_a_head_that_cannot_read_the_activation_is_a_head_error() -> None:
+    with pytest.raises(HeadError) as caught:
+        ds.plan(Plain(), images(), "conv1", head=nn.Linear(3, CLASSES))
+    assert str(caught.value).startswith(
+        "the head of branch 'conv1' (custom:Linear) cannot read an activation of 8x16x16 a sample in layout NCHW: RuntimeError: "
+    )
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+class Split(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return x, x
+
+
+def dense(*shape: int) -> nn.Module:
+    """A head that gives out `shape` a sample."""
+    size = int(torch.Size(shape).numel())
+    return nn.Sequential(nn.Flatten(), nn.Linear(8 * 16 * 16, size), nn.Unflatten(1, shape))
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (Split(), "the head of branch 'conv1' returned tuple; it must return one tensor."),
+        (
+            dense(3),
+            "the head of branch 'conv1' predicts (3,) a sample, the model itself (5,), and both meet one target. "
+            "Give the branch a head with output (5,), or a loss= of its own.",
+        ),
+        (dense(CLASSES, 4, 4), "the head of branch 'conv1' predicts (5, 4, 4) a sample, the model itself (5,)"),
+        (nn.Sequential(nn.Flatten(0)), "the head of branch 'conv1' predicts () a sample, the model itself (5,)"),
+    ],
+)
+def test_a_head_that_does_not_meet_the_target(head: nn.Module, message: str) -> None:
+    with pytest.raises(HeadError) as caught:
+        ds.plan(Plain(), images(), "conv1", head=head)
+    assert str(caught.value).startswith(message)
+
+
+def test_a_branch_with_a_loss_of_its_own_may_predict_anything() -> None:
+    plan = ds.plan(Plain(), images(), "conv1", head=dense(3), loss=F.mse_loss)
+    assert plan.branches[0].loss is F.mse_loss
+
+
+def test_a_map_of_another_size_than_the_models_needs_a_loss_that_resizes() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, CLASSES, 1))
+    assert ds.plan(model, images(), "0", head=dense(CLASSES, 16, 16))
+    assert ds.plan(model, images(), "0", head=dense(CLASSES, 4, 4))  # cross_entropy brings sizes together
+    with pytest.raises(HeadError, match=r"predicts \(5, 4, 4\) a sample, the model itself \(5, 16, 16\)"):
+        ds.plan(model, images(), "0", head=dense(CLASSES, 4, 4), loss="squared_hinge")
+
+
+@pytest.mark.parametrize(("at", "head"), [("conv1", "token"), ("conv1", "pol"), ("fc", "cnds")])
+def test_a_named_head_that_does_not_fit_is_a_head_error(at: str, head: str) -> None:
+    with pytest.raises(HeadError):
+        ds.plan(Plain(), images(), at, head=head)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "method 'aux' needs at=: layer names, or 'auto' with batches= to let the probe decide."),
+        ({"at": "conv1", "method": "none"}, "method 'none' attaches no branches, but at='conv1' was asked."),
+        ({"at": "auto"}, "at='auto' probes gradients on your data: pass batches=, an iterable of (input, target)."),
+        ({"at": "conv1", "method": "cdns"}, "no method is called 'cdns'. Closest: cds."),
+        ({"at": "conv1", "loss": "crossentropy"}, "no loss is called 'crossentropy'. Closest: cross_entropy."),
+        ({"at": "conv1", "weight": "linaer(1, 0)"}, "cannot read the schedule 'linaer(1, 0)'"),
+    ],
+)
+def test_what_cannot_be_asked(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ds.plan(Plain(), images(), **options)
+    assert str(caught.value).startswith(message)
+
+
+def sigmoid_net(depth: int = 8) -> nn.Sequential:
+    """Gradients vanish towards its input."""
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        layers += [nn.Linear(16, 16), nn.Sigmoid()]
+    return nn.Sequential(*layers, nn.Linear(16, CLASSES))
+
+
+def vectors(count: int = 2) -> list[tuple[Tensor, Tensor]]:
+    return [(torch.randn(8, 16), labels(8)) for _ in range(count)]
+
+
+def test_auto_attaches_where_the_probe_says() -> None:
+    model, data = sigmoid_net(), vectors()
+    plan = ds.plan(model, data[0][0], "auto", batches=data)
+    assert list(plan.names) == ds.probe(model, data).recommend("drop")
+    assert len(plan.names) >= 2
+
+
+def test_auto_follows_the_rule_of_the_method() -> None:
+    model, data = sigmoid_net(20), vectors()
+    plan = ds.plan(model, data[0][0], "auto", method="cnds", head="pool", batches=data)
+    assert list(plan.names) == ds.probe(model, data).recommend("threshold")
+    assert len(plan.names) == 1
+
+
+def test_auto_that_finds_nothing_says_what_to_do() -> None:
+    with pytest.raises(ConfigError, match=r"no gradient vanishes by the rule 'threshold'.* for example at=\['50%'\]"):
+        ds.plan(Plain(), images(), "auto", method="cnds", batches=[(images(4), labels(4))])
+
+
+def test_auto_reads_the_prediction_that_main_names() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = sigmoid_net()
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            y = self.net(x)
+            return {"a": y * 0, "b": y}
+
+    data = vectors()
+    with pytest.raises(OutputError, match="Say which one is meant"):
+        ds.plan(Two(), data[0][0], "auto", batches=data)
+    plan = ds.plan(Two(), data[0][0], "auto", batches=data, main="b")
+    assert plan.main == ("b",)
+    assert plan.branches
+
+
+def test_main_may_be_said_and_must_be_there() -> None:
+    x = torch.randn(2, 3)
+    plan = ds.plan(Returning(lambda y, h: {"a": h, "b": y}), x, "body", main="b")
+    assert (plan.main, plan.classes) == (("b",), CLASSES)
+    with pytest.raises(OutputError, match="no output 'c' for main=; found: a, b"):
+        ds.plan(Returning(lambda y, h: {"a": h, "b": y}), x, "body", main="c")
+    with pytest.raises(OutputError):
+        ds.plan(Returning(lambda y, h: y[:, 0]), x, "body")
+
+
+def test_notes_tell_what_is_unusual() -> None:
+    assert ds.plan(Branchy(), torch.randn(2, 3), "side").notes == (
+        "'side' does not lead to the prediction: branch 'side' trains a side path",
+    )
+    assert ds.plan(telling(), images(), {"x": "block@1.deep"}).notes == (
+        "'block' returns several tensors; branch 'x' reads '1.deep'",
+    )
+    assert ds.plan(Residual(), images(), "bn1").notes == (
+        "'bn1' is overwritten in place by what follows, so its tap keeps a copy",
+    )
+    own = ds.plan(Returning(lambda y, h: {"out": y, "aux": y * 2, "hidden": h}), torch.randn(2, 3), "body")
+    assert own.notes == ("the model returns further predictions of its own in training (aux); no loss is put on them",)
+
+
+def test_a_half_precision_model_is_planned_in_half_precision() -> None:
+    model = Plain().bfloat16()
+    plan = ds.plan(model, images().bfloat16(), AT)
+    assert [b.params for b in plan.branches] == [45, 85]
+
+
+def test_a_plan_holds_for_a_copy_of_the_model() -> None:
+    model = Plain()
+    plan = ds.plan(model, images(), AT)
+    assert ds.attach(copy.deepcopy(model), plan).plan is plan
+    assert heads.resolve("auto", plan.branches[0].feature) == plan.branches[0].head
+
+
+@pytest.mark.parametrize("at", [[], {}, [None], [nn.ReLU()]])
+def test_at_takes_at_least_one_name(at: Any) -> None:
+    with pytest.raises((ConfigError, UnknownLayerError)):
+        ds.plan(Plain(), images(), at)
+
+
+def test_numbers_are_names_too() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES))
+    assert ds.plan(model, images(), [1]).names == ("1",)
+
+
+def test_a_depth_that_means_a_layer_already_chosen_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"at= means layer 'relu1' twice, as 'relu1' and as '1%'"):
+        ds.plan(Plain(), images(), ["relu1", "1%"])
+
+
+def test_one_head_module_for_two_branches_is_refused() -> None:
+    with pytest.raises(HeadError, match="branches 'conv1' and 'relu1' would share one head module"):
+        ds.plan(
+            Plain(),
+            images(),
+            ["conv1", "relu1"],
+            head=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)),
+        )
+
+
+@pytest.mark.parametrize("head", [nn.Linear, lambda feature: nn.Identity()])
+def test_a_head_function_of_other_arguments_is_a_head_error(head: Any) -> None:
+    with pytest.raises(HeadError, match=r"is called as head\(feature, classes\)"):
+        ds.plan(Plain(), images(), "conv1", head=head)
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
+def test_wrapped_models_are_refused_when_planning(wrap: Any) -> None:
+    with pytest.raises(AttachError, match=r"compiled before attach|DataParallel cannot be supervised"):
+        ds.plan(wrap(Plain()), images(), "conv1")

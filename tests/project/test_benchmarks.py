@@ -1,0 +1,125 @@
+"""What the committed results say is what the texts claim."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def rows(name: str) -> dict[str, dict[str, Any]]:
+    return json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())["rows"]
+
+
+def test_every_rule_did_to_the_measured_conflict_what_its_formula_says() -> None:
+    found = rows("conflict_rules")
+    assert {"add", "scale(0.5)", "detach", "warmup(0.5)", "project", "pcgrad", "mgda", "equilibrium"} <= set(found)
+    for branch in ("stage1", "stage2"):
+        by_rule = {rule: row["branches"][branch] for rule, row in found.items()}
+        assert by_rule["add"]["kept_lowest"] < 1
+        assert by_rule["project"]["kept_lowest"] >= 0.999
+        assert by_rule["detach"]["kept_lowest"] == pytest.approx(1, abs=1e-3)
+        assert by_rule["detach"]["kept"] == pytest.approx(1, abs=1e-3)
+        assert 0 < by_rule["mgda"]["kept_lowest"] < by_rule["mgda"]["kept"] < 1
+        assert by_rule["scale(0.5)"]["kept_lowest"] > by_rule["add"]["kept_lowest"] - 0.05
+
+
+def test_the_table_in_the_log_is_the_committed_one() -> None:
+    log = (ROOT / "docs/log.md").read_text()
+    for rule, row in rows("conflict_rules").items():
+        if rule.startswith("scale(linear"):
+            continue
+        b = row["branches"]["stage1"]
+        line = next(line for line in log.splitlines() if line.startswith(f"| {rule} |"))
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        accuracy = sum(row["accuracy"]) / len(row["accuracy"])
+        assert cells[1:] == [
+            f"{b['in_conflict']:.0%}".replace("%", " %"),
+            f"{b['ratio']:.2f}",
+            f"{b['kept']:.2f}",
+            f"{b['kept_lowest']:.2f}",
+            f"{b['steps_kept_below_1']:.0%}".replace("%", " %"),
+            f"{accuracy:.3f}",
+        ], rule
+
+
+def test_looking_at_gradients_costs_what_the_page_says() -> None:
+    found = rows("diagnostics_cost")
+    page = (ROOT / "docs/gradients.md").read_text()
+    for name, row in found.items():
+        assert f"| {name} | {row['ratio']:.2f} |" in page, name
+
+
+@pytest.mark.parametrize(
+    "name", [p.parent.name for p in sorted((ROOT / "benchmarks/results").glob("cifar100-*/compare.json"))]
+)
+def test_the_methods_in_the_log_are_the_committed_ones(name: str) -> None:
+    result = json.loads((ROOT / f"benchmarks/results/{name}/compare.json").read_text())
+    (group,) = result["groups"]
+    assert result["complete"]
+    section = (ROOT / "docs/log.md").read_text().partition(f"benchmarks/results/{name}`")[2].partition("\n## ")[0]
+    lines = [[c.strip() for c in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("| ")]
+    told = {cells[0]: cells[1:] for cells in lines[1:]}
+    assert list(told) == list(group["arms"])
+    for arm, row in group["arms"].items():
+        journals = [ROOT / f"benchmarks/results/{name}/{run}/journal.jsonl" for run in row["runs"]]
+        ends = [json.loads(j.read_text().splitlines()[-1]) for j in journals]
+        assert [end["accuracy"] for end in ends] == row["final"]
+        assert told[arm][0] == f"{100 * row['mean']:.1f} ± {100 * row['std']:.1f}"
+        assert told[arm][-1] == str(row["epochs"][0])
+        if (judged := group["verdicts"].get(arm)) is not None:
+            assert told[arm][1] == f"{100 * judged['mean_difference']:+.1f}"
+            assert told[arm][2] == f"{100 * judged['ci_low']:+.1f} to {100 * judged['ci_high']:+.1f}"
+            assert told[arm][3] == judged["verdict"]
+
+
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [("drive-unet", ["ROC-AUC", "F1", "Jaccard"]), ("camvid-weights", ["mean IoU", "pixel accuracy"])],
+)
+def test_the_maps_in_the_log_are_the_committed_ones(name: str, columns: list[str]) -> None:
+    result = json.loads((ROOT / f"benchmarks/results/{name}/compare.json").read_text())
+    assert result["complete"]
+    section = (ROOT / "docs/log.md").read_text().partition(f"benchmarks/results/{name}`")[2].partition("\n## ")[0]
+    told = [[c.strip() for c in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("| ")]
+    assert told[0][2 : 2 + len(columns)] == [f"{column}, %" for column in columns]
+    arms = [(group, arm) for group in result["groups"] for arm in group["arms"]]
+    assert [(row[0], row[1]) for row in told[1:]] == [(group["name"], arm) for group, arm in arms]
+    for (group, arm), row in zip(arms, told[1:], strict=True):
+        runs = group["arms"][arm]["runs"]
+        journals = [(ROOT / f"benchmarks/results/{name}/{run}/journal.jsonl").read_text().splitlines() for run in runs]
+        assert [json.loads(lines[-1])["score"] for lines in journals] == group["arms"][arm]["final"]
+        epochs = [[json.loads(line) for line in lines if '"kind": "epoch"' in line][-1] for lines in journals]
+        for place, column in enumerate(columns):
+            values = [100 * epoch["validation"]["scores"]["main"][column] for epoch in epochs]
+            assert row[2 + place] == f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+        if (judged := group["verdicts"].get(arm)) is not None:
+            assert row[-3] == f"{100 * judged['mean_difference']:+.2f}"
+            assert row[-2] == f"{100 * judged['ci_low']:+.2f} to {100 * judged['ci_high']:+.2f}"
+            assert row[-1] == judged["verdict"]
+
+
+def test_the_dense_loss_is_told_as_it_was_measured() -> None:
+    rows = json.loads((ROOT / "benchmarks/results/dense_loss.json").read_text())["rows"]
+    page = (ROOT / "docs/segmentation.md").read_text()
+    for name, row in rows.items():
+        what, threads = name.split(", ")
+        told = f"| {what} | {threads.split()[0]} | {row['ratio']:.2f} | {row['memory_mib']['ratio']:.3f} |"
+        assert told in page
+        if "4x150x60x60" in name:  # what the README says: a fifth of the time, a fiftieth of the memory
+            assert row["ratio"] <= 0.2
+            assert row["memory_mib"]["ratio"] <= 0.0215
+
+
+def test_the_readme_says_what_helped() -> None:
+    result = json.loads((ROOT / "benchmarks/results/cifar100-methods/compare.json").read_text())
+    judged = result["groups"][0]["verdicts"]
+    assert {arm for arm, found in judged.items() if found["verdict"] == "helps"} == {"cds", "equal-compute"}
+    readme = (ROOT / "README.md").read_text()
+    for arm, words in (("cds", "contrast helped ({} points"), ("equal-compute", "the plain network brought {}")):
+        assert words.format(f"{100 * judged[arm]['mean_difference']:+.1f}") in readme

@@ -1,0 +1,69 @@
+"""docs/settings.md says what the settings' classes say, and its names are those that exist."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deepsup import datasets, heads, losses, methods, schedules
+from deepsup.settings import training
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "settings.md").read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def maker() -> dict[str, Any]:
+    return runpy.run_path(str(DOCS / "make_settings.py"))
+
+
+def test_the_tables_are_up_to_date(maker: dict[str, Any]):
+    assert maker["render"](PAGE) == PAGE, "docs/settings.md is out of date: run `python docs/make_settings.py`."
+
+
+def test_a_table_that_is_out_of_date_is_noticed_and_made_anew(maker: dict[str, Any]):
+    stale = PAGE.replace("| `optimizer.momentum` | `0.9` |", "| `optimizer.momentum` | `0.5` |")
+    assert stale != PAGE
+    assert maker["render"](stale) == PAGE
+
+
+def test_every_section_has_its_table_and_every_key_its_meaning(maker: dict[str, Any]):
+    assert re.findall(r"<!-- table (\S+) -->", PAGE) == list(maker["sections"]())
+    models = [v for v in vars(training).values() if isinstance(v, type) and issubclass(v, training.Settings)]
+    assert set(models) == {training.Settings, *maker["sections"]().values()}
+    for section, model in maker["sections"]().items():
+        for key, field in model.model_fields.items():
+            assert field.description or key in ("probe", *training.TrainConfig.model_fields), f"{section}.{key}"
+    assert not re.search(r"\| None \|", PAGE)
+
+
+def test_the_names_in_the_page_are_those_that_exist():
+    known = [*datasets.names(), *methods.METHODS, *heads.HEADS, *losses.LOSSES]
+    assert not [name for name in known if f"`{name}`" not in PAGE]
+    assert not [name for name in schedules.SCHEDULES if f"`{name}(" not in PAGE]
+    assert {"`num_classes`", "`in_channels`", "`size`"} <= set(re.findall(r"^\| (`\w+`) \|", PAGE, flags=re.M))
+
+
+def test_the_overrides_in_the_page_are_read():
+    commands = re.findall(r"^deepsup train (.*?)(?: +#.*)?$", PAGE, flags=re.M)
+    assert len(commands) == 3
+    for command in commands:
+        words = re.findall(r'"[^"]*"|\S+', command)
+        overrides = [word.strip('"') for word in words if "=" in word]
+        files = [DOCS.parent / word for word in words if "=" not in word]
+        training.load(*files, overrides=overrides)
+
+
+def test_the_two_ways_to_write_methods_say_the_same():
+    short, named = (yaml.safe_load(text) for text in re.findall(r"```yaml\n(methods:.*?)```", PAGE, flags=re.S))
+    one, other = training.parse(short), training.parse(named)
+    assert isinstance(one, training.ComparisonConfig)
+    assert isinstance(other, training.ComparisonConfig)
+    assert list(one.arms.values()) == list(other.arms.values())
+    assert (one.baseline, list(one.arms)) == ("none", ["none", "label-smoothing", "dsl", "dhm-temperature=2"])
+    assert f"`{one.candidates[-1]}`" in PAGE
