@@ -1,7 +1,8 @@
-"""Texts that name something with its options: `kl(temperature=3)`, `cnds(hidden=256)`, `dsn-released(until=0.5)`.
+"""What is known by a name, and the texts that name it: `kl(temperature=3)`, `cnds(hidden=256)`, `dsn-released(until=0.5)`.
 
-One reader for losses, heads and methods. A text is parsed, never evaluated as code; an option is a keyword-only
-parameter of what the name stands for.
+A `Registry` holds what is registered where it is written. One reader for losses, heads, methods and the rest: a text is
+parsed, never evaluated as code; an option is a keyword-only parameter of what the name stands for, and what it may be
+stands in its annotation, as a `Limit`.
 
 >>> read("kl(temperature=3)", LOSSES, "loss", ConfigError)
 ('kl', {'temperature': 3})
@@ -11,12 +12,20 @@ from __future__ import annotations
 
 import ast
 import difflib
+import importlib
 import inspect
+import math
+import pkgutil
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Literal, TypeAlias
+import typing
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
-from deepsup.errors import DeepsupError
+from deepsup.errors import DeepsupError, MissingPackageError
+
+Builder = TypeVar("Builder", bound=Callable[..., Any])
 
 Kind: TypeAlias = Literal["loss", "head", "method", "augmentation", "dataset", "activation"]
 
@@ -80,11 +89,132 @@ def show_call(name: str, options: Mapping[str, object]) -> str:
     return f"{name}({', '.join(f'{k}={v!r}' for k, v in options.items())})" if options else name
 
 
-def closest(name: str, known: Iterable[str]) -> str:
-    """`" Closest: NAME."` with the known name most like `name`, or nothing when none is; `miou` is like `mean IoU`."""
+def closest(name: str, known: Iterable[str], *, most: int = 1, cutoff: float = 0.6) -> str:
+    """`" Closest: NAME."` with the known names most like `name`, or nothing when none is; `miou` is like `mean IoU`.
+
+    At most so many are named, the likest first, of a likeness of at least `cutoff` in [0, 1].
+    """
     plain = {_plain(one): one for one in known}
-    close = difflib.get_close_matches(_plain(name), list(plain), n=1, cutoff=0.6)
-    return f" Closest: {plain[close[0]]}." if close else ""
+    close = difflib.get_close_matches(_plain(name), list(plain), n=most, cutoff=cutoff)
+    return f" Closest: {', '.join(plain[one] for one in close)}." if close else ""
+
+
+def is_number(value: object) -> bool:
+    """Whether `value` is a finite number; bool is an int, and no number here."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def require(module: str, *, purpose: str, install: str = "deepsup[train]") -> Any:
+    """The module, imported; for what the core does without.
+
+    >>> require("json", purpose="this example").dumps([1])
+    '[1]'
+
+    Raises `MissingPackageError`, which says what needs the package and what to install. A package that is there but lacks
+    something itself keeps its own error, which says it best.
+    """
+    package = module.partition(".")[0]
+    try:
+        importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        raise MissingPackageError(
+            f'{purpose} needs the package {package}, which is not installed: pip install "{install}"'
+        ) from None
+    return importlib.import_module(module)
+
+
+def import_all(room: ModuleType) -> None:
+    """Import every file of a room (a package), so that all it has is registered; a new file is found by being there."""
+    for found in pkgutil.iter_modules(room.__path__, f"{room.__name__}."):
+        importlib.import_module(found.name)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What an option may be, said where it is declared: `smooth: Annotated[float, at_least(0)] = 1e-5`."""
+
+    says: str  # completes "needs smooth to be ..."
+    fits: Callable[[Any], bool]
+
+
+ABOVE_ZERO = Limit("a finite number above 0", lambda v: is_number(v) and v > 0)
+FLAG = Limit("True or False", lambda v: isinstance(v, bool))
+WHOLE = Limit("a whole number", lambda v: isinstance(v, int) and not isinstance(v, bool))
+
+
+def at_least(least: float) -> Limit:
+    """A finite number of at least so much."""
+    return Limit(f"a number of at least {least:g}", lambda v: is_number(v) and v >= least)
+
+
+def between(least: float, most: float) -> Limit:
+    """A number in a closed range."""
+    return Limit(f"a number from {least:g} to {most:g}", lambda v: is_number(v) and least <= v <= most)
+
+
+def one_of(*choices: object) -> Limit:
+    """One of a few values."""
+    return Limit(" or ".join(map(repr, choices)), lambda v: v in choices)
+
+
+class Registry(Mapping[str, Builder], Generic[Builder]):
+    """What can be named in one place of a plan or a setting; each thing is registered where it is written.
+
+    >>> METALS = Registry[Callable[..., str]]("metal", ConfigError)
+    >>> @METALS.register
+    ... def iron(*, grams: Annotated[float, at_least(0)] = 1.0) -> str: ...
+    >>> METALS.read("iron(grams=2)")
+    ('iron', {'grams': 2})
+
+    `kind` is what an error calls one of them; the errors are of the class `error`. Where `dashes`, a function
+    `equal_compute` is known as `equal-compute`. Parameters in `hidden` are no options of a text.
+    """
+
+    def __init__(
+        self, kind: Kind, error: type[DeepsupError], *, dashes: bool = False, hidden: Collection[str] = ()
+    ) -> None:
+        self.kind, self.error, self.hidden, self._dashes = kind, error, frozenset(hidden), dashes
+        self._known: dict[str, Builder] = {}
+
+    def register(self, builder: Builder) -> Builder:
+        """Make a function or class known by its own name. Raises ValueError where the name is taken."""
+        name = builder.__name__.replace("_", "-") if self._dashes else builder.__name__
+        if self._known.setdefault(name, builder) is not builder:
+            raise ValueError(f"two are registered as {self.kind} {name!r}")
+        return builder
+
+    def __getitem__(self, name: str) -> Builder:
+        return self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def read(self, text: object) -> tuple[str, dict[str, object]]:
+        """A text as name and options, see `read`, each option held against its limit."""
+        name, found = read(text, self, self.kind, self.error, hidden=self.hidden)
+        self.check(name, **found)
+        return name, found
+
+    def check(self, name: str, **options: object) -> None:
+        """Raise the registry's error where an option is not what its annotation allows."""
+        limits = _limits(self[name])
+        for option, value in options.items():
+            limit = limits.get(option)
+            if limit is not None and not limit.fits(value):
+                raise self.error(f"{self.kind} {name!r} needs {option} to be {limit.says}; found {value!r}.")
+
+
+def _limits(builder: Callable[..., object]) -> dict[str, Limit]:
+    hints = typing.get_type_hints(builder, include_extras=True)
+    found = {
+        name: [m for m in getattr(hint, "__metadata__", ()) if isinstance(m, Limit)] for name, hint in hints.items()
+    }
+    return {name: limits[0] for name, limits in found.items() if limits}
 
 
 def _plain(name: str) -> str:
