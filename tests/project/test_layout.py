@@ -1,4 +1,4 @@
-"""The order of the files: imports run one way, the core needs torch alone, only the command line prints."""
+"""The house: rooms in one order, imports one way, the core on torch alone, a test file for every source file."""
 
 from __future__ import annotations
 
@@ -6,211 +6,161 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 import deepsup
 
+ROOT = Path(__file__).parents[2]
 PACKAGE = Path(deepsup.__file__).parent
-
-# A core file imports only from files before it. A new file has to find its place here.
-ORDER = [
-    "errors",
-    "callers",
-    "calls",
-    "labels",
-    "kernels",
-    "fused",
-    "targets",
-    "pixels",
-    "contrastive",
-    "schedules",
-    "features",
-    "lineage",
-    "restoring",
-    "traces",
-    "layers",
-    "gradients",
-    "taps",
-    "pieces",
-    "continuations/cutting",
-    "continuations/resizing",
-    "continuations/blocks",
-    "continuations/building",
-    "continuations/hierarchies",
-    "dense",
-    "heads",
-    "costs",
-    "losses",
-    "maps",
-    "edges",
-    "methods/presets",
-    "methods/classifiers",
-    "methods/mimics",
-    "methods/segmenters",
-    "methods/table",
-    "weights",
-    "probes/magnitudes",
-    "probes/placements",
-    "probes/readings",
-    "probes/probing",
-    "plans",
-    "agreement",
-    "planning",
-    "supervised",
-    "objectives",
-    "stripping",
-    "exits",
-    "conflicts",
-    "doctor/findings",
-    "doctor/checks",
-    "doctor/scores",
-    "doctor/rehearsals",
-    "doctor/diagnosing",
-]
-ABOVE_THE_CORE = {"networks", "datasets", "scores", "overlays", "training", "reports", "screens", "cli"}
-ENTRY_POINTS = {"__init__", "__main__", "cli", "screens"}
-
-PUBLIC = [
-    "Branch",
-    "Conflict",
-    "ConflictMeter",
-    "Diagnosis",
-    "Edge",
-    "Feature",
-    "Finding",
-    "Objective",
-    "Outputs",
-    "Plan",
-    "Probe",
-    "Supervised",
-    "Terms",
-    "attach",
-    "diagnose",
-    "early_exit",
-    "ensemble",
-    "errors",
-    "features",
-    "fit",
-    "gradients",
-    "heads",
-    "is_supervised",
-    "jacobian_backward",
-    "load_weights",
-    "losses",
-    "main_prediction",
-    "methods",
-    "parameter_conflicts",
-    "parameter_groups",
-    "plan",
-    "probe",
-    "save_weights",
-    "schedules",
-    "strip",
-    "supervising",
-    "trace",
-    "verify",
-]
-
+TESTS = ROOT / "tests"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-CORE = [PACKAGE / f"{name}.py" for name in ORDER]
+GUIDE = (ROOT / "CONTRIBUTING.md").read_text()
+
+# The order of the rooms stands in CONTRIBUTING.md, as the tree that a newcomer reads: nowhere else.
+TREE = GUIDE.partition("```text\nsrc/deepsup/")[2].partition("```")[0]
+ORDER = re.findall(r"^  ([a-z_]+)(?:\.py|/)", TREE, re.MULTILINE)
+CORE = ORDER[: ORDER.index("doctor") + 1]
+ENTRANCES = {"__init__", "__main__"}
+
+PUBLIC_NAMESPACES = ["errors", "features", "gradients", "heads", "losses", "methods", "schedules"]
+PUBLIC = [
+    *("Branch", "Conflict", "ConflictMeter", "Diagnosis", "Edge", "Feature", "Finding", "Objective", "Outputs", "Plan"),
+    *("Probe", "Supervised", "Terms", "attach", "diagnose", "early_exit", "ensemble", "errors", "features", "fit"),
+    *(
+        "gradients",
+        "heads",
+        "is_supervised",
+        "jacobian_backward",
+        "load_weights",
+        "losses",
+        "main_prediction",
+        "methods",
+    ),
+    *("parameter_conflicts", "parameter_groups", "plan", "probe", "save_weights", "schedules", "strip", "supervising"),
+    *("trace", "verify"),
+]
+
+# What a core file may import beside torch, and not before it is used.
+MORE = {"files": {"safetensors"}, "conflicts": {"torchjd"}, "upsampled_triton": {"triton"}}
 
 
-def imported(path: Path) -> Iterator[str]:
-    """Names of the deepsup modules that a file imports, top level part: `traces`, `training`."""
-    package = ["deepsup", *path.parent.relative_to(PACKAGE).parts]
-    for node in ast.walk(ast.parse(path.read_text())):
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The modules that a file imports, wherever in it, and with `from package import name` also package.name."""
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
-            found = [a.name for a in node.names]
+            yield from (a.name for a in node.names)
         elif isinstance(node, ast.ImportFrom):
-            up = package[: len(package) - node.level + 1] if node.level else []
-            module = ".".join([*up, *([node.module] if node.module else [])])
-            found = [f"{module}.{a.name}" for a in node.names]
-        else:
-            continue
-        yield from (place(name.split(".")[1:]) for name in found if name.startswith("deepsup."))
+            assert not node.level, f"{path}: write imports in full"
+            yield from (f"{node.module}.{a.name}" for a in node.names)
 
 
-def place(parts: list[str]) -> str:
-    """Where a module stands in `ORDER`; a folder as a whole stands where its last file does."""
-    nested = "/".join(parts[:2])
-    inside = [name for name in ORDER if name.startswith(f"{parts[0]}/")]
-    return nested if nested in ORDER else inside[-1] if inside else parts[0]
+def test_the_tree_names_every_room_once() -> None:
+    assert ORDER == list(dict.fromkeys(ORDER))
+    assert set(ORDER) == {room_of(path) for path in SOURCES} - ENTRANCES
 
 
-def outside(path: Path) -> set[str]:
-    """Top level packages that a file imports from outside of deepsup."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {a.name.split(".")[0] for a in node.names}
-        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
-            found.add(node.module.split(".")[0])
-    return found - {"deepsup"}
+@pytest.mark.parametrize("room", ORDER)
+def test_a_room_imports_only_rooms_above_it(room: str) -> None:
+    above = {*ORDER[: ORDER.index(room) + 1], "__version__"}
+    for path in (p for p in SOURCES if room_of(p) == room):
+        found = {name.split(".")[1] for name in imports(path) if name.startswith("deepsup.")}
+        assert found <= above, f"{path.relative_to(PACKAGE)} imports {sorted(found - above)}"
 
 
-def test_every_core_file_has_its_place() -> None:
-    folders = {name.partition("/")[0] for name in ORDER if "/" in name}
-    nested = {f"{folder}/{p.stem}" for folder in folders for p in (PACKAGE / folder).glob("*.py")}
-    found = {p.stem for p in PACKAGE.glob("*.py")} - ENTRY_POINTS - ABOVE_THE_CORE | nested - {
-        f"{folder}/__init__" for folder in folders
-    }
-    assert found == set(ORDER)
+def test_no_file_imports_itself_in_a_circle() -> None:
+    names = {".".join(("deepsup", *p.relative_to(PACKAGE).with_suffix("").parts)): p for p in SOURCES}
+    left = {n: {m for i in imports(p) for m in (i, i.rpartition(".")[0]) if m in names} - {n} for n, p in names.items()}
+    while ready := {n for n, needs in left.items() if not needs & left.keys()}:
+        left = {n: needs for n, needs in left.items() if n not in ready}
+    assert not left
 
 
-@pytest.mark.parametrize("path", CORE, ids=ORDER)
-def test_a_core_file_imports_only_from_files_before_it(path: Path) -> None:
-    assert set(imported(path)) <= set(ORDER[: CORE.index(path)])
+@pytest.mark.parametrize("room", CORE)
+def test_the_core_needs_torch_alone(room: str) -> None:
+    for path in (p for p in SOURCES if room_of(p) == room):
+        found = {name.partition(".")[0] for name in imports(path)} - set(sys.stdlib_module_names) - {"deepsup"}
+        assert found <= {"torch"} | MORE.get(path.stem, set()), path
+        at_once = {a.name for n in tree_of(path).body if isinstance(n, ast.Import) for a in n.names}
+        at_once |= {str(n.module) for n in tree_of(path).body if isinstance(n, ast.ImportFrom)}
+        late = {name for name in at_once if name.partition(".")[0] in ("torchjd", "triton")}
+        assert not late or path.stem == "upsampled_triton", path  # a file that is itself imported when it is asked for
 
 
-@pytest.mark.parametrize("path", CORE, ids=ORDER)
-def test_a_core_file_needs_torch_alone(path: Path) -> None:
-    more = {
-        "weights": {"safetensors"},
-        "conflicts": {"torchjd"},  # the bridge to torchjd, imported when it is called
-        "kernels": {
-            "triton"
-        },  # a GPU's way to do what `fused` does anywhere; imported there, where Triton is installed
-    }
-    assert outside(path) - set(sys.stdlib_module_names) <= {"torch"} | more.get(path.stem, set())
-    at_once = [n for n in ast.parse(path.read_text()).body if isinstance(n, (ast.Import, ast.ImportFrom))]
-    assert not re.search(r"\b(torchjd|kernels)\b", "\n".join(map(ast.unparse, at_once)))
+def test_no_two_files_have_one_name_and_none_a_name_that_says_nothing() -> None:
+    names = Counter(p.stem for p in SOURCES if p.stem not in ENTRANCES)
+    assert [name for name, count in names.items() if count > 1] == []
+    everywhere = {p.stem for p in (*SOURCES, *TESTS.rglob("*.py"))}
+    assert not everywhere & {"utils", "util", "common", "helpers", "helper", "base", "core", "misc"}
 
 
-def test_the_package_imports_the_rest_only_when_asked() -> None:
-    tree = ast.parse((PACKAGE / "__init__.py").read_text())
-    tree.body = [n for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom))]  # neither `if` nor `def`
-    at_once = {n.module for n in tree.body if isinstance(n, ast.ImportFrom) and n.level} - {None}
-    assert {place([name]) for name in at_once} <= set(ORDER)
-    assert at_once
+def test_every_source_file_has_the_test_file_of_its_name() -> None:
+    wanted = {TESTS / p.relative_to(PACKAGE).with_name(f"test_{p.name}") for p in SOURCES if p.stem not in ENTRANCES}
+    assert sorted(str(p.relative_to(TESTS)) for p in wanted if not p.exists()) == []
 
 
-def test_no_file_is_called_after_what_everything_is() -> None:
-    names = {p.stem for p in (*SOURCES, *Path(__file__).parents[1].rglob("*.py"))}
-    assert not names & {"utils", "util", "common", "helpers", "helper", "base", "core", "misc"}
+def test_no_test_imports_a_test() -> None:
+    for path in TESTS.rglob("*.py"):
+        assert not [n for n in imports(path) if re.search(r"\.test_\w+", n)], path
+    for path in (TESTS / "support").glob("*.py"):
+        assert not re.search(r"^def test_", path.read_text(), re.MULTILINE), path
 
 
 def test_only_the_command_line_prints() -> None:
-    printing = [
-        str(path.relative_to(PACKAGE))
-        for path in SOURCES
-        if path.stem not in ("cli", "__main__")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("print", "pprint")
-    ]
-    assert printing == []
+    for path in SOURCES:
+        if room_of(path) not in ("cli", "__main__"):
+            calls = {
+                n.func.id for n in ast.walk(tree_of(path)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
+            }
+            assert not calls & {"print", "pprint"}, path
+
+
+def test_files_and_functions_stay_short() -> None:
+    long = [str(p) for p in SOURCES if p.read_text().count("\n") > 400]
+    for path in SOURCES:
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                lines = (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+                long += [f"{path}: {node.name}"] if lines > 40 else []
+    assert long == []
 
 
 def test_the_public_names_are_these() -> None:
     assert deepsup.__all__ == PUBLIC == sorted(PUBLIC)
     assert all(hasattr(deepsup, name) for name in PUBLIC)
-    public = {n for n in vars(deepsup) if not n.startswith("_")} | {"fit"}
-    implied = {"annotations", "Any", "TYPE_CHECKING"} | {name.partition("/")[0] for name in ORDER} | ABOVE_THE_CORE
-    assert public - implied == set(PUBLIC) - implied
+    assert {n for n in vars(deepsup) if not n.startswith("_")} - {"annotations", "Any", "TYPE_CHECKING", *ORDER} <= set(
+        PUBLIC
+    )
+    assert set(PUBLIC_NAMESPACES) <= set(PUBLIC)
     with pytest.raises(AttributeError, match="module 'deepsup' has no attribute 'fitt'"):
         _ = deepsup.fitt
+
+
+def test_the_changes_that_the_guide_explains_name_files_that_exist() -> None:
+    table = GUIDE.partition("## The twenty changes")[2].partition("\n## ")[0]
+    rows = [line.split("|") for line in table.splitlines() if re.match(r"\| \d+ ", line)]
+    assert [int(row[1]) for row in rows] == list(range(1, 21))
+    for row in rows:
+        named = re.findall(
+            r"`((?:src|tests|docs|benchmarks|recipes)/[\w/.-]*|[\w-]+(?:/[\w.-]+)*(?:\.py|/))`", "|".join(row[3:])
+        )
+        assert named, row
+        for name in named:
+            assert (ROOT / name).exists() or (PACKAGE / name).exists(), f"{name} of change {row[1]} is not there"
 
 
 ALONE = """
