@@ -200,7 +200,7 @@ class Registry(Mapping[str, Builder], Generic[Builder]):
         self.check(name, **found)
         return name, found
 
-    def check(self, name: str, **options: object) -> None:
+    def check(self, name: str, /, **options: object) -> None:
         """Raise the registry's error where an option is not what its annotation allows."""
         limits = _limits(self[name])
         for option, value in options.items():

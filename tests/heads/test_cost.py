@@ -12,6 +12,7 @@ from deepsup import heads
 from deepsup.errors import HeadError
 from deepsup.features import Feature
 from deepsup.heads.cost import Price, millions, price
+from tests.support.registering import registered
 
 MAP = Feature((16, 8, 8), "NCHW")
 
@@ -109,26 +110,26 @@ def reads_back(feature: Feature, classes: int) -> nn.Module:
     return nn.Sequential(nn.Dropout(rates[1]), nn.Flatten(), nn.Linear(1024, classes))
 
 
-def test_a_head_that_cannot_be_built_empty_is_built_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(heads.HEADS, "reads_back", reads_back)
-    state = torch.get_rng_state()
-    assert price("early", "reads_back", MAP, 5).params == 1024 * 5 + 5
-    assert torch.equal(torch.get_rng_state(), state)
-    with torch.device("meta"), pytest.raises(HeadError, match="'reads_back' cannot be built"):
-        heads.build("reads_back", MAP, 5)
+def test_a_head_that_cannot_be_built_empty_is_built_on_the_cpu() -> None:
+    with registered(heads.HEADS, reads_back):
+        state = torch.get_rng_state()
+        assert price("early", "reads_back", MAP, 5).params == 1024 * 5 + 5
+        assert torch.equal(torch.get_rng_state(), state)
+        with torch.device("meta"), pytest.raises(HeadError, match="'reads_back' cannot be built"):
+            heads.build("reads_back", MAP, 5)
 
 
 def made(feature: Feature, classes: int, *, model: nn.Module, layer: str) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(1024, len(model) + len(layer)))  # type: ignore[arg-type]
 
 
-def test_heads_made_from_the_model_are_given_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(heads.HEADS, "made", made)
+def test_heads_made_from_the_model_are_given_it() -> None:
     trunk = nn.Sequential(nn.ReLU(), nn.ReLU())
-    for head in ("made", made):
-        assert price("early", head, MAP, 5, model=trunk, layer="four").shape == (2, 6)
-        with pytest.raises(HeadError, match="no model and no layer was given"):
-            price("early", head, MAP, 5)
+    with registered(heads.HEADS, made):
+        for head in ("made", made):
+            assert price("early", head, MAP, 5, model=trunk, layer="four").shape == (2, 6)
+            with pytest.raises(HeadError, match="no model and no layer was given"):
+                price("early", head, MAP, 5)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from deepsup.comparisons.compare import compare as compare_arms
 from deepsup.doctor import diagnose
 from deepsup.errors import ConfigError, DeepsupError
 from deepsup.files import load_weights
+from deepsup.heads import HEADS
 from deepsup.layers.dry_run import trace
 from deepsup.plans.planning import plan as make_plan
 from deepsup.probes.placement import check_rule
@@ -106,9 +107,7 @@ def plan(
         ),
     ] = None,
     method: Annotated[str, typer.Option(help="A published method; `deepsup methods` lists them.")] = "aux",
-    head: Annotated[
-        str | None, typer.Option(help="pool | linear | token | cnds, options as in `cnds(hidden=256)`.")
-    ] = None,
+    head: Annotated[str | None, typer.Option(help=f"{' | '.join(HEADS)}; options as in `cnds(hidden=256)`.")] = None,
     weight: Annotated[str | None, typer.Option(help="A number or a schedule: `linear(0.3, 0)`.")] = None,
     gradient: Annotated[
         str | None, typer.Option(help="What enters the trunk: `add`, `project`, `scale(0.5)`...")

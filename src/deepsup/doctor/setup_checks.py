@@ -31,9 +31,7 @@ from deepsup.terms import ENSEMBLE, GATE, INPUT
 
 WRAPPERS = (nn.DataParallel, DistributedDataParallel)
 INNER = ("_orig_mod", "_forward_module", "_original_module")
-EARLY, HEAVY, LIGHT = 1 / 3, 0.5, ("pool", "linear", "token")
-PRESET = ("cnds", "continuation", "googlenet")  # big heads that a method has for every branch
-ARRANGED = ("bottleneck", "continuation", "embed", "sepconv")  # and those that one chooses for each layer
+EARLY, HEAVY = 1 / 3, 0.5
 STEPS = [i / 100 for i in range(101)]  # of progress, at which schedules are looked at
 
 
@@ -326,26 +324,25 @@ def pricing(plan: Plan) -> Iterator[Finding]:
 
 def _is_dear_by_design(plan: Plan, b: Branch) -> bool:
     """Whether the plan's method itself brings this head, or it is a whole peer network."""
-    name = b.head.split("(")[0] if isinstance(b.head, str) else ""
-    if b.layer == INPUT and name in ("continuation", "network"):
+    known = heads.describe(b.head)
+    if b.layer == INPUT and known.whole:
         return True
     try:
         method = methods.get(plan.method)
     except ConfigError:  # a plan of another version
         return False
-    return (name in PRESET and b.head == method.head) or (name in ARRANGED and method.arrange is not None)
+    return (known.large and b.head == method.head) or (known.fitted and method.arrange is not None)
 
 
 def _is_early_and_heavy(b: Branch) -> bool:
     if isinstance(b.weight, schedules.adaptive):  # 1 is only where it starts
         return False
-    light = isinstance(b.head, str) and b.head.split("(")[0] in LIGHT
     try:
         weights = set(_values(b.weight))
     except Exception:  # said elsewhere
         return False
     undamped = b.gradient == gradients.ADD
-    return light and undamped and b.depth < EARLY and len(weights) == 1 and min(weights) >= HEAVY
+    return heads.describe(b.head).light and undamped and b.depth < EARLY and len(weights) == 1 and min(weights) >= HEAVY
 
 
 def precision(setup: Setup) -> Iterator[Finding]:

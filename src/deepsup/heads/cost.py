@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.flop_counter import FlopCounterMode
 
-from deepsup import heads
 from deepsup.errors import HeadError
 from deepsup.features import Feature, Pick
+from deepsup.heads.build_head import HeadLike, build, read, show
 from deepsup.layers.dry_run import untouched
 
 
@@ -30,7 +30,7 @@ class Price(NamedTuple):
 
 def price(
     name: str,
-    head: heads.HeadLike,
+    head: HeadLike,
     feature: Feature,
     classes: int,
     *,
@@ -48,17 +48,17 @@ def price(
 
     def on(device: str) -> Price:
         with torch.random.fork_rng(devices=[]), torch.device(device):
-            module = heads.build(head, feature, classes, model=model, layer=layer, main=main)
+            module = build(head, feature, classes, model=model, layer=layer, main=main)
         return _price(name, head, feature, module, device=device)
 
     if isinstance(head, str):
-        heads.read(head)  # what is wrong with the text is said at once
+        read(head)  # what is wrong with the text is said at once
         with suppress(HeadError, NotImplementedError):
             return on("meta")
     return on("cpu")
 
 
-def _price(name: str, head: heads.HeadLike, feature: Feature, module: nn.Module, *, device: str) -> Price:
+def _price(name: str, head: HeadLike, feature: Feature, module: nn.Module, *, device: str) -> Price:
     if any(is_lazy(p) for p in module.parameters()):
         raise HeadError(
             f"the head of branch '{name}' has lazy parameters without a shape. Give its layers their sizes."
@@ -71,12 +71,12 @@ def _price(name: str, head: heads.HeadLike, feature: Feature, module: nn.Module,
             out = module(x)
         except Exception as error:
             raise HeadError(
-                f"the head of branch '{name}' ({heads.show(head)}) cannot read an activation of {feature} a sample "
+                f"the head of branch '{name}' ({show(head)}) cannot read an activation of {feature} a sample "
                 f"in layout {feature.layout}: {type(error).__name__}: {error}"
             ) from error
     if x._version != version:
         raise HeadError(
-            f"the head of branch '{name}' ({heads.show(head)}) overwrites the activation that it is given in place, and with it "
+            f"the head of branch '{name}' ({show(head)}) overwrites the activation that it is given in place, and with it "
             "what the model and other branches read. Its first layer must work out of place: inplace=False."
         )
     scores, *extras = _outputs(name, out).items()

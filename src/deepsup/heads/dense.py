@@ -10,6 +10,7 @@ from torch import nn
 
 from deepsup.errors import HeadError
 from deepsup.features import Feature
+from deepsup.heads.build_head import HEADS
 from deepsup.heads.modules import ChannelsFirst
 
 _CONV = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -17,6 +18,7 @@ _NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _DROP = {2: nn.Dropout2d, 3: nn.Dropout3d}
 
 
+@HEADS.register
 def fcn(
     feature: Feature, classes: int, *, width: int | None = None, layers: int = 1, dropout: float = 0.1
 ) -> nn.Module:
@@ -36,6 +38,7 @@ def fcn(
     return nn.Sequential(*front, *body, last)
 
 
+@HEADS.register
 def c1(feature: Feature, classes: int, *, width: int | None = None, dropout: float = 0.0) -> nn.Module:
     """The auxiliary head of C1DeepSup: 3x3 convolution to `width`, batch normalisation, ReLU, 1x1 convolution
     (CSAILVision, mit_semseg/models/models.py); PPMDeepsup's has `dropout=0.1`.
@@ -47,6 +50,7 @@ def c1(feature: Feature, classes: int, *, width: int | None = None, dropout: flo
     return fcn(feature, classes, width=width, dropout=dropout)
 
 
+@HEADS.register
 def conv1x1(feature: Feature, classes: int) -> nn.Module:
     """One 1x1 convolution with bias: the heads of FCN, HED, U-Net++ and nnU-Net."""
     front, places = _maps("conv1x1", feature)
@@ -54,6 +58,7 @@ def conv1x1(feature: Feature, classes: int) -> nn.Module:
     return nn.Sequential(*front, last) if front else last
 
 
+@HEADS.register
 def identity(feature: Feature, classes: int) -> nn.Module:
     """Nothing: the layer's output already is the scores, as that of a side output that the network has itself."""
     if feature.layout[:2] != "NC" or feature.channels != classes:

@@ -87,6 +87,11 @@ def places(feature: Feature) -> tuple[int, ...]:
     return tuple(i for i, letter in enumerate(feature.layout) if letter not in "NC")
 
 
+def pooled(feature: Feature) -> list[nn.Module]:
+    """What takes the mean over all places: nothing where there are none."""
+    return [Mean(*places(feature))] if feature.size else []
+
+
 def channels_first(head: str, feature: Feature) -> list[nn.Module]:
     """What makes an activation (N, C, H, W): nothing, or a `ChannelsFirst`. Raises `HeadError` where it is no map."""
     if feature.layout not in ("NCHW", "NHWC"):

@@ -17,7 +17,7 @@ LIKE_MAIN = (ENSEMBLE, PREVIOUS)  # outputs that no model returns, of main's sha
 
 def predicts(head: heads.HeadLike) -> bool:
     """Whether a head gives class scores, and not an embedding or a gate. `"auto"` does."""
-    return not isinstance(head, str) or head == heads.AUTO or heads.read(head)[0] not in heads.EMBEDDINGS
+    return heads.describe(head).scores
 
 
 def same_scores(shape: tuple[int, ...], main: tuple[int, ...], *, resizes: bool = True) -> bool:

@@ -21,13 +21,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import deepsup as ds
-from deepsup import networks
+from deepsup import heads, networks
 from deepsup.errors import ContinuationError, HeadError
 from deepsup.features import Feature
 from deepsup.heads.continuation import continuation
 from deepsup.heads.cost import price
 from deepsup.layers.selectors import INPUT
 from deepsup.layers.taps import taps_on
+from tests.support.activations import FEATURES, activation
 
 CLASSES = 7
 
@@ -745,3 +746,24 @@ def test_attention_of_fixed_heads_cannot_be_widened() -> None:
 def test_it_has_to_know_the_model() -> None:
     with pytest.raises(ContinuationError, match="needs model= and layer="):
         continuation(Feature((4,), "NC"), CLASSES, model=None, layer="fc")  # type: ignore[arg-type]
+
+
+def test_continuation_repeats_what_follows_the_layer() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3),
+        nn.ReLU(),
+        nn.Conv2d(6, 8, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    )
+    with pytest.raises(HeadError, match="head 'continuation' is made from the model that it supervises"):
+        heads.build("continuation", FEATURES["NCHW"], CLASSES)
+    for text, width in (("continuation", 8), ("continuation(width=2)", 16)):
+        head = heads.build(text, FEATURES["NCHW"], CLASSES, model=model, layer="1")
+        assert [m.out_channels for m in head.modules() if isinstance(m, nn.Conv2d)] == [width]
+        assert head(activation(FEATURES["NCHW"])).shape == (3, CLASSES)
+        assert not {id(p) for p in head.parameters()} & {id(p) for p in model.parameters()}
+        x = activation(FEATURES["NCHW"])
+        assert not heads.zero(head, FEATURES["NCHW"])(x).any()

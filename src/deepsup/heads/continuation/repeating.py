@@ -15,11 +15,13 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from deepsup.errors import ContinuationError
 from deepsup.features import Feature, Pick
+from deepsup.heads.build_head import head
 from deepsup.heads.continuation.cutting import INPUT, Point, cut, trace
 from deepsup.heads.continuation.stage_blocks import Stage, following, has_stride
 from deepsup.heads.continuation.widths import Resizing, check_plain, fit_convolution, fit_linear
 
 
+@head(large=True, fitted=True, whole=True)
 def continuation(
     feature: Feature,
     classes: int,
