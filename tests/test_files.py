@@ -14,21 +14,9 @@ import deepsup as ds
 from deepsup import files
 from deepsup.errors import CheckpointError
 from deepsup.files import state_sha256, write_atomically
-from tests.layers.test_dry_run import assert_untouched, snapshot
+from tests.support.odd_nets import Tied
 from tests.support.small_nets import CLASSES, Plain, Residual, images
-
-
-class Tied(nn.Module):
-    """A language model's classifier: the transposed embedding, under two names."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(CLASSES, 4)
-        self.fc = nn.Linear(4, CLASSES, bias=False)
-        self.fc.weight = self.embed.weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.embed(x).mean(1))
+from tests.support.states import assert_untouched, snapshot
 
 
 def state(model: nn.Module) -> dict[str, Any]:

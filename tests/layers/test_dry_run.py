@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 from collections.abc import Callable
 from typing import Any
@@ -16,8 +15,10 @@ from torch.utils.checkpoint import checkpoint
 import deepsup as ds
 from deepsup.errors import LayerError, OutputError
 from deepsup.features import Feature
-from deepsup.layers.dry_run import Layer, Trace, trace, untouched
+from deepsup.layers.dry_run import Layer, Trace, trace
+from tests.support.odd_nets import Branchy, Queries, Returning, TwoInputs, telling
 from tests.support.small_nets import CLASSES, Plain, Residual, images, mlp
+from tests.support.states import assert_untouched, snapshot, with_grads
 
 
 class Restless(nn.Module):
@@ -49,42 +50,6 @@ class Restless(nn.Module):
         if self.fails:
             raise ValueError("a bad day")
         return y
-
-
-def snapshot(model: nn.Module) -> dict[str, Any]:
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_state_dict_hooks")
-    return {
-        "flags": [(n, m.training) for n, m in model.named_modules()],
-        "attributes": [(n, {k: repr(v) for k, v in vars(m).items()}) for n, m in model.named_modules()],
-        "hooks": [(n, [list(getattr(m, h).items()) for h in hooks]) for n, m in model.named_modules()],
-        "buffers": [(n, id(b), b.clone()) for n, b in model.named_buffers()],
-        "parameters": [(n, id(p), p.requires_grad, id(p.grad), p.clone()) for n, p in model.named_parameters()],
-        "grads": [None if p.grad is None else p.grad.clone() for p in model.parameters()],
-        "random": [torch.get_rng_state(), random.getstate()],
-    }
-
-
-def assert_untouched(before: Any, after: Any, at: str = "") -> None:
-    """Equal, tensors bit for bit."""
-    assert type(before) is type(after), at
-    if isinstance(before, Tensor):
-        assert torch.equal(before, after), at
-    elif isinstance(before, dict):
-        assert list(before) == list(after), at
-        for key in before:
-            assert_untouched(before[key], after[key], f"{at}.{key}")
-    elif isinstance(before, (list, tuple)):
-        assert len(before) == len(after), at
-        for i, (a, b) in enumerate(zip(before, after, strict=True)):
-            assert_untouched(a, b, f"{at}[{i}]")
-    else:
-        assert before == after, at
-
-
-def with_grads(model: nn.Module) -> nn.Module:
-    for p in model.parameters():
-        p.grad = torch.randn_like(p)
-    return model
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -172,19 +137,6 @@ def test_a_buffer_that_shares_its_memory_is_no_obstacle() -> None:
     assert trace(Expanded(), torch.randn(2, 3)).classes == CLASSES
 
 
-def test_untouched_can_restore_parameters_too() -> None:
-    model = with_grads(Residual())
-    before = snapshot(model)
-    with contextlib.suppress(ZeroDivisionError), untouched(model, parameters=True):
-        with torch.no_grad():
-            for p in model.parameters():
-                p.add_(torch.rand_like(p))
-                p.grad = None
-                p.requires_grad_(False)
-        raise ZeroDivisionError
-    assert_untouched(before, snapshot(model))
-
-
 def test_what_the_dry_run_sees_of_a_plain_net() -> None:
     seen = trace(Plain(), images(4))
     assert (seen.model, seen.input_shape, seen.main, seen.classes, seen.params) == (
@@ -237,27 +189,6 @@ def test_the_trunk_of_a_residual_net_has_blocks_and_stages_but_not_the_inside_of
     assert seen.trunk == ("conv1", "bn1", "relu", *blocks, "avgpool", "fc")
     assert seen.layers["relu"].calls == 1
     assert seen.layers["layer1.0.relu"].calls == 2
-
-
-class Branchy(nn.Module):
-    """A side path, a layer that never runs, a layer that runs twice, and one behind a detach."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Linear(3, 8)
-        self.side = nn.Linear(8, 8)
-        self.never = nn.Linear(8, 8)
-        self.twice = nn.Linear(8, 8)
-        self.cut = nn.Linear(8, 8)
-        self.fc = nn.Linear(8, CLASSES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        self.side(x)
-        x = self.twice(self.twice(x))
-        with torch.no_grad():
-            y = self.cut(x)
-        return self.fc(x + y)
 
 
 def test_calls_side_paths_and_cut_off_layers_show() -> None:
@@ -376,15 +307,6 @@ def test_in_place_successors_of_a_residual_net() -> None:
     ]
 
 
-class TwoInputs(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = nn.Linear(3, CLASSES), nn.Linear(4, CLASSES)
-
-    def forward(self, left: Tensor, right: Tensor, *, scale: float = 1.0) -> Tensor:
-        return (self.a(left) + self.b(right)) * scale
-
-
 @pytest.mark.parametrize(
     "sample",
     [
@@ -430,17 +352,6 @@ def test_a_failing_forward_says_what_was_run_and_what_went_wrong() -> None:
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 
-class Returning(nn.Module):
-    def __init__(self, wrap: Callable[[Tensor, Tensor], Any]) -> None:
-        super().__init__()
-        self.body, self.fc = nn.Linear(3, 8), nn.Linear(8, CLASSES)
-        self.wrap = wrap
-
-    def forward(self, x: Tensor) -> Any:
-        x = self.body(x)
-        return self.wrap(self.fc(x), x)
-
-
 def test_the_main_prediction_is_found_or_named() -> None:
     x = torch.randn(2, 3)
     seen = trace(Returning(lambda y, h: {"logits": y, "hidden": h}), x)
@@ -460,25 +371,6 @@ def test_the_main_prediction_is_found_or_named() -> None:
 def test_a_prediction_without_a_class_axis_is_an_output_error(wrap: Any) -> None:
     with pytest.raises(OutputError):
         _ = trace(Returning(wrap), torch.randn(2, 3)).classes
-
-
-class Telling(nn.Module):
-    """Hands on a tuple of the hidden state and something else."""
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Any]:
-        return x * 1.0, {"deep": x.mean((2, 3)), "note": "text", "states": (x,)}
-
-
-def telling() -> nn.Module:
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.block, self.fc = nn.Conv2d(3, 4, 3), Telling(), nn.Linear(4, CLASSES)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.fc(self.block(self.conv(x))[1]["deep"])
-
-    return Net()
 
 
 def test_picks_and_layouts_can_be_said() -> None:
@@ -574,25 +466,6 @@ def test_a_layer_whose_first_axis_is_not_the_batch_is_no_place_for_a_branch() ->
     assert "gives out (7, 2, 8), whose first axis is not the batch (2 samples)" in seen.layers["mix"].problem
     with pytest.raises(LayerError, match="sequence-first or windowed layer"):
         ds.plan(SequenceFirst(), torch.randn(4, 7, 4), at="mix")
-
-
-class Queries(nn.Module):
-    """Learned queries, a position embedding and a mask beside the image, as detection transformers have them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, 4, stride=4)
-        self.mask = nn.MaxPool2d(4)
-        self.positions = nn.Conv2d(1, 8, 1)
-        self.queries = nn.Linear(4, 8)
-        self.mix = nn.Linear(8, 8)
-        self.fc = nn.Linear(8, CLASSES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.stem(x)
-        y = y * self.mask((x.detach()[:, :1] > -9).float()) + self.positions(torch.ones(len(x), 1, *y.shape[2:]))
-        queries = self.queries(torch.ones(len(x), 4))
-        return self.fc(self.mix(y.mean((2, 3)) + queries))
 
 
 def test_what_does_not_depend_on_the_input_is_no_part_of_the_trunk() -> None:

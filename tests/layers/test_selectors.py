@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from deepsup.errors import LayerError, LayerNotCalledError, LayerReusedError, UnknownLayerError
 from deepsup.layers.dry_run import trace
 from deepsup.layers.selectors import check_readable, matches, select, split_pick, tap_points
-from tests.layers.test_dry_run import Branchy, Queries, telling
+from tests.support.odd_nets import Branchy, Queries, telling
 from tests.support.small_nets import CLASSES, Plain, Residual, images
 
 RESIDUAL = trace(Residual(), images())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import threading
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 
 from deepsup.layers.snapshot import Interrupts, untouched
 from deepsup.probes import probe
+from tests.support.small_nets import Residual
+from tests.support.states import assert_untouched, snapshot, with_grads
 
 
 @pytest.fixture(autouse=True)
@@ -186,3 +189,16 @@ def test_in_another_thread_signals_are_left_alone() -> None:
     thread.start()
     thread.join()
     assert handlers == [signal.getsignal(signal.SIGINT)]
+
+
+def test_untouched_can_restore_parameters_too() -> None:
+    model = with_grads(Residual())
+    before = snapshot(model)
+    with contextlib.suppress(ZeroDivisionError), untouched(model, parameters=True):
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(torch.rand_like(p))
+                p.grad = None
+                p.requires_grad_(False)
+        raise ZeroDivisionError
+    assert_untouched(before, snapshot(model))

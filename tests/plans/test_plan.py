@@ -15,7 +15,7 @@ from torch.nn import functional as F
 import deepsup as ds
 from deepsup.errors import DeepsupError, PlanError
 from deepsup.plans.plan import Branch, Plan, fingerprint
-from tests.layers.test_dry_run import telling
+from tests.support.odd_nets import telling
 from tests.support.small_nets import CLASSES, Plain, Residual, images
 
 

@@ -27,8 +27,9 @@ from deepsup.errors import (
     UnknownLayerError,
 )
 from deepsup.schedules import constant, linear
-from tests.layers.test_dry_run import Branchy, Returning, TwoInputs, assert_untouched, snapshot, telling, with_grads
+from tests.support.odd_nets import Branchy, Returning, TwoInputs, telling
 from tests.support.small_nets import CLASSES, Plain, Residual, images, labels
+from tests.support.states import assert_untouched, snapshot, with_grads
 
 AT = ["conv1", "relu2"]
 

@@ -22,8 +22,9 @@ import deepsup as ds
 from deepsup.errors import CompiledModelError, ConfigError, DatasetError, LayerError, NonFiniteError
 from deepsup.probes import probe
 from deepsup.probes.magnitudes import EXACT, Magnitudes
-from tests.layers.test_dry_run import Branchy, assert_untouched, snapshot, with_grads
+from tests.support.odd_nets import Branchy
 from tests.support.small_nets import CLASSES, Plain, Residual, images, labels, mlp
+from tests.support.states import assert_untouched, snapshot, with_grads
 
 
 def batches(count: int = 3) -> list[tuple[Tensor, Tensor]]:

@@ -15,8 +15,9 @@ import deepsup as ds
 from deepsup.errors import AlreadyAttachedError, AttachError, CompiledModelError, DataParallelError, PlanError, TapError
 from deepsup.layers.taps import taps_on
 from deepsup.supervision.attaching import unwrap
-from tests.layers.test_dry_run import Returning, assert_untouched, snapshot, telling, with_grads
+from tests.support.odd_nets import Returning, telling
 from tests.support.small_nets import CLASSES, Plain, Residual, images, labels
+from tests.support.states import assert_untouched, snapshot, with_grads
 
 AT = ["conv1", "relu2"]
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import deepsup as ds
 from deepsup.errors import BranchNameError, ClassCountError, ConfigError, HeadError, OutputError
-from tests.layers.test_dry_run import Returning
+from tests.support.odd_nets import Returning
 from tests.support.small_nets import CLASSES, Plain, images, labels
 
 AT = ["conv1", "relu2"]

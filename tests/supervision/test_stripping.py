@@ -17,9 +17,9 @@ from deepsup.errors import AttachError, CertificateError, DeepsupError
 from deepsup.files import state_sha256
 from deepsup.layers.taps import taps_on
 from deepsup.supervision.stripping import SEED
-from tests.layers.test_dry_run import TwoInputs, assert_untouched, snapshot, with_grads
+from tests.support.odd_nets import Tied, TwoInputs
 from tests.support.small_nets import CLASSES, Plain, Residual, images
-from tests.test_files import Tied
+from tests.support.states import assert_untouched, snapshot, with_grads
 
 
 def supervised(model: nn.Module | None = None, at: Any = ("layer1", "layer2")) -> ds.Supervised:
