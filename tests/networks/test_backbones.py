@@ -309,5 +309,7 @@ def test_only_zeros_can_be_padded_further() -> None:
 @pytest.mark.parametrize("package", ["timm", "torchvision"])
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingPackageError, match=rf'{package} is not installed.*pip install "deepsup\[train\]"'):
+    with pytest.raises(
+        MissingPackageError, match=rf'{package}, which is not installed.*pip install "deepsup\[train\]"'
+    ):
         backbone(f"{package}:resnet18")

@@ -422,7 +422,7 @@ def test_trains_with_its_branch_and_strips_to_itself(kind: str, method: str) -> 
         ("pspnet", {"width": 0}, "width=0"),
         ("ppm", {"dropout": 1}, "dropout=1 must be"),
         ("c1", {"width": 2.5}, "width=2.5"),
-        ("c1", {"bins": (1,)}, "'deepsup:c1' has no option bins. It takes: backbone, width"),
+        ("c1", {"bins": (1,)}, "'deepsup:c1' has no option bins. It takes: width, backbone"),
         ("pspnet", {"backbone": "resnet50"}, "backbone 'resnet50' does not say where it comes from"),
         ("pspnet", {"backbone": "torchvision:densenet121"}, "'torchvision:densenet121' cannot give maps at stride 8"),
         ("c1", {"output_stride": 7}, "output_stride=7"),

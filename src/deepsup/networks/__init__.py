@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from deepsup.networks.build import build, names
 from deepsup.networks.cndsnets import cnds_net
 from deepsup.networks.decoders import c1, ppm
@@ -13,10 +15,12 @@ from deepsup.networks.nested import unetpp
 from deepsup.networks.nin import nin
 from deepsup.networks.plain import plain
 from deepsup.networks.pspnets import pspnet
-from deepsup.networks.resnets import resnet
-from deepsup.networks.stems import resnet_3x3
+from deepsup.networks.resnets import resnet, resnet_3x3
 from deepsup.networks.unets import unet
 from deepsup.networks.wideresnets import wrn
+from deepsup.specs import import_all
+
+import_all(sys.modules[__name__])  # so that every network is registered
 
 __all__ = [
     "GriddingWarning",

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from deepsup.errors import ConfigError
 from deepsup.networks.dilation import check_dilation, dilate
-from deepsup.networks.packages import call, require, unknown
 from deepsup.networks.shapes import Seen, run_on_meta, stride_of
+from deepsup.networks.zoos import call, unknown
+from deepsup.specs import require
 
 SIDE = 256  # of the picture in dry runs: eight values along a side are left at stride 32
 
@@ -123,7 +124,7 @@ def _map_shapes(network: nn.Module, shape: tuple[int, ...], what: str) -> list[t
 def _timm(
     name: str, *, in_channels: int, pretrained: bool, options: Mapping[str, Any]
 ) -> tuple[nn.Module, list[str], int]:
-    timm = require("timm")
+    timm = require("timm", purpose=f"backbone 'timm:{name}'")
     architecture = name.partition(".")[0]  # what follows the dot names a set of trained weights
     if not timm.is_model(architecture):
         raise ConfigError(unknown(name, "timm", timm.list_models(), listing="timm.list_models()"))
@@ -158,7 +159,7 @@ def _timm_ends(network: Any, in_channels: int, side: int, what: str) -> list[str
 def _torchvision(
     name: str, *, in_channels: int, pretrained: bool, options: Mapping[str, Any]
 ) -> tuple[nn.Module, list[str], int]:
-    models = require("torchvision").models
+    models = require("torchvision", purpose=f"backbone 'torchvision:{name}'").models
     classifiers = models.list_models(module=models)
     if name not in classifiers:
         listing = "torchvision.models.list_models(module=torchvision.models)"

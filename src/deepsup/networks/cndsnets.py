@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from deepsup.errors import ConfigError
-from deepsup.networks.counts import check_positive, check_share
-from deepsup.networks.initial import gaussian
+from deepsup.networks.blocks import check_positive, check_share, gaussian
+from deepsup.networks.families import family
 
 STD = 0.01
 WIDTHS = (64, 128, 256, 512, 512)
@@ -25,6 +25,7 @@ class CndsNet(nn.Sequential):
     """What `cnds_net` builds: the layers run in the order of their names."""
 
 
+@family("cnds-N", "cnds-8", "cnds-13")
 def cnds_net(
     convolutions: int,
     *,

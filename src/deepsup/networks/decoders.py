@@ -11,16 +11,16 @@ Decoders keep CSAIL's layer names, so the state of a released decoder, without i
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from deepsup.networks import backbones
-from deepsup.networks.backbone_and_decoder import Pyramid, Segmenter, check_bins, coarse, conv_bn_relu
 from deepsup.networks.backbones import Stage
-from deepsup.networks.counts import check_positive, check_share
+from deepsup.networks.blocks import check_positive, check_share
+from deepsup.networks.families import family
+from deepsup.networks.segmenters import Pyramid, Segmenter, check_bins, classifier, coarse, conv_bn_relu, segmenter
 
 # CSAIL reads MobileNetV2 after the block that begins a stage (its `down_idx`), all others after the one that ends it.
 CSAIL_STAGES = {
@@ -29,60 +29,31 @@ CSAIL_STAGES = {
 }
 
 
-def c1(
-    *,
-    classes: int,
-    in_channels: int = 3,
-    backbone: str = "timm:resnet50s",
-    width: int | None = None,
-    output_stride: int = 8,
-    dilation: str = "csail",
-    pretrained: bool = False,
-    backbone_options: Mapping[str, Any] | None = None,
-    full_size: bool = False,
-) -> Segmenter:
+@family("c1", also=segmenter)
+def c1(*, classes: int, width: int | None = None, **trunk: Any) -> Segmenter:
     """CSAIL's C1: on the backbone's last map a 3x3 convolution to a quarter of its channels, BN, ReLU, and a 1x1.
 
     Example: `c1(classes=150, backbone="timm:resnet18", backbone_options={"stem_type": "deep", "stem_width": 64})` is
     its resnet18dilated with c1, from `(N, 3, H, W)` to `(N, 150, H / 8, W / 8)`.
 
-    `width` is what comes before the classes, by default that quarter (512 of 2048). CSAIL's ResNets have a stem of three
-    3x3 convolutions, as timm's resnet50s and resnet101s; backbone, output_stride, dilation, pretrained and
-    backbone_options are those of `backbones.backbone`. `full_size` enlarges scores to the input's size (bilinear,
-    align_corners=False). The decoder begins with CSAIL's initial weights. Raises ConfigError for what cannot be built.
+    `width` is what comes before the classes, by default that quarter (512 of 2048). `trunk` are the options of
+    `segmenter`. CSAIL's ResNets have a stem of three 3x3 convolutions, as timm's resnet50s and resnet101s. The decoder
+    begins with CSAIL's initial weights. Raises ConfigError for what cannot be built.
     """
-    check_positive(classes=classes, in_channels=in_channels)
-    network, stages = backbones.backbone(
-        backbone,
-        in_channels=in_channels,
-        output_stride=output_stride,
-        dilation=dilation,
-        pretrained=pretrained,
-        options=backbone_options,
-    )
-    channels = stages[-1].channels
-    width = max(1, channels // 4) if width is None else width
-    check_positive(width=width)
-    parts: OrderedDict[str, nn.Module] = OrderedDict(
-        cbr=nn.Sequential(*conv_bn_relu(channels, width, 3)), conv_last=nn.Conv2d(width, classes, 1)
-    )
-    decoder = csail_initial(nn.Sequential(parts))
-    return Segmenter(network, decoder, stages=csail_stages(backbone, stages), full_size=full_size)
+    check_positive(classes=classes)
+
+    def decoder(channels: int) -> nn.Module:
+        inner = max(1, channels // 4) if width is None else width
+        check_positive(width=inner)
+        cbr = nn.Sequential(*conv_bn_relu(channels, inner, 3))
+        return csail_initial(nn.Sequential(OrderedDict(cbr=cbr, conv_last=nn.Conv2d(inner, classes, 1))))
+
+    return segmenter(decoder, csail_stages, **trunk)
 
 
+@family("ppm", also=segmenter)
 def ppm(
-    *,
-    classes: int,
-    in_channels: int = 3,
-    backbone: str = "timm:resnet50s",
-    width: int = 512,
-    bins: Sequence[int] = (1, 2, 3, 6),
-    dropout: float = 0.1,
-    output_stride: int = 8,
-    dilation: str = "csail",
-    pretrained: bool = False,
-    backbone_options: Mapping[str, Any] | None = None,
-    full_size: bool = False,
+    *, classes: int, width: int = 512, bins: Sequence[int] = (1, 2, 3, 6), dropout: float = 0.1, **trunk: Any
 ) -> Segmenter:
     """CSAIL's PPM: the backbone's last map beside its means over 1, 4, 9 and 36 places, then 3x3, BN, ReLU, dropout, 1x1.
 
@@ -92,32 +63,22 @@ def ppm(
     quarter of the backbone's channels. Means are enlarged with align_corners=False. `dropout` leaves whole channels out.
     The rest is as in `c1`. Raises ConfigError for what cannot be built.
     """
-    check_positive(classes=classes, in_channels=in_channels, width=width)
+    check_positive(classes=classes, width=width)
     check_bins(bins)
     check_share(dropout=dropout)
-    network, stages = backbones.backbone(
-        backbone,
-        in_channels=in_channels,
-        output_stride=output_stride,
-        dilation=dilation,
-        pretrained=pretrained,
-        options=backbone_options,
-    )
-    channels = stages[-1].channels
-    conv_last = nn.Sequential(
-        *conv_bn_relu(channels + len(bins) * width, width, 3), nn.Dropout2d(dropout), nn.Conv2d(width, classes, 1)
-    )
-    parts: OrderedDict[str, nn.Module] = OrderedDict(
-        ppm=Pyramid(channels, width, bins=bins, align_corners=False), conv_last=conv_last
-    )
-    decoder = csail_initial(nn.Sequential(parts))
-    return Segmenter(network, decoder, stages=csail_stages(backbone, stages), full_size=full_size)
+
+    def decoder(channels: int) -> nn.Module:
+        pyramid = Pyramid(channels, width, bins=bins, align_corners=False)
+        conv_last = classifier(channels + len(bins) * width, width, classes=classes, dropout=dropout)
+        return csail_initial(nn.Sequential(OrderedDict(ppm=pyramid, conv_last=conv_last)))
+
+    return segmenter(decoder, csail_stages, **trunk)
 
 
 def csail_stages(spec: str, stages: Sequence[Stage]) -> list[str]:
     """The layers that CSAIL's decoders may read, the deepest last."""
     known = next((layers for name, layers in CSAIL_STAGES.items() if spec.startswith(name)), None)
-    return coarse(stages) if known is None else [*known, stages[-1].layer]
+    return coarse(spec, stages) if known is None else [*known, stages[-1].layer]
 
 
 @torch.no_grad()

@@ -8,9 +8,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from deepsup.networks.counts import check_positive, check_share, repeats
-from deepsup.networks.endings import preactivated
-from deepsup.networks.initial import he_normal
+from deepsup.networks.blocks import check_positive, check_share, he_normal, preactivated, repeats
+from deepsup.networks.families import family
 
 STEM = 16  # channels of the first convolution without bottlenecks; with them it is twice the growth
 BOTTLENECK = 4  # a bottleneck's width in growths
@@ -48,6 +47,8 @@ class DenseNet(nn.Sequential):
     """What `densenet` builds: the layers run in the order of their names."""
 
 
+@family("densenet-N-K", "densenet-40-12", "densenet-100-12", "densenet-100-24", bottleneck=False)
+@family("densenet-bc-N-K", "densenet-bc-100-12", "densenet-bc-250-24", "densenet-bc-190-40", bottleneck=True)
 def densenet(
     depth: int,
     growth: int,
@@ -70,8 +71,8 @@ def densenet(
     takes 0.2 on data without augmentation. Initialised by `he_normal`. Raises ConfigError for another depth, growth or
     dropout.
     """
-    spec = f"densenet-{'bc-' * bottleneck}{depth}-{growth}"
-    n = repeats(depth, step=6 if bottleneck else 3, rest=4, network=spec)
+    name, step = ("densenet-bc", 6) if bottleneck else ("densenet", 3)
+    n = repeats(depth, step=step, rest=4, network=f"{name}-{depth}-{growth}")
     check_positive(growth=growth, classes=classes, in_channels=in_channels)
     check_share(dropout=dropout)
     channels = 2 * growth if bottleneck else STEM

@@ -1,52 +1,43 @@
-"""The networks of this package by name: `resnet-32`, `wrn-28-10`, `densenet-bc-100-12`, `pspnet`, `unet`, ..."""
+"""Our own networks by name: `resnet-32`, `wrn-28-10`, `unet`, ...; each is registered where it is written.
+
+@family("wrn-N-K", "wrn-16-8", "wrn-28-10")
+def wrn(depth: int, widen: int, *, classes: int, in_channels: int = 3, dropout: float = 0.0) -> WideResNet: ...
+"""
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from torch import nn
 
 from deepsup.errors import ConfigError
-from deepsup.networks.cndsnets import cnds_net
-from deepsup.networks.decoders import c1, ppm
-from deepsup.networks.densenets import densenet
-from deepsup.networks.hed import hed
-from deepsup.networks.mobilenets import mobilenet_v1, mobilenet_v2
-from deepsup.networks.nested import unetpp
-from deepsup.networks.nin import nin
-from deepsup.networks.packages import closest, missing_space
-from deepsup.networks.plain import plain
-from deepsup.networks.pspnets import pspnet
-from deepsup.networks.resnets import resnet
-from deepsup.networks.stems import resnet_3x3
-from deepsup.networks.unets import unet
-from deepsup.networks.wideresnets import wrn
+from deepsup.specs import closest
 
 FROM_THE_DATA = {"classes", "in_channels", "size"}
+
+Make = TypeVar("Make", bound=Callable[..., nn.Module])
 
 
 @dataclass(frozen=True)
 class Family:
-    """Networks that differ in the numbers of their names.
-
-    `form` is the name with a capital letter for each number, in the order in which `make` takes them; `listed` names the
-    members that the papers trained; `fixed` are arguments of `make` that the name decides.
-    """
+    """Networks that differ in the numbers of their names; what `family` registers."""
 
     form: str
     make: Callable[..., nn.Module]
-    listed: tuple[str, ...] = ()
-    fixed: Mapping[str, Any] = field(default_factory=dict)
+    listed: tuple[str, ...]
+    also: Callable[..., nn.Module] | None
+    fixed: Mapping[str, Any]
 
     @property
     def options(self) -> list[str]:
         """What a user may ask of `make` beyond the name and what the data decides."""
-        parameters = inspect.signature(self.make).parameters.values()
-        named = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+        takers = [self.make] if self.also is None else [self.make, self.also]
+        parameters = [p for taker in takers for p in inspect.signature(taker).parameters.values()]
+        named = dict.fromkeys(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
         return [name for name in named if name not in FROM_THE_DATA | self.fixed.keys()]
 
     def numbers(self, name: str) -> tuple[int, ...] | None:
@@ -55,53 +46,45 @@ class Family:
         return None if match is None else tuple(map(int, match.groups()))
 
 
-FAMILIES = (
-    Family("plain-N", plain, ("plain-12", "plain-13")),
-    Family("nin", nin, ("nin",)),
-    Family("cnds-N", cnds_net, ("cnds-8", "cnds-13")),
-    Family("resnet-N", resnet, tuple(f"resnet-{depth}" for depth in (20, 32, 44, 56, 110, 1202))),
-    Family("resnet-N-3x3", resnet_3x3, ("resnet-18-3x3", "resnet-50-3x3")),
-    Family("wrn-N-K", wrn, ("wrn-16-8", "wrn-28-10", "wrn-40-4")),
-    Family(
-        "densenet-N-K",
-        densenet,
-        ("densenet-40-12", "densenet-100-12", "densenet-100-24"),
-        fixed={"bottleneck": False},
-    ),
-    Family(
-        "densenet-bc-N-K",
-        densenet,
-        ("densenet-bc-100-12", "densenet-bc-250-24", "densenet-bc-190-40"),
-        fixed={"bottleneck": True},
-    ),
-    Family("mobilenet-v1", mobilenet_v1, ("mobilenet-v1",)),
-    Family("mobilenet-v2", mobilenet_v2, ("mobilenet-v2",)),
-    # These give maps of scores, and take options only.
-    Family("pspnet", pspnet, ("pspnet",)),
-    Family("c1", c1, ("c1",)),
-    Family("ppm", ppm, ("ppm",)),
-    Family("unet", unet, ("unet",)),
-    Family("unetpp", unetpp, ("unetpp",)),
-    Family("hed", hed, ("hed",)),
-)
-LISTED = tuple(name for family in FAMILIES for name in family.listed)
+FAMILIES: dict[str, Family] = {}  # by form
+
+
+def family(
+    form: str, *listed: str, also: Callable[..., nn.Module] | None = None, **fixed: Any
+) -> Callable[[Make], Make]:
+    """Register a function that makes networks.
+
+    `form` is the name with a capital letter for each number, in the order in which the function takes them; `listed`
+    are the members that the papers trained, where there are numbers; `fixed` are arguments that the name decides; `also`
+    is the function that the keywords go on to which this one does not know (`**`).
+    """
+
+    def register(make: Make) -> Make:
+        if form in FAMILIES:
+            raise ValueError(f"two networks are registered as {form!r}")
+        FAMILIES[form] = Family(form, make, listed or (form,), also, fixed)
+        return make
+
+    return register
+
+
+def listed() -> tuple[str, ...]:
+    """Our own networks in the sizes that the papers trained."""
+    return tuple(name for each in FAMILIES.values() for name in each.listed)
 
 
 def find(name: str) -> tuple[Family, tuple[int, ...]] | None:
     """The family of `name` and the numbers in it, or None where no family has such names."""
-    for family in FAMILIES:
-        numbers = family.numbers(name)
-        if numbers is not None:
-            return family, numbers
-    return None
+    found = ((each, each.numbers(name)) for each in FAMILIES.values())
+    return next(((each, numbers) for each, numbers in found if numbers is not None), None)
 
 
-def build_published(
+def build_own(
     name: str, *, classes: int, in_channels: int = 3, size: int | None = None, options: Mapping[str, Any] | None = None
 ) -> nn.Module:
     """Build one of the package's own networks by its name.
 
-    Example: `build_published("wrn-28-10", classes=100, options={"dropout": 0.3})`.
+    Example: `build_own("wrn-28-10", classes=100, options={"dropout": 0.3})`.
 
     `size`, the side of the square input, goes to the networks that are built for one size. Raises ConfigError for a name
     that no family has, numbers that a family cannot have, and options that it does not take.
@@ -109,16 +92,26 @@ def build_published(
     options = dict(options or {})
     found = find(name)
     if found is None:
+        known = [f"deepsup:{known}" for known in listed()]
         raise ConfigError(
-            f"no network of ours is called 'deepsup:{name}'.{closest(name, LISTED, prefix='deepsup:')} There are "
-            f"{', '.join(family.form for family in FAMILIES)}. List them with deepsup.networks.names()."
+            f"no network of ours is called 'deepsup:{name}'.{closest(f'deepsup:{name}', known, most=3, cutoff=0.75)} There "
+            f"are {', '.join(FAMILIES)}. List them with deepsup.networks.names()."
         )
-    family, numbers = found
-    unknown = sorted(options.keys() - set(family.options))
+    its, numbers = found
+    unknown = sorted(options.keys() - set(its.options))
     if unknown:
-        takes = f"It takes: {', '.join(family.options)}." if family.options else "It takes none."
+        takes = f"It takes: {', '.join(its.options)}." if its.options else "It takes none."
         raise ConfigError(f"'deepsup:{name}' has no option {', '.join(unknown)}. {takes}{missing_space(unknown)}")
-    known = {"classes": classes, "in_channels": in_channels, **family.fixed, **options}
-    if size is not None and "size" in inspect.signature(family.make).parameters:
-        known["size"] = size
-    return family.make(*numbers, **known)
+    known_of_data = {"classes": classes, "in_channels": in_channels}
+    if size is not None and "size" in inspect.signature(its.make).parameters:
+        known_of_data["size"] = size
+    return its.make(*numbers, **known_of_data, **its.fixed, **options)
+
+
+def missing_space(options: Iterable[str]) -> str:
+    """What an error adds about an option such as `activation:prelu`, which YAML reads as a key; empty where none is."""
+    for option in options:
+        key, colon, value = option.partition(":")
+        if colon and value:
+            return f" Write a space after the colon, {key}: {value}, or model_options.{key}={value}."
+    return ""

@@ -19,7 +19,7 @@ from functools import cached_property
 from torch import nn
 
 from deepsup.errors import ConfigError
-from deepsup.networks.counts import check_positive
+from deepsup.networks.blocks import check_positive
 
 GROUP = 3  # rates are mended so many at a time, as in the paper: what has no holes in parts has none as a whole
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deepsup.errors import ConfigError, MissingPackageError
-from deepsup.networks.counts import check_positive
+from deepsup.errors import ConfigError
+from deepsup.networks.blocks import check_positive
+from deepsup.networks.families import family
 from deepsup.networks.levels import initialise
+from deepsup.specs import require
 
 GROUPS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # VGG-16: channels and convolutions before each pooling
 SIDES = len(GROUPS)
 
 
+@family("hed")
 def hed(*, classes: int = 1, in_channels: int = 3, pretrained: bool = False) -> Hed:
     """HED on VGG-16: (N, in_channels, H, W) to the fused scores (N, classes, H, W), before the sigmoid.
 
@@ -85,12 +87,7 @@ class Hed(nn.Module):
 
 def _take_vgg(network: Hed) -> None:
     """Copy the convolutions of torchvision's trained VGG-16, which come in the same order."""
-    try:
-        models = importlib.import_module("torchvision.models")
-    except ModuleNotFoundError:
-        raise MissingPackageError(
-            'the trained VGG-16 comes from torchvision, which is not installed: pip install "deepsup[train]".'
-        ) from None
+    models = require("torchvision.models", purpose="the trained VGG-16")
     trained = [layer for layer in models.vgg16(weights="DEFAULT").features if isinstance(layer, nn.Conv2d)]
     names = [name for name in network.trunk if name.startswith("conv")]
     for name, layer in zip(names, trained, strict=True):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from deepsup.errors import ConfigError
 from deepsup.networks.activations import activation
-from deepsup.networks.counts import check_positive, check_share
+from deepsup.networks.blocks import check_positive, check_share
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm2d,

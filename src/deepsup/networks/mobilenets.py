@@ -8,8 +8,9 @@ from typing import final
 from torch import Tensor, nn
 
 from deepsup.errors import ConfigError
-from deepsup.networks.counts import check_positive, check_share
-from deepsup.networks.initial import he_normal
+from deepsup.networks.blocks import check_positive, check_share, he_normal
+from deepsup.networks.families import family
+from deepsup.specs import ABOVE_ZERO
 
 STEM = 32
 # One row a stage, one pair (channels, stride) a block.
@@ -78,6 +79,7 @@ class MobileNetV2(nn.Sequential):
     """What `mobilenet_v2` builds: the layers run in the order of their names."""
 
 
+@family("mobilenet-v1")
 def mobilenet_v1(*, classes: int, in_channels: int = 3, width: float = 1.0) -> MobileNetV1:
     """MobileNet with 13 separable convolutions for CIFAR; every channel count times `width`.
 
@@ -105,6 +107,7 @@ def mobilenet_v1(*, classes: int, in_channels: int = 3, width: float = 1.0) -> M
     return network
 
 
+@family("mobilenet-v2")
 def mobilenet_v2(*, classes: int, in_channels: int = 3, width: float = 1.0, dropout: float = 0.2) -> MobileNetV2:
     """MobileNetV2 with 17 inverted residuals for CIFAR; every channel count times `width`.
 
@@ -148,7 +151,7 @@ def _stem(in_channels: int, channels: int, activation: nn.Module) -> OrderedDict
 
 
 def _check_width(width: float) -> None:
-    if isinstance(width, bool) or not isinstance(width, (int, float)) or not 0 < width < float("inf"):
+    if not ABOVE_ZERO.fits(width):
         raise ConfigError(f"width={width!r} must be a positive number, such as 0.5, 1 or 1.4.")
 
 

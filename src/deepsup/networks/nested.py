@@ -7,10 +7,12 @@ from typing import final
 
 from torch import Tensor, nn
 
-from deepsup.networks.counts import check_positive
+from deepsup.networks.blocks import check_positive
+from deepsup.networks.families import family
 from deepsup.networks.levels import Style, Up, check_widths, convolutions, initialise
 
 
+@family("unetpp")
 def unetpp(
     *,
     classes: int,

@@ -7,8 +7,8 @@ from typing import final
 
 from torch import nn
 
-from deepsup.networks.counts import check_positive, check_share
-from deepsup.networks.initial import gaussian
+from deepsup.networks.blocks import check_positive, check_share, gaussian
+from deepsup.networks.families import family
 
 STD = 0.05
 
@@ -18,6 +18,7 @@ class Nin(nn.Sequential):
     """What `nin` builds: the layers run in the order of their names."""
 
 
+@family("nin")
 def nin(*, classes: int, in_channels: int = 3, dropout: float = 0.5) -> Nin:
     """Three convolutions, each followed by two 1x1 convolutions ("cccp", cascaded cross-channel parametric pooling).
 

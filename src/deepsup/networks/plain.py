@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from torch import nn
 
 from deepsup.errors import ConfigError
-from deepsup.networks.counts import check_positive
+from deepsup.networks.blocks import check_positive
+from deepsup.networks.families import family
 
 WIDTHS = (16, 32, 64)
 
@@ -21,6 +22,7 @@ class Plain(nn.Sequential):
     """What `plain` builds: a sequence with a name of its own, so that plans and errors speak of `Plain`."""
 
 
+@family("plain-N", "plain-12", "plain-13")
 def plain(depth: int, *, classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS) -> Plain:
     """A stack of `depth` 3x3 convolutions with ReLU, a global average pool and one linear layer.
 

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deepsup.errors import ConfigError
-from deepsup.networks.counts import check_positive, repeats
-from deepsup.networks.initial import he_normal
+from deepsup.networks.blocks import check_positive, he_normal, repeats
+from deepsup.networks.families import family
+from deepsup.specs import require
 
 WIDTHS = (16, 32, 64)
+IMAGENET_DEPTHS = (18, 34, 50, 101, 152)
 
 
 @final
@@ -102,6 +104,7 @@ class CifarResNet(nn.Sequential):
     """What `resnet` builds: the layers run in the order of their names."""
 
 
+@family("resnet-N", *(f"resnet-{depth}" for depth in (20, 32, 44, 56, 110, 1202)))
 def resnet(depth: int, *, classes: int, in_channels: int = 3, shortcut: str = "subsample") -> CifarResNet:
     """The residual network of `depth` = 6n+2 layers for CIFAR: three stages of n blocks, 16, 32 and 64 channels wide.
 
@@ -135,4 +138,26 @@ def resnet(depth: int, *, classes: int, in_channels: int = 3, shortcut: str = "s
     layers |= OrderedDict(avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(channels, classes))
     network = CifarResNet(layers)
     he_normal(network)
+    return network
+
+
+@family("resnet-N-3x3", "resnet-18-3x3", "resnet-50-3x3")
+def resnet_3x3(depth: int, *, classes: int, in_channels: int = 3) -> nn.Module:
+    """torchvision's ResNet whose stem is one 3x3 convolution of stride 1, without the pooling: for 32x32 pixels.
+
+    Example: `resnet_3x3(18, classes=100)` has 11,220,132 parameters.
+
+    What BYOT (Zhang et al. 2019), contrastive deep supervision (Zhang et al. 2022) and most CIFAR code call ResNet-18.
+    Layers are named as torchvision's. Raises ConfigError for a depth that there is not.
+    """
+    check_positive(classes=classes, in_channels=in_channels)
+    if depth not in IMAGENET_DEPTHS:
+        raise ConfigError(
+            f"'resnet-{depth}-3x3' cannot be built: there are the depths {', '.join(map(str, IMAGENET_DEPTHS))}."
+        )
+    models = require("torchvision.models", purpose=f"'resnet-{depth}-3x3'")
+    network: nn.Module = getattr(models, f"resnet{depth}")(weights=None, num_classes=classes)
+    network.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+    network.maxpool = nn.Identity()
     return network

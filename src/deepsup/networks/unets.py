@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from deepsup.errors import ConfigError
 from deepsup.networks.backbones import Stage, backbone
-from deepsup.networks.counts import check_positive
+from deepsup.networks.blocks import check_positive
+from deepsup.networks.families import family
 from deepsup.networks.gridding import warn_of_gridding
 from deepsup.networks.levels import Style, Up, check_widths, convolutions, initialise
 
@@ -18,6 +19,7 @@ BACKBONE_WIDTHS = (16, 32, 64, 128, 256, 512)  # of the decoder; as many as the 
 SHORT = {"resnet34": "timm:resnet34"}
 
 
+@family("unet")
 def unet(
     *,
     classes: int,

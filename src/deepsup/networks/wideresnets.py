@@ -7,9 +7,8 @@ from typing import final
 
 from torch import Tensor, nn
 
-from deepsup.networks.counts import check_positive, check_share, repeats
-from deepsup.networks.endings import preactivated
-from deepsup.networks.initial import he_normal
+from deepsup.networks.blocks import check_positive, check_share, he_normal, preactivated, repeats
+from deepsup.networks.families import family
 
 STEM = 16
 WIDTHS = (16, 32, 64)
@@ -47,6 +46,7 @@ class WideResNet(nn.Sequential):
     """What `wrn` builds: the layers run in the order of their names."""
 
 
+@family("wrn-N-K", "wrn-16-8", "wrn-28-10", "wrn-40-4")
 def wrn(depth: int, widen: int, *, classes: int, in_channels: int = 3, dropout: float = 0.0) -> WideResNet:
     """WRN-`depth`-`widen`: `depth` = 6n+4 layers, three stages of n blocks, 16, 32 and 64 times `widen` channels wide.
 
