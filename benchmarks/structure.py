@@ -19,7 +19,9 @@ def code_lines(text: str, tree: ast.Module) -> int:
     """Lines that are neither blank nor comment nor docstring."""
     docs: set[int] = set()
     for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(
+            node
+        ):
             docs |= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
     lines = enumerate(text.splitlines(), 1)
     return sum(1 for n, line in lines if line.strip() and n not in docs and not line.strip().startswith("#"))

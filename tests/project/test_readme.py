@@ -14,7 +14,6 @@ import pytest
 
 from deepsup import errors, reports
 from tests.cli.test_commands import _wide, call  # noqa: F401  (the fixture widens the terminal)
-from tests.project.test_layout import ORDER
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -97,11 +96,16 @@ def test_the_measured_ratios_are_those_of_the_committed_benchmark_and_within_the
     assert f"an evaluation {evaluation['ratio']:.2f} of the plain" in text
 
 
-def test_the_tree_names_every_core_file_in_import_order() -> None:
-    tree = blocks("text")[-1]
-    named = re.findall(r"^  (\w+)(?:\.py|/)", tree, flags=re.M)
-    order = list(dict.fromkeys(name.partition("/")[0] for name in ORDER))
-    assert [n for n in named if n in order] == order
+def test_the_readme_fits_one_reading() -> None:
+    assert len(README.splitlines()) <= 150
+    assert "make demo" in README.partition("```python")[0]  # the first screen installs, runs and shows
+
+
+def test_the_page_of_a_step_names_files_that_exist() -> None:
+    page = (ROOT / "docs/how-a-step-runs.md").read_text()
+    named = set(re.findall(r"[a-z_]+(?:/[a-z_]+)*/[a-z_]+\.py", page))
+    assert len(named) > 20
+    assert [name for name in named if not (ROOT / "src/deepsup" / name).exists()] == []
 
 
 def test_links_lead_somewhere() -> None:
