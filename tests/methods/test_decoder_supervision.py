@@ -270,7 +270,7 @@ def test_networks_that_do_not_say_where_are_told_to() -> None:
         ds.plan(plain, x, method="nnunet")
     with pytest.raises(LayerError, match="'hed' supervises side outputs"):
         ds.plan(plain, x, method="hed")
-    with pytest.raises(ConfigError, match=r"'monai' has no mode 'half'\. Choose: same, exp, two"):
+    with pytest.raises(ConfigError, match=r"'monai' needs mode to be 'same' or 'exp' or 'two'; found 'half'"):
         ds.plan(plain, x, method="monai(mode='half')")
     assert ds.plan(plain, x, "0", method="pspnet").branches[0].head == "fcn"
 

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated
 
-from deepsup.errors import ConfigError, LayerError
+from deepsup.errors import LayerError
 from deepsup.layers.dry_run import Layer
-from deepsup.methods.method import Arrange, Method, Preset, Scene, between
+from deepsup.methods.method import BUILDERS, Arrange, Method, NotNegative, Places, Preset, Scene
+from deepsup.specs import one_of
 
-MODES = ("same", "exp", "two")
 
-
-def pspnet(*, weight: float = 0.4) -> Method:
-    """The auxiliary loss of PSPNet, on any backbone."""
-    between("pspnet", 0, math.inf, weight=weight)
+@BUILDERS.register
+def pspnet(*, weight: NotNegative = 0.4) -> Method:
+    """PSPNet's auxiliary loss: a small FCN head on the last stage but one, dropped at test."""
     loss = "cross_entropy(align_corners=True)"
     return Method(
-        name="pspnet",
         maps=True,
-        summary="PSPNet's auxiliary loss: a small FCN head on the last stage but one, dropped at test",
         formula="L = CE(main) + 0.4 CE(aux), both enlarged to the labels",
         source="Zhao, Shi, Qi, Wang, Jia 2017 (CVPR), sec. 3.3 and table 2; hszhao/semseg",
         deviations="the paper puts it after res4b22 of ResNet-101, the authors' later code after layer3, as here; the original "
@@ -28,47 +27,42 @@ def pspnet(*, weight: float = 0.4) -> Method:
         loss=loss,
         weight=f"constant({weight})",
         main_loss=loss,
-        places=_last_but_one,
-        where="after the last stage of the backbone but one",
+        places=Places("after the last stage of the backbone but one", _last_but_one),
     )
 
 
-def c1_deepsup(*, weight: float = 0.4) -> Method:
-    """The auxiliary loss of CSAIL's C1DeepSup."""
-    return _csail("c1-deepsup", weight, head="c1", decoder="C1DeepSup")
-
-
-def ppm_deepsup(*, weight: float = 0.4) -> Method:
-    """The auxiliary loss of CSAIL's PPMDeepsup."""
-    return _csail("ppm-deepsup", weight, head="c1(dropout=0.1)", decoder="PPMDeepsup")
-
-
-def _csail(name: str, weight: float, *, head: str, decoder: str) -> Method:
-    between(name, 0, math.inf, weight=weight)
+@BUILDERS.register
+def c1_deepsup(*, weight: NotNegative = 0.4) -> Method:
+    """C1DeepSup's auxiliary loss: one 3x3 convolution on conv4, labels shrunk to the scores, dropped at test."""
     loss = "cross_entropy(resize='nearest')"
     return Method(
-        name=name,
         maps=True,
-        summary=f"{decoder}'s auxiliary loss: one 3x3 convolution on conv4, labels shrunk to the scores, dropped at test",
         formula="L = NLL(log softmax(main)) + 0.4 NLL(log softmax(aux)), at the resolution of the scores",
         source="CSAILVision/semantic-segmentation-pytorch, mit_semseg (Zhou et al. 2017, 2018)",
         deviations="log_softmax and NLL in one, which is cross-entropy; labels are shrunk here and not in the loader",
-        head=head,
+        head="c1",
         loss=loss,
         weight=f"constant({weight})",
         main_loss=loss,
-        places=_last_but_one,
-        where="after the last stage of the backbone but one (conv4)",
+        places=Places("after the last stage of the backbone but one (conv4)", _last_but_one),
     )
 
 
+@BUILDERS.register
+def ppm_deepsup(*, weight: NotNegative = 0.4) -> Method:
+    """PPMDeepsup's auxiliary loss: one 3x3 convolution on conv4, labels shrunk to the scores, dropped at test."""
+    return replace(c1_deepsup(weight=weight), head="c1(dropout=0.1)")
+
+
+@BUILDERS.register
 def nnunet() -> Method:
-    """Deep supervision of a decoder as nnU-Net has it."""
+    """Every level of a decoder is supervised at its own resolution, weights halve and sum to 1.
+
+    Deep supervision of a decoder as nnU-Net has it.
+    """
     loss = "dice_cross_entropy(resize='nearest')"
     return Method(
-        name="nnunet",
         maps=True,
-        summary="every level of a decoder is supervised at its own resolution, weights halve and sum to 1",
         formula="L = sum_i w_i (Dice + CE)_i,  w_i = 2^-i / sum_j 2^-j, main is i = 0; the coarsest level has none",
         source="nnU-Net (Isensee et al. 2021), nnUNetTrainer of nnunetv2",
         deviations="a level of weight 0 (nnU-Net's coarsest; 1e-6 under DDP) is no branch here, unless it is the only one; "
@@ -78,39 +72,41 @@ def nnunet() -> Method:
         loss=loss,
         main_loss=loss,
         main_weight=lambda branches: halves(branches)[0],
-        places=_decoder_levels,
+        places=Places(
+            "after every level of the decoder but the finest, which main reads, and the coarsest", _decoder_levels
+        ),
         arrange=_halved,
-        where="after every level of the decoder but the finest, which main reads, and the coarsest",
     )
 
 
-def monai(*, mode: str = "exp") -> Method:
-    """Deep supervision of a decoder as MONAI's DeepSupervisionLoss weighs it."""
-    if mode not in MODES:
-        raise ConfigError(f"method 'monai' has no mode {mode!r}. Choose: {', '.join(MODES)}.")
+@BUILDERS.register
+def monai(*, mode: Annotated[str, one_of("same", "exp", "two")] = "exp") -> Method:
+    """Every level of a decoder is supervised at its own resolution, weights by MONAI's modes.
+
+    Deep supervision of a decoder as MONAI's DeepSupervisionLoss weighs it.
+    """
     loss = "dice_cross_entropy(resize='nearest')"
     return Method(
-        name="monai",
         maps=True,
-        summary="every level of a decoder is supervised at its own resolution, weights by MONAI's modes",
         formula="L = sum_l w_l L_l, main is l = 0;  same: 1;  exp: max(0.5^l, 0.0625);  two: 1, 0.5, 0.5, ...",
         source="MONAI 1.6, losses/ds_loss.py (DeepSupervisionLoss)",
         deviations="weights belong to branches by name, so that none is dropped in silence where counts differ",
         head="conv1x1",
         loss=loss,
         main_loss=loss,
-        places=_decoder_levels_all,
+        places=Places("after every level of the decoder but the finest, which main reads", _decoder_levels_all),
         arrange=_monai(mode),
-        where="after every level of the decoder but the finest, which main reads",
     )
 
 
+@BUILDERS.register
 def hed() -> Method:
-    """Side outputs of one class, each with a balanced loss, as Holistically-nested Edge Detection has them."""
+    """Every side output, and their fusion, with a class-balanced loss of weight 1.
+
+    Side outputs of one class, each with a balanced loss, as Holistically-nested Edge Detection has them.
+    """
     return Method(
-        name="hed",
         maps=True,
-        summary="every side output, and their fusion, with a class-balanced loss of weight 1",
         formula="L = l(fuse) + sum_m l(side_m),  l = -beta sum_{Y+} log p - (1 - beta) sum_{Y-} log(1 - p), beta = |Y-|/|Y|",
         source="Xie & Tu 2015 (ICCV), eq. 2 to 4; s9xie/hed",
         deviations="the loss is a mean over places where the original sums (its learning rate is 1e-6). At test the fusion is "
@@ -118,17 +114,18 @@ def hed() -> Method:
         head="identity",
         loss="balanced",
         main_loss="balanced",
-        places=_side_outputs,
-        where="at the side outputs of deepsup:hed",
+        places=Places("at the side outputs of deepsup:hed", _side_outputs),
     )
 
 
+@BUILDERS.register
 def unetpp() -> Method:
-    """Deep supervision of U-Net++: every node of the top row predicts at full size."""
+    """Every node of U-Net++'s top row predicts, all with weight 1; prune at one of them, or average all.
+
+    Deep supervision of U-Net++: every node of the top row predicts at full size.
+    """
     return Method(
-        name="unetpp",
         maps=True,
-        summary="every node of U-Net++'s top row predicts, all with weight 1; prune at one of them, or average all",
         formula="L = sum_j (BCE or CE + Dice)(X^{0,j}),  j = 1..4",
         source="Zhou, Siddiquee, Tajbakhsh, Liang 2018, 2020 (IEEE TMI), sec. III",
         deviations="the paper writes half the cross-entropy plus Dice, and means over the nodes; this is their sum, 1 each. "
@@ -136,8 +133,7 @@ def unetpp() -> Method:
         head="conv1x1",
         loss="dice_cross_entropy",
         main_loss="dice_cross_entropy",
-        places=_decoder_levels_all,
-        where="at the nodes X^{0,1} to X^{0,3} of deepsup:unetpp; elsewhere as monai",
+        places=Places("at the nodes X^{0,1} to X^{0,3} of deepsup:unetpp; elsewhere as monai", _decoder_levels_all),
     )
 
 

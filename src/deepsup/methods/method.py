@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 from torch import nn
 
 from deepsup import losses
 from deepsup.errors import ConfigError
 from deepsup.layers.dry_run import Trace
+from deepsup.specs import ABOVE_ZERO, Registry, at_least, between, show_call
 from deepsup.terms import Edge, Gate
 
 
@@ -35,12 +36,18 @@ class Preset:
     own: bool = False
 
 
-Places = Callable[[Scene], Mapping[str, str]]
+class Places(NamedTuple):
+    """Where the branches of a method go if the user does not say: in words, and found in a model, by branch name."""
+
+    where: str
+    find: Callable[[Scene], Mapping[str, str]]
+
+
 Arrange = Callable[["Method", Scene, Mapping[str, str]], Mapping[str, Preset]]
 Mimicry = Callable[[Sequence[str]], Sequence[Edge]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Method:
     """One method: what it does, its formula and source, where it departs from the source, and its defaults.
 
@@ -50,8 +57,8 @@ class Method:
     weights that sum to 1.
     """
 
-    name: str
-    summary: str
+    name: str = ""  # that of its builder, with the options that were given; `get` fills it in
+    summary: str = ""  # the first line of its builder's docstring
     formula: str
     source: str
     deviations: str = "-"
@@ -63,7 +70,6 @@ class Method:
     rule: str = "drop"  # of the probe, for at="auto"
     bare: bool = False  # attaches no branches at all
     maps: bool = False  # for networks that predict maps
-    where: str = ""  # what `places` does, in words
     heads: str = ""  # what `arrange` gives the branches, in words
     places: Places | None = None
     arrange: Arrange | None = None
@@ -79,8 +85,8 @@ class Method:
         """Raise `ConfigError` where the probe is asked for places that the method knows itself."""
         if at == "auto" and self.places is not None:
             raise ConfigError(
-                f"method '{self.name}' says itself where its branches go ({self.where}); at='auto' would ask the probe. Leave "
-                "at out (supervise.at=null), or name layers."
+                f"method '{self.name}' says itself where its branches go ({self.places.where}); at='auto' would ask the probe. "
+                "Leave at out (supervise.at=null), or name layers."
             )
 
     def under(self, main_loss: str | losses.Loss | None) -> Method:
@@ -99,7 +105,9 @@ class Method:
     def facts(self) -> dict[str, str]:
         """What there is to know about the method, by title, for people."""
         asked = {k: repr(v) for k, v in self.options.items()}
-        branches = {"branches": self.where or "at layers of your choice, or where the probe says"}
+        branches = {
+            "branches": self.places.where if self.places else "at layers of your choice, or where the probe says"
+        }
         branches |= {"head": self.heads or self.head, "loss": losses.show(self.loss)}
         branches["weight"] = self.weight.replace("{epochs}", "N")
         if self.gradient != "add":
@@ -121,20 +129,26 @@ class Method:
         return Preset(layer=layer, **{**plain, **changes})
 
 
-def positive(method: str, **values: Any) -> None:
-    """Raise `ConfigError` for an option that must be a number above 0 and is not."""
-    for name, value in values.items():
-        if not _is_number(value) or not value > 0:
-            raise ConfigError(f"method '{method}' needs {name} above 0; found {name}={value!r}.")
+BUILDERS = Registry[Callable[..., Method]]("method", ConfigError, dashes=True)
+METHODS: dict[str, Method] = {}  # all of them with their usual options; the room fills it in when it is imported
+Positive: TypeAlias = Annotated[float, ABOVE_ZERO]
+NotNegative: TypeAlias = Annotated[float, at_least(0)]
+Share: TypeAlias = Annotated[float, between(0, 1)]
 
 
-def between(method: str, low: float, high: float, **values: Any) -> None:
-    """Raise `ConfigError` for an option that must be a number from `low` to `high` and is not."""
-    for name, value in values.items():
-        if not _is_number(value) or not low <= value <= high:
-            limits = f"of at least {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
-            raise ConfigError(f"method '{method}' needs a number {limits} for {name}; found {name}={value!r}.")
+def get(text: str) -> Method:
+    """The method that a text names, with its options. Raises `ConfigError` naming the known ones.
 
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    >>> get("dhm(temperature=2)").name
+    'dhm(temperature=2)'
+    """
+    if text in METHODS:
+        return METHODS[text]
+    name, options = BUILDERS.read(text)
+    build = BUILDERS[name]
+    usual = {option: p.default for option, p in inspect.signature(build).parameters.items()}
+    summary = (inspect.getdoc(build) or name).partition("\n")[0].rstrip(".")
+    first = summary.split()[0]
+    if first == first.capitalize():  # BYOT and GoogLeNet stay as they are
+        summary = summary[0].lower() + summary[1:]
+    return replace(build(**options), name=show_call(name, options), summary=summary, options={**usual, **options})

@@ -4,74 +4,72 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypeAlias
 
 from deepsup.errors import ConfigError, LayerError
 from deepsup.heads.continuation import hierarchical
-from deepsup.methods.auxiliary_classifiers import all_stages, inner_stages
-from deepsup.methods.method import Method, Preset, Scene, between, positive
+from deepsup.methods.method import BUILDERS, Arrange, Method, NotNegative, Places, Positive, Preset, Scene, Share
+from deepsup.methods.stage_ends import INNER_STAGES_AND_DEEPEST, all_stages
 from deepsup.schedules import constant, parse
+from deepsup.specs import FLAG, WHOLE, Limit, one_of
 from deepsup.terms import ENSEMBLE, GATE, INPUT, PREVIOUS, Edge
 
+
+def _at_least_whole(least: int) -> Limit:
+    return Limit(f"a whole number of at least {least}", lambda v: WHOLE.fits(v) and v >= least)
+
+
+Peers: TypeAlias = Annotated[int, _at_least_whole(1)]
 DHM_BRANCHES = (
     "a branch repeats the rest of the trunk, by DHM's published tables where it has one (CIFAR ResNet, WRN, DenseNet, "
     "ImageNet ResNet), elsewhere, MobileNet included, by the rule behind them"
 )
 
 
-def dsl(*, weight: float = 1.0) -> Method:
-    """DHM's branches without the mimicry: plain deep supervision with big branches."""
-    between("dsl", 0, math.inf, weight=weight)
+@BUILDERS.register
+def dsl(*, weight: NotNegative = 1.0) -> Method:
+    """Two branches that repeat the rest of the trunk, each with the labels.
+
+    DHM's branches without the mimicry: plain deep supervision with big branches.
+    """
     return Method(
-        name="dsl",
-        summary="two branches that repeat the rest of the trunk, each with the labels",
         formula="L = sum_j CE(o_j, y)",
         source="Li, Chen 2020 (CVPR), the baseline of DHM; github.com/d-li14/DHM without --mimic",
         deviations=DHM_BRANCHES,
         weight=f"constant({weight})",
-        places=_hierarchical_places,
-        where="early and late: after the last stage but two and but one",
-        heads="continuation, with DHM's block counts; the late one twice as wide",
-        arrange=_hierarchical,
+        **_HIERARCHICAL,
     )
 
 
-def dks(*, weight: float = 1.0) -> Method:
-    """Deeply-supervised Knowledge Synergy."""
-    between("dks", 0, math.inf, weight=weight)
+@BUILDERS.register
+def dks(*, weight: NotNegative = 1.0) -> Method:
+    """Two branches that repeat the rest of the trunk; every output teaches every other.
+
+    Deeply-supervised Knowledge Synergy.
+    """
     return Method(
-        name="dks",
-        summary="two branches that repeat the rest of the trunk; every output teaches every other",
         formula="L = sum_j CE(o_j, y) + sum_{j != k} KL(p_k || p_j), teachers p_k detached",
         source="Sun, Yao, Zhou, Zhao 2019 (CVPR, arXiv 1906.00675)",
         deviations=DHM_BRANCHES + ". For WRN these are DKS's own branches; its others were not released",
-        places=_hierarchical_places,
-        where="early and late: after the last stage but two and but one",
-        heads="continuation, with DHM's block counts; the late one twice as wide",
-        arrange=_hierarchical,
+        **_HIERARCHICAL,
         edges=lambda names: _pairwise(["main", *names], "kl", weight),
     )
 
 
-def dhm(*, temperature: float = 1.0, weight: float = 1.0, dynamic: bool = False) -> Method:
-    """Dynamic Hierarchical Mimicking."""
-    positive("dhm", temperature=temperature)
-    between("dhm", 0, math.inf, weight=weight)
-    if not isinstance(dynamic, bool):
-        raise ConfigError(f"method 'dhm' takes True or False for dynamic; found dynamic={dynamic!r}.")
-    loss = "kl" if temperature == 1 else f"kl(temperature={temperature:g})"
+@BUILDERS.register
+def dhm(*, temperature: Positive = 1.0, weight: NotNegative = 1.0, dynamic: Annotated[bool, FLAG] = False) -> Method:
+    """Two branches that repeat the rest of the trunk; every output teaches every other, softened by T.
+
+    Dynamic Hierarchical Mimicking.
+    """
     return Method(
-        name="dhm",
-        summary="two branches that repeat the rest of the trunk; every output teaches every other, softened by T",
         formula="L = sum_j CE(o_j, y) + sum_{j != k} T² KL(softmax(o_k / T) || softmax(o_j / T)), teachers detached, T = 1",
         source="Li, Chen 2020 (CVPR, arXiv 2003.10739); github.com/d-li14/DHM at c67639d",
         deviations=DHM_BRANCHES
         + ". The random dropping of terms is in the released code, commented out: dhm(dynamic=True) turns "
         "it on. Its smoothing of probabilities by 1e-8 is not needed with log-softmax",
-        places=_hierarchical_places,
-        where="early and late: after the last stage but two and but one",
-        heads="continuation, with DHM's block counts; the late one twice as wide",
-        arrange=_hierarchical,
-        edges=lambda names: _pairwise(["main", *names], loss, weight),
+        **_HIERARCHICAL,
+        edges=lambda names: _pairwise(["main", *names], _kl(temperature), weight),
         dynamic=dynamic,
     )
 
@@ -94,69 +92,83 @@ def _hierarchical(method: Method, scene: Scene, layers: Mapping[str, str]) -> Ma
     return found
 
 
+_HIERARCHICAL: dict[str, Any] = {
+    "places": Places("early and late: after the last stage but two and but one", _hierarchical_places),
+    "heads": "continuation, with DHM's block counts; the late one twice as wide",
+    "arrange": _hierarchical,
+}
+
+
+def _kl(temperature: float) -> str:
+    return "kl" if temperature == 1 else f"kl(temperature={temperature:g})"
+
+
 def _pairwise(names: Sequence[str], loss: str, weight: float) -> list[Edge]:
     """Every output learns from every other."""
     return [Edge(j, k, loss, constant(weight)) for j in names for k in names if j != k]
 
 
-def dml(*, peers: int = 1, temperature: float = 1.0) -> Method:
-    """Deep Mutual Learning with whole networks."""
-    _check_peers("dml", peers)
-    positive("dml", temperature=temperature)
-    loss = "kl" if temperature == 1 else f"kl(temperature={temperature:g})"
+@BUILDERS.register
+def dml(*, peers: Peers = 1, temperature: Positive = 1.0) -> Method:
+    """A whole second network learns beside the model; each teaches the other.
+
+    Deep Mutual Learning with whole networks.
+    """
     return Method(
-        name="dml",
-        summary="a whole second network learns beside the model; each teaches the other",
         formula="L = sum_i CE(o_i, y) + 1/(K-1) sum_{j != i} KL(p_j || p_i),  K = peers + 1",
         source="Zhang, Xiang, Hospedales, Lu 2018 (CVPR, arXiv 1706.00384)",
         deviations="all networks take one step together from one batch, where the paper updates them in turn and asks the "
         "peers again; peers are new copies of the model, or any network: head={'peer1': \"network(name='timm:resnet18')\"}. The "
         "released code sums the KL terms and smooths the labels: `dml-released`",
         head="continuation",
-        places=lambda scene: {f"peer{i + 1}": INPUT for i in range(peers)},
-        where="peer1, peer2, ...: whole networks on the model's input",
+        places=_on_input(peers),
         arrange=_peers,
-        edges=lambda names: _pairwise(["main", *names], loss, 1 / len(names)),
+        edges=lambda names: _pairwise(["main", *names], _kl(temperature), 1 / len(names)),
     )
 
 
-def dml_released(*, peers: int = 1) -> Method:
-    """Deep Mutual Learning as the released TensorFlow code trains it."""
-    _check_peers("dml-released", peers)
+@BUILDERS.register
+def dml_released(*, peers: Peers = 1) -> Method:
+    """DML as released: KL terms summed, labels smoothed by 0.1."""
     smooth = "cross_entropy(smoothing=0.1)"
     return Method(
-        name="dml-released",
-        summary="DML as released: KL terms summed, labels smoothed by 0.1",
         formula="L = sum_i CE(o_i, (1 - s) y + s / C) + sum_{j != i} KL(p_j || p_i),  s = 0.1",
         source="github.com/YingZhangDUT/Deep-Mutual-Learning at 34a2058",
         deviations="one batch for all networks (released: one each); its 1e-8 inside the logarithm is not needed",
         head="continuation",
         loss=smooth,
         main_loss=smooth,
-        places=lambda scene: {f"peer{i + 1}": INPUT for i in range(peers)},
-        where="peer1, peer2, ...: whole networks on the model's input",
+        places=_on_input(peers),
         arrange=_peers,
         edges=lambda names: _pairwise(["main", *names], "kl", 1.0),
     )
 
 
-def dml_shared(*, peers: int = 1) -> Method:
-    """Deep Mutual Learning between networks that share their first stages."""
-    _check_peers("dml-shared", peers)
+@BUILDERS.register
+def dml_shared(*, peers: Peers = 1) -> Method:
+    """Peers that share the first stages with the model and go on by themselves."""
     return Method(
-        name="dml-shared",
-        summary="peers that share the first stages with the model and go on by themselves",
         formula="L = sum_i CE(o_i, y) + 1/(K-1) sum_{j != i} KL(p_j || p_i),  K = peers + 1",
         source="the special case of DML that DHM's author describes (Li, Chen 2020)",
         deviations="shares all stages but the last two, unless at= says where",
         head="continuation",
-        places=lambda scene: {"peer": all_stages(scene)[-3:][0]},
-        where="peer1, peer2, ... after the last stage but two",
+        places=Places("peer1, peer2, ... after the last stage but two", _last_but_two),
         arrange=lambda method, scene, layers: {
             f"{name}{i + 1}": method.preset(layer) for name, layer in layers.items() for i in range(peers)
         },
         edges=lambda names: _pairwise(["main", *names], "kl", 1 / len(names)),
     )
+
+
+def _on_input(peers: int) -> Places:
+    names = [f"peer{i + 1}" for i in range(peers)]
+    return Places("peer1, peer2, ...: whole networks on the model's input", lambda scene: dict.fromkeys(names, INPUT))
+
+
+def _last_but_two(scene: Scene) -> Mapping[str, str]:
+    """Of two stages the first."""
+    found = all_stages(scene)
+    return {"peer": found[max(0, len(found) - 3)]}
 
 
 def _peers(method: Method, scene: Scene, layers: Mapping[str, str]) -> Mapping[str, Preset]:
@@ -170,19 +182,13 @@ def _peers(method: Method, scene: Scene, layers: Mapping[str, str]) -> Mapping[s
     return {name: method.preset(layer) for name, layer in layers.items()}
 
 
-def _check_peers(method: str, peers: int) -> None:
-    if not isinstance(peers, int) or isinstance(peers, bool) or peers < 1:
-        raise ConfigError(f"method '{method}' needs at least one peer, a whole number; found peers={peers!r}.")
+@BUILDERS.register
+def byot(*, alpha: Share = 0.1, temperature: Positive = 3.0, hint: NotNegative = 1.28e-4) -> Method:
+    """A classifier after every stage; the deepest teaches them, in scores and in features.
 
-
-def byot(*, alpha: float = 0.1, temperature: float = 3.0, hint: float = 1.28e-4) -> Method:
-    """Be Your Own Teacher: the deepest output teaches the shallow ones, in scores and features."""
-    positive("byot", temperature=temperature)
-    between("byot", 0, 1, alpha=alpha)
-    between("byot", 0, math.inf, hint=hint)
+    Be Your Own Teacher: the deepest output teaches the shallow ones, in scores and features.
+    """
     return Method(
-        name="byot",
-        summary="a classifier after every stage; the deepest teaches them, in scores and in features",
         formula="L = CE(main, y) + sum_i (1 - a) CE(o_i, y) + a T² KL(main || o_i) + h |F_i - F_main|²,  "
         "a = 0.1, T = 3, h = 0.000128",
         source="Zhang, Song, Gao, Chen, Bao, Ma 2019 (ICCV, arXiv 1905.08094)",
@@ -191,48 +197,39 @@ def byot(*, alpha: float = 0.1, temperature: float = 3.0, hint: float = 1.28e-4)
         "there. The authors' later code: `byot-released`",
         loss="cross_entropy",
         weight=f"constant({1 - alpha})",
-        places=inner_stages,
-        where="after every stage but the last, and a reader of the deepest map",
-        arrange=_bottlenecks,
+        places=INNER_STAGES_AND_DEEPEST,
+        arrange=_with_deepest("bottleneck"),
         heads="bottleneck; mean for the deepest",
         edges=lambda names: _from_deepest(names, f"kl(temperature={temperature:g})", alpha, hint),
     )
 
 
-def byot_released(*, alpha: float = 0.3, hint: float = 0.03) -> Method:
-    """Be Your Own Teacher as the authors' journal code trains it."""
-    between("byot-released", 0, 1, alpha=alpha)
-    between("byot-released", 0, math.inf, hint=hint)
+@BUILDERS.register
+def byot_released(*, alpha: Share = 0.3, hint: NotNegative = 0.03) -> Method:
+    """BYOT as the authors' journal code has it: separable convolutions, stronger terms."""
     return Method(
-        name="byot-released",
-        summary="BYOT as the authors' journal code has it: separable convolutions, stronger terms",
         formula="L = CE(main, y) + sum_i 0.7 CE(o_i, y) + 0.3 KL_{T=3}(main || o_i) + 0.03 |F_i - F_main|²",
         source="github.com/ArchipLab-LinfengZhang/pytorch-self-distillation-final at 47ca93b",
         deviations="without attention gates and the learned adaptation of features; there the distance is not squared and "
         "one branch is left out by an index error; test is an ensemble of all outputs",
         loss="cross_entropy",
         weight=f"constant({1 - alpha})",
-        places=inner_stages,
-        where="after every stage but the last, and a reader of the deepest map",
-        arrange=_sepconvs,
+        places=INNER_STAGES_AND_DEEPEST,
+        arrange=_with_deepest("sepconv"),
         heads="sepconv; mean for the deepest",
         edges=lambda names: _from_deepest(names, "kl(temperature=3, squared=False)", alpha, hint),
     )
 
 
-def _bottlenecks(method: Method, scene: Scene, layers: Mapping[str, str]) -> Mapping[str, Preset]:
-    return _with_deepest(method, scene, layers, "bottleneck")
-
-
-def _sepconvs(method: Method, scene: Scene, layers: Mapping[str, str]) -> Mapping[str, Preset]:
-    return _with_deepest(method, scene, layers, "sepconv")
-
-
-def _with_deepest(method: Method, scene: Scene, layers: Mapping[str, str], head: str) -> Mapping[str, Preset]:
+def _with_deepest(head: str) -> Arrange:
     """Heads that bring a stage's map to the size and channels of the deepest, and a reader of the deepest map."""
-    deepest = _deepest(method, scene)
-    found = {name: method.preset(layer, head=_to_deepest(scene, layer, head)) for name, layer in layers.items()}
-    return found | {"deepest": Preset(deepest, "mean", "none", "constant(0)", own=True)}
+
+    def arrange(method: Method, scene: Scene, layers: Mapping[str, str]) -> Mapping[str, Preset]:
+        deepest = _deepest(method, scene)
+        found = {name: method.preset(layer, head=_to_deepest(scene, layer, head)) for name, layer in layers.items()}
+        return found | {"deepest": Preset(deepest, "mean", "none", "constant(0)", own=True)}
+
+    return arrange
 
 
 def _deepest(method: Method, scene: Scene) -> str:
@@ -246,12 +243,12 @@ def _deepest(method: Method, scene: Scene) -> str:
         ) from None
 
 
-def _to_deepest(scene: Scene, layer: str, head: str, more: str = "") -> str:
+def _to_deepest(scene: Scene, layer: str, head: str) -> str:
     here, there = (scene.seen.layers[name].feature for name in (layer, all_stages(scene)[-1]))
     assert here is not None
     assert there is not None
     smaller = max(here.size, default=1) / max(there.size, default=1)
-    return f"{head}(channels={there.channels}, steps={max(1, round(math.log2(smaller)))}{more})"
+    return f"{head}(channels={there.channels}, steps={max(1, round(math.log2(smaller)))})"
 
 
 def _from_deepest(names: Sequence[str], loss: str, alpha: float, hint: float) -> list[Edge]:
@@ -260,21 +257,23 @@ def _from_deepest(names: Sequence[str], loss: str, alpha: float, hint: float) ->
     return edges + [Edge(f"{name}/feature", "deepest", "hint", constant(hint)) for name in shallow]
 
 
-def one(*, branches: int = 3, temperature: float = 3.0, until: float = 0.2667) -> Method:
-    """On-the-fly Native Ensemble: gated copies of the last stage, taught by their own mixture."""
-    positive("one", temperature=temperature)
-    if not isinstance(branches, int) or branches < 2:
-        raise ConfigError(f"method 'one' needs at least 2 branches, the model's own included; found {branches!r}.")
+@BUILDERS.register
+def one(
+    *, branches: Annotated[int, _at_least_whole(2)] = 3, temperature: Positive = 3.0, until: float = 0.2667
+) -> Method:
+    """Copies of the last stage beside the model's own; their gated mixture teaches them all.
+
+    On-the-fly Native Ensemble: gated copies of the last stage, taught by their own mixture.
+    """
     return Method(
-        name="one",
-        summary="copies of the last stage beside the model's own; their gated mixture teaches them all",
         formula="L = sum_i CE(o_i, y) + CE(e, y) + w_t sum_i T² KL(e || o_i),  e = sum_i g_i o_i,  T = 3, "
         "w_t = exp(-5 (1 - t/80)²) over 80 of 300 epochs",
         source="Lan, Zhu, Gong 2018 (NeurIPS); github.com/Lan1991Xu/ONE_NeurIPS2018 at 54afde3",
         deviations="the ramp is 80/300 of the training, whatever its length",
         head="continuation",
-        places=lambda scene: {"copy": all_stages(scene)[-2]},
-        where="copy1, copy2 and the gate after the last stage but one",
+        places=Places(
+            "copy1, copy2 and the gate after the last stage but one", lambda scene: {"copy": all_stages(scene)[-2]}
+        ),
         heads="continuation; gate",
         arrange=lambda method, scene, layers: _copies(method, layers, branches),
         edges=lambda names: _from_ensemble(names, f"kl(temperature={temperature:g})", f"rampup(1, {until})"),
@@ -298,22 +297,25 @@ def _from_ensemble(names: Sequence[str], loss: str, ramp: str) -> list[Edge]:
     return [whole, *(Edge(name, ENSEMBLE, loss, parse(ramp)) for name in outputs)]
 
 
-def cds(*, weight: float = 0.1, temperature: float = 0.07, loss: str = "supcon") -> Method:
-    """Contrastive Deep Supervision: the middle learns which images belong together, not which class they are."""
-    positive("cds", temperature=temperature, weight=weight)
-    if loss not in ("supcon", "simclr"):
-        raise ConfigError(f"method 'cds' has the losses supcon and simclr; found loss={loss!r}.")
+@BUILDERS.register
+def cds(
+    *,
+    weight: Positive = 0.1,
+    temperature: Positive = 0.07,
+    loss: Annotated[str, one_of("supcon", "simclr")] = "supcon",
+) -> Method:
+    """Projection heads after the stages, trained to bring two crops (or one class) together.
+
+    Contrastive Deep Supervision: the middle learns which images belong together, not which class they are.
+    """
     return Method(
-        name="cds",
-        summary="projection heads after the stages, trained to bring two crops (or one class) together",
         formula="L = CE(main, y) + 0.1 sum_i SupCon_i + 0.1 SupCon_deepest,  temperature 0.07, two crops of each image",
         source="Zhang, Chen, Zhang, Ma 2022 (ECCV, arXiv 2207.05306); released code at 4093332",
         deviations="needs data.views=2. Cross-entropy is over both crops (released: the first). loss='simclr' is the released "
         "ImageNet variant, which leaves the labels out. The embedding has 128 numbers (released: no projection)",
         loss=f"{loss}(temperature={temperature:g})",
         weight=f"constant({weight})",
-        places=inner_stages,
-        where="after every stage but the last, and a reader of the deepest map",
+        places=INNER_STAGES_AND_DEEPEST,
         arrange=_embeddings,
         heads="embed; mean for the deepest",
         views=2,
@@ -326,13 +328,10 @@ def _embeddings(method: Method, scene: Scene, layers: Mapping[str, str]) -> Mapp
     return found | {"deepest": method.preset(deepest, head="mean")}
 
 
-def dlb(*, alpha: float = 1.0, temperature: float = 3.0) -> Method:
-    """Self-distillation from the last mini-batch: no branch at all."""
-    positive("dlb", temperature=temperature)
-    between("dlb", 0, math.inf, alpha=alpha)
+@BUILDERS.register
+def dlb(*, alpha: NotNegative = 1.0, temperature: Positive = 3.0) -> Method:
+    """Half of each batch is the batch before; the model agrees with what it said of it then. No branches."""
     return Method(
-        name="dlb",
-        summary="half of each batch is the batch before; the model agrees with what it said of it then. No branches",
         formula="L = CE(main, y) + alpha T² KL(p of the batch before || main),  alpha = 1, T = 3",
         source="Shen, Xu, Yang, Li, Guo 2022 (CVPR)",
         deviations="needs data.overlap=true, which repeats every sample in the next batch, with the same augmentation",

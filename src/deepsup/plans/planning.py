@@ -76,7 +76,7 @@ def plan(
     seen = trace(model, sample, layouts=plain, main=pick_of_main)
     _check_asked(seen, layout, classes)
     if itself and preset.places is not None:
-        selectors = dict(preset.places(methods.Scene(model, seen)))
+        selectors = dict(preset.places.find(methods.Scene(model, seen)))
 
     def look(name: str, pick: Pick) -> Layer:
         return trace(model, sample, layouts=layout, picks={name: pick}, main=pick_of_main).layers[name]
