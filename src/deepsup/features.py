@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
@@ -103,6 +104,11 @@ def channel_axis(layer: nn.Module, shape: tuple[int, ...]) -> int | None:
         first, last = (n == tuple(layer.normalized_shape[-1:]) for n in (shape[1:2], shape[-1:]))
         return None if first == last else 1 if first else -1
     return -1 if type(layer) is nn.Linear and len(shape) > 3 else None
+
+
+def widened(x: Tensor) -> Tensor:
+    """In float32 where it is narrower: sums of squares and exponentials leave half precision at once."""
+    return x if x.dtype == torch.float64 or x.is_complex() else x.float()
 
 
 def tensors_in(output: object) -> dict[Pick, Tensor]:

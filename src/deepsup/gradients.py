@@ -27,6 +27,7 @@ from torch import Tensor
 
 from deepsup import schedules
 from deepsup.errors import ConfigError
+from deepsup.features import widened
 
 Custom: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 GradientLike: TypeAlias = "str | Rule | Custom"
@@ -133,7 +134,7 @@ class project(Rule):
     """Where the two oppose each other, the branch loses its part along `above`; otherwise the plain sum."""
 
     def __call__(self, above: Tensor, branch: Tensor, factor: Any) -> Tensor:
-        return (_wide(above) + _wide(branch) - _opposing(above, branch) * _wide(above)).to(above.dtype)
+        return (widened(above) + widened(branch) - _opposing(above, branch) * widened(above)).to(above.dtype)
 
 
 @dataclass(frozen=True, repr=False)
@@ -141,7 +142,7 @@ class pcgrad(Rule):
     """Where the two oppose each other, each loses its part along the other."""
 
     def __call__(self, above: Tensor, branch: Tensor, factor: Any) -> Tensor:
-        a, b = _wide(above), _wide(branch)
+        a, b = widened(above), widened(branch)
         return (a + b - _opposing(a, b) * a - _opposing(b, a) * b).to(above.dtype)
 
 
@@ -160,7 +161,7 @@ class mgda(Rule):
         one = torch.ones_like(share)
         g = torch.where(bb > 0, share, one)
         h = torch.where(aa > 0, 1 - share, one)
-        return (g * _wide(above) + h * _wide(branch)).to(above.dtype)
+        return (g * widened(above) + h * widened(branch)).to(above.dtype)
 
 
 @dataclass(frozen=True, repr=False)
@@ -237,13 +238,9 @@ def parse(text: str) -> Rule:
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """The inner product of two tensors of one shape, in float32 at least, without copying what is dense."""
     if torch.compiler.is_compiling():
-        return (_wide(a) * _wide(b)).sum()
+        return (widened(a) * widened(b)).sum()
     order = sorted(range(a.ndim), key=a.stride, reverse=True)
-    return torch.dot(_wide(a).permute(order).flatten(), _wide(b).permute(order).flatten())
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return torch.dot(widened(a).permute(order).flatten(), widened(b).permute(order).flatten())
 
 
 def _opposing(one: Tensor, other: Tensor) -> Tensor:

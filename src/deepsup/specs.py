@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import functools
 import importlib
 import inspect
 import math
@@ -125,10 +126,11 @@ def require(module: str, *, purpose: str, install: str = "deepsup[train]") -> An
     return importlib.import_module(module)
 
 
-def import_all(room: ModuleType) -> None:
+def import_all(room: ModuleType, *, but: Collection[str] = ()) -> None:
     """Import every file of a room (a package), so that all it has is registered; a new file is found by being there."""
-    for found in pkgutil.iter_modules(room.__path__, f"{room.__name__}."):
-        importlib.import_module(found.name)
+    for found in pkgutil.iter_modules(room.__path__):
+        if found.name not in but:
+            importlib.import_module(f"{room.__name__}.{found.name}")
 
 
 @dataclass(frozen=True)
@@ -209,6 +211,7 @@ class Registry(Mapping[str, Builder], Generic[Builder]):
                 raise self.error(f"{self.kind} {name!r} needs {option} to be {limit.says}; found {value!r}.")
 
 
+@functools.cache  # losses ask in every call
 def _limits(builder: Callable[..., object]) -> dict[str, Limit]:
     hints = typing.get_type_hints(builder, include_extras=True)
     found = {

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from deepsup.layers.snapshot import Interrupts, untouched
-from deepsup.probes import probe
+from deepsup.probes.probe import _in_float32
 from tests.support.small_nets import Residual
 from tests.support.states import assert_untouched, snapshot, with_grads
 
@@ -105,12 +105,12 @@ def damage(model: nn.Module, own: torch.Generator) -> None:
 
 
 def interrupted(at: int, enter: Callable[[], Any], body: Callable[[], None]) -> int:
-    """Ctrl-C at line number `at` of all that runs in restoring.py and probing.py; returns how many lines ran."""
+    """Ctrl-C at line number `at` of all that runs in snapshot.py and probe.py; returns how many lines ran."""
     seen = 0
 
     def look(frame: FrameType, event: str, arg: Any) -> Any:
         nonlocal seen
-        if not frame.f_code.co_filename.endswith(("restoring.py", "probing.py")):
+        if not frame.f_code.co_filename.endswith(("snapshot.py", "probes/probe.py")):
             return None
         if event == "line":
             seen += 1
@@ -139,7 +139,7 @@ def test_ctrl_c_at_any_line_of_set_up_and_restoration_leaves_everything_as_it_wa
 
     @contextmanager
     def everything() -> Iterator[None]:
-        with untouched(model, parameters=True, generators=[own]), probe._in_float32(model):
+        with untouched(model, parameters=True, generators=[own]), _in_float32(model):
             yield
 
     lines = interrupted(0, everything, lambda: damage(model, own))

@@ -1,19 +1,28 @@
-"""Losses that compare embeddings of two crops of each image; `losses` checks their options."""
+"""Losses that compare embeddings of two crops of each image."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from deepsup.errors import HeadError
+from deepsup.features import widened
 from deepsup.losses.labels import IGNORE
+from deepsup.losses.named import loss
+from deepsup.specs import ABOVE_ZERO
 
 
-def supcon(prediction: Tensor, target: Tensor, *, temperature: float = 0.07) -> Tensor:
+@loss(scores=False, views=2)
+def supcon(
+    prediction: Tensor,  # (2N, D), embeddings
+    target: Tensor,  # (2N,), class indices
+    *,
+    temperature: Annotated[float, ABOVE_ZERO] = 0.07,
+) -> Tensor:
     """Supervised contrastive loss L_out (Khosla et al. 2020, eq. 2), averaged over the anchors.
 
     `prediction` holds embeddings (2N, D) of two crops of each image, first all first crops, then all second ones; they
@@ -36,7 +45,13 @@ def supcon(prediction: Tensor, target: Tensor, *, temperature: float = 0.07) -> 
     return -(found / positive.sum(1).clamp(min=1)).mean()
 
 
-def simclr(prediction: Tensor, target: Any, *, temperature: float = 0.07) -> Tensor:
+@loss(scores=False, views=2)
+def simclr(
+    prediction: Tensor,  # (2N, D), embeddings
+    target: Any,
+    *,
+    temperature: Annotated[float, ABOVE_ZERO] = 0.07,
+) -> Tensor:
     """NT-Xent of SimCLR (Chen et al. 2020, eq. 1), averaged over the anchors; labels are not read.
 
     `prediction` holds embeddings (2N, D) as in `supcon`; the positive of a crop is the other crop of its image. Raises
@@ -48,17 +63,17 @@ def simclr(prediction: Tensor, target: Any, *, temperature: float = 0.07) -> Ten
     return -(log_share.diagonal(half).sum() + log_share.diagonal(-half).sum()) / prediction.shape[0]
 
 
-def _check_views(loss: str, prediction: Tensor) -> None:
+def _check_views(name: str, prediction: Tensor) -> None:
     if prediction.ndim != 2 or prediction.shape[0] % 2 or not prediction.shape[0]:
         raise HeadError(
-            f"{loss} needs embeddings (2N, D) of two crops of each image, torch.cat([first, second]); found shape "
+            f"{name} needs embeddings (2N, D) of two crops of each image, torch.cat([first, second]); found shape "
             f"{tuple(prediction.shape)}. Give the branch the head 'embed', and the model both crops as one batch."
         )
 
 
 def _log_shares(embedding: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Of each anchor (row): the log of each other's share in sum over a != i of exp(z_i z_a / t); where it is itself."""
-    z = F.normalize(embedding if embedding.dtype == torch.float64 else embedding.float(), dim=1)
+    z = F.normalize(widened(embedding), dim=1)
     with torch.autocast(z.device.type, enabled=False):  # it would take the product in half precision
         similarity = z @ z.T / temperature
     itself = torch.eye(z.shape[0], dtype=torch.bool, device=z.device)

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
-from deepsup import losses
 from deepsup.losses import pixelwise, resizing
+from deepsup.losses.labels import IGNORE
+from deepsup.losses.named import Loss, option
 
 
 def is_map(shape: Sequence[int]) -> bool:
@@ -18,26 +19,26 @@ def is_map(shape: Sequence[int]) -> bool:
     return len(shape) > 2
 
 
-def enlarged(scores: Tensor, size: Sequence[int], loss: str | losses.Loss = "cross_entropy") -> Tensor:
+def enlarged(scores: Tensor, size: Sequence[int], loss: str | Loss = "cross_entropy") -> Tensor:
     """Scores (N, C, *places) at `size`, linearly, as the loss that trained them enlarges them (its `align_corners`)."""
-    return pixelwise.enlarge(scores, size, align_corners=bool(losses.option(loss, "align_corners", False)))
+    return pixelwise.enlarge(scores, size, align_corners=bool(option(loss, "align_corners", False)))
 
 
-def alike(scores: Iterable[Tensor], loss: str | losses.Loss = "cross_entropy") -> list[Tensor]:
+def alike(scores: Iterable[Tensor], loss: str | Loss = "cross_entropy") -> list[Tensor]:
     """Scores (N, C, *places) all at the size of the largest among them; vectors (N, C) as they are."""
     found = list(scores)
     largest = max((s.shape[2:] for s in found), key=lambda size: size.numel())
     return [enlarged(s, largest, loss) if s.ndim > 2 else s for s in found]
 
 
-def lost_classes(scores: Tensor, target: Tensor, loss: str | losses.Loss) -> tuple[int, ...]:
+def lost_classes(scores: Tensor, target: Tensor, loss: str | Loss) -> tuple[int, ...]:
     """The classes of a label map that an output with this loss never sees, because its labels are shrunk to the scores.
 
     Reads numbers back, so a GPU is waited for. Losses that enlarge the scores lose none.
     """
-    how = losses.option(loss, "resize", "enlarge")
+    how = option(loss, "resize", "enlarge")
     fits = target.ndim == scores.ndim - 1 and len(target) == len(scores) and not target.is_floating_point()
     if how not in resizing.POLICIES or not fits or scores.shape[2:] == target.shape[1:]:
         return ()
-    ignored = losses.option(loss, "ignore_index", losses.IGNORE)
+    ignored = option(loss, "ignore_index", IGNORE)
     return resizing.lost_classes(target, scores.shape[2:], how=how, ignore_index=ignored)

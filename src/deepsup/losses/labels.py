@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Annotated, TypeAlias
+
 import torch
 from torch import Tensor
 
 from deepsup.errors import ClassCountError
+from deepsup.specs import WHOLE, Limit, is_number
 
 FREE_TO_LOOK = ("cpu",)  # devices for which looking at a number costs nothing
 IGNORE = -100  # PyTorch's label for a place that does not count
+
+
+# Options that several losses have.
+IgnoreIndex: TypeAlias = Annotated[int, WHOLE]
+ClassWeight: TypeAlias = Annotated[
+    Sequence[float] | None,
+    Limit(
+        "a list of numbers of at least 0, one a class, or None",
+        lambda v: v is None or (isinstance(v, (list, tuple)) and all(is_number(w) and w >= 0 for w in v)),
+    ),
+]
 
 
 def free_to_look(tensor: Tensor) -> bool:

@@ -10,14 +10,15 @@ of the same shape, and R_t^T G Q_t is what the tile adds to the gradient of X. T
 gradient of the scores' own size, which backward multiplies by what comes in. The same in any order of tiles, without
 atomics: a run repeats itself bit by bit.
 
-On an NVIDIA GPU the softmax loss runs as the Triton kernels of `kernels`, where Triton is installed.
+On an NVIDIA GPU the softmax loss of float32 scores can run as the Triton kernels of `upsampled_triton` instead. They have run
+in Triton's interpreter only, so they are used on request alone: with DEEPSUP_TRITON=1 in the environment.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
@@ -26,7 +27,9 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from deepsup.errors import ConfigError, HeadError
+from deepsup.features import widened
 from deepsup.losses.labels import IGNORE, check_labels, free_to_look
+from deepsup.specs import require
 
 # Numbers in a tile of the enlarged map, labels and what is made of them counted in. On the CPU for each thread: a few MiB, so
 # that a step on a tile finds it in the cache, and lasts longer than the threads take to meet after it. Elsewhere so many that
@@ -122,16 +125,11 @@ def _enlarges(logits: Tensor, target: Tensor) -> bool:
     return target.numel() > 0 and height >= h and width >= w and (height > h or width > w)
 
 
-def _wide(x: Tensor) -> Tensor:
-    """In float32 where it is narrower."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
 def _interpolated(logits: Tensor, target: Tensor, align_corners: bool) -> Tensor:
     size = tuple(target.shape[1:])
     if tuple(logits.shape[2:]) == size:
-        return _wide(logits)
-    return F.interpolate(_wide(logits), size, mode="bilinear", align_corners=align_corners)
+        return widened(logits)
+    return F.interpolate(widened(logits), size, mode="bilinear", align_corners=align_corners)
 
 
 def _two_steps(
@@ -191,11 +189,11 @@ def _operator(
     """The loss and, where it is wanted, its gradient (N, C, h, w), both in float32 or float64."""
     if logits.device.type == "cpu":
         check_labels(max(2, logits.shape[1]) if form == "sigmoid" else logits.shape[1], target, ignore_index)
-    small = _wide(logits)
+    small = widened(logits)
     weight = None if weight is None else weight.to(small)
-    rule = Rule(form, ignore_index, weight, smoothing)
+    options = PlaceOptions(form, ignore_index, weight, smoothing)
     with torch.autocast(logits.device.type, enabled=False):  # else it would take the products in half precision
-        total, whole, slope = _fastest(small, target, rule, align_corners=align_corners, wanted=wanted)
+        total, whole, slope = _computed(small, target, options, align_corners=align_corners, wanted=wanted)
     there = whole != 0
     one_share = torch.where(there, 1 / torch.where(there, whole, 1), 0)
     if slope is None:
@@ -237,7 +235,7 @@ def _backward(ctx: Any, loss: Tensor | None, slope: Tensor | None) -> tuple[Tens
 _operator.register_autograd(_backward, setup_context=_keep)
 
 
-class Rule(NamedTuple):
+class PlaceOptions(NamedTuple):
     """What is asked of each place of the enlarged map: "softmax" or "sigmoid", and its options."""
 
     form: str
@@ -246,27 +244,34 @@ class Rule(NamedTuple):
     smoothing: float
 
 
-def _fastest(
-    small: Tensor, target: Tensor, rule: Rule, *, align_corners: bool, wanted: bool
+def _computed(
+    small: Tensor, target: Tensor, options: PlaceOptions, *, align_corners: bool, wanted: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """By the kernels where they can run, else in tiles."""
-    if not small.is_cuda or rule.form != "softmax" or small.dtype != torch.float32 or find_spec("triton") is None:
-        return in_tiles(small, target, rule, align_corners=align_corners, wanted=wanted)
+    """By the kernels where they are asked for and can, else in tiles."""
+    if not wants_kernels(small.device, small.dtype, options.form):
+        return in_tiles(small, target, options, align_corners=align_corners, wanted=wanted)
+    require("triton", purpose="DEEPSUP_TRITON=1", install="triton")
     from deepsup.losses import upsampled_triton
 
     return upsampled_triton.cross_entropy(
         small,
         target,
-        rule.weight,
+        options.weight,
         align_corners=align_corners,
-        ignore_index=rule.ignore_index,
-        smoothing=rule.smoothing,
+        ignore_index=options.ignore_index,
+        smoothing=options.smoothing,
         wanted=wanted,
     )
 
 
+def wants_kernels(device: torch.device, dtype: torch.dtype, form: str) -> bool:
+    """Whether DEEPSUP_TRITON=1 asks for the Triton kernels, and they can do it: the softmax of float32 scores on a GPU."""
+    asked = os.environ.get("DEEPSUP_TRITON") == "1"
+    return asked and device.type == "cuda" and dtype == torch.float32 and form == "softmax"
+
+
 def in_tiles(
-    small: Tensor, target: Tensor, rule: Rule, *, align_corners: bool, wanted: bool
+    small: Tensor, target: Tensor, options: PlaceOptions, *, align_corners: bool, wanted: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Summed loss, summed shares of the places, and the gradient of the summed loss (N, C, h, w) if `wanted`."""
     (batch, classes, h, w), (height, width) = small.shape, target.shape[1:]
@@ -274,7 +279,7 @@ def in_tiles(
     slope = torch.zeros_like(x) if wanted else None
     of_rows = _shares(h, height, align_corners, small)
     of_columns = of_rows if (h, height) == (w, width) else _shares(w, width, align_corners, small)
-    evaluate = _softmax if rule.form == "softmax" else _sigmoid
+    evaluate = _softmax if options.form == "softmax" else _sigmoid
     sums = []
     numbers = _numbers(small.device, target.numel() * (classes + PER_PLACE))
     for images, rows, columns in _tiles(batch, classes, height, width, numbers):
@@ -282,25 +287,25 @@ def in_tiles(
         r, q = of_rows[rows, up], of_columns[columns, left]
         part = x[up, images, :, left] @ q.T
         scores = (r @ part.flatten(1)).view(len(r), *part.shape[1:])
-        sums.append(evaluate(scores, target[images, rows, columns].transpose(0, 1).long(), rule, wanted))
+        sums.append(evaluate(scores, target[images, rows, columns].transpose(0, 1).long(), options, wanted))
         if slope is not None:  # scores hold their gradient now
             slope[up, images, :, left] += (r.T @ scores.flatten(1)).view(part.shape) @ q
     total, whole = torch.stack([torch.stack(pair) for pair in sums]).sum(0)
     return total, whole, None if slope is None else slope.permute(1, 2, 0, 3).contiguous()
 
 
-def _softmax(scores: Tensor, labels: Tensor, rule: Rule, wanted: bool) -> tuple[Tensor, Tensor]:
+def _softmax(scores: Tensor, labels: Tensor, options: PlaceOptions, wanted: bool) -> tuple[Tensor, Tensor]:
     """Summed loss and shares of a tile's scores (R, n, C, T) and labels (R, n, T). Scores become their gradient."""
-    counted = labels != rule.ignore_index
+    counted = labels != options.ignore_index
     index = torch.where(counted, labels, 0)
-    share = counted.to(scores.dtype) if rule.weight is None else torch.where(counted, rule.weight[index], 0.0)
+    share = counted.to(scores.dtype) if options.weight is None else torch.where(counted, options.weight[index], 0.0)
     scores -= scores.amax(2, keepdim=True)
     # l = push logsumexp(s) - pull s_y - even sum_c w_c s_c, and its gradient: push p - pull [c = y] - even w_c
-    push = pull = share * (1 - rule.smoothing) if rule.smoothing else share
+    push = pull = share * (1 - options.smoothing) if options.smoothing else share
     loss = -(pull * _of_class(scores, index)).sum()
-    if rule.smoothing:
-        weights = scores.new_ones(scores.shape[2]) if rule.weight is None else rule.weight
-        even = counted.to(scores.dtype) * (rule.smoothing / scores.shape[2])
+    if options.smoothing:
+        weights = scores.new_ones(scores.shape[2]) if options.weight is None else options.weight
+        even = counted.to(scores.dtype) * (options.smoothing / scores.shape[2])
         push = pull + even * weights.sum()
         loss -= (even * (weights @ scores)).sum()
     mass = scores.exp_().sum(2)
@@ -308,14 +313,14 @@ def _softmax(scores: Tensor, labels: Tensor, rule: Rule, wanted: bool) -> tuple[
     if wanted:
         scores *= (push / mass).unsqueeze(2)
         scores.scatter_add_(2, index.unsqueeze(2), -pull.unsqueeze(2))
-        if rule.smoothing:
+        if options.smoothing:
             scores -= even.unsqueeze(2) * weights.unsqueeze(1)
     return loss, share.sum()
 
 
-def _sigmoid(scores: Tensor, labels: Tensor, rule: Rule, wanted: bool) -> tuple[Tensor, Tensor]:
+def _sigmoid(scores: Tensor, labels: Tensor, options: PlaceOptions, wanted: bool) -> tuple[Tensor, Tensor]:
     """As `_softmax`, each channel for itself. A single channel is that of label 1."""
-    counted = labels != rule.ignore_index
+    counted = labels != options.ignore_index
     share = counted.to(scores.dtype)
     loss = share * F.softplus(scores, threshold=40).sum(2)
     if scores.shape[2] == 1:

@@ -1,4 +1,4 @@
-"""The softmax loss on enlarged scores as two Triton kernels; `fused` says what is computed, and is the other way to do it.
+"""The softmax loss on enlarged scores as two Triton kernels; `upsampled` says what is computed, and is the other way to do it.
 
 The small scores (N, h, w, C) span cells: all places of the enlarged map that lie between the same four of them. A program
 takes one cell, so that it loads four rows of classes and enlarges them in registers. The first kernel gives each place's
@@ -6,7 +6,7 @@ logsumexp and each cell's loss. The second, a program for some classes of a cell
 what the cell adds to the gradient of its four corners; these are written side by side and summed afterwards. No atomics: a
 run repeats itself bit by bit. In memory stand the logsumexp (N, H, W) and four gradients of the small size.
 
-Importing this needs Triton; `fused` does so for scores on a GPU alone.
+They have run in Triton's interpreter only. Importing this needs Triton; `upsampled` does so where DEEPSUP_TRITON=1 asks for it.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
@@ -66,7 +66,7 @@ def _places(
     smoothing,
     classes,
 ):
-    """Of some places of a cell: where they are in the map, their shares, labels, and factors pull and even (see `fused`)."""
+    """Of some places of a cell: where they are in the map, their shares, labels, and factors pull and even (see `upsampled`)."""
     inside = place < count
     row, column = top + place // columns, left + place % columns
     at = (n * height + row) * width + column
@@ -170,7 +170,7 @@ def cross_entropy(
     smoothing: float,
     wanted: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Summed loss, summed shares of the places, and the gradient of the summed loss if `wanted`, as `fused.in_tiles`.
+    """Summed loss, summed shares of the places, and the gradient of the summed loss if `wanted`, as `upsampled.in_tiles`.
 
     `small` is float32 (N, C, h, w), `target` integer (N, H, W), no smaller than (h, w).
     """

@@ -56,7 +56,7 @@ def _remedy(shape: tuple[int, ...], main: tuple[int, ...], loss: str) -> str:
     if len(main) == 2:
         return f"Give the branch a head with output {main[1:]}, or a loss= of its own."
     if same_scores(shape, main):
-        able = ", ".join(name for name, kind in losses.KINDS.items() if kind.resizes)
+        able = ", ".join(name for name in losses.LOSSES if losses.describe(name).resizes)
         return f"Loss {loss} does not bring maps of two sizes together; these do: {able}."
     return "Give the branch a head that gives a map of as many classes, of any size: fcn, c1, conv1x1; or a loss= of its own."
 

@@ -1,0 +1,79 @@
+"""Losses of scores that go through a sigmoid: of one channel for two classes, of several for each class against the rest."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from deepsup.errors import HeadError
+from deepsup.losses.labels import IGNORE, ClassWeight, IgnoreIndex
+from deepsup.losses.named import loss
+from deepsup.losses.pixelwise import Resize, aligned, as_labels, mean_of, own_places, weight_tensor
+from deepsup.losses.upsampled import upsampled_binary_cross_entropy
+from deepsup.specs import FLAG
+
+
+@loss(binary=True, one_channel=True, resizes=True)
+def binary(
+    prediction: Tensor,  # (N, 1, *places) or (N, C, *places), raw scores
+    target: Tensor,  # (N, *places), class indices
+    *,
+    resize: Resize = "enlarge",
+    align_corners: Annotated[bool, FLAG] = False,
+    ignore_index: IgnoreIndex = IGNORE,
+    class_weight: ClassWeight = None,
+) -> Tensor:
+    """Sigmoid cross-entropy, averaged over the places that count and the channels.
+
+    `prediction` holds raw scores (N, 1, *places) against labels 0 and 1 (N, *places), or (N, C, *places), each class
+    against the rest. `class_weight=[w0, w1]` weighs places labelled 0 and 1 (one channel), or in every channel the places
+    of class c by its w_c, and the mean is the weighted one.
+    """
+    target = as_labels("binary", prediction, target)
+    enlarges = resize == "enlarge" and class_weight is None and prediction.ndim == 4
+    if prediction.shape[2:] != target.shape[1:] and enlarges:
+        return upsampled_binary_cross_entropy(
+            prediction, target, align_corners=align_corners, ignore_index=ignore_index
+        )
+    scores, places = aligned(prediction, target, resize, align_corners, ignore_index)
+    if class_weight is not None:
+        weight = weight_tensor(class_weight, scores, classes=places.shape[1])
+        assert weight is not None
+        places = places * weight.view(1, -1, *[1] * (scores.ndim - 2))
+    all_of_them = places.sum(1, keepdim=True)
+    own = own_places(places, scores)
+    each = own * F.softplus(-scores) + (all_of_them - own) * F.softplus(scores)
+    return mean_of(torch.where(all_of_them > 0, each, 0.0).sum(), all_of_them.sum() * scores.shape[1])
+
+
+@loss(binary=True, one_channel=True, only_one_channel=True, resizes=True)
+def balanced(
+    prediction: Tensor,  # (N, 1, *places), raw scores
+    target: Tensor,  # (N, *places), labels 0 and 1
+    *,
+    resize: Resize = "enlarge",
+    align_corners: Annotated[bool, FLAG] = False,
+    ignore_index: IgnoreIndex = IGNORE,
+) -> Tensor:
+    """The class-balanced loss of HED (Xie & Tu 2015, eq. 2), per image, averaged over places and images.
+
+    l = -beta sum_{Y+} log p - (1 - beta) sum_{Y-} log(1 - p), with beta = |Y-| / |Y| of each image. `prediction` holds raw
+    scores (N, 1, *places), `target` labels 0 and 1 (N, *places). The paper sums over places (and has a learning rate of
+    1e-6); this is a mean, so that the rate does not depend on the size of the image.
+    """
+    target = as_labels("balanced", prediction, target)
+    if prediction.shape[1] != 1:
+        raise HeadError(
+            f"loss 'balanced' tells two classes apart by one score a place, (N, 1, ...); found scores of shape "
+            f"{tuple(prediction.shape)}. Give the output one channel, or use binary or cross_entropy."
+        )
+    scores, places = aligned(prediction, target, resize, align_corners, ignore_index)
+    without, edge = places[:, :1], places[:, 1:]
+    axes = tuple(range(1, scores.ndim))
+    whole = places.sum(axes, keepdim=True).clamp(min=1)
+    beta = without.sum(axes, keepdim=True) / whole
+    each = beta * edge * F.softplus(-scores) + (1 - beta) * without * F.softplus(scores)
+    return (torch.where(places.sum(1, keepdim=True) > 0, each, 0.0) / whole).sum() / max(1, scores.shape[0])
