@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 
-from deepsup.doctor.findings import TRAPS, Finding, diagnosis, finding, from_error
+from deepsup.doctor.findings import TRAPS, Finding, diagnosis, from_error
 from deepsup.errors import LayerReusedError, UnknownLayerError
 
 
 def test_a_finding_prints_what_where_why_and_fix_in_one_line() -> None:
-    one = finding("reused-layer", "layer 'relu'", "it ran\n  twice.")
+    one = TRAPS["reused-layer"].found("layer 'relu'", "it ran\n  twice.")
     assert str(one) == (
         "error: layer 'relu': it ran twice. It gives several outputs in one forward, and nothing says which one a branch "
         "should read. Fix: Choose the block around it, or give each call a module of its own. [reused-layer]"
@@ -20,9 +20,9 @@ def test_a_finding_prints_what_where_why_and_fix_in_one_line() -> None:
 
 
 def test_a_diagnosis_counts_and_puts_errors_first_without_repeating_any() -> None:
-    late = finding("dear-branch", "branch 'a'", "it is dear")
-    bad = finding("foreign-plan", "plan", "it is another's")
-    found = diagnosis([late, bad, bad, finding("side-path", "branch 'b'", "it leads nowhere")], "nothing")
+    late = TRAPS["dear-branch"].found("branch 'a'", "it is dear")
+    bad = TRAPS["foreign-plan"].found("plan", "it is another's")
+    found = diagnosis([late, bad, bad, TRAPS["side-path"].found("branch 'b'", "it leads nowhere")], "nothing")
     assert found.codes == ("foreign-plan", "dear-branch", "side-path")
     assert (len(found.errors), len(found.warnings), len(found)) == (1, 2, 3)
     assert str(found).splitlines()[-1] == "1 error, 2 warnings"
@@ -42,7 +42,7 @@ def test_an_error_becomes_a_finding_whose_last_sentences_are_the_fix() -> None:
     assert (found.code, found.what) == ("unknown-layer", "no layer matches 'a.b' in Net")
     assert found.fix == "Closest: a.c. List all 3 with: deepsup layers MODEL"
     assert from_error(LayerReusedError("it ran twice"), "x").fix == TRAPS["reused-layer"].fix
-    assert from_error(ValueError("v"), "x", code="loss-failed").what == "ValueError: v"
+    assert from_error(ValueError("v"), "x", trap=TRAPS["loss-failed"]).what == "ValueError: v"
 
 
 def test_every_trap_is_written_as_sentences_without_their_full_stop() -> None:

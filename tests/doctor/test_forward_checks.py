@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import deepsup as ds
-from deepsup.doctor.forward_checks import doubled, length, sizes_of
+from deepsup.doctor.batch_checks import doubled, length, sizes_of
 from deepsup.errors import ConfigError
 from deepsup.evaluation.loaders import overlapping
 from tests.support.patients import OneValue, PoolsItself, SidePath, attached, examined, one_process, only

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import deepsup as ds
 from deepsup import gradients, networks
-from deepsup.doctor.setup_checks import Setup, clean, opened
+from deepsup.doctor.patient import Setup, clean, opened
 from tests.support.patients import among, attached, examined, one_process, only
 from tests.support.small_nets import CLASSES, Plain, Residual, images, mlp
 

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deepsup import losses
-from deepsup.doctor.findings import WARNING, Finding, finding, from_error
-from deepsup.doctor.setup_checks import branch
+from deepsup.doctor.findings import WARNING, Finding, branch, error, from_error, warning
 from deepsup.errors import ClassCountError, HeadError
 from deepsup.losses.full_size import lost_classes
 from deepsup.supervision.objectives import Objective
@@ -29,6 +28,59 @@ KINDS: dict[Any, str] = {
     F.kl_div: "kl_div",
     nn.KLDivLoss: "kl_div",
 }
+
+CLASS_COUNT = error(
+    "class-count",
+    why="Cross-entropy has no score for such a label: it raises, or on a GPU aborts the process",
+    fix="Build model and heads with as many classes as the data have, count labels from 0, and set pixels to ignore "
+    "to -100",
+    raised=ClassCountError,
+)
+NORMALISED_SCORES = error(
+    "normalised-scores",
+    why="Cross-entropy applies log-softmax itself: applied twice, it flattens the gradients, and training is slow or "
+    "stalls",
+    fix="Give out raw scores: remove the softmax or log_softmax at the end",
+)
+RAW_SCORES_IN_NLL = error(
+    "raw-scores-in-nll",
+    why="The loss nll_loss expects log-probabilities: of raw scores it rewards ever larger numbers, without a lower "
+    "bound",
+    fix="Use loss='cross_entropy', or put log_softmax before the loss",
+)
+MEAN_KL = warning(
+    "mean-kl",
+    why="This reduction divides by classes and pixels too, so the term is smaller than its weight says, by the number"
+    " of scores a sample",
+    fix="Use torch.nn.functional.kl_div(..., reduction='none').sum(1).mean(), which is the mean over samples and "
+    "pixels",
+)
+LOST_CLASSES = warning(
+    "lost-classes",
+    why="Small objects fall between the pixels that are kept: the branch learns that these classes do not exist",
+    fix="Enlarge the scores to the size of the labels (interpolate) rather than shrink the labels, or tap a layer "
+    "with a larger map",
+)
+TARGET_UNFIT = error(
+    "target-unfit",
+    why="The first training step stops here",
+    fix="Give the branch a head or a loss= that fits the target",
+)
+LOSS_FAILED = error(
+    "loss-failed",
+    why="The first training step stops here",
+    fix="Try the loss on one output by hand",
+)
+LOSS_NOT_FINITE = error(
+    "loss-not-finite",
+    why="One step makes every weight NaN",
+    fix="Look for a logarithm or division of zero, a batch of ignored labels only, or float16 overflow",
+)
+LOSS_WITHOUT_GRADIENT = error(
+    "loss-without-gradient",
+    why="Nothing learns from it",
+    fix="Compute prediction and loss with gradients on, without .detach(), .item() or torch.no_grad() on the way",
+)
 
 
 def scoring(
@@ -98,16 +150,16 @@ def _scale_of_scores(edge: Edge, prediction: Tensor) -> Iterator[Finding]:
             given = "F" if edge.source == "main" else f"{{'{edge.source}': F}}"
             taker = "Objective(plan, loss=F)" if edge.source == "main" else f"plan(..., loss={given})"
             fix += f"; or {taker} with F = torch.nn.functional.nll_loss"
-        yield finding("normalised-scores", where, f"it gives {scores} (they {what}), and its loss is {loss}", fix=fix)
+        yield NORMALISED_SCORES.found(where, f"it gives {scores} (they {what}), and its loss is {loss}", fix=fix)
     if losses.describe(edge.loss).binary and _looks_like_sigmoid(prediction):
         what = f"all that it gives lies between 0 and 1, and its loss is {loss}"
         fix = "Give out raw scores: remove the sigmoid at the end"
-        yield finding("normalised-scores", where, what, fix=fix, severity=WARNING)
+        yield NORMALISED_SCORES.found(where, what, fix=fix, severity=WARNING)
     if kind == "nll_loss" and scores != "log-probabilities":
-        yield finding("raw-scores-in-nll", where, f"it gives {scores or 'raw scores'}, and its loss is {loss}")
+        yield RAW_SCORES_IN_NLL.found(where, f"it gives {scores or 'raw scores'}, and its loss is {loss}")
     if kind == "kl_div" and _option(edge.loss, "reduction", "mean") == "mean":
         shape = tuple(prediction.shape)
-        yield finding("mean-kl", where, f"its loss is {loss} with reduction='mean', over scores of shape {shape}")
+        yield MEAN_KL.found(where, f"its loss is {loss} with reduction='mean', over scores of shape {shape}")
 
 
 def normalised(prediction: Tensor) -> str:
@@ -141,18 +193,18 @@ def _misfit(edge: Edge, prediction: Tensor, target: Any, batch: int) -> Finding 
     indices, soft = (scores[0], *scores[2:]), target.is_floating_point()
     if target.ndim and len(target) != scores[0] and scores[0] == batch:
         what = f"the target has {len(target)} samples, the input {batch}"
-        return finding("target-unfit", where, what, fix="Pass the input and the target of one and the same batch")
+        return TARGET_UNFIT.found(where, what, fix="Pass the input and the target of one and the same batch")
     wide = len(given) == len(indices) + 1 and given[1] == 1 and (given[0], *given[2:]) == indices and given != scores
     if not wide and given != indices:
         if given == scores and not soft and _kind(edge.loss) == "cross_entropy":
             what = f"the target holds class probabilities (or one-hot labels) of dtype {target.dtype}"
-            return finding("target-unfit", where, what, fix="Convert it: target.float()")
+            return TARGET_UNFIT.found(where, what, fix="Convert it: target.float()")
         return None
     if target.dtype in (torch.int64, torch.uint8) and not wide:
         return None
     what = f"the target has shape {given} and dtype {target.dtype}; class indices of shape {indices} and integers are needed"
     fix = "target" + (".squeeze(1)" if wide else "") + ("" if target.dtype == torch.int64 else ".long()")
-    return finding("target-unfit", where, what, fix=f"Convert it: {fix}")
+    return TARGET_UNFIT.found(where, what, fix=f"Convert it: {fix}")
 
 
 def _labels(edge: Edge, prediction: Tensor, target: Any) -> Finding | None:
@@ -174,7 +226,7 @@ def _labels(edge: Edge, prediction: Tensor, target: Any) -> Finding | None:
     if classes == 1 and bad == [1]:
         fix = "One channel tells two classes apart by a sigmoid: loss='binary'; or give the model two channels"
     what = f"there are {classes} classes (0..{classes - 1}), but the target holds {_counted('label', bad)}"
-    return finding("class-count", place(edge.source), what, fix=fix, severity="" if sure else WARNING)
+    return CLASS_COUNT.found(place(edge.source), what, fix=fix, severity="" if sure else WARNING)
 
 
 def _present(target: Tensor, ignored: tuple[int, ...]) -> list[int]:
@@ -196,19 +248,18 @@ def _value(edge: Edge, prediction: Tensor, target: Any, found: list[Finding]) ->
         with torch.enable_grad():
             value = losses.get(edge.loss)(prediction, target)
     except Exception as error:
-        known = {HeadError: "target-unfit", ClassCountError: "class-count"}
-        code = next((code for kind, code in known.items() if isinstance(error, kind)), "loss-failed")
-        found.append(from_error(error, where, code=code))
+        trap = CLASS_COUNT if isinstance(error, ClassCountError) else LOSS_FAILED
+        found.append(from_error(error, where, trap=TARGET_UNFIT if isinstance(error, HeadError) else trap))
         return None
     if not isinstance(value, Tensor) or value.ndim:
         given = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         fix = "Return one number, the mean over the batch"
-        found.append(finding("loss-failed", where, f"its loss {loss} returned {given}", fix=fix))
+        found.append(LOSS_FAILED.found(where, f"its loss {loss} returned {given}", fix=fix))
         return None
     if not bool(torch.isfinite(value.detach())):
-        found.append(finding("loss-not-finite", where, f"its loss {loss} is {value.item()} on the first batch"))
+        found.append(LOSS_NOT_FINITE.found(where, f"its loss {loss} is {value.item()} on the first batch"))
     elif prediction.requires_grad and not value.requires_grad:
-        found.append(finding("loss-without-gradient", where, f"its loss {loss} has no graph"))
+        found.append(LOSS_WITHOUT_GRADIENT.found(where, f"its loss {loss} has no graph"))
     return value
 
 
@@ -227,7 +278,7 @@ def _lost(edge: Edge, prediction: Tensor, target: Any, value: Tensor) -> Iterato
     if gone:
         small, large = ("x".join(map(str, shape)) for shape in (size, full))
         what = f"labels of {large}, shrunk to its map of {small}, lose {_counted('class', sorted(gone))}"
-        yield finding("lost-classes", place(edge.source), what)
+        yield LOST_CLASSES.found(place(edge.source), what)
 
 
 def _dropped(target: Tensor, size: tuple[int, ...]) -> list[int]:

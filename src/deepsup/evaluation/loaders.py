@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data.distributed import DistributedSampler
 
 from deepsup.datasets import Split
-from deepsup.doctor import forward_checks
+from deepsup.doctor.batch_checks import sizes_of
 from deepsup.errors import ConfigError, DatasetError
 
 Batch = tuple[Any, Any]
@@ -162,7 +162,7 @@ class IterableFeed(Feed):
     @property
     def batch_sizes(self) -> set[int] | None:
         """Those of a DataLoader or a list."""
-        sizes = forward_checks.sizes_of(self._source)
+        sizes = sizes_of(self._source)
         return None if sizes is None else set(sizes)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from deepsup.doctor.setup_checks import twin
+from deepsup.doctor.patient import twin
 from deepsup.evaluation.devices import forward
 from deepsup.evaluation.loaders import Batch
 from deepsup.layers.snapshot import untouched

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch import nn
 
 from deepsup import datasets, doctor, losses, methods, networks
+from deepsup.doctor.batch_checks import NO_OVERLAP, ONE_CROP
 from deepsup.doctor.findings import Diagnosis, Finding, diagnosis, from_error
 from deepsup.errors import ConfigError, DeepsupError, HeadError
 from deepsup.evaluation import devices
@@ -168,7 +169,10 @@ def _diagnose(config: TrainConfig) -> Diagnosis:
         except DeepsupError as error:
             refused.append(from_error(error, _key_of(error)))
             seen = look()
-    said = {f.code for f in refused} & {"one-crop", "no-overlap"}  # by the key to set, which helps more than the batch
+    said = {f.code for f in refused} & {
+        ONE_CROP.code,
+        NO_OVERLAP.code,
+    }  # by the key to set, which helps more than the batch
     return diagnosis([*refused, *(f for f in seen if f.code not in said)], seen.checked)
 
 
@@ -180,8 +184,8 @@ def _refusals(config: TrainConfig, model: nn.Module, data: datasets.Dataset) -> 
     try:
         _check_batches(config, method)
     except ConfigError as error:
-        key, code = ("views", "one-crop") if method.views > config.data.views else ("overlap", "no-overlap")
-        found.append(from_error(error, f"data.{key}", code=code))
+        key, trap = ("views", ONE_CROP) if method.views > config.data.views else ("overlap", NO_OVERLAP)
+        found.append(from_error(error, f"data.{key}", trap=trap))
     try:
         method.check_at(config.supervise.at)
     except ConfigError as error:
