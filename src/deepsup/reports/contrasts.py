@@ -8,8 +8,8 @@ from typing import Any, Final
 from deepsup.reports import curves, depths, panels
 from deepsup.reports.formats import known, short
 from deepsup.reports.panels import Figure, plain
-from deepsup.reports.records import ACCURACY
 from deepsup.reports.summary import baseline, judged
+from deepsup.training.records import ACCURACY
 
 _TONES: Final = {"helps": "#00694b", "hurts": "#b24400"}
 _TOGETHER: Final = 1.15

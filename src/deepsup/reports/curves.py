@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from deepsup.reports.formats import known, listing
-from deepsup.reports.records import Pull, Run
+from deepsup.training.records import Pull, Run
 
 THRESHOLD: Final = 1e-7
 """Mean gradient under which the CNDS paper (arXiv 1505.02496, section 3.2) attaches a branch."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from deepsup.reports.formats import known
-from deepsup.reports.records import Run
+from deepsup.comparisons.arm_records import known
 
 ENSEMBLE: Final = "ensemble"
-_INPUT = "input"  # the layer of a branch that is a whole network of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,20 +21,6 @@ class Output:
     mean: float
     low: float
     high: float
-
-
-def outputs(runs: Sequence[Run | None]) -> dict[str, dict[str, Any]]:
-    """Return what compare.json says of an arm's outputs, from its runs: `depth`, and `final`, one score a run."""
-    depths: dict[str, list[float]] = {"main": [1.0]}
-    scores = [run.epochs[-1].score if run and run.epochs else {} for run in runs]
-    for run in runs:
-        for branch in ((run.plan if run else None) or {}).get("branches") or ():
-            whole = branch.get("layer") == _INPUT
-            depths.setdefault(str(branch.get("name")), []).append(1.0 if whole else float(branch.get("depth") or 0))
-    means = {name: statistics.fmean(places) for name, places in depths.items()}
-    names = dict.fromkeys(name for score in scores for name in score)
-    ordered = sorted(names, key=lambda name: (means.get(name, 2.0), name == "main"))
-    return {name: {"depth": means.get(name), "final": [s.get(name) for s in scores]} for name in ordered}
 
 
 def of(arm: Mapping[str, Any]) -> list[Output]:

@@ -9,7 +9,7 @@ from deepsup.reports import curves, panels
 from deepsup.reports.curves import THRESHOLD, Curve
 from deepsup.reports.formats import magnitude, short
 from deepsup.reports.panels import DASHES, Figure, plain
-from deepsup.reports.records import ACCURACY, Run
+from deepsup.training.records import ACCURACY, Run
 
 _CAPTIONS = (
     "<b>Agreement</b> (cosine); shaded: against the rest",

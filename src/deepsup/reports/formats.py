@@ -7,13 +7,10 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any, Final
 
+from deepsup.comparisons.arm_records import known as known
+
 NONE: Final = "–"  # noqa: RUF001  (an en dash: nothing was measured)
 MINUS: Final = "−"  # noqa: RUF001
-
-
-def known(value: Any) -> bool:
-    """Whether `value` is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def percent(fraction: Any, *, digits: int = 1) -> str:

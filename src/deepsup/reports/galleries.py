@@ -16,8 +16,8 @@ from deepsup.reports import depths
 from deepsup.reports.formats import known, percent
 from deepsup.reports.metrics import digits
 from deepsup.reports.packages import need
-from deepsup.reports.records import Run
 from deepsup.reports.summary import Evidence, baseline
+from deepsup.training.records import Run
 
 FOLDER: Final = "maps"
 FILE: Final = "maps.json"

@@ -10,8 +10,8 @@ from typing import Final
 from deepsup.errors import DeepsupError
 from deepsup.reports import depths, galleries, metrics
 from deepsup.reports.formats import NONE, known, percent
-from deepsup.reports.records import Run
 from deepsup.reports.summary import Evidence, baseline
+from deepsup.training.records import Run
 
 _CONFUSION: Final = "confusion"
 _CELLS: Final = metrics.COUNTS

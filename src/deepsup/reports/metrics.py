@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from deepsup.reports.formats import known, percent
-from deepsup.reports.records import ACCURACY
+from deepsup.training.records import ACCURACY
 
 _MEANING: Final = {
     "accuracy": "the share of validation images classified correctly by the network's own output",

@@ -20,16 +20,16 @@ from deepsup.reports import (
     galleries,
     metric_tables,
     phones,
-    read,
     sections,
     text_tables,
 )
 from deepsup.reports.metrics import digits, meaning, titled
 from deepsup.reports.packages import need
 from deepsup.reports.panels import Figure
-from deepsup.reports.records import ACCURACY, Run
 from deepsup.reports.sections import path
 from deepsup.reports.summary import Evidence, baseline, evidence
+from deepsup.training import run_folders
+from deepsup.training.records import ACCURACY, Run
 
 Views = Mapping[str, figures.Arms]
 
@@ -283,8 +283,12 @@ def _certificates(found: Evidence, *, beside: Path) -> list[dict[str, Any]]:
     """Return the strip certificates that compare.json lists, or else those that lie beside the journals."""
     listed = list(found.compare.get("certificates") or ())
     if not listed:
-        files = [(run, run.path / read.CERTIFICATE) for run in found.runs if (run.path / read.CERTIFICATE).is_file()]
-        listed = [read.document(file) | {"run": run.name, "path": str(file.resolve())} for run, file in files]
+        files = [
+            (run, run.path / run_folders.CERTIFICATE)
+            for run in found.runs
+            if (run.path / run_folders.CERTIFICATE).is_file()
+        ]
+        listed = [run_folders.document(file) | {"run": run.name, "path": str(file.resolve())} for run, file in files]
     result = []
     for entry in listed:
         path = Path(str(entry.get("path") or ""))

@@ -13,8 +13,8 @@ from deepsup.reports.curves import THRESHOLD
 from deepsup.reports.formats import known, magnitude, short
 from deepsup.reports.packages import need
 from deepsup.reports.panels import EDGE, GRID, INK, MUTED, some
-from deepsup.reports.records import ACCURACY, Run
 from deepsup.reports.summary import Evidence, baseline, evidence, judged
+from deepsup.training.records import ACCURACY, Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from deepsup.reports import curves, formats
 from deepsup.reports.formats import known, listing
-from deepsup.reports.records import Gradients, Pull, Run
 from deepsup.reports.summary import Evidence
+from deepsup.training.records import Gradients, Pull, Run
 
 _RULES: Final = {
     "threshold": "one branch, after the deepest layer whose mean gradient is under a threshold, as in CNDS, the paper that "

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deepsup.comparisons.arm_records import arm_record, known
 from deepsup.errors import ConfigError
-from deepsup.reports import depths, read
-from deepsup.reports.formats import known, listing, percent
+from deepsup.reports.formats import listing, percent
 from deepsup.reports.metrics import digits
-from deepsup.reports.records import ACCURACY, Run
+from deepsup.training import run_folders
+from deepsup.training.records import ACCURACY, Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Evidence:
     @property
     def single(self) -> bool:
         """Whether this is one run, so that there is nothing to compare it with."""
-        return (self.path / read.JOURNAL).is_file()
+        return (self.path / run_folders.JOURNAL).is_file()
 
     @property
     def groups(self) -> dict[str, dict[str, tuple[Run, ...]]]:
@@ -56,8 +56,8 @@ def evidence(path: str | Path) -> Evidence:
     >>> judged(evidence("runs/demo").compare["groups"][0])["dhm"]["verdict"]      # doctest: +SKIP
     """
     folder = Path(path)
-    runs = read.runs(folder)
-    stated = None if (folder / read.JOURNAL).is_file() else read.comparison(folder)
+    runs = run_folders.runs(folder)
+    stated = None if (folder / run_folders.JOURNAL).is_file() else run_folders.comparison(folder)
     if not runs and not (stated or {}).get("groups"):
         raise ConfigError(f"nothing to report in {folder}: no run has written its first record yet.")
     compare = complete(stated or {}, runs, folder=folder)
@@ -118,13 +118,13 @@ def notes(
 ) -> list[str]:
     """Return what a reader must know before believing the numbers: what else differs, runs not finished, files that disagree."""
     result = [str(note) for note in compare.get("notes") or ()]
-    if stated is None and not (folder / read.JOURNAL).is_file():
+    if stated is None and not (folder / run_folders.JOURNAL).is_file():
         result.append(
-            f"There is no {read.COMPARISON} here yet, so this is a comparison under way: the numbers below come from "
+            f"There is no {run_folders.COMPARISON} here yet, so this is a comparison under way: the numbers below come from "
             "the journals of the runs found so far, and there is no verdict."
         )
     found = {_name(run, folder) for run in runs}
-    if missing := [name for name in read.listed_runs(compare) if name not in found]:
+    if missing := [name for name in run_folders.listed_runs(compare) if name not in found]:
         result.append(f"Not started yet, or journal missing: {listing(missing)}.")
     for run in runs:
         where = f"after epoch {run.epochs[-1].epoch}" if run.epochs else "before the end of its first epoch"
@@ -145,7 +145,7 @@ def _disagreements(stated: Mapping[str, Any], runs: Sequence[Run], *, folder: Pa
                 if name in journals and known(value) and not math.isclose(value, journals[name], abs_tol=1e-6):
                     told, found = (f"{percent(v, digits=digits(metric))} %" for v in (value, journals[name]))
                     result.append(
-                        f"{read.COMPARISON} gives {name} {told} {metric}, its journal {found}: the run changed after the "
+                        f"{run_folders.COMPARISON} gives {name} {told} {metric}, its journal {found}: the run changed after the "
                         "comparison. Run the comparison again."
                     )
     return result
@@ -155,37 +155,8 @@ def _filled(fields: Mapping[str, Any], runs: Sequence[Run], *, folder: Path) -> 
     """Return an arm of a comparison with the fields that are missing or null taken from its journals."""
     by_name = {_name(run, folder): run for run in runs}
     names = list(fields.get("runs") or by_name)
-    members = [by_name.get(name) for name in names]
-    ends = [run.end if run else None for run in members]
-    values = [end.score for end in ends if end and known(end.score)]
-    cost = next((run.cost for run in runs if run.cost), {})
-    trunk = {key: cost.get(f"trunk_{key}") for key in ("params", "flops")}
-    saved = [run.saved_bytes for run in runs if known(run.saved_bytes)]
-    peaks = [end.peak_bytes for end in ends if end and known(end.peak_bytes)]
-    computed: dict[str, Any] = {
-        "runs": names,
-        "final": [end.score if end else None for end in ends],
-        "mean": statistics.fmean(values) if values else None,
-        "std": statistics.stdev(values) if len(values) > 1 else None,
-        "outputs": depths.outputs([run if run and run.end else None for run in members]),
-        "epochs_to_90": [run.epochs_to(0.9) if run else None for run in members],
-        "epochs": [end.epochs if end else None for end in ends],
-        "passes": _passes(runs),
-        "seconds": [end.seconds if end else None for end in ends],
-        "step_ms": [end.step_ms if end else None for end in ends],
-        "saved_bytes": max(saved, default=None),
-        "peak_bytes": max(peaks, default=None),
-    }
-    for key, value in trunk.items():
-        computed[f"train_{key}"] = None if value is None else value + (cost.get(f"head_{key}") or 0)
-        computed[f"inference_{key}"] = value
+    computed = arm_record(names, [by_name.get(name) for name in names])
     return computed | {key: value for key, value in fields.items() if value is not None}
-
-
-def _passes(runs: Sequence[Run]) -> int:
-    """Return how often an image goes through the network in an epoch: twice in two views, or where batches overlap."""
-    data = next((run.config.get("data") for run in runs if isinstance(run.config.get("data"), Mapping)), None) or {}
-    return 2 if data.get("views") == 2 or data.get("overlap") else 1
 
 
 def _name(run: Run, folder: Path) -> str:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 from deepsup.reports import curves, depths, formats
 from deepsup.reports.metrics import digits
 from deepsup.reports.packages import need
-from deepsup.reports.records import ACCURACY, Run
 from deepsup.reports.summary import baseline, finished, judged
+from deepsup.training.records import ACCURACY, Run
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from deepsup.errors import ConfigError
-from deepsup.reports.records import ACCURACY, Conflict, End, Epoch, Gradients, Run, Step, number, numbers
+from deepsup.training.records import ACCURACY, Conflict, End, Epoch, Gradients, Run, Step, number, numbers
 
 JOURNAL: Final = "journal.jsonl"
 COMPARISON: Final = "compare.json"
@@ -106,6 +106,12 @@ def run(folder: str | Path) -> Run:
             f"{journal} holds no complete record: the run was killed before its first line. Start it again."
         )
     return read
+
+
+def found_run(folder: str | Path) -> Run | None:
+    """Read the journal of one run directory; None where there is none yet, or not one complete record."""
+    journal = Path(folder) / JOURNAL
+    return _read(journal) if journal.is_file() else None
 
 
 def comparison(folder: str | Path) -> dict[str, Any] | None:

@@ -1,0 +1,125 @@
+"""One maker of an arm's record: the same for a finished comparison and one under way, on journals that the program wrote."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deepsup.comparisons.arm_records import arm_record
+from deepsup.reports import evidence
+from deepsup.terms import INPUT
+from deepsup.training.records import Run
+from deepsup.training.run_folders import found_run
+from deepsup.training.runs import train
+from tests.support.tiny_runs import config
+
+PEER = {"method": "dml", "at": [INPUT], "head": "network(name='deepsup:plain-3')"}
+RUNS = ["all/dml/seed0", "all/dml/seed1"]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs of mutual learning as `compare` lays them out, without its compare.json."""
+    folder = tmp_path_factory.mktemp("comparison")
+    for seed, name in enumerate(RUNS):
+        place = folder / name
+        train(config(place, supervise=PEER, seed=seed), group="all", arm="dml")
+    return folder
+
+
+@pytest.fixture
+def folder(written: Path, tmp_path: Path) -> Path:
+    shutil.copytree(written, tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def state(folder: Path, **arm: Any) -> None:
+    """A compare.json that says only which runs there are to be."""
+    group = {"name": "all", "arms": {"dml": {"runs": RUNS, **arm}}}
+    (folder / "compare.json").write_text(json.dumps({"format": 1, "name": "x", "groups": [group]}))
+
+
+def shown(folder: Path) -> dict[str, Any]:
+    """What the report takes for the arm."""
+    return dict(evidence(folder).compare["groups"][0]["arms"]["dml"])
+
+
+def journals(folder: Path) -> list[Run | None]:
+    return [found_run(folder / name) for name in RUNS]
+
+
+def cut(run: Path, *kinds: str) -> None:
+    """Leave a journal as it was before it wrote the first record of one of these kinds."""
+    lines = (run / "journal.jsonl").read_text().splitlines(keepends=True)
+    first = next(i for i, line in enumerate(lines) if json.loads(line)["kind"] in kinds)
+    (run / "journal.jsonl").write_text("".join(lines[:first]))
+
+
+def test_a_peer_is_a_whole_network_in_result_and_report(folder: Path) -> None:
+    runs = journals(folder)
+    assert runs[0] is not None
+    assert runs[0].plan is not None
+    (branch,) = runs[0].plan["branches"]
+    assert branch["layer"] == "<input>"  # what the program writes
+    state(folder)
+    for found in (arm_record(RUNS, runs), shown(folder)):
+        assert {name: out["depth"] for name, out in found["outputs"].items() if name != "ensemble"} == {
+            branch["name"]: 1.0, "main": 1.0,
+        }  # fmt: skip
+        assert all(math.isfinite(value) for out in found["outputs"].values() for value in out["final"])
+
+
+@pytest.mark.parametrize("cuts", [(), ("end",), ("epoch",), ("step", "gradients")])
+def test_the_report_and_the_result_say_the_same_of_finished_and_unfinished_runs(
+    folder: Path, cuts: tuple[str, ...]
+) -> None:
+    if cuts:
+        cut(folder / RUNS[1], *cuts)
+    state(folder)
+    record = arm_record(RUNS, journals(folder))
+    assert json.loads(json.dumps(shown(folder))) == json.loads(json.dumps(record, allow_nan=False))
+    assert (record["final"][1] is None) == bool(cuts)
+
+
+def test_a_run_that_has_not_finished_counts_for_nothing_though_it_was_good(folder: Path) -> None:
+    runs = journals(folder)
+    assert runs[1] is not None
+    good = [dataclasses.replace(epoch, score={"main": 0.95}) for epoch in runs[1].epochs]
+    ended = dataclasses.replace(runs[1], epochs=tuple(good))
+    assert arm_record(RUNS, [runs[0], ended])["epochs_to_90"][1] == 1
+    under_way = dataclasses.replace(ended, end=None)
+    record = arm_record(RUNS, [runs[0], under_way])
+    for key in ("final", "epochs_to_90", "epochs", "seconds", "step_ms"):
+        assert record[key][1] is None, key
+    assert record["outputs"]["main"]["final"][1] is None
+    assert record["mean"] == record["final"][0]
+
+
+def test_costs_are_those_of_the_dearest_run_wherever_it_stands(folder: Path) -> None:
+    cheap, dear = journals(folder)
+    assert cheap is not None
+    assert dear is not None
+    cost = {key: 10 * value for key, value in dear.cost.items()}
+    record = arm_record(RUNS, [cheap, dataclasses.replace(dear, cost=cost)])
+    assert record["train_flops"] == cost["trunk_flops"] + cost["head_flops"]
+    assert record["train_params"] == cost["trunk_params"] + cost["head_params"]
+    assert arm_record(RUNS, [None, None])["train_flops"] is None
+
+
+def test_what_the_file_states_is_left_alone(folder: Path) -> None:
+    state(folder, mean=0.5, seconds=None)
+    found = shown(folder)
+    assert found["mean"] == 0.5
+    assert found["seconds"] == arm_record(RUNS, journals(folder))["seconds"]
+
+
+def test_two_views_are_two_passes_also_before_anything_ran() -> None:
+    assert arm_record(RUNS, [None, None])["passes"] == 1
+    assert arm_record(RUNS, [None, None], data={"views": 2})["passes"] == 2
+    assert arm_record(RUNS, [None, None], data={"overlap": True})["passes"] == 2
