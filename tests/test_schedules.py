@@ -147,18 +147,18 @@ def test_adaptive_is_a_mark_that_weighs_one() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("sdn(0)", r"sdn needs a relative depth in \(0, 1\]; found 0\."),
-        ("sdn(1.01)", r"sdn needs a relative depth in \(0, 1\]; found 1\.01"),
-        ("sdn('half')", "sdn needs a finite number for depth"),
-        ("adaptive(1)", r"adaptive needs a decay in \[0, 1\); found 1\."),
-        ("adaptive(-0.1)", r"adaptive needs a decay in \[0, 1\); found -0\.1"),
-        ("dsn(0.3, 0)", "dsn needs epochs >= 1, the N of the paper; found 0"),
-        ("dsn(0.3, 10, 'product')", "dsn has no reading 'product'. Choose 'iterated' or 'linear'"),
-        ("poly(1, 0, 0)", r"poly needs a power above 0; found 0\."),
-        ("poly(1, 0, -1)", r"poly needs a power above 0; found -1\."),
-        ("poly(1, 0, 'a')", "poly needs a finite number for power; found 'a'"),
-        ("rampup(1, 'a')", "rampup needs a finite number for until; found 'a'"),
-        ("rampup(1e999, 0.5)", "rampup needs a finite number for value; found inf"),
+        ("sdn(0)", r"schedule 'sdn' needs depth to be a relative depth in \(0, 1\]; found 0\."),
+        ("sdn(1.01)", r"schedule 'sdn' needs depth to be a relative depth in \(0, 1\]; found 1\.01"),
+        ("sdn('half')", "schedule 'sdn' needs depth to be a relative depth"),
+        ("adaptive(1)", r"schedule 'adaptive' needs decay to be a number in \[0, 1\); found 1\."),
+        ("adaptive(-0.1)", r"schedule 'adaptive' needs decay to be a number in \[0, 1\); found -0\.1"),
+        ("dsn(0.3, 0)", "schedule 'dsn' needs epochs to be a number of at least 1, the N of the paper; found 0"),
+        ("dsn(0.3, 10, 'product')", "schedule 'dsn' needs reading to be 'iterated' or 'linear'; found 'product'"),
+        ("poly(1, 0, 0)", r"schedule 'poly' needs power to be a finite number above 0; found 0\."),
+        ("poly(1, 0, -1)", r"schedule 'poly' needs power to be a finite number above 0; found -1\."),
+        ("poly(1, 0, 'a')", "schedule 'poly' needs power to be a finite number above 0; found 'a'"),
+        ("rampup(1, 'a')", "schedule 'rampup' needs until to be a finite number; found 'a'"),
+        ("rampup(1e999, 0.5)", "schedule 'rampup' needs value to be a finite number; found inf"),
     ],
 )
 def test_a_value_outside_its_range_is_refused_when_it_is_read(text: str, message: str) -> None:
@@ -308,7 +308,15 @@ def test_cnds_refuses_what_the_paper_has_no_reading_for(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["constant('x')", "linear('a', 0)", "step(0.3, 5)", "step(0.3, {'a': 0})", "warmup(constant(1), 'a')"]
+    "text",
+    [
+        "constant('x')",
+        "linear('a', 0)",
+        "step(0.3, 5)",
+        "step(0.3, {'a': 0})",
+        "warmup(constant(1), 'a')",
+        "until(None, 0.5)",
+    ],
 )
 def test_a_value_of_the_wrong_kind_is_refused_when_it_is_read(text: str) -> None:
     with pytest.raises(ConfigError):
@@ -338,5 +346,5 @@ def test_any_callable_is_a_schedule() -> None:
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf"), "constant(1e999)"])
 def test_a_weight_is_finite(weight: object) -> None:
-    with pytest.raises(ConfigError, match="needs a finite number"):
+    with pytest.raises(ConfigError, match="to be a finite number"):
         parse(weight)

@@ -17,7 +17,6 @@ down; the head itself always trains on its full gradient. A rule prints as the t
 from __future__ import annotations
 
 import ast
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeAlias
@@ -28,10 +27,12 @@ from torch import Tensor
 from deepsup import schedules
 from deepsup.errors import ConfigError
 from deepsup.features import widened
+from deepsup.specs import Registry, closest
 
 Custom: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 GradientLike: TypeAlias = "str | Rule | Custom"
 
+RULES = Registry[Callable[..., "Rule"]]("gradient rule", ConfigError)
 STATISTICS = 4  # <above, branch>, |above|², |branch|², <above, result>
 
 # The classes below are lower case because users read and write them as functions: `scale(0.5)`.
@@ -61,6 +62,7 @@ class Rule:
         return type(self).__name__ + (f"({', '.join(values)})" if values else "")
 
 
+@RULES.register
 @dataclass(frozen=True, repr=False)
 class add(Rule):
     """The plain sum: what training on the sum of the losses does."""
@@ -71,6 +73,7 @@ class add(Rule):
         return above + branch
 
 
+@RULES.register
 @dataclass(frozen=True, repr=False)
 class scale(Rule):
     """The branch's gradient times `by`, a number or a schedule of progress; the head keeps all of it."""
@@ -96,6 +99,7 @@ class scale(Rule):
         return callable(self.by)
 
 
+@RULES.register
 @dataclass(frozen=True, repr=False)
 class warmup(Rule):
     """Nothing at first, all of it from progress `until` on: the head finds its way before it pulls at the trunk."""
@@ -119,6 +123,7 @@ class warmup(Rule):
         return True
 
 
+@RULES.register
 @dataclass(frozen=True, repr=False)
 class detach(Rule):
     """The trunk does not feel the branch at all."""
@@ -129,6 +134,7 @@ class detach(Rule):
         return above
 
 
+@RULES.register
 @dataclass(frozen=True, repr=False)
 class project(Rule):
     """Where the two oppose each other, the branch loses its part along `above`; otherwise the plain sum."""
@@ -137,6 +143,7 @@ class project(Rule):
         return (widened(above) + widened(branch) - _opposing(above, branch) * widened(above)).to(above.dtype)
 
 
+@RULES.register
 @dataclass(frozen=True, repr=False)
 class pcgrad(Rule):
     """Where the two oppose each other, each loses its part along the other."""
@@ -146,6 +153,7 @@ class pcgrad(Rule):
         return (a + b - _opposing(a, b) * a - _opposing(b, a) * b).to(above.dtype)
 
 
+@RULES.register
 @dataclass(frozen=True, repr=False)
 class mgda(Rule):
     """`g above + (1 - g) branch` with g in [.001, .999] that makes it shortest, so that it serves both or neither.
@@ -164,6 +172,7 @@ class mgda(Rule):
         return (g * widened(above) + h * widened(branch)).to(above.dtype)
 
 
+@RULES.register
 @dataclass(frozen=True, repr=False)
 class equilibrium(Rule):
     """Every output has the same say in the layers below it, however many there are (gradient equilibrium)."""
@@ -199,9 +208,6 @@ class custom(Rule):
 
 
 ADD = add()
-RULES: dict[str, Callable[..., Rule]] = {
-    c.__name__: c for c in (add, scale, detach, warmup, project, pcgrad, mgda, equilibrium)
-}
 
 
 def get(rule: GradientLike) -> Rule:
@@ -219,9 +225,8 @@ def parse(text: str) -> Rule:
     """Build a rule from its printed form; nothing is evaluated as code."""
     name, bracket, rest = text.strip().partition("(")
     if name not in RULES:
-        close = difflib.get_close_matches(name, RULES, n=1, cutoff=0.3)
-        hint = f" Closest: {close[0]}." if close else ""
-        raise ConfigError(f"no gradient rule is called {text!r}.{hint} Rules: {', '.join(RULES)}.")
+        known = f"{closest(name, RULES, cutoff=0.3)} Rules: {', '.join(RULES)}."
+        raise ConfigError(f"no gradient rule is called {text!r}.{known}")
     takes = [f.name for f in fields(RULES[name])]  # type: ignore[arg-type]
     inside = rest.rstrip().removesuffix(")").strip()
     if bool(takes) != bool(inside) or (bracket and not rest.rstrip().endswith(")")):

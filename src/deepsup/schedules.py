@@ -20,33 +20,56 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 from deepsup.errors import ConfigError
+from deepsup.specs import ABOVE_ZERO, BELOW_ONE, Limit, Registry, check_options, is_number, one_of
 
 Weight: TypeAlias = "str | float | Callable[[float], float]"
 
 # The classes below are lower case because users read and write them as functions: `cosine(1, 0)`.
 
 
+SCHEDULES = Registry["type[Schedule]"]("schedule", ConfigError)
+
+Number: TypeAlias = Annotated[
+    float, Limit("a finite number", lambda v: isinstance(v, (int, float)) and math.isfinite(v))
+]
+Epochs: TypeAlias = Annotated[
+    int,
+    Limit("a number of at least 1, the N of the paper", lambda v: isinstance(v, (int, float)) and 1 <= v < math.inf),
+]
+Depth: TypeAlias = Annotated[float, Limit("a relative depth in (0, 1]", lambda v: is_number(v) and 0 < v <= 1)]
+Reading: TypeAlias = Annotated[str, one_of("iterated", "linear")]
+Drops: TypeAlias = Annotated[
+    Mapping[float, float],
+    Limit(
+        "a mapping from progress to weight, such as {0.5: 0.1}", lambda v: isinstance(v, Mapping) and _are_numbers(v)
+    ),
+]
+
+
+def _are_numbers(drops: Mapping[Any, Any]) -> bool:
+    return all(isinstance(n, (int, float)) for n in (*drops, *drops.values()))
+
+
 class Schedule:
     """Base of the schedules below: a frozen dataclass whose `repr` is its constructor call.
 
-    Fields called `schedule` take whatever `as_schedule` does; all others but `reading` and `drops` are numbers.
+    A field called `schedule` takes whatever `as_schedule` does; what the others may be stands in their annotations.
     """
 
     def __post_init__(self) -> None:
-        for f in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, f.name)
-            if f.name == "schedule":
-                object.__setattr__(self, f.name, as_schedule(value))
-                if isinstance(self.schedule, adaptive):  # type: ignore[attr-defined]
-                    raise ConfigError(
-                        f"{type(self).__name__} cannot change an adaptive weight, which follows the losses and not the "
-                        "progress. Use adaptive(...) alone."
-                    )
-            elif f.name not in ("reading", "drops") and not (isinstance(value, (int, float)) and math.isfinite(value)):
-                raise ConfigError(f"{type(self).__name__} needs a finite number for {f.name}; found {value!r}.")
+        given = vars(self)
+        if "schedule" in given:
+            inner = as_schedule(given["schedule"])
+            if isinstance(inner, adaptive):
+                raise ConfigError(
+                    f"{type(self).__name__} cannot change an adaptive weight, which follows the losses and not the "
+                    "progress. Use adaptive(...) alone."
+                )
+            object.__setattr__(self, "schedule", inner)
+        check_options(type(self), type(self).__name__, vars(self), kind="schedule", error=ConfigError)
 
     def __call__(self, progress: float) -> float:
         """The weight when a share `progress` in [0, 1] of training is done."""
@@ -61,38 +84,42 @@ class Schedule:
         return f"{type(self).__name__}({', '.join(map(repr, values))})"
 
 
+@SCHEDULES.register
 @dataclass(frozen=True, repr=False)
 class constant(Schedule):
     """The same weight throughout; PSPNet, GoogLeNet and most segmenters use 0.3 to 0.4."""
 
-    value: float
+    value: Number
 
     def __call__(self, progress: float) -> float:
         return float(self.value)
 
 
+@SCHEDULES.register
 @dataclass(frozen=True, repr=False)
 class linear(Schedule):
     """A straight line from `start` at progress 0 to `end` at progress 1."""
 
-    start: float
-    end: float
+    start: Number
+    end: Number
 
     def __call__(self, progress: float) -> float:
         return self.start + (self.end - self.start) * progress
 
 
+@SCHEDULES.register
 @dataclass(frozen=True, repr=False)
 class cosine(Schedule):
     """Half a cosine from `start` at progress 0 to `end` at progress 1."""
 
-    start: float
-    end: float
+    start: Number
+    end: Number
 
     def __call__(self, progress: float) -> float:
         return self.end + (self.start - self.end) * (1 + math.cos(math.pi * progress)) / 2
 
 
+@SCHEDULES.register
 @dataclass(frozen=True, repr=False)
 class poly(Schedule):
     """From `start` to `end` by a power of what is left of training: end + (start - end) * (1 - t)^power, t the progress.
@@ -101,20 +128,16 @@ class poly(Schedule):
     `optimizer.schedule: poly(1, 0)`, with their power of 0.9. A power of 1 is a straight line.
     """
 
-    start: float
-    end: float = 0
-    power: float = 0.9
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.power <= 0:
-            raise ConfigError(f"poly needs a power above 0; found {self.power!r}.")
+    start: Number
+    end: Number = 0
+    power: Annotated[float, ABOVE_ZERO] = 0.9
 
     def __call__(self, progress: float) -> float:
         left = max(0.0, 1 - progress)  # a power of less than nothing is no number
         return float(self.end + (self.start - self.end) * left**self.power)
 
 
+@SCHEDULES.register
 @dataclass(frozen=True, repr=False)
 class cnds(Schedule):
     """The decay of CNDS (Wang et al. 2015): after each epoch t of N, alpha <- alpha * (1 - t/N).
@@ -124,13 +147,9 @@ class cnds(Schedule):
     `reading="linear"` takes alpha_t = alpha * (1 - t/N). `epochs` is N; the weight is constant within an epoch.
     """
 
-    start: float
-    epochs: int = 100
-    reading: str = "iterated"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_reading(self.reading, self.epochs, of="cnds")
+    start: Number
+    epochs: Epochs = 100
+    reading: Reading = "iterated"
 
     def __call__(self, progress: float) -> float:
         epoch = _epoch(progress, self.epochs)
@@ -139,6 +158,7 @@ class cnds(Schedule):
         return self.start * math.prod([1 - s / self.epochs for s in range(1, epoch + 1)])
 
 
+@SCHEDULES.register
 @dataclass(frozen=True, repr=False)
 class dsn(Schedule):
     """The decay of DSN (Lee et al. 2015): when epoch t of N is over, alpha <- alpha * 0.1 * (1 - t/N), t = 0, 1, ...
@@ -148,13 +168,9 @@ class dsn(Schedule):
     which lets "the second term vanish" over the whole training. `epochs` is N; the weight is constant within an epoch.
     """
 
-    start: float
-    epochs: int = 100
-    reading: str = "iterated"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_reading(self.reading, self.epochs, of="dsn")
+    start: Number
+    epochs: Epochs = 100
+    reading: Reading = "iterated"
 
     def __call__(self, progress: float) -> float:
         epoch = _epoch(progress, self.epochs)
@@ -163,18 +179,12 @@ class dsn(Schedule):
         return self.start * math.prod([0.1 * (1 - t / self.epochs) for t in range(epoch)])
 
 
-def _check_reading(reading: str, epochs: float, *, of: str) -> None:
-    if reading not in ("iterated", "linear"):
-        raise ConfigError(f"{of} has no reading {reading!r}. Choose 'iterated' or 'linear'.")
-    if epochs < 1:
-        raise ConfigError(f"{of} needs epochs >= 1, the N of the paper; found {epochs!r}.")
-
-
 def _epoch(progress: float, epochs: int) -> int:
     # The small addend keeps epoch boundaries where they are: 3/10*10 is 2.9999999999999996.
     return int(min(epochs, progress * epochs + 1e-9))
 
 
+@SCHEDULES.register
 @dataclass(frozen=True, repr=False)
 class sdn(Schedule):
     """The ramp of Shallow-Deep Networks (Kaya et al. 2019): tau = min(depth, 0.01 + progress * depth).
@@ -183,17 +193,13 @@ class sdn(Schedule):
     the weight within each, so that it is up to an epoch's step ahead of this one.
     """
 
-    depth: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.depth <= 1:
-            raise ConfigError(f"sdn needs a relative depth in (0, 1]; found {self.depth!r}.")
+    depth: Depth
 
     def __call__(self, progress: float) -> float:
         return min(self.depth, 0.01 + progress * self.depth)
 
 
+@SCHEDULES.register
 @dataclass(frozen=True, repr=False)
 class rampup(Schedule):
     """The ramp of ONE's distillation (Lan et al. 2018): value * exp(-5 (1 - progress/until)^2), then `value`.
@@ -201,14 +207,15 @@ class rampup(Schedule):
     `until` is a share of training; the paper's is 80 of 300 epochs. It starts at exp(-5) = 0.7 % of `value`, not at 0.
     """
 
-    value: float
-    until: float
+    value: Number
+    until: Number
 
     def __call__(self, progress: float) -> float:
         done = min(1.0, progress / self.until) if self.until > 0 else 1.0
         return self.value * math.exp(-5 * (1 - done) ** 2)
 
 
+@SCHEDULES.register
 @dataclass(frozen=True, repr=False)
 class adaptive(Schedule):
     """The mark of a weight that follows its loss: the inverse of the loss's running mean (AdaLoss, Hu et al. 2019).
@@ -218,31 +225,19 @@ class adaptive(Schedule):
     1, the weight where there are no losses to follow yet.
     """
 
-    decay: float = 0.9
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.decay < 1:
-            raise ConfigError(f"adaptive needs a decay in [0, 1); found {self.decay!r}.")
+    decay: Annotated[float, BELOW_ONE] = 0.9
 
     def __call__(self, progress: float) -> float:
         return 1.0
 
 
+@SCHEDULES.register
 @dataclass(frozen=True, repr=False)
 class step(Schedule):
     """`start`, then from each progress in `drops` on the weight given there: `step(0.3, {0.5: 0.1, 0.8: 0})`."""
 
-    start: float
-    drops: Mapping[float, float]
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        numbers = [*self.drops, *self.drops.values()] if isinstance(self.drops, Mapping) else [None]
-        if not all(isinstance(n, (int, float)) for n in numbers):
-            raise ConfigError(
-                f"step needs a mapping from progress to weight, such as {{0.5: 0.1}}; found {self.drops!r}."
-            )
+    start: Number
+    drops: Drops
 
     def __call__(self, progress: float) -> float:
         reached = [at for at in self.drops if progress >= at]
@@ -252,31 +247,28 @@ class step(Schedule):
         return hash((self.start, tuple(sorted(self.drops.items()))))
 
 
+@SCHEDULES.register
 @dataclass(frozen=True, repr=False)
 class warmup(Schedule):
     """Another schedule, scaled up from 0 until progress `until` is reached."""
 
     schedule: Any
-    until: float
+    until: Number
 
     def __call__(self, progress: float) -> float:
         return float(self.schedule(progress)) * min(1.0, progress / self.until if self.until > 0 else 1.0)
 
 
+@SCHEDULES.register
 @dataclass(frozen=True, repr=False)
 class until(Schedule):
     """Another schedule, cut off to exactly 0 from progress `end` on."""
 
     schedule: Any
-    end: float
+    end: Number
 
     def __call__(self, progress: float) -> float:
         return float(self.schedule(progress)) if progress < self.end else 0.0
-
-
-SCHEDULES: dict[str, type[Schedule]] = {
-    c.__name__: c for c in (constant, linear, cosine, poly, cnds, dsn, sdn, rampup, adaptive, step, warmup, until)
-}
 
 
 def parse(text: str | float) -> Schedule:

@@ -28,7 +28,9 @@ from deepsup.errors import DeepsupError, MissingPackageError
 
 Builder = TypeVar("Builder", bound=Callable[..., Any])
 
-Kind: TypeAlias = Literal["loss", "head", "method", "augmentation", "dataset", "activation"]
+Kind: TypeAlias = Literal[
+    "loss", "head", "method", "augmentation", "dataset", "activation", "schedule", "gradient rule"
+]
 
 # How the list of known names goes on in an error, by kind: before them, and after.
 _LISTS = {
@@ -38,6 +40,8 @@ _LISTS = {
     "augmentation": ("Augmentations: ", ""),
     "dataset": ("Data sets: ", ""),
     "activation": ("Activations: ", ""),
+    "schedule": ("Schedules: ", ""),
+    "gradient rule": ("Rules: ", ""),
 }
 _CALL = re.compile(r"([^\W\d][\w-]*)\s*(\(.*\))?", re.DOTALL)
 
@@ -142,6 +146,7 @@ class Limit:
 
 
 ABOVE_ZERO = Limit("a finite number above 0", lambda v: is_number(v) and v > 0)
+BELOW_ONE = Limit("a number in [0, 1)", lambda v: is_number(v) and 0 <= v < 1)
 FLAG = Limit("True or False", lambda v: isinstance(v, bool))
 WHOLE = Limit("a whole number", lambda v: isinstance(v, int) and not isinstance(v, bool))
 
@@ -204,11 +209,18 @@ class Registry(Mapping[str, Builder], Generic[Builder]):
 
     def check(self, name: str, /, **options: object) -> None:
         """Raise the registry's error where an option is not what its annotation allows."""
-        limits = _limits(self[name])
-        for option, value in options.items():
-            limit = limits.get(option)
-            if limit is not None and not limit.fits(value):
-                raise self.error(f"{self.kind} {name!r} needs {option} to be {limit.says}; found {value!r}.")
+        check_options(self[name], name, options, kind=self.kind, error=self.error)
+
+
+def check_options(
+    builder: Callable[..., object], name: str, options: Mapping[str, object], *, kind: Kind, error: type[DeepsupError]
+) -> None:
+    """Raise `error` where an option of `builder`, a function or a dataclass, is not what its annotation allows."""
+    limits = _limits(builder)
+    for option, value in options.items():
+        limit = limits.get(option)
+        if limit is not None and not limit.fits(value):
+            raise error(f"{kind} {name!r} needs {option} to be {limit.says}; found {value!r}.")
 
 
 @functools.cache  # losses ask in every call

@@ -16,62 +16,36 @@ from __future__ import annotations
 
 import sys
 
-from deepsup.losses.class_losses import FORMS, cross_entropy, gated, squared_hinge
-from deepsup.losses.contrastive import simclr, supcon
-from deepsup.losses.distillation import hint, kl, none
-from deepsup.losses.labels import IGNORE, check_labels
-from deepsup.losses.named import (
-    LOSSES,
-    Kind,
-    Loss,
-    Named,
-    check,
-    check_channels,
-    check_target,
-    describe,
-    get,
-    is_sigmoid,
-    option,
-    probabilities,
-    read,
-    show,
-    votes,
-)
-from deepsup.losses.overlap import dice, dice_cross_entropy
-from deepsup.losses.sigmoid import balanced, binary
+from deepsup.losses.class_losses import FORMS as FORMS
+from deepsup.losses.class_losses import cross_entropy as cross_entropy
+from deepsup.losses.class_losses import gated as gated
+from deepsup.losses.class_losses import squared_hinge as squared_hinge
+from deepsup.losses.contrastive import simclr as simclr
+from deepsup.losses.contrastive import supcon as supcon
+from deepsup.losses.distillation import hint as hint
+from deepsup.losses.distillation import kl as kl
+from deepsup.losses.distillation import none as none
+from deepsup.losses.labels import IGNORE as IGNORE
+from deepsup.losses.labels import check_labels as check_labels
+from deepsup.losses.named import LOSSES as LOSSES
+from deepsup.losses.named import Kind as Kind
+from deepsup.losses.named import Loss as Loss
+from deepsup.losses.named import Named as Named
+from deepsup.losses.named import check as check
+from deepsup.losses.named import check_channels as check_channels
+from deepsup.losses.named import check_target as check_target
+from deepsup.losses.named import describe as describe
+from deepsup.losses.named import get as get
+from deepsup.losses.named import is_sigmoid as is_sigmoid
+from deepsup.losses.named import option as option
+from deepsup.losses.named import probabilities as probabilities
+from deepsup.losses.named import read as read
+from deepsup.losses.named import show as show
+from deepsup.losses.named import votes as votes
+from deepsup.losses.overlap import dice as dice
+from deepsup.losses.overlap import dice_cross_entropy as dice_cross_entropy
+from deepsup.losses.sigmoid import balanced as balanced
+from deepsup.losses.sigmoid import binary as binary
 from deepsup.specs import import_all
 
 import_all(sys.modules[__name__], but=("upsampled_triton",))  # which needs Triton, and comes when it is asked for
-
-__all__ = [
-    "FORMS",
-    "IGNORE",
-    "LOSSES",
-    "Kind",
-    "Loss",
-    "Named",
-    "balanced",
-    "binary",
-    "check",
-    "check_channels",
-    "check_labels",
-    "check_target",
-    "cross_entropy",
-    "describe",
-    "dice",
-    "dice_cross_entropy",
-    "gated",
-    "get",
-    "hint",
-    "is_sigmoid",
-    "kl",
-    "none",
-    "option",
-    "probabilities",
-    "read",
-    "show",
-    "simclr",
-    "squared_hinge",
-    "supcon",
-    "votes",
-]

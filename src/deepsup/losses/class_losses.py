@@ -12,8 +12,8 @@ from deepsup.errors import ClassCountError, HeadError
 from deepsup.features import widened
 from deepsup.losses.labels import IGNORE, ClassWeight, IgnoreIndex, label_message
 from deepsup.losses.named import loss
-from deepsup.losses.pixelwise import Resize, Smoothing, map_cross_entropy
-from deepsup.specs import FLAG, one_of
+from deepsup.losses.pixelwise import Resize, map_cross_entropy
+from deepsup.specs import BELOW_ONE, FLAG, one_of
 
 FORMS = ("multiclass", "one-vs-rest")
 
@@ -23,7 +23,7 @@ def cross_entropy(
     prediction: Tensor,  # (N, C, ...), raw scores
     target: Tensor,  # (N, ...) class indices, or (N, C, ...) class probabilities
     *,
-    smoothing: Smoothing = 0.0,
+    smoothing: Annotated[float, BELOW_ONE] = 0.0,
     resize: Resize = "enlarge",
     align_corners: Annotated[bool, FLAG] = False,
     ignore_index: IgnoreIndex = IGNORE,

@@ -23,13 +23,12 @@ from deepsup.features import widened
 from deepsup.losses import resizing
 from deepsup.losses.labels import IGNORE, check_labels, free_to_look, label_message
 from deepsup.losses.upsampled import upsampled_cross_entropy
-from deepsup.specs import Limit, is_number, one_of
+from deepsup.specs import one_of
 
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 # Options that several losses have.
 Resize: TypeAlias = Annotated[str, one_of("enlarge", "interpolate", *resizing.POLICIES)]
-Smoothing: TypeAlias = Annotated[float, Limit("a number in [0, 1)", lambda v: is_number(v) and 0 <= v < 1)]
 
 
 def map_cross_entropy(
