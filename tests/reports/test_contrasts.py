@@ -12,7 +12,7 @@ import pytest
 
 from deepsup import reports
 from deepsup.comparisons.arm_records import outputs
-from deepsup.reports import contrasts, curves, depths, figures, formats, panels, phones, text_tables
+from deepsup.reports import colours, contrasts, curves, depths, figures, formats, panels, phones, text_tables
 from deepsup.reports.summary import baseline, judged
 from deepsup.training import run_folders
 from tests.reports.test_page import Page, shown
@@ -239,7 +239,7 @@ def test_of_many_arms_only_the_main_outputs_are_drawn_over_epochs(many: Path, de
     assert [t["line"]["dash"] for t in figure["data"] if t.get("showlegend")] == ["solid"] * 7 + ["dash"] * 2
     few = figures.score(reports.evidence(demo).groups, baselines={})
     assert "supervised: conv3" in {t.get("name") for t in few["data"]}
-    assert len(set(curves.arm_colours([str(i) for i in range(12)], baseline="0").values())) == 12
+    assert len(set(colours.arm_colours([str(i) for i in range(12)], baseline="0").values())) == 12
 
 
 def test_of_many_arms_the_weights_of_main_outputs_and_the_marks_of_branches_name_nothing(many: Path) -> None:

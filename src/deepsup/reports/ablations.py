@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from deepsup.comparisons.statistics import t_quantile
-from deepsup.reports import panels
+from deepsup.reports import colours, panels
 from deepsup.reports.curves import Curve
 from deepsup.reports.formats import known
 from deepsup.reports.metrics import digits
@@ -18,8 +18,6 @@ from deepsup.reports.summary import baseline
 from deepsup.training.records import ACCURACY
 
 CONFIDENCE: Final = 0.95
-BLUE: Final = "#0072b2"
-BASE: Final = "#d55e00"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +108,8 @@ def _traces(found: Sequence[Point], *, reference: str | None, panel: int, metric
     x, means = tuple(p.x for p in found), tuple(p.mean for p in found)
     ends = [(p.low, p.high) if known(p.low) else (p.mean, p.mean) for p in found]
     curve = Curve(x, means, tuple(low for low, _ in ends), tuple(high for _, high in ends))
-    line = panels.line(curve, name="mean", colour=BLUE, width=2.4, panel=panel, value=form)
-    line |= {"mode": "lines+markers", "marker": {"size": 7, "color": BLUE}}
+    line = panels.line(curve, name="mean", colour=colours.ACCENT, width=2.4, panel=panel, value=form)
+    line |= {"mode": "lines+markers", "marker": {"size": 7, "color": colours.ACCENT}}
     dots = {
         "type": "scatter",
         "mode": "markers",
@@ -119,17 +117,21 @@ def _traces(found: Sequence[Point], *, reference: str | None, panel: int, metric
         "legendgroup": "one seed",
         "x": [p.x for p in found for _ in p.scores],
         "y": [score for p in found for score in p.scores],
-        "marker": {"size": 8, "color": "rgba(0,0,0,0)", "line": {"color": BLUE, "width": 1.3}},
+        "marker": {
+            "size": 8,
+            "color": colours.clear(colours.PAPER, 0),
+            "line": {"color": colours.ACCENT, "width": 1.3},
+        },
         "hovertemplate": f"%{{x}}, one seed: %{{y:{form}}}<extra></extra>",
     } | panels.on(panel)
     base = next((p for p in found if p.arm == reference), None)
     marks = []
     if base:
-        look = {"mode": "markers", "marker": {"size": 13, "symbol": "diamond", "color": BASE}}
+        look = {"mode": "markers", "marker": {"size": 13, "symbol": "diamond", "color": colours.BASELINE}}
         marks = [dots | {"name": "baseline", "legendgroup": "baseline", "x": [base.x], "y": [base.mean]} | look]
         marks[0]["hovertemplate"] = f"{plain(base.arm)}, the baseline: %{{y:{form}}}<extra></extra>"
     return [
-        *(panels.band(curve, colour=BLUE, panel=panel) if any(known(p.low) for p in found) else ()),
+        *(panels.band(curve, colour=colours.ACCENT, panel=panel) if any(known(p.low) for p in found) else ()),
         line,
         dots,
         *marks,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from deepsup.reports import curves, depths, panels
+from deepsup.reports import colours, curves, depths, panels
 from deepsup.reports.formats import known, short
 from deepsup.reports.panels import Figure, plain
 from deepsup.reports.summary import baseline, judged
 from deepsup.training.records import ACCURACY
 
-_TONES: Final = {"helps": "#00694b", "hurts": "#b24400"}
+_TONES: Final = {"helps": colours.HELPS, "hurts": colours.HURTS}
 _TOGETHER: Final = 1.15
 """Where on the axis of depth all outputs together stand: behind the last."""
 
@@ -31,7 +31,7 @@ def differences(groups: Sequence[Mapping[str, Any]], *, metric: str = ACCURACY) 
     for i, verdicts in enumerate(found.values()):
         figure["data"] += [_whisker(arm, verdict, panel=i) for arm, verdict in verdicts.items()]
         figure["layout"]["shapes"].append(
-            {"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "line": {"color": panels.INK, "width": 1.2}}
+            {"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "line": {"color": colours.INK, "width": 1.2}}
             | {"xref": panels.on(i)["xaxis"], "yref": f"{panels.on(i)['yaxis']} domain"}
         )
         title = {"text": f"points of {plain(metric)}, minus {plain(reference)}", "standoff": 8}
@@ -45,7 +45,7 @@ def differences(groups: Sequence[Mapping[str, Any]], *, metric: str = ACCURACY) 
 def _whisker(arm: str, verdict: Mapping[str, Any], *, panel: int) -> Figure:
     mean, low, high = (verdict.get(key) for key in ("mean_difference", "ci_low", "ci_high"))
     assert mean is not None
-    tone = _TONES.get(str(verdict.get("verdict")), panels.MUTED)
+    tone = _TONES.get(str(verdict.get("verdict")), colours.MUTED)
     ends = [high - mean] if known(high) else [0], [mean - low] if known(low) else [0]
     error = {"type": "data", "symmetric": False, "array": [100 * e for e in ends[0]]}
     error |= {"arrayminus": [100 * e for e in ends[1]], "color": tone, "thickness": 2, "width": 5}
@@ -74,10 +74,10 @@ def by_depth(groups: Sequence[Mapping[str, Any]], *, metric: str = ACCURACY) -> 
     figure = panels.beside([str(group["name"]) for group in branched], height=430)
     for i, group in enumerate(branched):
         reference = baseline(group)
-        colours = curves.arm_colours(list(group["arms"]), baseline=reference)
-        dashes = curves.arm_dashes(list(group["arms"]), baseline=reference)
+        tones = colours.arm_colours(list(group["arms"]), baseline=reference)
+        dashes = colours.arm_dashes(list(group["arms"]), baseline=reference)
         for arm, fields in group["arms"].items():
-            figure["data"] += _outputs(str(arm), fields, colour=colours[arm], dash=dashes[arm], panel=i)
+            figure["data"] += _outputs(str(arm), fields, colour=tones[arm], dash=dashes[arm], panel=i)
         ticks = {
             "tickvals": [0, 0.25, 0.5, 0.75, 1, _TOGETHER],
             "ticktext": ["0 %", "25 %", "50 %", "75 %", "main", "all"],

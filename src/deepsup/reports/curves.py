@@ -15,18 +15,6 @@ from deepsup.training.records import Pull, Run
 THRESHOLD: Final = 1e-7
 """Mean gradient under which the CNDS paper (arXiv 1505.02496, section 3.2) attaches a branch."""
 
-_DEPTH = ("#3f1d70", "#433e85", "#38588c", "#2d708e", "#25858e", "#1e9b8a", "#2ab07f", "#52c569", "#86d549")
-"""Dark to light along the depth: viridis without its palest end, which is hard to see on white."""
-
-_ARMS = (
-    "#6b7480", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9",
-    "#5e3c99", "#8c510a", "#1b1b1b", "#a50026", "#808000",
-)  # fmt: skip
-"""The baseline in grey, then Okabe and Ito's colours, which stay apart for colour-blind readers, and five more."""
-
-_SOLID = 6
-"""Arms besides the baseline whose colours stay apart by themselves; the lines of others are dashed."""
-
 FEW: Final = 3
 """Arms up to which a figure has room for everything about each of them."""
 
@@ -211,33 +199,3 @@ def same_span(arms: Mapping[str, Sequence[Run]]) -> tuple[dict[str, tuple[Run, .
     lengths = [len(r.gradients) for runs in arms.values() for r in runs if r.gradients and r.gradients[-1].step > 0]
     n = min(lengths, default=1)
     return {a: tuple(dataclasses.replace(r, gradients=r.gradients[:n]) for r in runs) for a, runs in arms.items()}, n
-
-
-def depth_colours(n: int) -> list[str]:
-    """Return `n` colours from dark (first layer) to light (last layer)."""
-    return [_blend(_DEPTH, i / (n - 1) if n > 1 else 0.0) for i in range(n)]
-
-
-def arm_colours(arms: Sequence[str], *, baseline: str | None) -> dict[str, str]:
-    """Return a colour for each arm; the baseline is grey."""
-    others = [arm for arm in arms if arm != baseline]
-    colours = {arm: _ARMS[1 + i % (len(_ARMS) - 1)] for i, arm in enumerate(others)}
-    return {arm: colours.get(arm, _ARMS[0]) for arm in arms}
-
-
-def arm_dashes(arms: Sequence[str], *, baseline: str | None) -> dict[str, str]:
-    """Return how the line of each arm is drawn where many lie over each other."""
-    others = [arm for arm in arms if arm != baseline]
-    return {arm: "dash" if arm in others[_SOLID:] else "solid" for arm in arms}
-
-
-def tint(colour: str, amount: float) -> str:
-    """Mix a colour with white: 0 leaves it, 1 is white."""
-    return _blend((colour, "#ffffff"), amount)
-
-
-def _blend(anchors: Sequence[str], where: float) -> str:
-    position = where * (len(anchors) - 1)
-    i = min(int(position), len(anchors) - 2)
-    pairs = [(int(anchors[i][k : k + 2], 16), int(anchors[i + 1][k : k + 2], 16)) for k in (1, 3, 5)]
-    return "#" + "".join(f"{round(a + (b - a) * (position - i)):02x}" for a, b in pairs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 
-from deepsup.reports import curves, panels
+from deepsup.reports import colours, curves, panels
 from deepsup.reports.curves import THRESHOLD, Curve
 from deepsup.reports.formats import magnitude, short
 from deepsup.reports.panels import DASHES, Figure, plain
@@ -33,17 +33,17 @@ def gradients(arms: Arms, *, limits: tuple[float, float]) -> Figure:
     titles = [short(arm, 26) if len(arms) > 2 else _title(arm, runs) for arm, runs in arms.items()]
     figure = panels.beside(titles, height=430, right=150)
     layers = curves.layers(run for runs in arms.values() for run in runs)
-    colours = dict(zip(layers, curves.depth_colours(len(layers)), strict=True))
+    tones = dict(zip(layers, colours.depth_colours(len(layers)), strict=True))
     for i, runs in enumerate(arms.values()):
         for layer, curve in curves.gradients(runs).items():
             figure["data"].append(
-                panels.line(curve.positive(), name=layer, colour=colours[layer], width=1.8, panel=i, value=".1e")
+                panels.line(curve.positive(), name=layer, colour=tones[layer], width=1.8, panel=i, value=".1e")
             )
         panels.axis(figure, "x", i)["title"] = {"text": "iteration", "standoff": 8}
         panels.logarithmic(figure, i, limits)
         _threshold(figure, panel=i, label=i == len(arms) - 1)
     panels.axis(figure, "y", 0)["title"] = {"text": "mean |gradient|"}
-    panels.depth_bar(figure, layers, list(colours.values()))
+    panels.depth_bar(figure, layers, list(tones.values()))
     return figure
 
 
@@ -51,10 +51,10 @@ def profile(groups: Mapping[str, Arms], *, baselines: Baselines, limits: tuple[f
     """Draw the mean |gradient| over those iterations against the layer, arms over each other, one panel a group."""
     figure = panels.beside(list(groups), height=400)
     for i, (group, arms) in enumerate(groups.items()):
-        colours = curves.arm_colours(list(arms), baseline=baselines.get(group))
-        dashes = curves.arm_dashes(list(arms), baseline=baselines.get(group))
+        tones = colours.arm_colours(list(arms), baseline=baselines.get(group))
+        dashes = colours.arm_dashes(list(arms), baseline=baselines.get(group))
         for arm, runs in arms.items():
-            curve, colour = curves.profile(runs).positive(), colours[arm]
+            curve, colour = curves.profile(runs).positive(), tones[arm]
             line = panels.line(curve, name=arm, colour=colour, width=2.4, panel=i, value=".1e", dash=dashes[arm])
             dots = {"mode": "lines+markers", "marker": {"size": 6, "color": colour}}
             shade = panels.band(curve, colour=colour, panel=i, faint=len(arms) > curves.FEW)
@@ -75,10 +75,10 @@ def score(groups: Mapping[str, Arms], *, baselines: Baselines, metric: str = ACC
     """
     figure = panels.beside(list(groups), height=430)
     for i, (group, arms) in enumerate(groups.items()):
-        colours = curves.arm_colours(list(arms), baseline=baselines.get(group))
-        dashes = curves.arm_dashes(list(arms), baseline=baselines.get(group)) if len(arms) > curves.FEW else {}
+        tones = colours.arm_colours(list(arms), baseline=baselines.get(group))
+        dashes = colours.arm_dashes(list(arms), baseline=baselines.get(group)) if len(arms) > curves.FEW else {}
         for arm, runs in arms.items():
-            figure["data"] += _heads(arm, runs, colour=colours[arm], panel=i, alone=dashes.get(arm))
+            figure["data"] += _heads(arm, runs, colour=tones[arm], panel=i, alone=dashes.get(arm))
         panels.axis(figure, "x", i)["title"] = {"text": "epoch", "standoff": 8}
     drawn = [y for trace in figure["data"] for y in trace["y"]]
     low, _ = panels.shares(figure, drawn, fine=metric != ACCURACY)
@@ -98,9 +98,9 @@ def weights(groups: Mapping[str, Arms], *, baselines: Baselines) -> Figure | Non
         return None
     figure = panels.beside(list(groups), height=330)
     for i, (group, arms) in enumerate(groups.items()):
-        colours = curves.arm_colours(list(arms), baseline=baselines.get(group))
+        tones = colours.arm_colours(list(arms), baseline=baselines.get(group))
         for arm, runs in arms.items():
-            drawn = _schedules(arm, runs, colour=colours[arm], panel=i) if _has_branches(runs) else {}
+            drawn = _schedules(arm, runs, colour=tones[arm], panel=i) if _has_branches(runs) else {}
             figure["data"] += [line for heads, line in drawn.items() if heads != "main" or len(arms) <= curves.FEW]
         title = {"text": "share of training done", "standoff": 8}
         panels.axis(figure, "x", i).update(title=title, tickformat=".0%", range=[0, 1])
@@ -118,12 +118,12 @@ def conflict(arms: Arms, *, titled: bool = True) -> Figure:
     figure = panels.grid(titles, rows=[190, 130, 130], captions=_CAPTIONS)
     pulls = {arm: curves.conflicts(runs) for arm, runs in arms.items()}
     branches = list(dict.fromkeys(branch for by in pulls.values() for branch in by))
-    colours = dict(zip(branches, curves.depth_colours(len(branches) + 1), strict=False))  # the palest is hard to see
+    tones = dict(zip(branches, colours.depth_colours(len(branches) + 1), strict=False))  # the palest is hard to see
     found = [by for arm in pulls.values() for by in arm.values()]
     for i, arm in enumerate(pulls.values()):
         for row, quantity in enumerate(("cosine", "ratio", "kept")):
             for branch, by in arm.items():
-                figure["data"] += _pull(by[quantity], branch, quantity, colour=colours[branch], panel=3 * i + row)
+                figure["data"] += _pull(by[quantity], branch, quantity, colour=tones[branch], panel=3 * i + row)
         _pull_axes(figure, 3 * i, [[by[quantity] for by in found] for quantity in ("cosine", "ratio", "kept")])
     return panels.with_legend(figure)
 
@@ -165,7 +165,7 @@ def _heads(arm: str, runs: Sequence[Run], *, colour: str, panel: int, alone: str
     """Return the lines of one arm: the main output over its branches and named before them, or it `alone`, so dashed."""
     heads = curves.scores(runs)
     main = heads.pop("main", None)
-    pale = curves.tint(colour, 0.25)
+    pale = colours.tint(colour, 0.25)
     traces = []
     for i, (head, curve) in enumerate({} if alone else heads.items()):
         dash = DASHES[i % len(DASHES)]
@@ -185,7 +185,7 @@ def _schedules(arm: str, runs: Sequence[Run], *, colour: str, panel: int) -> dic
     traces = {}
     for heads, curve in curves.weights(runs).items():
         main = heads == "main"
-        name, tone = (f"{arm}: main output", "#9aa3ad") if main else (f"{arm}: {heads}", colour)
+        name, tone = (f"{arm}: main output", colours.BASELINE) if main else (f"{arm}: {heads}", colour)
         width, dash = (1.6, "solid") if main else (2.4, next(dashes))
         traces[heads] = panels.line(curve, name=name, colour=tone, width=width, panel=panel, value=".3f", dash=dash)
     return traces
@@ -199,7 +199,7 @@ def _branch_marks(curve: Curve, arm: str, runs: Sequence[Run], *, colour: str, p
         return []
     at = Curve.of(height)
     trace = panels.line(at, name=f"{arm}: a branch starts here", colour=colour, width=0, panel=panel, value=".1e")
-    marker = {"symbol": "diamond", "size": 12, "color": "#ffffff", "line": {"color": colour, "width": 2}}
+    marker = {"symbol": "diamond", "size": 12, "color": colours.PAPER, "line": {"color": colour, "width": 2}}
     return [trace | {"mode": "markers", "marker": marker}]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from deepsup import label_maps
 from deepsup.reports import (
     ablations,
+    colours,
     contrasts,
     curves,
     depths,
@@ -108,6 +109,7 @@ def content(found: Evidence, *, beside: Path) -> dict[str, Any]:
         "span": formats.listing([str(n) for n in dict.fromkeys(n for _, n in alike.values())]),
         "seeds": any(len(runs) > 1 for arms in found.groups.values() for runs in arms.values()),
         "narrow": phones.WIDTH,
+        "css": colours.CSS,
         "threshold": formats.magnitude(curves.THRESHOLD),
         "figures": _figures(found, views, baselines),
         "seen": {

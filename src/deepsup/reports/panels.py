@@ -9,15 +9,13 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from deepsup.reports import colours
+from deepsup.reports.colours import EDGE, GRID, INK, MUTED, PAPER
 from deepsup.reports.curves import Curve
 from deepsup.reports.formats import short
 
 Figure = dict[str, Any]
 
-INK: Final = "#1f2933"
-MUTED: Final = "#5f6b7a"
-GRID: Final = "#e6e9ed"
-EDGE: Final = "#b8c0c9"
 FONT: Final = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 DASHES: Final = ("dot", "dash", "dashdot", "longdash", "longdashdot", "5px,2px")
 
@@ -83,8 +81,8 @@ def grid(titles: Sequence[str], *, rows: Sequence[int], captions: Sequence[str] 
         "height": inner + top + _BOTTOM,
         "margin": {"l": 70, "r": right, "t": top, "b": _BOTTOM},
         "font": {"family": FONT, "size": 13, "color": INK},
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
+        "paper_bgcolor": colours.clear(PAPER, 0),
+        "plot_bgcolor": colours.clear(PAPER, 0),
         "hovermode": "closest",
         "hoverlabel": {"font": {"family": FONT}, "namelength": -1},
         "showlegend": False,
@@ -141,12 +139,11 @@ def band(curve: Curve, *, colour: str, panel: int, faint: bool = False) -> list[
     if curve.low == curve.high or len(curve.x) < 2:
         return []
     x, low, high = list(curve.x), list(curve.low), list(curve.high)
-    rgb = ",".join(str(int(colour[k : k + 2], 16)) for k in (1, 3, 5))
     shade = {
         "type": "scatter",
         "mode": "lines",
         "fill": "toself",
-        "fillcolor": f"rgba({rgb},{0.07 if faint else 0.16})",
+        "fillcolor": colours.clear(colour, 0.07 if faint else 0.16),
     }
     outline = {"x": x + x[::-1], "y": high + low[::-1], "line": {"width": 0}}
     return [shade | outline | {"hoverinfo": "skip", "showlegend": False} | on(panel)]
@@ -157,10 +154,10 @@ def on(panel: int) -> Figure:
     return {"xaxis": _ref("x", panel), "yaxis": _ref("y", panel)}
 
 
-def depth_bar(figure: Figure, layers: Sequence[str], colours: Sequence[str]) -> None:
+def depth_bar(figure: Figure, layers: Sequence[str], tones: Sequence[str]) -> None:
     """Add an invisible trace whose colour bar is the legend: one band a layer, the first at the bottom."""
     n = len(layers)
-    scale = [[(i + edge) / n, colour] for i, colour in enumerate(colours) for edge in (0, 1)]
+    scale = [[(i + edge) / n, colour] for i, colour in enumerate(tones) for edge in (0, 1)]
     shown = some(n)
     bar = {"title": {"text": "layer", "side": "top"}, "thickness": 14, "len": 1.0, "outlinewidth": 0, "ticks": ""}
     bar |= {
@@ -229,7 +226,7 @@ def level(figure: Figure, value: float, *, panel: int, text: str = "", log: bool
         "text": text,
         "showarrow": False,
         "yanchor": "bottom" if left else "top",
-        "bgcolor": "rgba(255,255,255,0.8)",
+        "bgcolor": colours.clear(PAPER, 0.8),
     }
     figure["layout"]["annotations"].append(place | where | label | {"font": {"size": 11.5, "color": MUTED}})
 
@@ -239,7 +236,13 @@ def below(figure: Figure, value: float, *, panel: int) -> None:
     place = {"xref": f"{_ref('x', panel)} domain", "yref": _ref("y", panel), "x0": 0, "x1": 1, "y0": value}
     line = {"type": "line", "y1": value, "line": {"color": MUTED, "width": 1.2}}
     bottom = min(value, axis(figure, "y", panel)["range"][0])
-    shade = {"type": "rect", "y1": bottom, "line": {"width": 0}, "fillcolor": "rgba(213,94,0,0.1)", "layer": "below"}
+    shade = {
+        "type": "rect",
+        "y1": bottom,
+        "line": {"width": 0},
+        "fillcolor": colours.clear(colours.MARK, 0.1),
+        "layer": "below",
+    }
     figure["layout"]["shapes"] += [place | shade, place | line]
 
 
@@ -254,7 +257,7 @@ def with_legend(figure: Figure) -> Figure:
     layout = figure["layout"]
     layout["showlegend"] = True
     layout["legend"] = {"orientation": "h", "x": 0, "xanchor": "left", "yref": "container", "y": 1, "yanchor": "top"}
-    layout["legend"] |= {"font": {"size": 12.5}, "bgcolor": "rgba(0,0,0,0)"}
+    layout["legend"] |= {"font": {"size": 12.5}, "bgcolor": colours.clear(PAPER, 0)}
     layout["margin"]["t"] += room
     layout["height"] += room
     return figure

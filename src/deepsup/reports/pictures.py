@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from deepsup.errors import ConfigError
-from deepsup.reports import ablations, curves, figures
+from deepsup.reports import ablations, colours, curves, figures
+from deepsup.reports.colours import EDGE, GRID, INK, MUTED
 from deepsup.reports.curves import THRESHOLD
 from deepsup.reports.formats import known, magnitude, short
 from deepsup.reports.packages import need
-from deepsup.reports.panels import EDGE, GRID, INK, MUTED, some
+from deepsup.reports.panels import some
 from deepsup.reports.summary import Evidence, baseline, evidence, judged
 from deepsup.training.records import ACCURACY, Run
 
@@ -52,11 +53,11 @@ def gradient_picture(path_in: str | Path, out_png: str | Path, group: str | None
     arms = {arm: runs for arm, runs in _pair(found, name).items() if curves.first_iterations(runs)}
     figure, panels = _canvas(len(arms), height=4.1)
     layers = curves.layers(run for runs in arms.values() for run in runs)
-    colours = dict(zip(layers, curves.depth_colours(len(layers)), strict=True))
+    tones = dict(zip(layers, colours.depth_colours(len(layers)), strict=True))
     low, high = figures.limits({name: arms})
     for panel, (arm, runs) in zip(panels, arms.items(), strict=True):
         for layer, curve in curves.gradients(runs).items():
-            panel.plot(curve.positive().x, curve.positive().mean, color=colours[layer], linewidth=1.5)
+            panel.plot(curve.positive().x, curve.positive().mean, color=tones[layer], linewidth=1.5)
         panel.set(xlabel="iteration", yscale="log", ylim=(low / 2.5, high * 2.5))
         panel.tick_params(axis="y", which="minor", length=0)
         n = sum(bool(run.gradients) for run in runs)
@@ -64,7 +65,7 @@ def gradient_picture(path_in: str | Path, out_png: str | Path, group: str | None
         last = panel is panels[-1]
         _level(panel, THRESHOLD, text=f"{magnitude(THRESHOLD)}, the CNDS paper's threshold" if last else "")
     panels[0].set_ylabel("mean |gradient| of a layer")
-    _layer_bar(figure, panels, layers=layers, colours=list(colours.values()))
+    _layer_bar(figure, panels, layers=layers, tones=list(tones.values()))
     return _saved(figure, out_png)
 
 
@@ -83,7 +84,7 @@ def gradient_figure(before: Probe, after: Probe, out_png: str | Path) -> Path:
         )
     figure, panels = _canvas(3, height=4.3)
     figure.set_size_inches(13.5, 4.3)
-    colours = dict(zip(layers, curves.depth_colours(len(layers)), strict=True))
+    tones = dict(zip(layers, colours.depth_colours(len(layers)), strict=True))
     seen = [g for found in (before, after) for row in found.rows for g in (*row.gradients, row.mean) if g > 0]
     low, high = min(seen, default=THRESHOLD), max(seen, default=THRESHOLD)
     n = len(after.branches)
@@ -92,7 +93,7 @@ def gradient_figure(before: Probe, after: Probe, out_png: str | Path) -> Path:
         for row in found.rows:
             shown = [g if g > 0 else math.nan for g in row.gradients]
             point = "o" if len(shown) == 1 else None
-            panel.plot(range(1, len(shown) + 1), shown, color=colours[row.layer], linewidth=1.5, marker=point)
+            panel.plot(range(1, len(shown) + 1), shown, color=tones[row.layer], linewidth=1.5, marker=point)
         panel.xaxis.set_major_locator(_mpl("ticker").MaxNLocator(integer=True))
         panel.set(xlabel="iteration", yscale="log", ylim=(low / 2.5, high * 2.5))
         _head(panel, title)
@@ -103,7 +104,7 @@ def gradient_figure(before: Probe, after: Probe, out_png: str | Path) -> Path:
             text = f"under {magnitude(before.threshold)}: vanished" if panel is panels[1] else ""
             _level(panel, before.threshold, text=text)
     panels[0].set_ylabel("mean |gradient| of a layer")
-    _layer_bar(figure, panels[:2], layers=layers, colours=list(colours.values()))
+    _layer_bar(figure, panels[:2], layers=layers, tones=list(tones.values()))
     return _saved(figure, out_png)
 
 
@@ -112,11 +113,11 @@ def _profile(figure: Figure, panel: Axes, before: Probe, after: Probe) -> None:
     rows = list(before.rows)
     last = {row.tap: i for i, row in enumerate(rows) if row.tap in after.branches}  # the layer in front of each branch
     for i, at in enumerate(last.values()):
-        look: dict[str, Any] = {"color": curves.tint("#d55e00", 0.35), "linewidth": 1.4, "linestyle": (0, (4, 2))}
+        look: dict[str, Any] = {"color": colours.tint(colours.MARK, 0.35), "linewidth": 1.4, "linestyle": (0, (4, 2))}
         panel.axvline(at + 1.5, label=None if i else "branch", **look)
     for found, colour, width, label in (
-        (before, "#9aa3ad", 5.0, "without branches"),  # broad, to be seen where both are the same
-        (after, "#0072b2", 2.0, "with branches"),
+        (before, colours.BASELINE, 5.0, "without branches"),  # broad, to be seen where both are the same
+        (after, colours.ACCENT, 2.0, "with branches"),
     ):
         means = [row.mean if row.mean > 0 else math.nan for row in found.rows]
         point = "o" if len(means) <= _NAMED else None
@@ -145,9 +146,9 @@ def score_picture(path_in: str | Path, out_png: str | Path, group: str | None = 
     names = list(trained) if group is None else [_chosen(group, trained)]
     figure, panels = _canvas(len(names), height=4.3)
     for panel, name in zip(panels, names, strict=True):
-        colours = curves.arm_colours(list(trained[name]), baseline=_baseline(found, name))
+        tones = colours.arm_colours(list(trained[name]), baseline=_baseline(found, name))
         for arm, runs in trained[name].items():
-            _score_lines(panel, arm, runs, colour=colours[arm], alone=len(trained[name]) > curves.FEW)
+            _score_lines(panel, arm, runs, colour=tones[arm], alone=len(trained[name]) > curves.FEW)
         panel.set(xlabel="epoch")
         panel.xaxis.set_major_locator(_mpl("ticker").MaxNLocator(integer=True))
         panel.yaxis.set_major_formatter(_mpl("ticker").PercentFormatter(1.0))
@@ -163,7 +164,7 @@ def score_picture(path_in: str | Path, out_png: str | Path, group: str | None = 
 def _score_lines(panel: Axes, arm: str, runs: Sequence[Run], *, colour: str, alone: bool) -> None:
     heads = curves.scores(runs)
     main = heads.pop("main", None)
-    pale = curves.tint(colour, 0.25)
+    pale = colours.tint(colour, 0.25)
     if main:
         name = arm if alone else f"{arm}: main output"
         panel.plot(main.x, main.mean, color=colour, linewidth=2.6, label=name, zorder=3)
@@ -209,7 +210,7 @@ def _ablation(panel: Axes, points: Sequence[ablations.Point], *, reference: str 
     x = [point.x for point in points]
     low, high = ([e if known(e) else p.mean for p, e in zip(points, ends, strict=True)]
                  for ends in zip(*((p.low, p.high) for p in points), strict=True))  # fmt: skip
-    blue: Any = ablations.BLUE
+    blue: Any = colours.ACCENT
     panel.plot(x, [point.mean for point in points], color=blue, linewidth=2.2, marker="o", markersize=4, label="mean")
     if low != high:
         panel.fill_between(x, low, high, color=blue, alpha=0.16, linewidth=0, label="95 % interval of the mean")
@@ -218,7 +219,7 @@ def _ablation(panel: Axes, points: Sequence[ablations.Point], *, reference: str 
     panel.scatter(*zip(*dots, strict=True), label="one seed", **look)
     base = next((point for point in points if point.arm == reference), None)
     if base:
-        panel.plot([base.x], [base.mean], "D", color=ablations.BASE, markersize=8, zorder=4, label="baseline")
+        panel.plot([base.x], [base.mean], "D", color=colours.BASELINE, markersize=8, zorder=4, label="baseline")
 
 
 PICTURES: Final[dict[str, Callable[[str | Path, str | Path, str | None], Path]]] = {
@@ -278,11 +279,11 @@ def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
     figure.legend([found[name] for name in names], names, loc="outside lower center", **look)
 
 
-def _layer_bar(figure: Figure, panels: Sequence[Axes], *, layers: Sequence[str], colours: Sequence[str]) -> None:
+def _layer_bar(figure: Figure, panels: Sequence[Axes], *, layers: Sequence[str], tones: Sequence[str]) -> None:
     """Draw the legend: one band of colour a layer, the first at the bottom."""
     n = len(layers)
     norm = _mpl("colors").BoundaryNorm([i - 0.5 for i in range(n + 1)], n)
-    scale = _mpl("cm").ScalarMappable(norm, _mpl("colors").ListedColormap(list(colours)))
+    scale = _mpl("cm").ScalarMappable(norm, _mpl("colors").ListedColormap(list(tones)))
     shown = some(n)
     bar = figure.colorbar(scale, ax=list(panels), ticks=shown, pad=0.015, aspect=28)
     bar.set_ticklabels([short(layers[i]) for i in shown], fontsize=8.5, color=MUTED)
