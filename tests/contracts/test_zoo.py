@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import deepsup as ds
 from deepsup.errors import OutputError
+from deepsup.plans import branch_layers
 from tests.support.small_nets import CLASSES, Plain
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -149,13 +150,13 @@ def share_the_random_stream(patch: pytest.MonkeyPatch) -> None:
 
 
 def forget_to_restore(patch: pytest.MonkeyPatch) -> None:
-    trace = ds.planning.trace
+    trace = branch_layers.trace
 
     def leaving(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
         model.register_forward_hook(lambda *_: None)
         return trace(model, *args, **kwargs)
 
-    patch.setattr(ds.planning, "trace", leaving)
+    patch.setattr(branch_layers, "trace", leaving)
 
 
 def cut_the_branches(patch: pytest.MonkeyPatch) -> None:

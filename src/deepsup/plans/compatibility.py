@@ -15,11 +15,6 @@ Shapes = Mapping[str, tuple[int, ...]]  # of outputs by name, batch included: ma
 LIKE_MAIN = (ENSEMBLE, PREVIOUS)  # outputs that no model returns, of main's shape
 
 
-def predicts(head: heads.HeadLike) -> bool:
-    """Whether a head gives class scores, and not an embedding or a gate. `"auto"` does."""
-    return heads.describe(head).scores
-
-
 def same_scores(shape: tuple[int, ...], main: tuple[int, ...], *, resizes: bool = True) -> bool:
     """Whether scores can meet the target of `main`: as many classes, and as many places unless a loss `resizes` maps."""
     if resizes and len(main) > 2:
@@ -39,7 +34,7 @@ def check_output(
     """Raise `HeadError` or `ClassCountError` where a branch with a named loss on labels cannot meet main's target."""
     if not isinstance(loss, str) or not losses.describe(loss).scores:
         return
-    if not predicts(head):
+    if not heads.describe(head).scores:
         raise HeadError(
             f"the head of branch '{name}' ({heads.show(head)}) gives no class scores, which its loss {loss} needs. Choose a "
             "head that does, or loss='none' and a term of your own."
@@ -73,7 +68,7 @@ def zeros(
     An embedding of zero stays there, because a loss that normalises it has a gradient of exactly zero; asked of all
     branches, those that give one are left alone.
     """
-    fits = {n: predicts(chosen[n]) and losses.describe(loss[n]).views == 1 for n in asked}
+    fits = {n: heads.describe(chosen[n]).scores and losses.describe(loss[n]).views == 1 for n in asked}
     for name in (n for n, zero in asked.items() if by_name and zero and not fits[n]):
         raise HeadError(
             f"zero_heads= names branch '{name}', whose head ({heads.show(chosen[name])}) gives no class scores: an embedding "
@@ -104,7 +99,7 @@ def weighed(branches: Sequence[Branch], edges: Iterable[Edge], shapes: Shapes) -
     if gate is None or not any(ENSEMBLE in (e.source, e.target) for e in edges):
         return list(branches)
     members = ["main", *(b.name for b in branches if b.predicts and b is not gate)]
-    scores = isinstance(gate.head, str) and predicts(gate.head)
+    scores = isinstance(gate.head, str) and heads.describe(gate.head).scores
     if scores or shapes[GATE][1:] != (len(members),):
         found = "x".join(map(str, shapes[GATE][1:]))
         raise HeadError(
