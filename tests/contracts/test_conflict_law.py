@@ -12,8 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 import deepsup as ds
 from deepsup.features import picked
-from tests.contracts.test_laws import every_architecture, train
 from tests.support.architectures import ARCHITECTURES, Architecture, dropout_head
+from tests.support.laws import every_architecture, train
 
 
 def doubled(arch: Architecture) -> nn.Module:

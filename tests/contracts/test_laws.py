@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import random
 from typing import Any
 
 import pytest
@@ -14,47 +13,7 @@ import deepsup as ds
 from deepsup.features import tensors_in
 from deepsup.layers.taps import taps_on
 from tests.support.architectures import ARCHITECTURES, CLASSES, Architecture, dropout_head
-
-every_architecture = pytest.mark.parametrize("arch", ARCHITECTURES.values(), ids=ARCHITECTURES.keys())
-
-
-def state_of(model: nn.Module) -> dict[str, Any]:
-    """Everything about a model that a law promises to leave alone."""
-    return {
-        "class": type(model),
-        "parameters": [(n, id(p), p.requires_grad, p.grad) for n, p in model.named_parameters()],
-        "values": {k: v.clone() for k, v in model.state_dict().items()},
-        "flags": [(n, m.training) for n, m in model.named_modules()],
-        "hooks": [
-            (n, list(m._forward_hooks.items()), list(m._forward_pre_hooks.items()), list(m._backward_hooks.items()))
-            for n, m in model.named_modules()
-        ],
-        "attributes": [(n, sorted(vars(m))) for n, m in model.named_modules()],
-        "repr": repr(model),
-        "random": (torch.get_rng_state(), random.getstate()),
-    }
-
-
-def assert_same_state(before: dict[str, Any], after: dict[str, Any]) -> None:
-    for key in before:
-        if key == "values":
-            assert list(before[key]) == list(after[key])
-            for name in before[key]:
-                assert torch.equal(before[key][name], after[key][name]), name
-        elif key == "random":
-            assert torch.equal(before[key][0], after[key][0])
-            assert before[key][1] == after[key][1]
-        else:
-            assert before[key] == after[key], key
-
-
-def mixed_flags(model: nn.Module) -> None:
-    """Train and eval modules side by side, a frozen parameter: the state that a careless restore would flatten."""
-    model.train()
-    for i, module in enumerate(model.modules()):
-        if isinstance(module, nn.BatchNorm2d) and i % 2:
-            module.eval()
-    next(model.parameters()).requires_grad_(False)
+from tests.support.laws import assert_same_state, every_architecture, mixed_flags, state_of, train
 
 
 @every_architecture
@@ -96,16 +55,6 @@ def test_a_stripped_model_answers_as_before_and_its_certificate_verifies(arch: A
     ds.save_weights(model, tmp_path / "model.safetensors")
     ds.load_weights(untouched, tmp_path / "model.safetensors")
     assert ds.verify(tmp_path / "certificate.json", untouched)["outputs"] == "identical"
-
-
-def train(net: nn.Module, objective: ds.Objective, arch: Architecture, steps: int = 3) -> nn.Module:
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
-    for step in range(steps):
-        optimizer.zero_grad()
-        terms = objective(net(arch.sample(seed=step)), arch.target(seed=step), progress=step / steps)
-        terms.total.backward()
-        optimizer.step()
-    return net
 
 
 def assert_zero_law(arch: Architecture, memory_format: torch.memory_format = torch.contiguous_format) -> None:

@@ -17,8 +17,8 @@ from deepsup import networks, schedules
 from deepsup.methods import METHODS
 from deepsup.settings import training
 from deepsup.training import runs
-from tests.contracts.test_laws import assert_same_state, mixed_flags, state_of
 from tests.support import tiny_runs
+from tests.support.laws import assert_same_state, mixed_flags, state_of
 from tests.support.tiny_maps import is_for_maps, maps, segmenter
 
 CLASSES = 5

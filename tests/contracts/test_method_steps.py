@@ -12,8 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import deepsup as ds
 from deepsup.methods import METHODS
-from tests.methods.test_decoder_supervision import Step
-from tests.methods.test_method import Case
+from tests.support.method_steps import Case, Step
 
 # Each reads a number off the device, or makes a tensor whose size only the device knows.
 WAITS = {

@@ -14,8 +14,8 @@ from torch.utils.checkpoint import checkpoint
 import deepsup as ds
 from deepsup.errors import AlreadyAttachedError, LayerError, TapError
 from deepsup.layers.taps import taps_on
-from tests.contracts.test_laws import every_architecture
 from tests.support.architectures import ARCHITECTURES, Architecture, dropout_head
+from tests.support.laws import every_architecture
 
 
 def supervised(arch: Architecture, model: nn.Module | None = None) -> ds.Supervised:

@@ -23,7 +23,7 @@ from deepsup.layers.taps import taps_on
 from deepsup.methods import METHODS
 from deepsup.settings import training
 from deepsup.training import prepare
-from tests.contracts.test_laws import assert_same_state, state_of
+from tests.support.laws import assert_same_state, state_of
 from tests.support.patients import Checkpointed, Normalised, among, attached, examined, one_process, only
 from tests.support.small_nets import CLASSES, Plain, Residual, images, labels
 from tests.support.tiny_maps import TinySegmenter, maps, segmenter

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -15,51 +12,13 @@ from torch.nn import functional as F
 import deepsup as ds
 from deepsup import losses
 from deepsup.errors import ConfigError, HeadError, LayerError
-from deepsup.layers.taps import remove_taps
 from deepsup.losses import resizing
 from deepsup.losses.full_size import alike, enlarged
 from deepsup.losses.resizing import LostClassesWarning
+from tests.support.method_steps import Step
 from tests.support.tiny_maps import CLASSES, TinySegmenter, maps, segmenter
 
 VOID = -100
-
-
-class Step:
-    """A supervised net in double precision, and copies of its parts for the step by hand."""
-
-    def __init__(self, method: str, **options: Any) -> None:
-        torch.manual_seed(0)
-        name = method.partition("(")[0]
-        self.model = segmenter(name).double()
-        x, self.y = maps(method=name)
-        self.x = x.double()
-        self.plan = ds.plan(self.model, self.x, method=method, **options)
-        self.net = ds.attach(self.model, self.plan)
-        for module in self.net.modules():
-            if isinstance(module, nn.Dropout2d):
-                module.p = 0.0
-        self.trunk = copy.deepcopy(self.model)
-        remove_taps(self.trunk)
-        self.heads = {name: copy.deepcopy(head) for name, head in self.net.heads.items()}
-        self.objective = ds.Objective(self.plan)
-
-    def check(self, by_hand: Callable[[dict[str, Tensor], Tensor], Tensor]) -> None:
-        total = self.objective(self.net(self.x), self.y).total
-        total.backward()
-        seen: dict[str, Tensor] = {}
-        for branch in self.plan.branches:
-            layer = self.trunk.get_submodule(branch.layer)
-            layer.register_forward_hook(lambda m, a, out, name=branch.name: seen.update({name: out}))
-        main = self.trunk(self.x)
-        outputs = {"main": main, **{name: self.heads[name](a) for name, a in seen.items()}}
-        expected = by_hand(outputs, self.y)
-        expected.backward()
-        assert float(total.detach()) == pytest.approx(float(expected.detach()), rel=1e-9)
-        pairs = [(self.model, self.trunk), *((self.net.heads[n], head) for n, head in self.heads.items())]
-        for ours, theirs in pairs:
-            for (key, p), q in zip(ours.named_parameters(), theirs.parameters(), strict=True):
-                assert (p.grad is None) == (q.grad is None), key  # a decoder that side outputs pass by has none
-                assert p.grad is None or torch.allclose(p.grad, q.grad, rtol=1e-7, atol=1e-11), key
 
 
 def ce(scores: Tensor, y: Tensor) -> Tensor:

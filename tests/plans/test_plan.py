@@ -15,6 +15,7 @@ from torch.nn import functional as F
 import deepsup as ds
 from deepsup.errors import DeepsupError, PlanError
 from deepsup.plans.plan import Branch, Plan, fingerprint
+from tests.support.method_steps import Case
 from tests.support.odd_nets import telling
 from tests.support.small_nets import CLASSES, Plain, Residual, images
 
@@ -277,3 +278,11 @@ def test_branches_compare_by_value() -> None:
     a = Branch("a", "a", ds.Feature((3,), "NC"), "pool", "cross_entropy", ds.schedules.constant(0.3))
     assert a == dataclasses.replace(a)
     assert a != dataclasses.replace(a, weight=ds.schedules.constant(0.4))
+
+
+def test_a_plan_says_what_its_batches_hold_and_what_it_drops() -> None:
+    assert "a batch holds two crops of each image: twice the FLOPs" in str(Case("cds").plan)
+    assert "1 * kl(temperature=3): main <- previous" in str(Case("dlb").plan)
+    assert "the samples of the one before as well" in str(Case("dlb").plan)
+    assert "each step drops a random part" in str(Case("dhm(dynamic=True)").plan)
+    assert repr(Case("dhm(dynamic=True)").objective).endswith("drops a random part of the terms between outputs")

@@ -18,8 +18,7 @@ from deepsup.supervision.attaching import unwrap
 from tests.support.odd_nets import Returning, telling
 from tests.support.small_nets import CLASSES, Plain, Residual, images, labels
 from tests.support.states import assert_untouched, snapshot, with_grads
-
-AT = ["conv1", "relu2"]
+from tests.support.supervised_nets import AT, supervised
 
 
 class Mask(nn.Module):
@@ -35,11 +34,6 @@ class Mask(nn.Module):
 
 def mask(feature: ds.Feature, classes: int) -> nn.Module:
     return Mask()
-
-
-def supervised(model: nn.Module | None = None, at: Any = AT, **options: Any) -> ds.Supervised:
-    model = Plain() if model is None else model
-    return ds.attach(model, ds.plan(model, images(), at, **options))
 
 
 def test_training_returns_the_models_output_and_every_branch_by_name() -> None:
@@ -165,9 +159,6 @@ def test_attach_changes_nothing_but_its_hooks() -> None:
     assert_untouched(before, snapshot(model))
 
 
-# The heads' own randomness
-
-
 def test_the_heads_do_not_move_the_users_random_numbers() -> None:
     torch.manual_seed(7)
     plain, x = Plain().train(), images()
@@ -253,9 +244,6 @@ def test_the_heads_are_initialised_without_moving_the_users_random_numbers() -> 
     assert torch.equal(torch.get_rng_state(), before)
     weights = [net.heads[n][1].weight.flatten()[:9] for n in AT]
     assert not torch.equal(*weights)
-
-
-# What goes wrong in a forward
 
 
 def test_an_exception_in_the_model_leaves_nothing_recorded() -> None:
@@ -345,9 +333,6 @@ def test_one_of_several_tensors_feeds_its_branch() -> None:
     assert torch.equal(net(x).aux["vector"], net.heads["vector"](model.conv(x).mean((2, 3))))
 
 
-# Kinds of models
-
-
 def test_a_half_precision_model_gets_half_precision_heads() -> None:
     model, x = Plain().bfloat16().train(), images().bfloat16()
     net = ds.attach(model, ds.plan(model, x, AT, method="cnds", head={"conv1": "linear"}))
@@ -363,48 +348,6 @@ def test_a_method_without_branches_attaches_nothing() -> None:
     outputs = net(images())
     assert (outputs.aux, taps_on(model)) == ({}, [])
     assert not ds.is_supervised(net)
-
-
-# Optimiser groups
-
-
-def test_two_groups_with_the_heads_on_their_own_rate() -> None:
-    net = supervised()
-    model, heads = ds.parameter_groups(net, lr=0.1, weight_decay=1e-4, head_lr_factor=10, head_weight_decay=0.0)
-    assert (model["name"], model["lr"], model["weight_decay"]) == ("model", 0.1, 1e-4)
-    assert (heads["name"], heads["lr"], heads["weight_decay"]) == ("heads", 1.0, 0.0)
-    assert [id(p) for p in model["params"]] == [id(p) for p in net.model.parameters()]
-    assert [id(p) for p in heads["params"]] == [id(p) for p in net.heads.parameters()]
-    assert [g["weight_decay"] for g in ds.parameter_groups(net, lr=0.1, weight_decay=1e-4)] == [1e-4, 1e-4]
-    assert len(torch.optim.SGD(ds.parameter_groups(net, lr=0.1)).param_groups) == 2
-
-
-def test_frozen_parameters_are_left_out_and_empty_groups_too() -> None:
-    net = supervised()
-    net.model.conv1.requires_grad_(False)
-    assert len(ds.parameter_groups(net, lr=0.1)[0]["params"]) == 4
-    net.model.requires_grad_(False)
-    assert [g["name"] for g in ds.parameter_groups(net, lr=0.1)] == ["heads"]
-
-
-def test_a_plain_or_stripped_model_has_one_group() -> None:
-    model = Plain()
-    for plain in (model, ds.strip(supervised(model)), ds.attach(model, ds.plan(model, images(), method="none"))):
-        (group,) = ds.parameter_groups(plain, lr=0.1)
-        assert group["name"] == "model"
-        assert len(group["params"]) == 6
-
-
-def test_a_head_that_shares_a_layer_with_the_model_is_optimised_once() -> None:
-    model = Plain()
-    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), model.fc)
-    net = supervised(model, ["relu2"], head=head)
-    groups = ds.parameter_groups(net, lr=0.1)
-    assert len([p for g in groups for p in g["params"]]) == 6
-    torch.optim.SGD(groups)
-
-
-# Wrappers
 
 
 class Wrapper(nn.Module):
@@ -457,9 +400,6 @@ def test_a_stripped_net_answers_in_evaluation_and_says_why_not_in_training() -> 
     assert torch.equal(net.eval()(x), model(x))
     with pytest.raises(TapError, match=r"did not fire: .* the model was stripped"):
         net.train()(x)
-
-
-# What cannot be attached
 
 
 def refused(model: nn.Module, plan: ds.Plan, error: type[AttachError | PlanError], message: str) -> None:

@@ -244,7 +244,7 @@ def test_an_aggregator_of_torchjd_serves_every_loss() -> None:
 
 def test_the_bridge_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     net, objective = supervised()
-    monkeypatch.setitem(sys.modules, "torchjd.autojac", None)
+    monkeypatch.setitem(sys.modules, "torchjd", None)
     with pytest.raises(ds.errors.MissingPackageError, match=r"deepsup\[conflict\]"):
         ds.jacobian_backward(net, objective(net(IMAGES), LABELS), None)
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import deepsup as ds
 from deepsup.errors import BranchNameError, ClassCountError, ConfigError, HeadError, OutputError
+from tests.support.method_steps import Case, ce, kl
 from tests.support.odd_nets import Returning
 from tests.support.small_nets import CLASSES, Plain, images, labels
 
@@ -193,3 +194,39 @@ def test_a_label_without_a_class_is_found_in_the_first_batch_and_later(wrong: in
 def test_a_target_of_another_shape_is_a_head_error() -> None:
     with pytest.raises(HeadError, match="found a target of shape"):
         ds.Objective(planned())(outputs(), torch.zeros(4, 8, 8, dtype=torch.long))
+
+
+def test_an_adaptive_weight_has_its_own_decay_and_forgets_what_is_not_finite() -> None:
+    case = Case("aux", ["layer1", "layer2"], weight={"layer1": "adaptive(0.0)", "layer2": "adaptive(0.99)"})
+    first = case.objective(case.net(case.x), case.y).parts
+    second = case.objective(case.net(2 * case.x), case.y)
+    values = [{n: float(p.detach()) for n, p in parts.items()} for parts in (first, second.parts)]
+    assert float(second.weights["layer1"]) == pytest.approx(values[1]["main"] / values[1]["layer1"], rel=1e-5)
+    means = {n: 0.99 * values[0][n] + 0.01 * values[1][n] for n in ("main", "layer2")}
+    assert float(second.weights["layer2"]) == pytest.approx(means["main"] / means["layer2"], rel=1e-5)
+    before = dict(case.objective.memory)
+    case.objective(case.net(case.x * float("inf")), case.y)
+    assert {k: float(v) for k, v in case.objective.memory.items()} == {k: float(v) for k, v in before.items()}
+    with pytest.raises(ConfigError, match="until cannot change an adaptive weight"):
+        Case("aux", ["layer1"], weight="until(adaptive(0.9), 0.5)")
+
+
+def test_a_term_of_ones_own_can_be_added_and_a_misspelt_one_is_refused() -> None:
+    from dataclasses import replace
+
+    case = Case("aux", ["layer1", "layer2"])
+    extra = tuple(ds.Edge(n, "ensemble", "kl(temperature=3)", weight=0.5) for n in ("layer1", "layer2"))
+    plan = replace(case.plan, edges=extra)
+    assert ds.Plan.from_dict(plan.to_dict()) == plan
+    case.objective = ds.Objective(plan)
+
+    def by_hand(a: dict[str, Tensor], h: dict[str, Any], y: Tensor) -> Tensor:
+        whole = (a["main"] + h["layer1"] + h["layer2"]) / 3
+        labels = ce(a["main"], y) + 0.3 * (ce(h["layer1"], y) + ce(h["layer2"], y))
+        return labels + 0.5 * 9 * (kl(h["layer1"], whole, 3.0) + kl(h["layer2"], whole, 3.0))
+
+    case.check(by_hand)
+    with pytest.raises(
+        BranchNameError, match=r"names the output 'layr1', which is not there. Closest: layer1. Outputs:"
+    ):
+        ds.Objective(replace(case.plan, edges=(ds.Edge("layr1", "main", "kl"),)))

@@ -195,7 +195,7 @@ class Plan:
 
     def __str__(self) -> str:
         from_trunk = f"{self.model}: {millions(self.params)} parameters, {millions(self.flops)} FLOPs a sample"
-        title = f"{len(self.branches)} branch{'es' * (len(self.branches) != 1)} by method '{self.method}'"
+        title = f"{len(self.branches)} branch{'' if len(self.branches) == 1 else 'es'} by method '{self.method}'"
         lines = [f"{from_trunk}; {title}"]
         if losses.show(self.main_loss) != "cross_entropy" or self.main_weight != 1:
             weight = f"{self.main_weight:.4g} * " if self.main_weight != 1 else ""
@@ -205,7 +205,7 @@ class Plan:
         lines += _mimicry(self.edges)
         if self.dynamic:
             lines.append("  each step drops a random part of the terms between outputs")
-        if self.views * (1 + self.overlap) > 1:
+        if self.views > 1 or self.overlap:
             what = "two crops of each image" if self.views == 2 else "the samples of the one before as well"
             lines.append(f"  a batch holds {what}: twice the FLOPs")
         if self.branches:

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from deepsup import heads as head_builders
 from deepsup.errors import AttachError, ConfigError, DataParallelError, PlanError, TapError
+from deepsup.heads import build, squared_norm, zero
 from deepsup.layers.taps import InputTap, Recorder, Tap, refuse_compiled, refuse_wrapped, taps_on
 from deepsup.plans.plan import Branch, Plan, fingerprint
 from deepsup.terms import INPUT
@@ -116,7 +116,7 @@ class Supervised(nn.Module):
             else:
                 found[branch.name] = output
             if branch.gate is not None:  # here and not in the objective: DistributedDataParallel must see it happen
-                found[f"{branch.name}/norm"] = head_builders.squared_norm(self.heads[branch.name])
+                found[f"{branch.name}/norm"] = squared_norm(self.heads[branch.name])
         return found
 
     def _predict(self, branch: Branch, seen: dict[str, Tensor]) -> Any:
@@ -147,7 +147,8 @@ class Supervised(nn.Module):
         again = torch._C._current_graph_task_id() != -1  # in backward: checkpointing repeats the last forward
         call = self.calls - 1 if again and self.training else self.calls
         seed = (torch.initial_seed() * 1_000_003 + call * 1009 + rank) % 2**63
-        self.calls += self.training and not again  # scoring heads in between must not change what training draws
+        if self.training and not again:  # scoring heads in between must not change what training draws
+            self.calls += 1
         try:
             for g in generators:
                 g.manual_seed(seed)
@@ -175,7 +176,8 @@ class Supervised(nn.Module):
         for name, tap in reversed(self.taps.items()):
             if tap.rule.moves or (first and tap.rule.scales):
                 tap.factor = torch.tensor(tap.rule.factor(progress, above))
-            above += name in self.learning
+            if name in self.learning:
+                above += 1
 
     def get_extra_state(self) -> Tensor:
         """The position in the heads' random stream, so that a resumed run draws what the undisturbed one draws."""
@@ -236,10 +238,8 @@ def attach(model: nn.Module, plan: Plan) -> Supervised:
     cuda = [anchor.device.index] if anchor is not None and anchor.is_cuda else []
     with torch.random.fork_rng(devices=cuda):
         for branch in plan.branches:
-            head = head_builders.build(
-                branch.head, branch.feature, plan.classes, model=model, layer=branch.layer, main=plan.main
-            )
-            built[branch.name] = head_builders.zero(head, branch.feature) if branch.zero else head
+            head = build(branch.head, branch.feature, plan.classes, model=model, layer=branch.layer, main=plan.main)
+            built[branch.name] = zero(head, branch.feature) if branch.zero else head
     if anchor is not None:
         for head in built.values():
             head.to(anchor.device, anchor.dtype)
@@ -295,11 +295,6 @@ def is_supervised(net: nn.Module) -> bool:
     return bool(taps_on(net))
 
 
-def _is_inner(net: nn.Module) -> bool:
-    """Whether `net` carries taps but is not, and does not wrap, the `Supervised` they belong to."""
-    return not any(isinstance(m, Supervised) for m in net.modules())
-
-
 @contextmanager
 def supervising(net: nn.Module, on: bool = True) -> Iterator[None]:
     """Inside, `net(x)` returns `Outputs` whatever the train flag says (or, with `on=False`, never does)."""
@@ -310,28 +305,3 @@ def supervising(net: nn.Module, on: bool = True) -> Iterator[None]:
         yield
     finally:
         target.supervise = before
-
-
-def parameter_groups(
-    net: nn.Module,
-    *,
-    lr: float,
-    weight_decay: float = 0.0,
-    head_lr_factor: float = 1.0,
-    head_weight_decay: float | None = None,
-) -> list[dict[str, Any]]:
-    """Two optimiser groups, `"model"` and `"heads"`; `head_lr_factor` multiplies `lr` for the heads (torchvision uses 10).
-
-    For a model without branches there is only the first. Frozen parameters are left out.
-    """
-    supervised = is_supervised(net) and not _is_inner(net)
-    decay = weight_decay if head_weight_decay is None else head_weight_decay
-    parts = [("model", unwrap(net).model if supervised else net, lr, weight_decay)]
-    parts += [("heads", unwrap(net).heads, lr * head_lr_factor, decay)] if supervised else []
-    groups: list[dict[str, Any]] = []
-    taken: set[int] = set()  # a head may share a layer with the model
-    for name, module, rate, wd in parts:
-        params = [p for p in module.parameters() if p.requires_grad and id(p) not in taken]
-        taken |= {id(p) for p in params}
-        groups.append({"name": name, "params": params, "lr": rate, "weight_decay": wd})
-    return [g for g in groups if g["params"]]

@@ -21,8 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepsup.errors import AttachError, ConfigError, MissingPackageError
+from deepsup.errors import AttachError, ConfigError
 from deepsup.gradients import STATISTICS, dot, new_slot
+from deepsup.specs import require
 from deepsup.supervision.attaching import Supervised, unwrap
 from deepsup.supervision.objectives import Terms
 from deepsup.terms import ENSEMBLE
@@ -40,9 +41,7 @@ class Conflict:
 
     cosine: float | None  # mean cosine between branch and above: 1 pulls together, below 0 pulls against
     ratio: float | None  # |branch| / |above|, geometric mean
-    kept: (
-        float | None
-    )  # mean of <above, what goes down> / |above|²: 1 unhurt, below 1 the branch takes away, below 0 reversed
+    kept: float | None  # mean of <above, what goes down> / |above|²: 1 unhurt, below 1 it takes away, below 0 reversed
     share: float | None  # of these steps, those with a cosine below 0
     steps: int
     met: int = 0  # of these steps, those in which both gradients were there; what the four numbers above are over
@@ -99,17 +98,18 @@ class ConflictMeter:
         self._taken = []
         return taken
 
-    def read(self) -> dict[str, Conflict]:
-        """Every branch over all steps so far; they stay."""
+    def _peek(self) -> Tensor:
         taken = self.take()
         self._taken = list(taken)
-        return summarise(self.names, taken)
+        return taken
+
+    def read(self) -> dict[str, Conflict]:
+        """Every branch over all steps so far; they stay."""
+        return summarise(self.names, self._peek())
 
     def steps(self) -> dict[str, list[Conflict]]:
         """Every branch step by step, for a timeline; they stay."""
-        taken = self.take()
-        self._taken = list(taken)
-        single = [summarise(self.names, row[None]) for row in taken.cpu()]
+        single = [summarise(self.names, row[None]) for row in self._peek().cpu()]
         return {name: [row[name] for row in single] for name in self.names}
 
     def close(self) -> None:
@@ -239,17 +239,9 @@ def jacobian_backward(net: nn.Module, terms: Terms, aggregator: Any) -> Tensor |
     Raises `MissingPackageError` without torchjd, `ConfigError` in several processes, between which nothing would be
     averaged.
     """
-    try:
-        from torchjd.autojac import backward, jac_to_grad
-    except ModuleNotFoundError:
-        raise MissingPackageError(
-            'jacobian_backward needs the package torchjd, which is not installed: pip install "deepsup[conflict]".'
-        ) from None
-    if (
-        torch.distributed.is_available()
-        and torch.distributed.is_initialized()
-        and torch.distributed.get_world_size() > 1
-    ):
+    autojac = require("torchjd.autojac", purpose="jacobian_backward", install="deepsup[conflict]")
+    several = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if several and torch.distributed.get_world_size() > 1:
         raise ConfigError(
             "jacobian_backward would leave every process with gradients of its own, because it goes past the averaging of "
             "DistributedDataParallel. Train in one process, or use a rule at the taps: plan(gradient='project')."
@@ -265,8 +257,8 @@ def jacobian_backward(net: nn.Module, terms: Terms, aggregator: Any) -> Tensor |
     if not trunk:
         return None
     # One loss at a time: forks and compiled nets cannot be batched.
-    backward(losses, inputs=trunk, parallel_chunk_size=1)
-    weights: Tensor | None = jac_to_grad(trunk, aggregator)
+    autojac.backward(losses, inputs=trunk, parallel_chunk_size=1)
+    weights: Tensor | None = autojac.jac_to_grad(trunk, aggregator)
     return weights
 
 

@@ -229,8 +229,10 @@ class Objective:
         for e in self.edges[1:]:
             weight = f"{e.weight.value:g}" if isinstance(e.weight, schedules.constant) else repr(e.weight)
             terms.append(f"{weight} * {e}")
-        dynamic = self.plan is not None and self.plan.dynamic
-        return "total = " + " + ".join(terms) + "; each step drops a random part of the terms between outputs" * dynamic
+        formula = "total = " + " + ".join(terms)
+        if self.plan is not None and self.plan.dynamic:
+            formula += "; each step drops a random part of the terms between outputs"
+        return formula
 
 
 def _edges_of(plan: Plan | None) -> tuple[Edge, ...]:

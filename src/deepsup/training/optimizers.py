@@ -8,7 +8,7 @@ from torch import nn, optim
 
 from deepsup.errors import ConfigError
 from deepsup.settings.training import OptimizerConfig
-from deepsup.supervision.attaching import parameter_groups
+from deepsup.supervision.parameter_groups import parameter_groups
 
 
 def build(net: nn.Module, settings: OptimizerConfig) -> optim.Optimizer:

@@ -1,0 +1,259 @@
+"""Methods whose outputs learn from one another train as their papers' formulas say, written out by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import deepsup as ds
+from deepsup.errors import BranchNameError, ClassCountError, ConfigError, HeadError
+from tests.support.method_steps import CLASSES, Case, Three, ce, kl
+
+
+def test_dsl_is_the_sum_of_the_classifiers() -> None:
+    Case("dsl").check(lambda a, h, y: ce(a["main"], y) + ce(h["early"], y) + ce(h["late"], y))
+
+
+def test_dhm_is_dsl_and_six_divergences_with_detached_teachers() -> None:
+    def by_hand(t: float) -> Callable[..., Tensor]:
+        def loss(a: dict[str, Tensor], h: dict[str, Any], y: Tensor) -> Tensor:
+            outputs = [a["main"], h["early"], h["late"]]
+            total = sum(ce(o, y) for o in outputs)
+            for j in range(3):
+                for k in range(3):
+                    if j != k:
+                        total = total + t * t * kl(outputs[j], outputs[k], t)
+            return total
+
+        return loss
+
+    Case("dhm").check(by_hand(1.0))
+    Case("dhm(temperature=2.0)").check(by_hand(2.0))
+    Case("dks").check(by_hand(1.0))
+    assert len(Case("dhm").objective.edges) == 3 + 6
+
+
+def test_dynamic_mimicking_drops_terms_at_random_and_repeatably() -> None:
+    case = Case("dhm(dynamic=True)")
+    dropped = []
+    for _ in range(40):
+        terms = case.objective(case.net(case.x), case.y, progress=0.5)
+        dropped.append(tuple(n for n, p in terms.parts.items() if not p.requires_grad))
+        assert all("<-" in name for name in dropped[-1])
+    assert len({len(d) for d in dropped}) > 2
+    assert {name for d in dropped for name in d} == {e.name for e in case.plan.edges}
+    again = ds.Objective(case.plan)
+    again.load_state_dict({"calls": 20, "memory": {}})
+    repeated = [
+        tuple(n for n, p in again(case.net(case.x), case.y, progress=0.5).parts.items() if not p.requires_grad)
+        for _ in range(20)
+    ]
+    assert repeated == dropped[20:]
+
+
+def test_dml_is_whole_networks_that_teach_each_other() -> None:
+    case = Case("dml")
+    assert [(b.name, b.layer, b.params) for b in case.plan.branches] == [("peer1", "<input>", case.plan.params)]
+    case.check(
+        lambda a, h, y: ce(a["main"], y) + ce(h["peer1"], y) + kl(a["main"], h["peer1"]) + kl(h["peer1"], a["main"])
+    )
+
+    def three(a: dict[str, Tensor], h: dict[str, Any], y: Tensor) -> Tensor:
+        outputs = [a["main"], h["peer1"], h["peer2"]]
+        mimicry = sum(kl(outputs[i], outputs[j]) for i in range(3) for j in range(3) if i != j)
+        return sum(ce(o, y) for o in outputs) + mimicry / 2
+
+    Case("dml(peers=2)").check(three)
+
+
+def test_a_peer_starts_from_weights_of_its_own_and_the_model_feels_only_the_kl() -> None:
+    case = Case("dml")
+    ours, theirs = case.model.layer1[0][0].weight, case.net.heads["peer1"].get_parameter("layer1.0.0.weight")
+    assert ours.shape == theirs.shape
+    assert not torch.equal(ours, theirs)
+
+
+def test_peers_may_be_any_network_but_must_know_the_same_classes() -> None:
+    def other(feature: ds.Feature, classes: int) -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(feature.channels, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, classes)
+        )
+
+    case = Case("dml", head={"peer1": other})
+    case.check(
+        lambda a, h, y: ce(a["main"], y) + ce(h["peer1"], y) + kl(a["main"], h["peer1"]) + kl(h["peer1"], a["main"])
+    )
+    with pytest.raises(ClassCountError, match=r"branch 'peer1' predicts \(9,\) a sample, the model itself \(4,\)"):
+        Case("dml", head={"peer1": lambda feature, classes: other(feature, 9)})
+
+
+def test_dml_shared_and_released() -> None:
+    case = Case("dml-shared")
+    assert [(b.name, b.layer) for b in case.plan.branches] == [("peer1", "layer1")]
+    case.check(
+        lambda a, h, y: ce(a["main"], y) + ce(h["peer1"], y) + kl(a["main"], h["peer1"]) + kl(h["peer1"], a["main"])
+    )
+    smooth = lambda s, y: ce(s, y, label_smoothing=0.1)  # noqa: E731
+    Case("dml-released").check(
+        lambda a, h, y: (
+            smooth(a["main"], y) + smooth(h["peer1"], y) + kl(a["main"], h["peer1"]) + kl(h["peer1"], a["main"])
+        )
+    )
+
+
+def test_byot_teaches_scores_and_features_from_the_deepest() -> None:
+    def by_hand(a: float, hint: float, squared: float) -> Callable[..., Tensor]:
+        def loss(seen: dict[str, Tensor], h: dict[str, Any], y: Tensor) -> Tensor:
+            total = ce(seen["main"], y)
+            deepest = seen["layer3"].mean((2, 3)).detach()
+            for name in ("layer1", "layer2"):
+                scores, feature = h[name]["scores"], h[name]["feature"]
+                total = total + (1 - a) * ce(scores, y) + a * squared * kl(scores, seen["main"], 3.0)
+                total = total + hint * ((feature - deepest) ** 2).sum(1).mean()
+            return total
+
+        return loss
+
+    Case("byot").check(by_hand(0.1, 1.28e-4, 9.0))
+    Case("byot(alpha=0.4, hint=0.01)").check(by_hand(0.4, 0.01, 9.0))
+    Case("byot-released").check(by_hand(0.3, 0.03, 1.0))
+    names = list(Case("byot").net.train()(torch.randn(2, 3, 16, 16).double()).aux)
+    assert names == ["layer1", "layer1/feature", "layer2", "layer2/feature", "deepest"]
+
+
+def test_one_learns_from_its_gated_mixture() -> None:
+    def loss(seen: dict[str, Tensor], h: dict[str, Any], y: Tensor) -> Tensor:
+        outputs = [seen["main"], h["copy1"], h["copy2"]]
+        whole = sum(h["gate"][:, i : i + 1] * o for i, o in enumerate(outputs))
+        total = sum(ce(o, y) for o in outputs) + ce(whole, y)
+        ramp = math.exp(-5 * (1 - 0.1 / 0.2667) ** 2)
+        return total + ramp * sum(9 * kl(o, whole, 3.0) for o in outputs)
+
+    case = Case("one")
+    assert [b.layer for b in case.plan.branches] == ["layer2"] * 3
+    case.check(loss, progress=0.1)
+
+
+def test_cds_brings_two_crops_together() -> None:
+    def supcon(z: Tensor, y: Tensor) -> Tensor:
+        """Khosla et al. 2020, eq. 2, anchor by anchor."""
+        z = F.normalize(z, dim=1)
+        total = z.new_zeros(())
+        for i in range(len(z)):
+            others = [j for j in range(len(z)) if j != i]
+            positives = [j for j in others if y[j] == y[i]]
+            bottom = torch.stack([(z[i] @ z[j] / 0.07).exp() for j in others]).sum().log()
+            total = total - sum(z[i] @ z[p] / 0.07 - bottom for p in positives) / len(positives)
+        return total / len(z)
+
+    case = Case("cds")
+    assert case.plan.views == 2
+    case.check(
+        lambda a, h, y: (
+            ce(a["main"], y) + 0.1 * (supcon(h["layer1"], y) + supcon(h["layer2"], y) + supcon(h["deepest"], y))
+        )
+    )
+    assert not any(b.predicts for b in case.plan.branches)
+    with torch.no_grad(), ds.supervising(case.net.eval()):  # scored with one crop an image, of an odd number of images
+        assert list(case.objective(case.net(case.x[:5]), case.y[:5], progress=1).parts) == ["main"]
+
+
+def test_a_method_of_two_crops_refuses_a_batch_of_one() -> None:
+    case = Case("cds")
+    with pytest.raises(ConfigError, match=r"method 'cds' compares two crops of each image: .* Set data.views=2"):
+        case.objective(case.net(case.x), torch.tensor([0, 1, 2, 0, 1, 3]), progress=0)
+
+
+def test_dlb_learns_from_what_it_said_one_batch_before() -> None:
+    case = Case("dlb")
+    first = case.objective(case.net(case.x[:3]), case.y[:3])
+    assert float(first.parts["main<-previous"].detach()) == 0
+    said = case.trunk(case.x[:3])
+    assert float(first.total.detach()) == pytest.approx(float(ce(said, case.y[:3]).detach()))
+    second = case.objective(case.net(case.x), case.y)
+    now = case.trunk(case.x)
+    expected = ce(now, case.y) + 9 * kl(now[:3], said, 3.0)
+    assert float(second.total.detach()) == pytest.approx(float(expected.detach()), rel=1e-10)
+    second.total.backward()
+    expected.backward()
+    for p, q in zip(case.model.parameters(), case.trunk.parameters(), strict=True):
+        assert torch.allclose(p.grad, q.grad, rtol=1e-8, atol=1e-12)
+    assert torch.equal(case.objective.memory["previous"], now[3:].detach())
+    with torch.no_grad():  # scoring neither uses nor moves the memory
+        assert list(case.objective(case.net(case.x[:2]), case.y[:2]).parts) == ["main"]
+    assert len(case.objective.memory["previous"]) == 3
+
+
+def test_dlb_says_when_batches_do_not_overlap() -> None:
+    case = Case("dlb")
+    case.objective(case.net(case.x), case.y)
+    with pytest.raises(ConfigError, match=r"this method learns from the batch before, .* Set data.overlap=true"):
+        case.objective(case.net(case.x.repeat(2, 1, 1, 1)), (case.y + 1).repeat(2) % CLASSES)
+    case = Case("dlb")
+    case.objective(case.net(case.x), case.y)
+    with pytest.raises(ConfigError, match="these do not"):
+        case.objective(case.net(case.x), case.y)
+
+
+@pytest.mark.parametrize("sizes", [[4] * 3, [4, 4, 1], [4, 3]])
+def test_dlb_begins_anew_where_a_loader_does(sizes: list[int]) -> None:
+    """Each image holds its number, so that every step can be told which samples it was distilled from."""
+    from deepsup.evaluation.loaders import overlapping
+
+    case = Case("dlb")
+    numbers = iter(range(100))
+    data = [(torch.zeros(n, 3, 16, 16).double() + next(numbers), torch.randint(0, CLASSES, (n,))) for n in sizes]
+    data = [(x, torch.arange(i, i + len(y)) % CLASSES) for i, (x, y) in enumerate(data)]
+    for _ in range(3):
+        last = None
+        for x, y in overlapping(data):
+            said, rows = case.objective.memory.get("previous"), 0 if last is None else len(last)
+            part = case.objective(case.net(x), y).parts["main<-previous"]
+            expected = 0.0 if said is None or not rows else 9 * float(kl(case.trunk(x)[:rows], said, 3.0).detach())
+            assert float(part.detach()) == pytest.approx(expected, rel=1e-9)
+            assert rows == 0 or torch.equal(x[:rows], last)
+            last = x[rows:]
+            assert len(case.objective.memory["previous"]) == len(last)
+            assert torch.equal(case.objective.memory["labels"], y[rows:])
+
+
+def test_a_frozen_model_still_trains_its_heads() -> None:
+    torch.manual_seed(0)
+    model = Three().requires_grad_(False)
+    net = ds.attach(model, ds.plan(model, torch.randn(2, 3, 16, 16), method="cds"))
+    terms = ds.Objective(net.plan)(net(torch.randn(4, 3, 16, 16)), torch.tensor([0, 1, 0, 1]))
+    assert list(terms.parts) == ["main", "layer1", "layer2", "deepest"]
+    terms.total.backward()
+    assert all(p.grad is not None for p in net.heads.parameters())
+
+
+def test_a_term_without_its_output_is_refused_and_names_do_not_collide() -> None:
+    with pytest.raises(
+        HeadError, match="method 'byot' holds 'layer1/feature' against 'deepest', but the heads give out"
+    ):
+        Case("byot", head="pool")
+    for method, at in (
+        ("byot", {"deepest": "layer1", "b": "layer2"}),
+        ("dml-shared(peers=2)", {"a": "layer1", "a1": "layer2"}),
+    ):
+        with pytest.raises(BranchNameError, match="the method has a branch of its own called"):
+            Case(method, at)
+    with pytest.raises(BranchNameError, match="without '/' and '<-'"):
+        Case("dhm", {"main<-late": "layer1", "late": "layer2"})
+
+
+def test_readers_that_send_nothing_do_not_count_as_outputs() -> None:
+    case = Case("byot", gradient="equilibrium")
+    factors = {n: float(case.net.taps[n].factor) for n in ("layer1", "layer2")}
+    assert factors == pytest.approx({"layer1": 2 / 3, "layer2": 1 / 2})
+
+
+def test_the_mixture_has_the_loss_of_the_branches() -> None:
+    plan = Case("one", loss="squared_hinge").plan
+    assert next(e.loss for e in plan.edges if e.source == "ensemble") == "squared_hinge"

@@ -1,0 +1,44 @@
+"""What a plan says beside its table."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import deepsup as ds
+from deepsup.errors import (
+    ConfigError,
+)
+from tests.support.method_steps import Case
+from tests.support.odd_nets import Branchy, Returning, telling
+from tests.support.small_nets import Residual, images
+
+
+def test_settings_that_make_another_method_of_it_are_refused_or_told() -> None:
+    with pytest.raises(
+        ConfigError, match=r"method 'dhm' says itself where its branches go .*; at='auto' would ask the probe"
+    ):
+        Case("dhm", "auto")
+    with pytest.raises(
+        ConfigError, match="method 'dml' trains whole networks on the model's input, not from layer 'layer1' on"
+    ):
+        Case("dml", ["layer1"])
+    with pytest.raises(ConfigError, match="method 'equal-compute' is a length of training, not a plan"):
+        Case("equal-compute")
+    notes = Case("dhm", head="pool").plan.notes
+    assert notes[0] == "branch 'early' has the head pool; method 'dhm' has continuation"
+    assert Case("dhm").plan.notes == ()
+
+
+def test_notes_tell_what_is_unusual() -> None:
+    assert ds.plan(Branchy(), torch.randn(2, 3), "side").notes == (
+        "'side' does not lead to the prediction: branch 'side' trains a side path",
+    )
+    assert ds.plan(telling(), images(), {"x": "block@1.deep"}).notes == (
+        "'block' returns several tensors; branch 'x' reads '1.deep'",
+    )
+    assert ds.plan(Residual(), images(), "bn1").notes == (
+        "'bn1' is overwritten in place by what follows, so its tap keeps a copy",
+    )
+    own = ds.plan(Returning(lambda y, h: {"out": y, "aux": y * 2, "hidden": h}), torch.randn(2, 3), "body")
+    assert own.notes == ("the model returns further predictions of its own in training (aux); no loss is put on them",)
