@@ -26,13 +26,14 @@ from deepsup.doctor.forward_checks import Normalisation, failed, further_predict
 from deepsup.doctor.layer_checks import readable, refusal, tapping
 from deepsup.doctor.output_checks import CLASS_COUNT, LOSS_WITHOUT_GRADIENT, scoring
 from deepsup.doctor.parameter_checks import learning, optimising, precision
-from deepsup.doctor.patient import Setup, clean, copied, opened, twin
+from deepsup.doctor.patient import Setup, copied, opened, twin
 from deepsup.doctor.plan_checks import BAD_SETTING, FOREIGN_PLAN, cleaned, one_by_one, places_itself, selectors
 from deepsup.doctor.wrapper_checks import compiled, distributed, wrapping
 from deepsup.errors import ConfigError
 from deepsup.features import read_pick
 from deepsup.layers.dry_run import Trace, trace
 from deepsup.layers.taps import remove_taps
+from deepsup.layers.wrappers import clean
 from deepsup.plans.plan import Plan, fingerprint
 from deepsup.plans.planning import plan as make_plan
 from deepsup.specs import closest

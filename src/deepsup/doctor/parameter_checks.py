@@ -8,7 +8,8 @@ import torch
 from torch.optim import Optimizer
 
 from deepsup.doctor.findings import Finding, branch, error, warning
-from deepsup.doctor.patient import Setup, clean
+from deepsup.doctor.patient import Setup
+from deepsup.layers.wrappers import clean
 from deepsup.plans.plan import Plan
 
 NOTHING_TRAINABLE = error(

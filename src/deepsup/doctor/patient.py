@@ -17,11 +17,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from deepsup.layers.dry_run import untouched
 from deepsup.layers.taps import Tap, taps_on
+from deepsup.layers.wrappers import bare, chain, clean, is_compiled, is_sharded
 from deepsup.supervision.attaching import Supervised
 from deepsup.supervision.objectives import Objective
-
-WRAPPERS = (nn.DataParallel, DistributedDataParallel)
-INNER = ("_orig_mod", "_forward_module", "_original_module")
 
 
 @dataclass(frozen=True)
@@ -40,43 +38,15 @@ class Setup:
         net = next((m for m in given.modules() if isinstance(m, Supervised)), None)
         core = bare(net.model if net else given)
         wrapped = given if net is None else net.model
-        compiled = [clean(n) for n, m in core.named_modules() if _is_compiled(m)]
-        if wrapped is not core and any(_is_compiled(m) for m in _chain(wrapped)):
+        compiled = [clean(n) for n, m in core.named_modules() if is_compiled(m)]
+        if wrapped is not core and any(is_compiled(m) for m in chain(wrapped)):
             compiled.insert(0, "")
-        return cls(given, net, core, tuple(dict.fromkeys(compiled)), _is_sharded(given))
+        return cls(given, net, core, tuple(dict.fromkeys(compiled)), is_sharded(given))
 
     @property
     def ddp(self) -> DistributedDataParallel | None:
         """The DistributedDataParallel in it, if there is one."""
         return next((m for m in self.given.modules() if isinstance(m, DistributedDataParallel)), None)
-
-
-def _chain(module: nn.Module) -> Iterator[nn.Module]:
-    """A module, what it wraps, what that wraps, and so on."""
-    inner: nn.Module | None = module
-    while inner is not None:
-        yield inner
-        names = ("module",) if isinstance(inner, WRAPPERS) else INNER
-        inside = (getattr(inner, name, None) for name in names)
-        inner = next((m for m in inside if isinstance(m, nn.Module)), None)
-
-
-def bare(module: nn.Module) -> nn.Module:
-    """The module inside all wrappers."""
-    return list(_chain(module))[-1]
-
-
-def clean(layer: str) -> str:
-    """A layer's name without the part that `torch.compile` adds."""
-    return ".".join(part for part in layer.split(".") if part != "_orig_mod")
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    return hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
-
-
-def _is_sharded(model: nn.Module) -> bool:
-    return any(type(m).__name__.startswith(("FSDP", "FullyShardedDataParallel")) for m in model.modules())
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from deepsup import methods
 from deepsup.doctor.findings import ERROR, Finding, branch, error, from_error
 from deepsup.doctor.layer_checks import LAYER_READ_INSIDE, layer_refusal, refusal
-from deepsup.doctor.patient import clean
 from deepsup.errors import BranchNameError, ConfigError, LayerError, PlanError
+from deepsup.layers.wrappers import clean
 from deepsup.plans.plan import Plan
 from deepsup.plans.planning import plan as make_plan
 

@@ -9,9 +9,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from deepsup.doctor.findings import ERROR, Finding, branch, error, warning
 from deepsup.doctor.forward_checks import SAID, is_reentrant, starved
-from deepsup.doctor.patient import Setup, clean
+from deepsup.doctor.patient import Setup
 from deepsup.errors import AlreadyAttachedError, AttachError, CompiledModelError, DataParallelError
 from deepsup.layers.taps import taps_on
+from deepsup.layers.wrappers import clean
 from deepsup.plans.plan import Plan
 from deepsup.supervision.attaching import Supervised
 

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from deepsup.errors import AlreadyAttachedError, AttachError, CompiledModelError, DataParallelError, TapError
 from deepsup.features import Pick, picked, replaced, tensors_in
 from deepsup.gradients import ADD, Fork, Rule
+from deepsup.layers.wrappers import is_compiled, is_sharded
 
 
 class Recorder:
@@ -133,7 +134,7 @@ def refuse_wrapped(model: nn.Module) -> None:
         raise DataParallelError(
             "nn.DataParallel cannot be supervised. Attach to the model inside, use DistributedDataParallel."
         )
-    if isinstance(model, DistributedDataParallel) or _is_sharded(model):
+    if isinstance(model, DistributedDataParallel) or is_sharded(model):
         raise AttachError(
             f"this model is wrapped for several processes already ({kind}), so heads added now would not be kept in "
             "step. Attach first, then wrap: DistributedDataParallel(deepsup.attach(model, plan))."
@@ -147,15 +148,11 @@ def refuse_compiled(model: nn.Module, layer: str) -> None:
     for depth in range(len(parts) + 1):
         path = ".".join(parts[:depth])
         module = model.get_submodule(path)
-        if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
+        if is_compiled(module):
             raise CompiledModelError(
                 f"{f'layer {path!r}' if path else 'this model'} was compiled before attach, so its taps would never fire. "
                 "Attach to the plain model first, then compile: torch.compile(deepsup.attach(model, plan))."
             )
-
-
-def _is_sharded(model: nn.Module) -> bool:
-    return any(type(m).__name__.startswith(("FSDP", "FullyShardedDataParallel")) for m in model.modules())
 
 
 def remove_taps(model: nn.Module) -> None:

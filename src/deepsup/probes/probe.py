@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
 from deepsup import losses
@@ -25,6 +24,7 @@ from deepsup.layers.dry_run import Layer, Trace, as_call, trace
 from deepsup.layers.selectors import tap_points
 from deepsup.layers.snapshot import Interrupts, untouched
 from deepsup.layers.taps import taps_on
+from deepsup.layers.wrappers import bare, is_compiled
 from deepsup.probes.magnitudes import Meter
 from deepsup.probes.measurements import PAPER_THRESHOLD, LayerGradient, Probe
 from deepsup.probes.placement import Point
@@ -106,10 +106,9 @@ def weight_layers(model: nn.Module) -> dict[str, Tensor]:
 
 def _parts(model: nn.Module, *, supervised: bool) -> tuple[nn.Module, nn.Module]:
     """What is run, and the plain model in it, whose layers are measured."""
-    while isinstance(model, (DataParallel, DistributedDataParallel)) or hasattr(model, "_orig_mod"):
-        model = model.get_submodule("_orig_mod" if hasattr(model, "_orig_mod") else "module")  # the same parameters
+    model = bare(model)  # the same parameters
     for name, module in model.named_modules():
-        if module._compiled_call_impl is not None or hasattr(module, "_orig_mod"):
+        if is_compiled(module):
             raise CompiledModelError(
                 f"{f'layer {name!r}' if name else 'the model'} is compiled, so the probe cannot look inside. Probe the plain "
                 "model first, then compile."

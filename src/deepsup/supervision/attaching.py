@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from deepsup.errors import AttachError, ConfigError, DataParallelError, PlanError, TapError
 from deepsup.heads import build, squared_norm, zero
 from deepsup.layers.taps import InputTap, Recorder, Tap, refuse_compiled, refuse_wrapped, taps_on
+from deepsup.layers.wrappers import chain
 from deepsup.plans.plan import Branch, Plan, fingerprint
 from deepsup.terms import INPUT
 
@@ -278,12 +279,9 @@ def _check_attachable(model: nn.Module, plan: Plan) -> None:
 
 def unwrap(net: nn.Module) -> Supervised:
     """The `Supervised` inside compile, DistributedDataParallel and Fabric wrappers. Raises `AttachError` if there is none."""
-    found: Any = net
-    for _ in range(8):
-        if isinstance(found, Supervised):
-            return found
-        inner = [getattr(found, name, None) for name in ("_orig_mod", "module", "_original_module", "_forward_module")]
-        found = next((m for m in inner if isinstance(m, nn.Module)), None)
+    for module in chain(net, any_module=True):
+        if isinstance(module, Supervised):
+            return module
     raise AttachError(
         f"this {type(net).__name__} is not supervised: it was never attached or is stripped already. "
         "Pass what deepsup.attach returned."
