@@ -12,7 +12,7 @@ import pytest
 
 from deepsup import reports
 from deepsup.comparisons.arm_records import outputs
-from deepsup.reports import colours, contrasts, curves, depths, figures, formats, panels, phones, text_tables
+from deepsup.reports import colours, contrasts, curves, depths, figures, formats, panels, text_tables
 from deepsup.reports.summary import baseline, judged
 from deepsup.training import run_folders
 from tests.reports.test_page import Page, shown
@@ -294,18 +294,6 @@ def test_pictures_of_many_arms_show_the_main_outputs_and_the_first_candidate(
     monkeypatch.setattr(Axes, "set_title", lambda self, text, **k: (titles.append(text), head(self, text, **k))[1])
     reports.gradient_picture(many, tmp_path / "gradients.png")
     assert titles[:2] == ["none (mean of 2 seeds)", "label-smoothing (mean of 2 seeds)"]
-
-
-def test_on_a_phone_arms_keep_their_names(many: Path, demo: Path) -> None:
-    verdicts = {arm: judged(group_of(many))[arm] for arm in NINE[1:4]}
-    groups = [group_of(many) | {"name": name, "verdicts": verdicts} for name in ("a", "b")]
-    figure = contrasts.differences(groups)
-    assert figure is not None
-    layout = phones.narrow(figure)
-    for axis in ("yaxis", "yaxis2"):
-        assert layout[axis]["ticktext"] == NINE[1:4]
-        assert layout[axis]["showticklabels"]
-    assert layout["xaxis2"]["domain"] == [0, 1]
 
 
 def test_terms_between_outputs_are_shown_with_the_plan(demo: Path, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import math
 import re
@@ -20,7 +19,7 @@ from rich.console import Console
 
 from deepsup import reports
 from deepsup.errors import ConfigError, MissingPackageError
-from deepsup.reports import curves, figures, formats, panels, phones, sections, summary, text_tables
+from deepsup.reports import curves, figures, formats, panels, sections, summary, text_tables
 from deepsup.reports import page as pages
 from deepsup.training import run_folders
 from tests.support.synthetic_journals import (
@@ -632,30 +631,6 @@ def test_the_page_explains_what_it_names(demo: Path) -> None:
     assert "CNDS, the paper that set branches against vanishing gradients" in text
     assert "above 1 the branch adds to what is asked, which is good: nothing is lost" in text
     assert "At the very start of training conflict and a large relative strength are normal" in text
-
-
-def test_on_a_phone_panels_stand_below_each_other(demo: Path) -> None:
-    groups = reports.evidence(demo).groups
-    span = figures.limits(groups)
-    four = {str(i): groups["sgd"]["plain"] for i in range(4)}
-    drawn = [
-        figures.gradients(four, limits=span),
-        figures.profile(groups, baselines={}, limits=span),
-        figures.score(groups, baselines={}),
-        figures.conflict({arm: groups["sgd"]["supervised"] for arm in ("a", "b")}),
-    ]
-    for figure in drawn:
-        layout = phones.narrow(figure)
-        names = [key.removeprefix("xaxis") for key in layout if key.startswith("xaxis")]
-        assert all(layout[f"xaxis{name}"]["domain"] == [0, 1] for name in names)
-        spans = [layout[f"yaxis{name}"]["domain"] for name in names]
-        assert spans[0][1] == pytest.approx(1)
-        assert spans[-1][0] == pytest.approx(0, abs=1e-3)
-        assert all(upper[0] > lower[1] for upper, lower in itertools.pairwise(spans))
-        assert all(layout[f"yaxis{name}"]["showticklabels"] for name in names)
-        assert layout["dragmode"] is False  # a finger scrolls the page
-        inner = layout["height"] - layout["margin"]["t"] - layout["margin"]["b"]
-        assert all(100 < inner * (high - low) < 235 for low, high in spans)
 
 
 def test_more_panels_than_fit_go_on_below(demo: Path) -> None:

@@ -15,8 +15,8 @@ from deepsup.errors import DatasetError, DeepsupError
 from deepsup.reports import depths
 from deepsup.reports.formats import known, percent
 from deepsup.reports.metrics import digits
-from deepsup.reports.packages import need
 from deepsup.reports.summary import Evidence, baseline
+from deepsup.specs import require
 from deepsup.training.records import Run
 
 FOLDER: Final = "maps"
@@ -243,7 +243,12 @@ def _named_classes(maps: Maps, samples: Sequence[Mapping[str, Any]]) -> tuple[tu
         shown = set()
         for sample in samples:
             try:
-                shown |= set(map(int, need("numpy", purpose="a gallery").unique(_labels(maps, sample["truth"]))))
+                shown |= set(
+                    map(
+                        int,
+                        _needed("numpy").unique(_labels(maps, sample["truth"])),
+                    )
+                )
             except (DeepsupError, KeyError):
                 continue
     pairs = enumerate(zip(maps.classes, maps.palette, strict=False))
@@ -253,7 +258,7 @@ def _named_classes(maps: Maps, samples: Sequence[Mapping[str, Any]]) -> tuple[tu
 def _shrunk(pictures: Sequence[Picture]) -> Sequence[Picture]:
     """Make pictures no larger than they will ever be shown, so that few of them are large at a time."""
     for picture in pictures:
-        picture.array = need("numpy", purpose="a gallery").asarray(_resized(picture.array, _WIDTH))
+        picture.array = _needed("numpy").asarray(_resized(picture.array, _WIDTH))
     return pictures
 
 
@@ -269,7 +274,7 @@ def _embed(pictures: Sequence[Picture]) -> None:
 
 
 def _resized(array: Any, longest: int) -> Any:
-    image = need("PIL.Image", purpose="a gallery")
+    image = _needed("PIL.Image")
     picture = image.fromarray(array)
     factor = longest / max(picture.size)
     if factor >= 1:
@@ -281,7 +286,7 @@ def _resized(array: Any, longest: int) -> Any:
 def _png(array: Any, longest: int, *, errors: bool) -> str:
     """Return a picture of few colours as a `data:` address; `errors` in the colours that an error map is drawn with."""
     small = _resized(array, longest)
-    image = need("PIL.Image", purpose="a gallery")
+    image = _needed("PIL.Image")
     if errors:
         small = small.quantize(palette=_of_errors(), dither=0)
     else:
@@ -296,6 +301,10 @@ def _of_errors() -> Any:
     greys = [(level, level, level) for level in range(0, 104, 4)]
     shares = ((share, tuple(colour)) for colour in label_maps.LEGEND.values() for share in (1.0, 0.75, 0.5, 0.25))
     mixed = [tuple(round(share * part + (1 - share) * _AROUND) for part in colour) for share, colour in shares]
-    palette = need("PIL.Image", purpose="a gallery").new("P", (1, 1))
+    palette = _needed("PIL.Image").new("P", (1, 1))
     palette.putpalette([part for colour in dict.fromkeys([*greys, *mixed]) for part in colour])
     return palette
+
+
+def _needed(module: str) -> Any:
+    return require(module, purpose="a gallery", install="deepsup[report]")

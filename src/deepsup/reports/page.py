@@ -20,15 +20,14 @@ from deepsup.reports import (
     formats,
     galleries,
     metric_tables,
-    phones,
     sections,
     text_tables,
 )
 from deepsup.reports.metrics import digits, meaning, titled
-from deepsup.reports.packages import need
 from deepsup.reports.panels import Figure
 from deepsup.reports.sections import path
 from deepsup.reports.summary import Evidence, baseline, evidence
+from deepsup.specs import require
 from deepsup.training import run_folders
 from deepsup.training.records import ACCURACY, Run
 
@@ -60,8 +59,8 @@ def render(path_in: str | Path, *, beside: str | Path | None = None) -> str:
 
     `beside` is the directory that the file will lie in, so that links to certificates work; by default `path_in`.
     """
-    jinja2 = need("jinja2", purpose="a report")
-    offline = need("plotly.offline", purpose="a report")
+    jinja2 = require("jinja2", purpose="a report", install="deepsup[report]")
+    offline = require("plotly.offline", purpose="a report", install="deepsup[report]")
     found = evidence(path_in)
     environment = jinja2.Environment(
         autoescape=True,
@@ -108,7 +107,6 @@ def content(found: Evidence, *, beside: Path) -> dict[str, Any]:
         "probed": curves.first_iterations(earlier) if curves.first_iterations(earlier) > 1 else 0,
         "span": formats.listing([str(n) for n in dict.fromkeys(n for _, n in alike.values())]),
         "seeds": any(len(runs) > 1 for arms in found.groups.values() for runs in arms.values()),
-        "narrow": phones.WIDTH,
         "css": colours.CSS,
         "threshold": formats.magnitude(curves.THRESHOLD),
         "figures": _figures(found, views, baselines),
@@ -201,9 +199,7 @@ def _conflicts(arms: figures.Arms, *, single: bool) -> list[Figure]:
 
 def _div(figure: Figure, name: str) -> str:
     """Return the figure as a `<div>` and the script that draws it; the page holds the library and `draw` once."""
-    parts = [
-        json.dumps(part, ensure_ascii=False) for part in (name, figure["data"], figure["layout"], phones.narrow(figure))
-    ]
+    parts = [json.dumps(part, ensure_ascii=False) for part in (name, figure["data"], figure["layout"])]
     arguments = ", ".join(part.replace("<", "\\u003c") for part in parts)  # a name must not end the script
     height = figure["layout"]["height"]
     return f'<div id="{name}" class="plot" style="min-height: {height}px"></div><script>draw({arguments})</script>'

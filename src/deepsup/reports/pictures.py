@@ -12,9 +12,9 @@ from deepsup.reports import ablations, colours, curves, figures
 from deepsup.reports.colours import EDGE, GRID, INK, MUTED
 from deepsup.reports.curves import THRESHOLD
 from deepsup.reports.formats import known, magnitude, short
-from deepsup.reports.packages import need
 from deepsup.reports.panels import some
 from deepsup.reports.summary import Evidence, baseline, evidence, judged
+from deepsup.specs import require
 from deepsup.training.records import ACCURACY, Run
 
 if TYPE_CHECKING:
@@ -322,4 +322,4 @@ def _saved(figure: Figure, out_png: str | Path) -> Path:
 
 
 def _mpl(module: str) -> Any:
-    return need(f"matplotlib.{module}", purpose="a picture")
+    return require(f"matplotlib.{module}", purpose="a picture", install="deepsup[report]")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from deepsup.reports import curves, depths, formats
 from deepsup.reports.metrics import digits
-from deepsup.reports.packages import need
 from deepsup.reports.summary import baseline, finished, judged
+from deepsup.specs import require
 from deepsup.training.records import ACCURACY, Run
 
 if TYPE_CHECKING:
@@ -376,4 +376,4 @@ def _plain(cells: Sequence[str]) -> list[Any]:
 
 
 def _rich(module: str) -> Any:
-    return need(f"rich.{module}", purpose="a table in the terminal", extra="cli")
+    return require(f"rich.{module}", purpose="a table in the terminal", install="deepsup[cli]")
