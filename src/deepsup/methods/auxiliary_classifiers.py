@@ -86,7 +86,6 @@ def dsn(
         loss=loss,
         weight=schedules[decay],
         gate=Gate(gamma, norm),
-        main_loss=loss,
         places=_NIN_OR_STAGES,
     )
 
@@ -102,7 +101,6 @@ def dsn_released(*, loss: str = "squared_hinge(form='one-vs-rest')", until: floa
         head="linear",
         loss=loss,
         weight=f"until(constant(1), {until})",
-        main_loss=loss,
         places=_NIN_OR_STAGES,
     )
 

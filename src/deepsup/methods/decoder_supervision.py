@@ -16,7 +16,6 @@ from deepsup.specs import one_of
 @BUILDERS.register
 def pspnet(*, weight: NotNegative = 0.4) -> Method:
     """PSPNet's auxiliary loss: a small FCN head on the last stage but one, dropped at test."""
-    loss = "cross_entropy(align_corners=True)"
     return Method(
         maps=True,
         formula="L = CE(main) + 0.4 CE(aux), both enlarged to the labels",
@@ -24,9 +23,8 @@ def pspnet(*, weight: NotNegative = 0.4) -> Method:
         deviations="the paper puts it after res4b22 of ResNet-101, the authors' later code after layer3, as here; the original "
         "shrinks labels bilinearly where its zoom factor is not 8, which makes classes up: not repeated",
         head="fcn",
-        loss=loss,
+        loss="cross_entropy(align_corners=True)",
         weight=f"constant({weight})",
-        main_loss=loss,
         places=Places("after the last stage of the backbone but one", _last_but_one),
     )
 
@@ -34,16 +32,14 @@ def pspnet(*, weight: NotNegative = 0.4) -> Method:
 @BUILDERS.register
 def c1_deepsup(*, weight: NotNegative = 0.4) -> Method:
     """C1DeepSup's auxiliary loss: one 3x3 convolution on conv4, labels shrunk to the scores, dropped at test."""
-    loss = "cross_entropy(resize='nearest')"
     return Method(
         maps=True,
         formula="L = NLL(log softmax(main)) + 0.4 NLL(log softmax(aux)), at the resolution of the scores",
         source="CSAILVision/semantic-segmentation-pytorch, mit_semseg (Zhou et al. 2017, 2018)",
         deviations="log_softmax and NLL in one, which is cross-entropy; labels are shrunk here and not in the loader",
         head="c1",
-        loss=loss,
+        loss="cross_entropy(resize='nearest')",
         weight=f"constant({weight})",
-        main_loss=loss,
         places=Places("after the last stage of the backbone but one (conv4)", _last_but_one),
     )
 
@@ -60,7 +56,6 @@ def nnunet() -> Method:
 
     Deep supervision of a decoder as nnU-Net has it.
     """
-    loss = "dice_cross_entropy(resize='nearest')"
     return Method(
         maps=True,
         formula="L = sum_i w_i (Dice + CE)_i,  w_i = 2^-i / sum_j 2^-j, main is i = 0; the coarsest level has none",
@@ -69,8 +64,7 @@ def nnunet() -> Method:
         "nnU-Net leaves the background out of Dice, ours counts every class that the batch has. With weight= of your own, "
         "main's is 1",
         head="conv1x1",
-        loss=loss,
-        main_loss=loss,
+        loss="dice_cross_entropy(resize='nearest')",
         main_weight=lambda branches: halves(branches)[0],
         places=Places(
             "after every level of the decoder but the finest, which main reads, and the coarsest", _decoder_levels
@@ -85,15 +79,13 @@ def monai(*, mode: Annotated[str, one_of("same", "exp", "two")] = "exp") -> Meth
 
     Deep supervision of a decoder as MONAI's DeepSupervisionLoss weighs it.
     """
-    loss = "dice_cross_entropy(resize='nearest')"
     return Method(
         maps=True,
         formula="L = sum_l w_l L_l, main is l = 0;  same: 1;  exp: max(0.5^l, 0.0625);  two: 1, 0.5, 0.5, ...",
         source="MONAI 1.6, losses/ds_loss.py (DeepSupervisionLoss)",
         deviations="weights belong to branches by name, so that none is dropped in silence where counts differ",
         head="conv1x1",
-        loss=loss,
-        main_loss=loss,
+        loss="dice_cross_entropy(resize='nearest')",
         places=Places("after every level of the decoder but the finest, which main reads", _decoder_levels_all),
         arrange=_monai(mode),
     )

@@ -74,12 +74,16 @@ class Method:
     places: Places | None = None
     arrange: Arrange | None = None
     edges: Mimicry | None = None
-    main_loss: str | losses.Loss = "cross_entropy"
+    main_loss: str | losses.Loss = ""  # unless said, that of the branches
     main_weight: Callable[[int], float] | None = None  # given how many branches there are; None: 1
     dynamic: bool = False
     views: int = 1
     overlap: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.main_loss == "":
+            object.__setattr__(self, "main_loss", self.loss)
 
     def check_at(self, at: Any) -> None:
         """Raise `ConfigError` where the probe is asked for places that the method knows itself."""
@@ -104,7 +108,6 @@ class Method:
 
     def facts(self) -> dict[str, str]:
         """What there is to know about the method, by title, for people."""
-        asked = {k: repr(v) for k, v in self.options.items()}
         branches = {
             "branches": self.places.where if self.places else "at layers of your choice, or where the probe says"
         }
@@ -113,20 +116,14 @@ class Method:
         if self.gradient != "add":
             branches["gradient"] = self.gradient
         main = {"main loss": losses.show(self.main_loss)} if self.main_loss != "cross_entropy" else {}
-        options = {"options": ", ".join(f"{k}={v}" for k, v in asked.items())} if asked else {}
+        options = {"options": ", ".join(f"{k}={v!r}" for k, v in self.options.items())} if self.options else {}
         said = {"formula": self.formula, "source": self.source, **({} if self.bare else branches), **main, **options}
         return {**said, "deviations": self.deviations}
 
     def preset(self, layer: str, **changes: Any) -> Preset:
         """A branch on `layer` with the method's defaults, but for `changes`."""
-        plain = {
-            "head": self.head,
-            "loss": self.loss,
-            "weight": self.weight,
-            "gradient": self.gradient,
-            "gate": self.gate,
-        }
-        return Preset(layer=layer, **{**plain, **changes})
+        usual = {part: getattr(self, part) for part in ("head", "loss", "weight", "gradient", "gate")}
+        return Preset(layer, **{**usual, **changes})
 
 
 BUILDERS = Registry[Callable[..., Method]]("method", ConfigError, dashes=True)

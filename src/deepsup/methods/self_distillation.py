@@ -130,14 +130,12 @@ def dml(*, peers: Peers = 1, temperature: Positive = 1.0) -> Method:
 @BUILDERS.register
 def dml_released(*, peers: Peers = 1) -> Method:
     """DML as released: KL terms summed, labels smoothed by 0.1."""
-    smooth = "cross_entropy(smoothing=0.1)"
     return Method(
         formula="L = sum_i CE(o_i, (1 - s) y + s / C) + sum_{j != i} KL(p_j || p_i),  s = 0.1",
         source="github.com/YingZhangDUT/Deep-Mutual-Learning at 34a2058",
         deviations="one batch for all networks (released: one each); its 1e-8 inside the logarithm is not needed",
         head="continuation",
-        loss=smooth,
-        main_loss=smooth,
+        loss="cross_entropy(smoothing=0.1)",
         places=_on_input(peers),
         arrange=_peers,
         edges=lambda names: _pairwise(["main", *names], "kl", 1.0),
@@ -195,7 +193,6 @@ def byot(*, alpha: Share = 0.1, temperature: Positive = 3.0, hint: NotNegative =
         deviations="a, T and h are those of the widely used re-implementation (luanyunteng at 8045079), which also weighs "
         "CE(main) by 1 - a and sums |F|² over a batch of 128 (its 1e-6 is our 1.28e-4, for a mean); the teacher is detached, as "
         "there. The authors' later code: `byot-released`",
-        loss="cross_entropy",
         weight=f"constant({1 - alpha})",
         places=INNER_STAGES_AND_DEEPEST,
         arrange=_with_deepest("bottleneck"),
@@ -212,7 +209,6 @@ def byot_released(*, alpha: Share = 0.3, hint: NotNegative = 0.03) -> Method:
         source="github.com/ArchipLab-LinfengZhang/pytorch-self-distillation-final at 47ca93b",
         deviations="without attention gates and the learned adaptation of features; there the distance is not squared and "
         "one branch is left out by an index error; test is an ensemble of all outputs",
-        loss="cross_entropy",
         weight=f"constant({1 - alpha})",
         places=INNER_STAGES_AND_DEEPEST,
         arrange=_with_deepest("sepconv"),
@@ -314,6 +310,7 @@ def cds(
         deviations="needs data.views=2. Cross-entropy is over both crops (released: the first). loss='simclr' is the released "
         "ImageNet variant, which leaves the labels out. The embedding has 128 numbers (released: no projection)",
         loss=f"{loss}(temperature={temperature:g})",
+        main_loss="cross_entropy",
         weight=f"constant({weight})",
         places=INNER_STAGES_AND_DEEPEST,
         arrange=_embeddings,

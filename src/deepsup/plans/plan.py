@@ -25,6 +25,13 @@ from deepsup.heads.cost import millions as millions
 from deepsup.terms import TARGET, Edge, Gate
 
 FORMAT = 1
+# What JSON holds as it is, of a plan and of a branch; and of these what plans did without when they were first written.
+_OF_PLAN = ("model", "method", "classes", "fingerprint", "main_weight", "dynamic", "views", "overlap")
+_OF_BRANCH = (
+    *("name", "layer", "depth", "clone", "requires_grad", "params", "flops", "activation_bytes"),
+    *("read_inside", "zero", "predicts"),
+)
+_LATER = ("main_weight", "dynamic", "views", "overlap", "read_inside", "zero", "predicts")
 
 
 @dataclass(frozen=True)
@@ -60,26 +67,16 @@ class Branch:
     def to_dict(self) -> dict[str, Any]:
         """As JSON stores it; a user's own head or loss becomes the text `custom:NAME`."""
         return {
-            "name": self.name,
-            "layer": self.layer,
+            **{part: getattr(self, part) for part in _OF_BRANCH},
             "pick": show_pick(self.pick),
             "shape": list(self.feature.shape),
             "layout": self.feature.layout,
-            "depth": self.depth,
             "head": heads.show(self.head),
             "loss": losses.show(self.loss),
             "weight": schedules.show(self.weight),
             "gradient": repr(self.gradient),
-            "clone": self.clone,
-            "requires_grad": self.requires_grad,
-            "read_inside": self.read_inside,
             "gate": None if self.gate is None else list(self.gate),
-            "zero": self.zero,
-            "predicts": self.predicts,
             "extras": list(self.extras),
-            "params": self.params,
-            "flops": self.flops,
-            "activation_bytes": self.activation_bytes,
         }
 
 
@@ -128,20 +125,13 @@ class Plan:
         """Everything JSON can hold; `custom:` texts stand for the user's own heads, losses and schedules."""
         return {
             "format": FORMAT,
-            "model": self.model,
-            "method": self.method,
-            "classes": self.classes,
+            **{part: getattr(self, part) for part in _OF_PLAN},
             "main": show_pick(self.main),
             "input_shape": list(self.input_shape),
-            "fingerprint": self.fingerprint,
             "trunk": {"params": self.params, "flops": self.flops},
             "notes": list(self.notes),
             "main_loss": losses.show(self.main_loss),
-            "main_weight": self.main_weight,
             "edges": [e.to_dict() for e in self.edges],
-            "dynamic": self.dynamic,
-            "views": self.views,
-            "overlap": self.overlap,
             "branches": [b.to_dict() for b in self.branches],
         }
 
@@ -152,22 +142,15 @@ class Plan:
             raise PlanError(f"this is not a plan of format {FORMAT}: found format {data.get('format')!r}. Plan again.")
         try:
             return cls(
-                model=data["model"],
-                method=data["method"],
+                **_as_it_is(data, _OF_PLAN),
                 branches=tuple(_read_branch(b) for b in data["branches"]),
-                classes=data["classes"],
                 main=read_pick(data["main"]),
                 input_shape=tuple(data["input_shape"]),
-                fingerprint=data["fingerprint"],
                 params=data["trunk"]["params"],
                 flops=data["trunk"]["flops"],
                 notes=tuple(data["notes"]),
                 main_loss=_read_loss(data.get("main_loss", "cross_entropy")),  # plans of 0.1 had no more than branches
-                main_weight=float(data.get("main_weight", 1.0)),
                 edges=tuple(_read_edge(e) for e in data.get("edges", ())),
-                dynamic=data.get("dynamic", False),
-                views=data.get("views", 1),
-                overlap=data.get("overlap", False),
             )
         except PlanError:
             raise
@@ -269,26 +252,20 @@ def _read_branch(data: Mapping[str, Any]) -> Branch:
     _refuse_custom({"branches": [data]})
     heads.read(data["head"])
     return Branch(
-        name=data["name"],
-        layer=data["layer"],
+        **_as_it_is(data, _OF_BRANCH),
         feature=Feature(tuple(data["shape"]), data["layout"]),
         head=data["head"],
         loss=_read_loss(data["loss"]),
         weight=schedules.parse(data["weight"]),
         gradient=gradients.parse(data.get("gradient", "add")),  # plans written before there were rules have none
-        depth=data["depth"],
         pick=read_pick(data["pick"]),
-        clone=data["clone"],
-        requires_grad=data["requires_grad"],
-        read_inside=data.get("read_inside", False),
         gate=None if data.get("gate") is None else Gate(*data["gate"]),
-        zero=data.get("zero", False),
-        predicts=data.get("predicts", True),
         extras=tuple(data.get("extras", ())),
-        params=data["params"],
-        flops=data["flops"],
-        activation_bytes=data["activation_bytes"],
     )
+
+
+def _as_it_is(data: Mapping[str, Any], parts: Sequence[str]) -> dict[str, Any]:
+    return {part: data[part] for part in parts if part in data or part not in _LATER}
 
 
 def _read_loss(text: str) -> str:

@@ -37,7 +37,8 @@ class EarlyExit(nn.Module):
         """The scores `(N, classes)`, exactly those that the whole net gives for the branch."""
         _check_scoring(self.net, "an early exit")
         found = self.net.predict(self.branch, self._feature(args, kwargs))
-        return _scores(found)
+        scores: Tensor = found["scores"] if isinstance(found, dict) else found
+        return scores
 
     def _feature(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         if self.branch.layer == INPUT:
@@ -150,8 +151,3 @@ def _stop_behind(layer: nn.Module, branch: Branch) -> Iterator[None]:
 def _check_scoring(net: Supervised, what: str) -> None:
     if net.training or net.model.training:
         raise AttachError(f"{what} is for scoring, and this net is in training mode. Call .eval() first.")
-
-
-def _scores(output: Any) -> Tensor:
-    found: Tensor = output["scores"] if isinstance(output, dict) else output
-    return found
