@@ -1,30 +1,23 @@
-"""The doctor as a whole: healthy nets, nets with everything wrong at once, and what it leaves behind."""
+"""What one call finds in whole set-ups: healthy ones, broken ones, and those of settings."""
 
 from __future__ import annotations
 
-import random
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import timm
 import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, TensorDataset
 
 import deepsup as ds
 from deepsup import networks
 from deepsup.errors import DeepsupError
-from deepsup.evaluation.loaders import overlapping
-from deepsup.layers.taps import taps_on
 from deepsup.methods import METHODS
 from deepsup.settings import training
 from deepsup.training import prepare
-from tests.support.laws import assert_same_state, state_of
-from tests.support.patients import Checkpointed, Normalised, among, attached, examined, one_process, only
+from tests.support.patients import Normalised, among, attached, examined, one_process, only
 from tests.support.small_nets import CLASSES, Plain, Residual, images, labels
 from tests.support.tiny_maps import TinySegmenter, maps, segmenter
 
@@ -90,145 +83,6 @@ def test_all_traps_of_a_broken_set_up_are_found_at_once() -> None:
     assert [f.severity for f in found] == sorted(f.severity for f in found), "errors come first"
 
 
-def test_no_trace_is_left_of_a_look_at_a_plain_model_an_attached_one_or_one_that_fails() -> None:
-    class Failing(Plain):
-        def forward(self, x: Tensor) -> Tensor:
-            self.pool.seen = x  # type: ignore[assignment]
-            super().forward(x)
-            raise KeyError("no such thing")
-
-    net = attached(Residual(), ["layer1"], head="cnds(width=4, hidden=8)")
-    net.eval()
-    patients: list[tuple[nn.Module, dict[str, Any]]] = [
-        (Residual(), {"at": ["layer1", "bn1"]}),
-        (net, {}),
-        (net.model, {}),
-        (Failing(), {"at": ["relu1"]}),
-        (torch.compile(Plain()), {"at": ["relu1"]}),
-        (nn.DataParallel(Plain()), {"at": ["relu1"]}),
-    ]
-    for model, options in patients:
-        next(model.parameters()).grad = torch.ones_like(next(model.parameters()))
-        before, numbers = state_of(model), np.random.get_state()[1].tolist()  # type: ignore[index]
-        modules, calls = list(model.modules()), net.calls
-        examined(model, **options)
-        assert_same_state(before, state_of(model))
-        assert np.random.get_state()[1].tolist() == numbers  # type: ignore[index]
-        assert all(a is b for a, b in zip(modules, model.modules(), strict=True))
-        assert net.calls == calls
-    assert len(taps_on(net.model)) == 1
-
-
-def test_no_trace_is_left_of_a_look_that_is_interrupted() -> None:
-    class Impatient(nn.Module):
-        def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
-            self.count = 1
-            random.random()
-            raise KeyboardInterrupt
-
-    loss, model = Impatient(), Residual()
-    before = state_of(model)
-    with pytest.raises(KeyboardInterrupt):
-        examined(model, at=["layer1"], branch_loss=loss, loss=loss)
-    assert_same_state(before, state_of(model))
-
-
-def test_a_compiled_part_and_its_container_are_where_they_were() -> None:
-    model = Residual()
-    model.layer1 = torch.compile(model.layer1)  # type: ignore[assignment]
-    there = model.layer1
-    model.layer2.compile()
-    examined(model, at=["layer1", "layer2"])
-    assert model.layer1 is there
-    assert model.layer2._compiled_call_impl is not None
-
-
-def test_a_head_module_of_the_user_is_neither_run_nor_moved() -> None:
-    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.Linear(8, CLASSES)).eval()
-    model = Plain()
-    before = state_of(head)
-    assert examined(model, at=["relu1"], head=head, batch_sizes=[4, 1]).codes == ("one-value-per-channel",)
-    assert_same_state(before, state_of(head))
-    assert next(head.parameters()).dtype == torch.float32
-
-
-def test_an_unknown_layer_is_a_finding_and_the_other_layers_are_still_looked_at() -> None:
-    found = examined(Residual(), at=["bn1", "layr2"])
-    among(found, "unknown-layer", "layer 'layr2'", "Closest: layer2")
-    among(found, "inplace-successor", "layer 'bn1'", "inplace=False", severity="warning")
-
-
-def test_a_layer_that_runs_twice_is_a_finding_with_its_remedy() -> None:
-    found = examined(Residual(), at=["layer1.0.relu"])
-    only(found, "reused-layer", "layer 'layer1.0.relu'", "Choose the block around it")
-    assert not examined(Residual(), at=["layer1.0"])
-
-
-def test_a_layer_that_never_runs_is_a_finding() -> None:
-    model = Plain()
-    model.spare = nn.Linear(3, 3)
-    only(examined(model, at=["spare"]), "layer-not-called", "layer 'spare'", "Choose a layer that runs")
-
-
-def test_reentrant_checkpointing_over_a_tap_is_a_finding_before_and_after_attaching() -> None:
-    found = examined(Checkpointed(reentrant=True), at=["relu1"])
-    only(found, "reentrant-checkpoint", "layer 'relu1'", "use_reentrant=False")
-    assert not examined(Checkpointed(reentrant=False), at=["relu1"])
-    net = attached(Checkpointed(reentrant=False), ["relu1"])
-    net.model.reentrant = True
-    only(examined(net), "reentrant-checkpoint", "layer 'relu1'", "use_reentrant=False")
-
-
-def test_a_layer_without_a_graph_for_another_reason_is_unreadable() -> None:
-    class Cut(Plain):
-        def forward(self, x: Tensor) -> Tensor:
-            with torch.no_grad():
-                x = self.relu1(self.conv1(x))
-            return self.fc(self.pool(self.relu2(self.conv2(x))).flatten(1))
-
-    only(examined(Cut(), at=["relu1"]), "unreadable-layer", "layer 'relu1'", "tap outside it")
-
-
-def test_heads_losses_and_settings_that_do_not_fit_are_findings_by_branch() -> None:
-    def broken(feature: ds.Feature, classes: int) -> nn.Module:
-        raise ZeroDivisionError("nothing left")
-
-    found = examined(Plain(), at=["relu1", "relu2"], head={"relu1": "token", "relu2": broken})
-    among(found, "head-unfit", "branch 'relu1'", "'pool'")
-    assert "nothing left" in among(found, "head-unfit", "branch 'relu2'").what
-    found = examined(Plain(), at=["relu1"], weight="linear(0.3")
-    only(found, "bad-setting", "branch 'relu1'", "Write a number or one of")
-    shared = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LazyLinear(CLASSES))
-    found = examined(Plain(), at=["relu1"], head=shared)
-    only(found, "head-unfit", "branch 'relu1'", "Give its layers their sizes")
-
-
-def test_what_only_all_branches_together_do_wrong_is_a_finding() -> None:
-    found = examined(Residual(), at=["layer1.0", "layer1.1"], head=head_of(4))
-    only(found, "head-unfit", "plan", "makes a new one for each")
-    assert not examined(Residual(), at=["layer2"], head=head_of(8))
-
-
-def head_of(width: int) -> nn.Module:
-    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, CLASSES))
-
-
-def test_a_plan_of_another_model_or_a_layer_that_is_gone_is_a_finding() -> None:
-    plan = ds.plan(Residual(), images(), at=["layer1"])
-    only(examined(Plain(), plan=plan), "foreign-plan", "plan", "Plan again")
-    assert not examined(Residual(), plan=plan)
-    net = attached()
-    net.model.relu1 = nn.ReLU()
-    found = examined(net)
-    assert "did not fire" in only(found, "forward-failed", "model", "Plan and attach again").what
-
-
-def test_further_branches_for_a_net_that_has_some_are_a_finding() -> None:
-    net = attached()
-    only(examined(net, at=["relu2"]), "already-attached", "model", "Strip it first")
-    assert not examined(net, plan=net.plan)
-
-
 def test_a_forward_that_fails_is_a_finding_and_the_rest_is_still_looked_at() -> None:
     found = ds.diagnose(Plain(), torch.randn(2, 4, 16, 16), labels(2), at=["relu1"], optimizer=foreign())
     among(found, "forward-failed", "model", "The sample must be what the model takes")
@@ -244,14 +98,6 @@ def test_the_error_of_the_model_is_kept_whole_apart_from_the_fix() -> None:
     found = only(examined(Failing()), "forward-failed", "model", "The sample must be what")
     assert found.what.endswith("RuntimeError: Too small. Output would be empty")
     assert found.fix.startswith("The sample")
-
-
-def test_a_loader_in_place_of_a_batch_is_said_in_one_line() -> None:
-    loader = DataLoader(TensorDataset(images(4), labels(4)), batch_size=2)
-    for given in (None, loader, iter(loader), loader.dataset, (batch for batch in loader)):
-        found = ds.diagnose(Plain(), given, at=["relu1"])
-        only(found, "forward-failed", "sample", "Pass a batch, not the loader: sample, target = next(iter(loader))")
-    assert not ds.diagnose(Plain(), *next(iter(loader)), at=["relu1"])
 
 
 def test_an_option_that_does_not_exist_is_found_with_the_closest_and_the_rest_is_looked_at() -> None:
@@ -378,45 +224,6 @@ def test_the_rest_is_looked_at_where_the_batches_are_refused() -> None:
     assert "attaches no branches" in found.findings[1].what
 
 
-@pytest.mark.parametrize("method", ["dlb", "adaloss"])
-def test_what_an_objective_remembers_is_not_moved(method: str) -> None:
-    model = Residual()
-    net = ds.attach(model, ds.plan(model, images(), method=method))
-    objective, undisturbed = ds.Objective(net.plan), ds.Objective(net.plan)
-    batches = list(overlapping([(images(4), labels(4).roll(k)) for k in range(4)]))
-    model.eval()  # so that both see the same scores; taps are on by `supervising`
-    with ds.supervising(net):
-        for x, y in batches[:3]:
-            assert_same_terms(objective(net(x), y), undisturbed(net(x), y))
-        memory, before = objective.memory, vars(objective).copy()
-        values = {name: value.clone() for name, value in memory.items()}
-        assert values, "there is something to remember"
-        x, y = batches[3]
-        assert not ds.diagnose(net, x, y, objective=objective, batches=batches)
-        assert objective.memory is memory
-        assert all(torch.equal(memory[name], values[name]) for name in values)
-        assert vars(objective) == before
-        assert_same_terms(objective(net(x), y), undisturbed(net(x), y))
-
-
-def assert_same_terms(one: ds.Terms, other: ds.Terms) -> None:
-    assert torch.equal(one.total, other.total)
-    assert {n: float(w) for n, w in one.weights.items()} == {n: float(w) for n, w in other.weights.items()}
-
-
-def test_a_loss_of_a_branch_that_counts_its_calls_is_run_as_a_copy() -> None:
-    class Counting(nn.Module):
-        calls = 0
-
-        def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
-            self.calls += 1
-            return nn.functional.cross_entropy(prediction, target)
-
-    loss = Counting()
-    assert not examined(Plain(), at=["relu1"], branch_loss=loss, loss=loss)
-    assert loss.calls == 0
-
-
 def test_a_mismatch_of_classes_that_are_asked_for_is_a_finding() -> None:
     only(examined(Plain(), at=["relu1"], classes=7), "class-count", "main output", "as many classes as the data")
     assert not examined(Plain(), at=["relu1"], classes=CLASSES)
@@ -434,10 +241,3 @@ def test_inputs_of_several_arguments_are_taken_as_they_are() -> None:
 
 def test_every_finding_of_a_normalised_output_names_output_and_remedy() -> None:
     assert ds.diagnose(Normalised(nn.Softmax(1)), images(4), at=["relu1"]).codes == ("normalised-scores",)
-
-
-def test_the_documentation_explains_every_code() -> None:
-    from deepsup.doctor.findings import TRAPS
-
-    text = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text()
-    assert sorted(line[3:] for line in text.splitlines() if line.startswith("## ")) == sorted(TRAPS)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
-from deepsup.doctor.findings import TRAPS, Finding, diagnosis, from_error
+import pytest
+
+from deepsup.doctor.findings import TRAPS, Finding, diagnosis, from_error, warning
 from deepsup.errors import LayerReusedError, UnknownLayerError
 
 
@@ -51,3 +54,13 @@ def test_every_trap_is_written_as_sentences_without_their_full_stop() -> None:
         for text in (trap.why, trap.fix):
             assert text[0].isupper(), (code, text)
             assert not text.endswith("."), (code, text)
+
+
+def test_the_documentation_explains_every_code() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text()
+    assert sorted(line[3:] for line in text.splitlines() if line.startswith("## ")) == sorted(TRAPS)
+
+
+def test_a_code_is_registered_once() -> None:
+    with pytest.raises(ValueError, match="two traps are registered as 'side-path'"):
+        warning("side-path", why="Another", fix="None")
