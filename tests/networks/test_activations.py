@@ -11,6 +11,7 @@ from torch import nn
 from deepsup.errors import ConfigError
 from deepsup.networks.activations import ACTIVATIONS, activation
 from deepsup.networks.unets import unet
+from tests.support.paper_nets import parameters
 
 torch.set_num_threads(1)
 
@@ -18,10 +19,6 @@ torch.set_num_threads(1)
 def small(**options: Any) -> nn.Module:
     torch.manual_seed(0)
     return unet(classes=2, widths=(4, 8, 16), **options)
-
-
-def parameters(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
 
 
 class TestActivations:

@@ -16,15 +16,12 @@ import deepsup as ds
 from deepsup import networks
 from deepsup.errors import ConfigError
 from deepsup.networks.hed import Hed, hed
+from tests.support.paper_nets import parameters
 
 torch.set_num_threads(1)
 
 READ = {"side1": "relu1_2", "side2": "relu2_2", "side3": "relu3_3", "side4": "relu4_3", "side5": "relu5_3"}
 WIDTHS = (64, 128, 256, 512, 512)
-
-
-def parameters(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
 
 
 def made(classes: int = 1) -> Hed:

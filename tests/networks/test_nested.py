@@ -16,6 +16,7 @@ from deepsup import networks
 from deepsup.errors import ConfigError
 from deepsup.networks.nested import UNetPlusPlus, unetpp
 from deepsup.networks.unets import unet
+from tests.support.paper_nets import parameters
 
 torch.set_num_threads(1)
 
@@ -28,10 +29,6 @@ NEEDED = {"x01": ORDER[:3], "x02": ORDER[:6], "x03": ORDER[:10], "x04": ORDER}
 def small(**options: Any) -> UNetPlusPlus:
     torch.manual_seed(0)
     return unetpp(**{"classes": 2, "widths": WIDTHS, **options})
-
-
-def parameters(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
 
 
 def calls(model: nn.Module, x: Tensor) -> list[str]:

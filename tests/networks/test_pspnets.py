@@ -12,23 +12,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import deepsup as ds
-from deepsup import networks
 from deepsup.errors import ConfigError
+from tests.support.dense_nets import ADE20K, DEEP18, TINY, built, on_meta
 from tests.support.small_nets import unsettled
 
 torch.set_num_threads(1)
 
+
 State = Mapping[str, Tensor]
-ADE20K = 150
+
+
 MOBILENET = "timm:mobilenetv2_100"
-DEEP18: dict[str, Any] = {
-    "backbone": "timm:resnet18",
-    "backbone_options": {"stem_type": "deep", "stem_width": 64},
-}  # CSAIL's
-TINY: dict[str, Any] = {
-    "backbone": "timm:resnet18",
-    "backbone_options": {"layers": (1, 1, 1, 1), "channels": (16, 32, 48, 64), "zero_init_last": False},
-}
 SHORT50: dict[str, Any] = {"backbone_options": {"layers": (1, 1, 2, 2)}}  # what repeats, once
 BLOCKS = {
     "resnet50, short": (1, 1, 2, 2),
@@ -41,18 +35,6 @@ SEMSEG = {1: (1, 1), 2: (1, 1), 3: (2, 2), 4: (4, 4)}
 CSAIL = {1: (1, 1), 2: (1, 1), 3: (1, 2), 4: (2, 4)}
 # MobileNetV2, by timm's names: blocks of a stage, stride of the first, dilation of the first and of the others
 MOBILE = [(1, 1, 1, 1), (2, 2, 1, 1), (3, 2, 1, 1), (4, 1, 1, 2), (3, 1, 2, 2), (3, 1, 2, 4), (1, 1, 4, 4)]
-
-
-def built(spec: str, *, classes: int = 5, **options: Any) -> nn.Module:
-    return networks.build(f"deepsup:{spec}", classes=classes, options=options)
-
-
-def on_meta(spec: str, *, classes: int = ADE20K, **options: Any) -> nn.Module:
-    with torch.device("meta"):
-        return built(spec, classes=classes, **options)
-
-
-# --- the definitions ------------------------------------------------------------------------------------------------
 
 
 def conv(s: State, name: str, x: Tensor, *, stride: int = 1, rate: int = 1, groups: int = 1) -> Tensor:
@@ -129,9 +111,6 @@ def part(state: State, prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
-# --- same weights in, same numbers out ------------------------------------------------------------------------------
-
-
 def decoder_on_paper(kind: str, s: State, conv5: Tensor) -> Tensor:
     if kind == "c1":
         return conv(s, "conv_last", cbr(s, "cbr", conv5))
@@ -171,20 +150,6 @@ def test_is_the_published_network(case: str) -> None:
     for ours, theirs in ((found.main, main), (found.aux["aux"], aux)):
         assert theirs.std((0, 2, 3)).min() > 1e-4  # every class has a map of its own
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(("kind", "corners"), [("pspnet", True), ("c1", False), ("ppm", False)])
-@torch.no_grad()
-def test_full_size_is_the_scores_enlarged(kind: str, corners: bool) -> None:
-    model = unsettled(built(kind, **TINY, full_size=True))
-    x = torch.randn(1, 3, 49, 65)
-    scores = model.get_submodule("decoder")(model.get_submodule("backbone")(x)[-1])
-    assert scores.shape == (1, 5, 7, 9)
-    expected = F.interpolate(scores, (49, 65), mode="bilinear", align_corners=corners)
-    assert torch.equal(model(x), expected)
-
-
-# --- layers and counts ----------------------------------------------------------------------------------------------
 
 
 def c(channels: int, width: int, kernel: int, *, groups: int = 1, bias: bool = False) -> int:
@@ -310,73 +275,6 @@ def test_pspnet50_layer_by_layer() -> None:
     pools = [layer.output_size for layer in model.modules() if isinstance(layer, nn.AdaptiveAvgPool2d)]
     assert pools == [1, 2, 3, 6]
     assert {n: v.p for n, v in model.named_modules() if isinstance(v, nn.Dropout2d)} == {"decoder.cls.3": 0.1}
-
-
-def test_csails_decoders_layer_by_layer() -> None:
-    assert {name: tuple(p.shape) for name, p in on_meta("c1").get_submodule("decoder").named_parameters()} == {
-        "cbr.0.weight": (512, 2048, 3, 3),
-        "cbr.1.weight": (512,),
-        "cbr.1.bias": (512,),
-        "conv_last.weight": (ADE20K, 512, 1, 1),
-        "conv_last.bias": (ADE20K,),
-    }
-    expected: dict[str, tuple[int, ...]] = {}
-    for i in range(4):
-        expected |= {f"ppm.{i}.1.weight": (512, 512, 1, 1), f"ppm.{i}.2.weight": (512,), f"ppm.{i}.2.bias": (512,)}
-    expected |= {
-        "conv_last.0.weight": (512, 512 + 4 * 512, 3, 3),
-        "conv_last.1.weight": (512,),
-        "conv_last.1.bias": (512,),
-    }
-    expected |= {"conv_last.4.weight": (ADE20K, 512, 1, 1), "conv_last.4.bias": (ADE20K,)}
-    found = on_meta("ppm", **DEEP18).get_submodule("decoder").named_parameters()
-    assert {name: tuple(p.shape) for name, p in found} == expected
-
-
-def test_csails_initial_weights() -> None:
-    model = built("ppm", **TINY, classes=40)
-    for layer in model.get_submodule("decoder").modules():
-        if isinstance(layer, nn.Conv2d):
-            fan_in = layer.in_channels * layer.kernel_size[0] ** 2
-            assert layer.weight.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.03)
-        if isinstance(layer, nn.BatchNorm2d):
-            assert torch.equal(layer.bias, torch.full_like(layer.bias, 1e-4))
-            assert torch.equal(layer.weight, torch.ones_like(layer.weight))
-
-
-# --- other backbones, options, and the branch -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("kind", "spec", "stages"),
-    [
-        ("pspnet", "timm:resnet18", [f"layer{i}" for i in (1, 2, 3, 4)]),
-        ("pspnet", "timm:mobilenetv2_050", ["blocks.1", "blocks.2", "blocks.4", "blocks.6"]),
-        ("c1", "timm:mobilenetv2_050", ["blocks.1.0", "blocks.2.0", "blocks.3.0", "blocks.5.0", "blocks.6"]),
-        ("ppm", "torchvision:mobilenet_v2", [f"features.{i}" for i in (2, 4, 7, 14, 17)]),
-        ("c1", "timm:convnext_atto", [f"stages_{i}" for i in range(4)]),
-        ("ppm", "timm:efficientnet_b0", ["blocks.1", "blocks.2", "blocks.4", "blocks.6"]),
-        ("pspnet", "torchvision:shufflenet_v2_x0_5", ["maxpool", "stage2", "stage3", "conv5"]),
-    ],
-)
-def test_any_backbone(kind: str, spec: str, stages: list[str]) -> None:
-    model = on_meta(kind, backbone=spec, classes=7)
-    assert model.stages == tuple(f"backbone.{stage}" for stage in stages)
-    assert model.eval()(torch.empty(1, 3, 64, 96, device="meta")).shape == (1, 7, 8, 12)
-    assert set(model.stages) < {name for name, _ in model.named_modules()}
-
-
-@pytest.mark.parametrize("kind", ["pspnet", "c1", "ppm"])
-@pytest.mark.parametrize("stride", [8, 16, 32])
-def test_other_strides_bins_and_channels(stride: int, kind: str) -> None:
-    more: dict[str, Any] = {} if kind == "c1" else {"bins": (1, 2), "dropout": 0.0}
-    model = networks.build(
-        f"deepsup:{kind}",
-        classes=3,
-        in_channels=4,
-        options={**TINY, "output_stride": stride, "width": 24, **more},
-    )
-    assert model(torch.zeros(2, 4, 64, 64)).shape == (2, 3, 64 // stride, 64 // stride)
 
 
 def test_evaluation_runs_no_head_and_gives_the_plain_networks_bits() -> None:
