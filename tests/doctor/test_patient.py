@@ -14,7 +14,7 @@ import deepsup as ds
 from deepsup.doctor.patient import Setup, opened
 from deepsup.evaluation.loaders import overlapping
 from deepsup.layers.taps import taps_on
-from tests.contracts.test_laws import assert_same_state, state_of
+from tests.support.laws import assert_same_state, state_of
 from tests.support.patients import attached, examined
 from tests.support.small_nets import CLASSES, Plain, Residual, images, labels
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import deepsup as ds
-from deepsup.doctor.patient import clean
+from deepsup.layers.wrappers import clean
 from tests.support.patients import (
     SidePath,
     attached,

@@ -12,8 +12,7 @@ from torch import nn
 from deepsup.errors import ConfigError
 from deepsup.features import Feature
 from deepsup.probes import Probe, probe
-from tests.probes.test_placement import hand_made
-from tests.probes.test_probe import batches
+from tests.support.probing import batches, hand_made
 from tests.support.small_nets import Plain, Residual
 
 

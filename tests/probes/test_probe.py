@@ -23,12 +23,9 @@ from deepsup.errors import CompiledModelError, ConfigError, DatasetError, LayerE
 from deepsup.probes import probe
 from deepsup.probes.magnitudes import EXACT, Magnitudes
 from tests.support.odd_nets import Branchy
+from tests.support.probing import batches
 from tests.support.small_nets import CLASSES, Plain, Residual, images, labels, mlp
 from tests.support.states import assert_untouched, snapshot, with_grads
-
-
-def batches(count: int = 3) -> list[tuple[Tensor, Tensor]]:
-    return [(images(4), labels(4)) for _ in range(count)]
 
 
 def by_hand(model: nn.Module, data: list[tuple[Tensor, Tensor]], iterations: int, lr: float) -> dict[str, list[float]]:
