@@ -88,6 +88,8 @@ def test_a_feature_knows_its_channels_and_size(
 ) -> None:
     feature = Feature(shape, layout)
     assert (feature.channels, feature.size, str(feature)) == (channels, size, text)
+    assert tuple((1, *shape)[axis] for axis in feature.places) == size
+    assert feature.channels_last is (layout in ("NLC", "NHWC", "NDHWC"))
 
 
 @pytest.mark.parametrize(("shape", "layout"), [((8, 8), "NCHW"), ((8, 8, 8), "NWHC"), ((), "NC"), ((8, 8, 8), "NLC")])

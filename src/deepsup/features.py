@@ -61,6 +61,16 @@ class Feature:
         """Spatial size: () for vectors, (L,) for sequences, (H, W) for maps."""
         return tuple(n for n, letter in zip(self.shape, self.layout[1:], strict=True) if letter != "C")
 
+    @property
+    def places(self) -> tuple[int, ...]:
+        """The axes of the activation (batch included) that are neither batch nor channels."""
+        return tuple(i for i, letter in enumerate(self.layout) if letter not in "NC")
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether the channels stand after the places."""
+        return self.size != () and self.layout[-1] == "C"
+
     def __str__(self) -> str:
         return "x".join(map(str, self.shape))
 

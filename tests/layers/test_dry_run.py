@@ -436,15 +436,6 @@ def test_a_buffer_that_forward_replaces_and_private_state_come_back() -> None:
     assert model._cache == {}
 
 
-def test_sequences_of_a_model_without_convolutions_have_channels_last() -> None:
-    model = nn.Sequential(
-        nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), nn.Flatten(), nn.Linear(160, CLASSES)
-    )
-    assert trace(model, torch.randn(2, 10, 16)).layers["0"].feature == Feature((10, 16), "NLC")
-    model = nn.Sequential(nn.Conv1d(4, 8, 3, padding=1), nn.Flatten(), nn.Linear(80, CLASSES))
-    assert trace(model, torch.randn(2, 4, 10)).layers["0"].feature == Feature((8, 10), "NCL")
-
-
 class SequenceFirst(nn.Module):
     """Turns (N, L, C) into (L, N, C) for its transformer, as PyTorch's default has it."""
 
@@ -486,23 +477,3 @@ def test_a_model_whose_input_is_lost_on_the_way_keeps_its_trunk() -> None:
             return self.fc(self.first(torch.tensor(x.tolist())))
 
     assert trace(Detour(), torch.randn(2, 3)).trunk == ("first", "fc")
-
-
-class Blocks(nn.Module):
-    """Tokens in blocks (N, 1, 16, 12): no axis looks like a map's, only the layers know."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 12, 8, stride=8)
-        self.block = nn.Sequential(nn.Linear(12, 24), nn.GELU(), nn.Linear(24, 12))
-        self.fc = nn.Linear(12, CLASSES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = self.stem(x).flatten(2).transpose(1, 2)[:, None]
-        return self.fc((tokens + self.block(tokens)).mean((1, 2)))
-
-
-def test_the_channels_of_tokens_in_blocks_are_where_the_layers_have_them() -> None:
-    seen = trace(Blocks(), images(size=32))
-    assert seen.layers["stem"].feature == Feature((12, 4, 4), "NCHW")
-    assert seen.layers["block"].feature == Feature((1, 16, 12), "NHWC")

@@ -48,7 +48,7 @@ def token(feature: Feature, classes: int, *, take: str = "mean") -> nn.Module:
         )
     if take not in ("mean", "first") or (take == "first" and feature.layout == "NHWC"):
         raise HeadError(f"head 'token' takes 'mean', or 'first' where there is a token axis; asked for {take!r}.")
-    gather = First() if take == "first" else Mean(*range(1, len(feature.layout) - 1))
+    gather = First() if take == "first" else Mean(*feature.places)
     return nn.Sequential(nn.LayerNorm(feature.channels), gather, nn.Linear(feature.channels, classes))
 
 

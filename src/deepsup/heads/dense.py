@@ -82,4 +82,4 @@ def _maps(head: str, feature: Feature) -> tuple[list[nn.Module], int]:
             f"{feature} in layout {feature.layout}. Tap a layer that gives a map, or pass layout= to plan if the layout was "
             "guessed wrong."
         )
-    return ([ChannelsFirst()] if feature.layout == "NHWC" else []), layouts[feature.layout]
+    return ([ChannelsFirst()] if feature.channels_last else []), layouts[feature.layout]

@@ -82,14 +82,9 @@ class Scored(nn.Module):
         return {"scores": self.fc(feature), "feature": feature}
 
 
-def places(feature: Feature) -> tuple[int, ...]:
-    """The axes of the activation that are neither batch nor channels."""
-    return tuple(i for i, letter in enumerate(feature.layout) if letter not in "NC")
-
-
 def pooled(feature: Feature) -> list[nn.Module]:
     """What takes the mean over all places: nothing where there are none."""
-    return [Mean(*places(feature))] if feature.size else []
+    return [Mean(*feature.places)] if feature.size else []
 
 
 def channels_first(head: str, feature: Feature) -> list[nn.Module]:
@@ -99,7 +94,7 @@ def channels_first(head: str, feature: Feature) -> list[nn.Module]:
             f"head '{head}' reads maps (N, C, H, W) or (N, H, W, C), but this activation is {feature} in layout "
             f"{feature.layout}. Use 'token' or 'pool' here."
         )
-    return [ChannelsFirst()] if feature.layout == "NHWC" else []
+    return [ChannelsFirst()] if feature.channels_last else []
 
 
 def chain_shape(head: str, feature: Feature, channels: int | None, steps: int | None) -> tuple[int, int]:

@@ -19,8 +19,9 @@ from torch.nn.parameter import is_lazy
 from torch.utils.flop_counter import FlopCounterMode
 
 from deepsup.errors import DeepsupError, LayerError, OutputError
-from deepsup.features import Feature, Pick, channel_axis, default_pick, infer_layout, picked, show_pick, tensors_in
+from deepsup.features import Feature, Pick, default_pick, picked, show_pick, tensors_in
 from deepsup.layers.input_dependence import Lineage
+from deepsup.layers.layouts import Layouts
 from deepsup.layers.snapshot import untouched as untouched  # passed on to those who take both from here
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -76,24 +77,19 @@ class _Recorder:
     """Forward hooks for one dry run. Holds every output until the end, to see who was overwritten."""
 
     input_shape: tuple[int, ...]
-    layouts: Mapping[str, str]
+    layouts: Layouts
     picks: Mapping[str, Pick]
     lineage: Lineage
     apart: set[str] = field(default_factory=set)  # outputs that do not depend on the input
     calls: dict[str, int] = field(default_factory=dict)
     exits: list[str] = field(default_factory=list)
     held: dict[str, tuple[Tensor, int, Pick]] = field(default_factory=dict)
-    axes: dict[tuple[int, ...], int] = field(
-        default_factory=dict
-    )  # of the channels, by shape, as the last layer had it
-    channels: dict[str, int | None] = field(default_factory=dict)  # the axis for this layer's shape when it was done
     graphs: dict[str, bool] = field(default_factory=dict)
     nodes: dict[str, tuple[Any, int, int]] = field(
         default_factory=dict
     )  # where each output stands in the graph, and when
     cut: set[str] = field(default_factory=set)  # outputs without a graph, though something before them could be trained
     trainable: bool = False
-    convolves: bool = True  # along sequences
     problems: dict[str, str] = field(default_factory=dict)
 
     def record(self, name: str, module: nn.Module, output: object) -> None:
@@ -114,10 +110,7 @@ class _Recorder:
             self.problems[name] = _no_pick(name, pick, output)
             return
         self.held[name] = (tensor, tensor._version, pick)
-        shape = tuple(tensor.shape)
-        if (axis := channel_axis(module, shape)) is not None:
-            self.axes[shape] = axis
-        self.channels[name] = self.axes.get(shape)
+        self.layouts.see(name, module, tuple(tensor.shape))
         if not self.lineage.follows(tensor):
             self.apart.add(name)
         self.graphs[name] = tensor.requires_grad
@@ -131,17 +124,7 @@ class _Recorder:
             self.cut.add(name)
 
     def feature(self, name: str) -> Feature | None:
-        if name not in self.held:
-            return None
-        shape = tuple(self.held[name][0].shape)
-        if not 2 <= len(shape) <= 5:
-            return None
-        return Feature(shape[1:], self.layouts.get(name) or self._guess(shape, self.channels[name]))
-
-    def _guess(self, shape: tuple[int, ...], channels: int | None) -> str:
-        if len(shape) == len(self.input_shape) == 3 and not self.convolves:
-            return "NLC"  # a model of sequences without a convolution is a transformer or recurrent, channels last
-        return infer_layout(shape, self.input_shape, channels)
+        return self.layouts.feature(name, tuple(self.held[name][0].shape)) if name in self.held else None
 
 
 def _no_pick(name: str, pick: Pick, output: object) -> str:
@@ -175,8 +158,8 @@ def trace(
     names = {m: n for n, m in model.named_modules() if n}
     args, kwargs = as_call(sample, batch=2)
     lineage = Lineage((args, kwargs))
-    recorder = _Recorder(_shape_of(args, kwargs), layouts or {}, picks or {}, lineage)
-    recorder.convolves = any(isinstance(m, (nn.Conv1d, nn.ConvTranspose1d)) for m in names)
+    shape = _shape_of(args, kwargs)
+    recorder = _Recorder(shape, Layouts.of(model, shape, layouts or {}), picks or {}, lineage)
     flops = FlopCounterMode(display=False)
     with untouched(model):
         handles = [m.register_forward_hook(_hook(recorder, n)) for m, n in names.items()]
