@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import pickle
+from typing import Annotated, Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 import deepsup as ds
 from deepsup import losses
@@ -14,6 +16,7 @@ from deepsup.errors import ConfigError, HeadError
 from deepsup.losses import named
 from deepsup.settings.training import SuperviseConfig
 from deepsup.specs import at_least
+from tests.support.slow_losses import number
 from tests.support.small_nets import Plain, images, labels
 
 
@@ -76,3 +79,207 @@ def test_what_a_loss_reads_can_be_asked_in_a_compiled_graph() -> None:
     compiled = torch.compile(lambda s: losses.probabilities(s, "binary"), backend="eager", fullgraph=True)
     scores = torch.randn(2, 3)
     assert torch.equal(compiled(scores), scores.sigmoid())
+
+
+# Every loss, with a prediction (N, C) or embedding (2N, D), and what it is held against.
+LABELS = torch.tensor([0, 2, 1, 2, 0, 2, 1, 2])
+EVERY: list[tuple[str, Any]] = [
+    ("cross_entropy", LABELS),
+    ("cross_entropy(smoothing=0.1)", LABELS),
+    ("squared_hinge", LABELS),
+    ("squared_hinge(form='one-vs-rest')", LABELS),
+    ("kl", "teacher"),
+    ("kl(temperature=3, squared=False)", "teacher"),
+    ("hint", "teacher"),
+    ("supcon", LABELS),
+    ("supcon(temperature=0.5)", LABELS),
+    ("simclr", LABELS),
+    ("none", LABELS),
+]
+HERE = pytest.mark.parametrize(("text", "against"), EVERY, ids=[text for text, _ in EVERY])
+
+
+def inputs(against: Any, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Any]:
+    draw = torch.Generator().manual_seed(0)
+    prediction = torch.randn(8, 3, generator=draw, dtype=torch.float64).to(dtype).requires_grad_()
+    return prediction, torch.randn(8, 3, generator=draw).to(dtype) if isinstance(against, str) else against
+
+
+ON_MAPS = {"binary", "balanced", "dice", "dice_cross_entropy"}  # test_pixelwise.py, test_sigmoid.py, test_overlap.py
+
+
+def test_every_loss_is_in_the_list() -> None:
+    assert {losses.read(text)[0] for text, _ in EVERY} | ON_MAPS == set(losses.LOSSES)
+
+
+@HERE
+def test_gradients_are_those_of_the_value(text: str, against: Any) -> None:
+    prediction, target = inputs(against)
+    if text != "none":  # which has none
+        assert torch.autograd.gradcheck(lambda p: losses.get(text)(p, target), prediction)
+
+
+@HERE
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_is_read_and_not_computed_in(text: str, against: Any, dtype: torch.dtype) -> None:
+    prediction, target = inputs(against, dtype)
+    value = losses.get(text)(prediction, target)
+    wide = target.double() if isinstance(against, str) else target
+    exact = losses.get(text)(prediction.double(), wide)
+    if text.startswith(("cross_entropy", "none")):  # torch's own
+        assert number(value) == pytest.approx(number(exact), rel=1e-2)
+        return
+    assert value.dtype == torch.float32
+    assert number(value) == pytest.approx(number(exact), rel=1e-5)
+    value.backward()
+    assert prediction.grad.dtype == dtype
+    assert prediction.grad.isfinite().all()
+
+
+@HERE
+def test_autocast_does_not_touch_the_value(text: str, against: Any) -> None:
+    prediction, target = inputs(against, torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = losses.get(text)(prediction, target)
+    assert torch.equal(inside, losses.get(text)(prediction, target))
+
+
+def test_large_features_do_not_leave_half_precision() -> None:
+    feature = torch.full((2, 1000), 30.0, dtype=torch.float16)
+    assert float(losses.hint(feature, -feature)) == 3600 * 1000
+    assert float(losses.squared_hinge(300 * torch.ones(1, 10, dtype=torch.float16), torch.tensor([0]))) == 9
+
+
+@HERE
+def test_every_loss_compiles_as_one_graph(text: str, against: Any) -> None:
+    """What reads a value back from the device, or has a shape that depends on values, would break the graph."""
+    prediction, target = inputs(against, torch.float32)
+    torch.compiler.reset()
+    loss = losses.get(text)
+    compiled = torch.compile(lambda p, t: losses.get(text)(p, t), backend="eager", fullgraph=True)
+    assert torch.equal(compiled(prediction, target), loss(prediction, target))
+
+
+def test_one_compiled_function_takes_one_loss_after_another() -> None:
+    """The second value of an option is a symbol to the compiler, not a number."""
+    torch.compiler.reset()
+    compiled = torch.compile(lambda loss, p, t: loss(p, t), backend="eager", fullgraph=True)
+    scores, teacher = torch.randn(2, 8, 3)
+    for text in ("kl", "kl(temperature=3)", "kl(temperature=2.5)", "kl(temperature=4.5)", "hint"):
+        loss = losses.get(text)
+        assert torch.allclose(compiled(loss, scores, teacher), loss(scores, teacher))
+    for text in ("cross_entropy(smoothing=0.1)", "cross_entropy(smoothing=0.2)"):
+        loss = losses.get(text)
+        assert torch.allclose(compiled(loss, scores, LABELS), loss(scores, LABELS))
+
+
+def test_losses_are_got_by_name_or_brought() -> None:
+    assert losses.get("cross_entropy") is losses.cross_entropy
+    assert losses.get(F.mse_loss) is F.mse_loss
+    assert losses.show("cross_entropy") == "cross_entropy"
+    assert losses.show(F.mse_loss) == "custom:mse_loss"
+    assert losses.show(torch.nn.MSELoss()) == "custom:MSELoss"
+    with pytest.raises(ConfigError) as caught:
+        losses.get("crossentropy")
+    assert str(caught.value).startswith(
+        "no loss is called 'crossentropy'. Closest: cross_entropy. Losses: cross_entropy"
+    )
+    with pytest.raises(ConfigError, match="no loss is called"):
+        losses.get(None)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="no loss is called"):
+        losses.get(["kl"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", [text for text, _ in EVERY if "(" in text])
+def test_a_loss_with_options_prints_pickles_and_compares_as_its_text(text: str) -> None:
+    torch.compiler.reset()
+    loss = losses.get(text)
+    assert repr(loss) == losses.show(loss) == losses.show(text) == text
+    copy = pickle.loads(pickle.dumps(loss))
+    assert copy == loss == losses.get(losses.show(copy))
+    assert hash(copy) == hash(loss)
+    assert loss != losses.get(losses.read(text)[0])
+
+
+def test_a_bound_option_is_used() -> None:
+    prediction, teacher = torch.randn(2, 4, 5)
+    assert torch.equal(
+        losses.get("kl(temperature=3)")(prediction, teacher), losses.kl(prediction, teacher, temperature=3)
+    )
+    assert not torch.equal(losses.get("kl(temperature=3)")(prediction, teacher), losses.kl(prediction, teacher))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kl(temperature=0)", "loss 'kl' needs temperature to be a finite number above 0; found 0."),
+        ("kl(temperature=-1)", "loss 'kl' needs temperature to be a finite number above 0; found -1."),
+        ("supcon(temperature=1e999)", "loss 'supcon' needs temperature to be a finite number above 0; found inf."),
+        ("simclr(temperature=True)", "loss 'simclr' needs temperature to be a finite number above 0; found True."),
+        ("kl(temperature='3')", "loss 'kl' needs temperature to be a finite number above 0; found '3'."),
+        ("kl(squared=1)", "loss 'kl' needs squared to be True or False; found 1."),
+        ("cross_entropy(smoothing=1)", "loss 'cross_entropy' needs smoothing to be a number in [0, 1); found 1."),
+        ("cross_entropy(smoothing=-0.1)", "loss 'cross_entropy' needs smoothing to be a number in [0, 1); found -0.1."),
+        (
+            "squared_hinge(form='both')",
+            "loss 'squared_hinge' needs form to be 'multiclass' or 'one-vs-rest'; found 'both'.",
+        ),
+        ("squared_hinge(form=['multiclass'])", "loss 'squared_hinge' needs form to be"),
+        ("kl(temprature=3)", "loss 'kl' has no option 'temprature'. Options: temperature, squared. Closest: temperature."),
+        ("hint(weight=3)", "loss 'hint' has no option 'weight'. Options: none."),
+        ("kl(3)", "no loss is called 'kl(3)'. Closest: kl. Options are written by name"),
+    ],
+)  # fmt: skip
+def test_an_option_that_cannot_be_is_refused_when_it_is_read(text: str, message: str) -> None:
+    for look in (losses.get, losses.read, losses.check, losses.describe):
+        with pytest.raises(ConfigError) as caught:
+            look(text)
+        assert str(caught.value).startswith(message)
+
+
+def test_functions_check_their_options_too() -> None:
+    scores, labels = torch.zeros(4, 5), torch.zeros(4, dtype=torch.long)
+    with pytest.raises(ConfigError, match="loss 'kl' needs temperature"):
+        losses.kl(scores, scores, temperature=0)
+    with pytest.raises(ConfigError, match="loss 'squared_hinge' needs form"):
+        losses.squared_hinge(scores, labels, form="both")
+    with pytest.raises(ConfigError, match="loss 'supcon' needs temperature"):
+        losses.supcon(scores, labels, temperature=-1)
+    with pytest.raises(ConfigError, match="loss 'cross_entropy' needs smoothing"):
+        losses.cross_entropy(scores, labels, smoothing=2)
+
+
+def test_what_a_loss_reads() -> None:
+    maps, one = losses.Kind(resizes=True), losses.Kind(binary=True, one_channel=True, resizes=True)
+    labels, teacher, crops = losses.Kind(), losses.Kind(scores=False, teacher=True), losses.Kind(scores=False, views=2)
+    assert losses.describe("cross_entropy(smoothing=0.1)") == maps == (True, False, 1, False, False, True, False)
+    assert losses.describe("binary(resize='area')") == one
+    assert losses.describe("balanced") == one._replace(only_one_channel=True)
+    assert losses.describe("dice") == losses.describe("dice_cross_entropy") == maps._replace(one_channel=True)
+    assert losses.describe(losses.squared_hinge) == labels
+    assert losses.describe("kl(temperature=3)") == losses.describe(losses.kl) == losses.describe("hint") == teacher
+    assert losses.describe("supcon") == losses.describe(losses.get("simclr(temperature=0.5)")) == crops
+    assert losses.describe("none") == losses.Kind(scores=False)
+
+
+def test_a_loss_of_the_users_own_reads_labels_unless_it_says_otherwise() -> None:
+    def kl(prediction: Tensor, target: Tensor) -> Tensor:  # the name alone makes it no loss of ours
+        return prediction.sum()
+
+    class Pairs(nn.Module):
+        scores, views = False, 2
+
+    assert losses.describe(kl) == losses.describe(nn.CrossEntropyLoss()) == losses.Kind()
+    assert losses.describe(Pairs()) == losses.Kind(scores=False, views=2)
+    kl.teacher = True  # type: ignore[attr-defined]
+    assert losses.describe(kl) == losses.Kind(teacher=True)
+
+
+def test_probabilities_are_what_the_loss_takes_scores_for() -> None:
+    scores = torch.randn(2, 1, 3, 3)
+    assert torch.equal(losses.probabilities(scores, "binary"), scores.sigmoid())
+    assert torch.equal(losses.probabilities(scores, "dice_cross_entropy"), scores.sigmoid())
+    wide = torch.randn(2, 4, 3, 3)
+    assert torch.equal(losses.probabilities(wide, "dice"), wide.softmax(1))
+    assert torch.equal(losses.probabilities(wide), wide.softmax(1))
+    assert torch.equal(losses.probabilities(wide, "binary"), wide.sigmoid())

@@ -1,44 +1,15 @@
-"""Losses on maps, against PyTorch's own, slow loops, and the libraries that people know them from."""
+"""Losses on maps, against PyTorch's own and slow loops."""
 
 from __future__ import annotations
 
-import warnings
-
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from deepsup import losses
 from deepsup.errors import ClassCountError, ConfigError, HeadError
 from deepsup.losses import resizing
-
-VOID = -100
-EVERY = ["cross_entropy", "binary", "dice", "dice_cross_entropy"]
-
-
-def case(classes: int = 3, size: tuple[int, ...] = (5, 4), full: tuple[int, ...] = (11, 9)) -> tuple[Tensor, Tensor]:
-    stream = torch.Generator().manual_seed(len(full) + classes)
-    scores = torch.randn(2, classes, *size, generator=stream, dtype=torch.float64, requires_grad=True)
-    labels = torch.randint(0, max(2, classes), (2, *full), generator=stream)
-    return scores, torch.where(torch.rand(labels.shape, generator=stream) < 0.2, VOID, labels)
-
-
-def value(text: str, scores: Tensor, labels: Tensor) -> Tensor:
-    return losses.get(text)(scores, labels)
-
-
-@pytest.mark.parametrize("corners", [False, True])
-@pytest.mark.parametrize("resize", ["enlarge", "interpolate"])
-def test_cross_entropy_enlarges_scores_as_interpolate_does(resize: str, corners: bool) -> None:
-    scores, labels = case()
-    full = F.interpolate(scores, labels.shape[1:], mode="bilinear", align_corners=corners)
-    weight = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)
-    options = f"resize='{resize}', align_corners={corners}"
-    plain = value(f"cross_entropy({options})", scores, labels)
-    assert torch.allclose(plain, F.cross_entropy(full, labels))
-    weighed = value(f"cross_entropy({options}, class_weight=[1, 2, 0.5], smoothing=0.1)", scores, labels)
-    assert torch.allclose(weighed, F.cross_entropy(full, labels, weight, label_smoothing=0.1))
+from tests.support.score_maps import EVERY, VOID, case, value
 
 
 def test_volumes_are_enlarged_in_three_directions() -> None:
@@ -64,76 +35,6 @@ def test_area_holds_every_cell_against_all_places_in_it() -> None:
     one, two = case(1, (2, 3), (8, 9))
     spread = one.repeat_interleave(4, 2).repeat_interleave(3, 3)
     assert torch.allclose(value("binary(resize='area')", one, two), value("binary", spread, two))
-
-
-@pytest.mark.parametrize("resize", ["enlarge", "interpolate"])
-def test_binary_is_sigmoid_cross_entropy_of_the_places_that_count(resize: str) -> None:
-    scores, labels = case(1)
-    full = F.interpolate(scores, (11, 9), mode="bilinear")[:, 0]
-    on = labels != VOID
-    expected = F.binary_cross_entropy_with_logits(full[on], labels[on].double())
-    assert torch.allclose(value(f"binary(resize='{resize}')", scores, labels), expected)
-    weight = torch.where(labels[on] == 1, 3.0, 0.5).double()
-    weighed = F.binary_cross_entropy_with_logits(full[on], labels[on].double(), weight, reduction="sum") / weight.sum()
-    found = value(f"binary(resize='{resize}', class_weight=[0.5, 3])", scores, labels)
-    assert torch.allclose(found, weighed)
-
-
-def test_binary_of_several_channels_holds_each_class_against_the_rest() -> None:
-    scores, labels = case(3, (11, 9))
-    on = labels != VOID
-    each = [F.binary_cross_entropy_with_logits(scores[:, c][on], (labels[on] == c).double()) for c in range(3)]
-    assert torch.allclose(value("binary", scores, labels), torch.stack(each).mean())
-    small, labels = case(3)
-    assert torch.allclose(value("binary", small, labels), value("binary(resize='interpolate')", small, labels))
-
-
-def test_balanced_is_heds_loss_image_by_image() -> None:
-    scores, labels = case(1, (11, 9))
-    expected = torch.zeros((), dtype=torch.float64)
-    for score, label in zip(scores[:, 0], labels, strict=True):
-        on = label != VOID
-        p, y = score[on].sigmoid(), label[on]
-        beta = (y == 0).sum() / y.numel()
-        each = torch.where(y == 1, -beta * p.log(), -(1 - beta) * (1 - p).log())
-        expected = expected + each.mean() / 2
-    assert torch.allclose(value("balanced", scores, labels), expected)
-    with pytest.raises(HeadError, match="'balanced' tells two classes apart by one score a place"):
-        value("balanced", *case(2))
-
-
-def test_dice_is_that_of_segmentation_models_and_of_monai() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        smp = pytest.importorskip("segmentation_models_pytorch.losses")
-        monai = pytest.importorskip("monai.losses")
-    scores, labels = case(3, (11, 9))
-    theirs = smp.DiceLoss("multiclass", ignore_index=VOID, smooth=1e-5)(scores, labels)
-    assert torch.allclose(value("dice", scores, labels), theirs, atol=1e-5)
-    counted = labels.clamp(min=0)
-    theirs = monai.DiceLoss(softmax=True, to_onehot_y=True, batch=True)(scores, counted[:, None])
-    assert torch.allclose(value("dice", scores, counted), theirs, atol=1e-5)
-    one, two = case(1, (11, 9))
-    theirs = monai.DiceLoss(sigmoid=True, batch=True)(one, two.clamp(min=0)[:, None])
-    assert torch.allclose(value("dice", one, two.clamp(min=0)), theirs, atol=1e-5)
-
-
-def test_dice_leaves_out_classes_that_the_batch_does_not_have() -> None:
-    scores, labels = case(3, (11, 9))
-    two = torch.where(labels == 2, 0, labels)
-    p, on = scores.softmax(1), two != VOID
-    parts = []
-    for c in (0, 1):
-        y = (two == c)[on].double()
-        parts.append(1 - (2 * (p[:, c][on] * y).sum() + 1e-5) / (p[:, c][on].sum() + y.sum() + 1e-5))
-    assert torch.allclose(value("dice", scores, two), torch.stack(parts).mean())
-
-
-def test_dice_and_cross_entropy_are_added() -> None:
-    for classes, entropy in ((3, "cross_entropy"), (1, "binary")):
-        scores, labels = case(classes)
-        expected = value(entropy, scores, labels) + 0.5 * value("dice", scores, labels)
-        assert torch.allclose(value("dice_cross_entropy(dice_weight=0.5)", scores, labels), expected)
 
 
 @pytest.mark.parametrize("resize", ["enlarge", "interpolate", "nearest", "area", "preserve"])
@@ -169,13 +70,6 @@ def test_a_label_without_a_class_is_said(text: str, resize: str) -> None:
     labels[0] = 7
     with pytest.raises(ClassCountError, match=r"3 classes \(labels 0..2\), but the target holds labels 0..7"):
         value(f"{text}(resize='{resize}')", scores, labels)
-
-
-def test_255_as_void_is_guessed() -> None:
-    with pytest.raises(
-        ClassCountError, match=r"say so for all outputs: plan\(\.\.\., main_loss='cross_entropy\(ignore_index=255\)'\)"
-    ):
-        losses.check_target("cross_entropy", torch.zeros(1, 3, 2, 2), torch.full((1, 2, 2), 255))
 
 
 @pytest.mark.parametrize("text", ["binary", "dice", "dice_cross_entropy", "balanced"])
@@ -248,13 +142,3 @@ def test_vectors_of_scores_have_no_places() -> None:
     scores, labels = torch.randn(6, 1), torch.tensor([0, 1, 1, 0, VOID, 1])
     expected = F.binary_cross_entropy_with_logits(scores[labels >= 0, 0], labels[labels >= 0].float())
     assert torch.allclose(value("binary", scores, labels), expected)
-
-
-def test_probabilities_are_what_the_loss_takes_scores_for() -> None:
-    scores = torch.randn(2, 1, 3, 3)
-    assert torch.equal(losses.probabilities(scores, "binary"), scores.sigmoid())
-    assert torch.equal(losses.probabilities(scores, "dice_cross_entropy"), scores.sigmoid())
-    wide = torch.randn(2, 4, 3, 3)
-    assert torch.equal(losses.probabilities(wide, "dice"), wide.softmax(1))
-    assert torch.equal(losses.probabilities(wide), wide.softmax(1))
-    assert torch.equal(losses.probabilities(wide, "binary"), wide.sigmoid())

@@ -1,0 +1,81 @@
+"""Losses between two outputs, against slow loops and PyTorch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from deepsup import losses
+from deepsup.errors import HeadError
+from tests.support.slow_losses import (
+    number,
+    slow_kl,
+)
+
+SHAPES = [(4, 5), (1, 2), (3, 4, 3), (2, 3, 4, 5), (2, 3, 2, 1, 2)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("temperature", [1, 3.0, 0.5])
+@pytest.mark.parametrize("squared", [True, False])
+def test_kl_equals_a_slow_loop(shape: tuple[int, ...], temperature: float, squared: bool) -> None:
+    prediction, teacher = 3 * torch.randn(2, *shape, dtype=torch.float64)
+    options: dict[str, Any] = {"temperature": temperature, "squared": squared}
+    value = losses.kl(prediction, teacher, **options)
+    assert value.shape == ()
+    assert number(value) == pytest.approx(slow_kl(prediction, teacher, **options), rel=1e-10)
+    assert float(losses.kl(prediction, prediction, **options)) == pytest.approx(0, abs=1e-12)
+
+
+def test_kl_is_that_of_torch_and_its_gradient_is_the_difference_of_probabilities() -> None:
+    prediction, teacher = 3 * torch.randn(2, 4, 5, dtype=torch.float64)
+    prediction.requires_grad_()
+    value = losses.kl(prediction, teacher, temperature=3)
+    shares = (prediction / 3).log_softmax(1), (teacher / 3).softmax(1)
+    assert torch.allclose(value, 9 * F.kl_div(*shares, reduction="batchmean"))
+    (gradient,) = torch.autograd.grad(value, prediction)
+    assert torch.allclose(gradient, 3 * (shares[0].exp() - shares[1]) / 4)
+
+
+def test_kl_needs_no_smoothing_where_scores_lie_far_apart() -> None:
+    prediction = torch.tensor([[0.0, 2e4]], requires_grad=True)
+    value = losses.kl(prediction, torch.tensor([[2e4, 0.0]]))
+    assert number(value) == 2e4
+    value.backward()
+    assert prediction.grad.tolist() == [[-1, 1]]
+
+
+@pytest.mark.parametrize("shape", [(3,), (4, 6), (2, 3, 4, 5)], ids=str)
+def test_hint_is_the_squared_distance_of_each_sample_averaged(shape: tuple[int, ...]) -> None:
+    feature, teacher = torch.randn(2, *shape, dtype=torch.float64)
+    pairs = zip(feature.reshape(shape[0], -1).tolist(), teacher.reshape(shape[0], -1).tolist(), strict=True)
+    expected = sum(sum((a - b) ** 2 for a, b in zip(f, t, strict=True)) for f, t in pairs) / shape[0]
+    assert float(losses.hint(feature, teacher)) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("loss", "prediction", "teacher"),
+    [
+        (losses.kl, torch.zeros(4, 5), torch.zeros(4, 6)),
+        (losses.kl, torch.zeros(4, 5), torch.zeros(4, dtype=torch.long)),
+        (losses.kl, torch.zeros(4), torch.zeros(4)),
+        (losses.hint, torch.zeros(4, 64), torch.zeros(4, 128)),
+        (losses.hint, torch.zeros(4, 64), torch.zeros(1, 64)),
+        (losses.hint, torch.zeros(()), torch.zeros(())),
+    ],
+)
+def test_outputs_of_two_shapes_are_a_head_error(loss: losses.Loss, prediction: Tensor, teacher: Tensor) -> None:
+    with pytest.raises(HeadError) as caught:
+        loss(prediction, teacher)
+    found = f"found {tuple(prediction.shape)} and {tuple(teacher.shape)}. Give the branch a head"
+    assert f"{loss.__name__} compares two outputs of one shape; {found}" in str(caught.value)
+
+
+def test_none_is_zero_whatever_the_prediction_is() -> None:
+    prediction = torch.tensor([[float("inf"), float("nan")]], requires_grad=True)
+    value = losses.none(prediction, None)
+    assert (value.shape, number(value), value.requires_grad) == ((), 0.0, False)

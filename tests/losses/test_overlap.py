@@ -1,0 +1,44 @@
+"""Dice against the libraries that people know it from."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+
+from tests.support.score_maps import VOID, case, value
+
+
+def test_dice_is_that_of_segmentation_models_and_of_monai() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        smp = pytest.importorskip("segmentation_models_pytorch.losses")
+        monai = pytest.importorskip("monai.losses")
+    scores, labels = case(3, (11, 9))
+    theirs = smp.DiceLoss("multiclass", ignore_index=VOID, smooth=1e-5)(scores, labels)
+    assert torch.allclose(value("dice", scores, labels), theirs, atol=1e-5)
+    counted = labels.clamp(min=0)
+    theirs = monai.DiceLoss(softmax=True, to_onehot_y=True, batch=True)(scores, counted[:, None])
+    assert torch.allclose(value("dice", scores, counted), theirs, atol=1e-5)
+    one, two = case(1, (11, 9))
+    theirs = monai.DiceLoss(sigmoid=True, batch=True)(one, two.clamp(min=0)[:, None])
+    assert torch.allclose(value("dice", one, two.clamp(min=0)), theirs, atol=1e-5)
+
+
+def test_dice_leaves_out_classes_that_the_batch_does_not_have() -> None:
+    scores, labels = case(3, (11, 9))
+    two = torch.where(labels == 2, 0, labels)
+    p, on = scores.softmax(1), two != VOID
+    parts = []
+    for c in (0, 1):
+        y = (two == c)[on].double()
+        parts.append(1 - (2 * (p[:, c][on] * y).sum() + 1e-5) / (p[:, c][on].sum() + y.sum() + 1e-5))
+    assert torch.allclose(value("dice", scores, two), torch.stack(parts).mean())
+
+
+def test_dice_and_cross_entropy_are_added() -> None:
+    for classes, entropy in ((3, "cross_entropy"), (1, "binary")):
+        scores, labels = case(classes)
+        expected = value(entropy, scores, labels) + 0.5 * value("dice", scores, labels)
+        assert torch.allclose(value("dice_cross_entropy(dice_weight=0.5)", scores, labels), expected)

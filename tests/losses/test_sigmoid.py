@@ -1,0 +1,46 @@
+"""Losses through a sigmoid, against PyTorch and the formula of HED."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from deepsup.errors import HeadError
+from tests.support.score_maps import VOID, case, value
+
+
+@pytest.mark.parametrize("resize", ["enlarge", "interpolate"])
+def test_binary_is_sigmoid_cross_entropy_of_the_places_that_count(resize: str) -> None:
+    scores, labels = case(1)
+    full = F.interpolate(scores, (11, 9), mode="bilinear")[:, 0]
+    on = labels != VOID
+    expected = F.binary_cross_entropy_with_logits(full[on], labels[on].double())
+    assert torch.allclose(value(f"binary(resize='{resize}')", scores, labels), expected)
+    weight = torch.where(labels[on] == 1, 3.0, 0.5).double()
+    weighed = F.binary_cross_entropy_with_logits(full[on], labels[on].double(), weight, reduction="sum") / weight.sum()
+    found = value(f"binary(resize='{resize}', class_weight=[0.5, 3])", scores, labels)
+    assert torch.allclose(found, weighed)
+
+
+def test_binary_of_several_channels_holds_each_class_against_the_rest() -> None:
+    scores, labels = case(3, (11, 9))
+    on = labels != VOID
+    each = [F.binary_cross_entropy_with_logits(scores[:, c][on], (labels[on] == c).double()) for c in range(3)]
+    assert torch.allclose(value("binary", scores, labels), torch.stack(each).mean())
+    small, labels = case(3)
+    assert torch.allclose(value("binary", small, labels), value("binary(resize='interpolate')", small, labels))
+
+
+def test_balanced_is_heds_loss_image_by_image() -> None:
+    scores, labels = case(1, (11, 9))
+    expected = torch.zeros((), dtype=torch.float64)
+    for score, label in zip(scores[:, 0], labels, strict=True):
+        on = label != VOID
+        p, y = score[on].sigmoid(), label[on]
+        beta = (y == 0).sum() / y.numel()
+        each = torch.where(y == 1, -beta * p.log(), -(1 - beta) * (1 - p).log())
+        expected = expected + each.mean() / 2
+    assert torch.allclose(value("balanced", scores, labels), expected)
+    with pytest.raises(HeadError, match="'balanced' tells two classes apart by one score a place"):
+        value("balanced", *case(2))
