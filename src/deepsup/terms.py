@@ -16,7 +16,7 @@ GATE = "gate"  # the branch whose output weighs the mixture, where there is one
 ONE = schedules.constant(1)
 
 
-class Gate(NamedTuple):
+class Bracket(NamedTuple):
     """DSN's bracket around a branch's loss: [norm * |w|² + loss - gamma]+, |w|² over the weights of the head."""
 
     gamma: float
@@ -36,7 +36,7 @@ class Edge:
     target: str = TARGET
     loss: str | losses.Loss = "cross_entropy"
     weight: Callable[[float], float] = ONE  # a number or a text will do, and becomes the schedule that it means
-    gate: Gate | None = None
+    bracket: Bracket | None = None
     detach: bool = True
 
     def __post_init__(self) -> None:
@@ -54,7 +54,7 @@ class Edge:
             "to": self.target,
             "loss": losses.show(self.loss),
             "weight": schedules.show(self.weight),
-            "gate": None if self.gate is None else list(self.gate),
+            "gate": None if self.bracket is None else list(self.bracket),
             "detach": self.detach,
         }
 
@@ -62,6 +62,6 @@ class Edge:
         """Its term of the formula."""
         arrow = f"{self.source}, {self.target}" if self.target == TARGET else f"{self.source} <- {self.target}"
         inner = f"{losses.show(self.loss)}({arrow})"
-        if self.gate is not None:
-            inner = f"[{self.gate.norm:g} |w|² + {inner} - {self.gate.gamma:g}]+"
+        if self.bracket is not None:
+            inner = f"[{self.bracket.norm:g} |w|² + {inner} - {self.bracket.gamma:g}]+"
         return inner

@@ -8,10 +8,13 @@ import torch
 import deepsup as ds
 from deepsup import heads, losses, methods
 from deepsup.errors import BranchNameError, ConfigError
-from deepsup.methods import METHODS, Method
+from deepsup.layers.selectors import select
+from deepsup.methods import METHODS, Method, Places
+from deepsup.methods.method import NotNegative
 from deepsup.probes import LayerGradient, Probe
 from deepsup.probes.magnitudes import Magnitudes
 from tests.support.method_steps import Case
+from tests.support.registering import registered
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
@@ -104,3 +107,27 @@ def test_impossible_methods_are_refused_by_name(text: str, message: str) -> None
 def test_a_text_with_options_names_the_method() -> None:
     assert methods.get("dhm(temperature=2, dynamic=True)").name == "dhm(temperature=2, dynamic=True)"
     assert methods.get("dml-released(peers=2)").name == "dml-released(peers=2)"
+
+
+def half_way(*, weight: NotNegative = 0.5) -> Method:
+    """One branch half way.
+
+    An example.
+    """
+    places = Places("half way", lambda scene: {"middle": select(scene.seen, "50%")[0]})
+    return Method(formula="L = L_main + w L_k", source="-", weight=f"constant({weight})", places=places)
+
+
+def test_a_new_method_is_one_function_and_its_options_have_limits() -> None:
+    with registered(methods.BUILDERS, half_way):
+        method = methods.get("half-way(weight=0.1)")
+        assert (method.name, method.summary, method.options) == (
+            "half-way(weight=0.1)",
+            "one branch half way",
+            {"weight": 0.1},
+        )
+        assert Case("half-way").plan.names == ("middle",)
+        with pytest.raises(ConfigError, match="method 'half-way' needs weight to be a number of at least 0; found -1"):
+            methods.get("half-way(weight=-1)")
+    with pytest.raises(ConfigError, match="no method is called 'half-way'"):
+        methods.get("half-way")

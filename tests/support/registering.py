@@ -16,4 +16,5 @@ def registered(registry: Registry[Any], builder: Callable[..., Any]) -> Iterator
     try:
         yield
     finally:
-        del registry._known[builder.__name__]
+        known = registry._known
+        del known[next(name for name in known if known[name] is builder)]

@@ -30,6 +30,7 @@ from deepsup.heads.classifiers import network as network
 from deepsup.heads.classifiers import pool as pool
 from deepsup.heads.classifiers import sepconv as sepconv
 from deepsup.heads.classifiers import token as token
+from deepsup.heads.continuation import continuation as continuation
 from deepsup.heads.embeddings import embed as embed
 from deepsup.heads.embeddings import gate as gate
 from deepsup.heads.embeddings import mean as mean

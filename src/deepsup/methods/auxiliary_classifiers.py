@@ -10,7 +10,7 @@ from deepsup.layers.selectors import select
 from deepsup.methods.method import BUILDERS, Method, NotNegative, Places, Positive, Preset, Scene
 from deepsup.methods.stage_ends import INNER_STAGES, inner_stages
 from deepsup.specs import one_of
-from deepsup.terms import Gate
+from deepsup.terms import Bracket
 
 KAYA = (15, 30, 45, 60, 75, 90)  # percent of the compute
 
@@ -85,7 +85,7 @@ def dsn(
         head="linear",
         loss=loss,
         weight=schedules[decay],
-        gate=Gate(gamma, norm),
+        bracket=Bracket(gamma, norm),
         places=_NIN_OR_STAGES,
     )
 

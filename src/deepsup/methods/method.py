@@ -13,7 +13,7 @@ from deepsup import losses
 from deepsup.errors import ConfigError
 from deepsup.layers.dry_run import Trace
 from deepsup.specs import ABOVE_ZERO, Registry, at_least, between, show_call
-from deepsup.terms import Edge, Gate
+from deepsup.terms import Bracket, Edge
 
 
 class Scene(NamedTuple):
@@ -32,7 +32,7 @@ class Preset:
     loss: str | losses.Loss
     weight: str
     gradient: str = "add"
-    gate: Gate | None = None
+    bracket: Bracket | None = None
     own: bool = False
 
 
@@ -51,7 +51,7 @@ Mimicry = Callable[[Sequence[str]], Sequence[Edge]]
 class Method:
     """One method: what it does, its formula and source, where it departs from the source, and its defaults.
 
-    `head`, `loss`, `weight`, `gradient` and `gate` are those of every branch; `{epochs}` in a weight stands for the length of
+    `head`, `loss`, `weight`, `gradient` and `bracket` are those of every branch; `{epochs}` in a weight stands for the length of
     the training. `places` says where its branches go if the user does not. `arrange` turns layers into branches where
     they are not all alike. `edges` are its terms between outputs, given the names of the branches; `main_weight` is for
     weights that sum to 1.
@@ -66,7 +66,7 @@ class Method:
     loss: str | losses.Loss = "cross_entropy"
     weight: str = "constant(1)"
     gradient: str = "add"
-    gate: Gate | None = None
+    bracket: Bracket | None = None
     rule: str = "drop"  # of the probe, for at="auto"
     bare: bool = False  # attaches no branches at all
     maps: bool = False  # for networks that predict maps
@@ -122,7 +122,7 @@ class Method:
 
     def preset(self, layer: str, **changes: Any) -> Preset:
         """A branch on `layer` with the method's defaults, but for `changes`."""
-        usual = {part: getattr(self, part) for part in ("head", "loss", "weight", "gradient", "gate")}
+        usual = {part: getattr(self, part) for part in ("head", "loss", "weight", "gradient", "bracket")}
         return Preset(layer, **{**usual, **changes})
 
 

@@ -22,7 +22,7 @@ from deepsup.errors import DeepsupError, PlanError
 from deepsup.features import Feature, Pick, read_pick, show_pick
 from deepsup.files import write_atomically
 from deepsup.heads.cost import millions as millions
-from deepsup.terms import TARGET, Edge, Gate
+from deepsup.terms import TARGET, Bracket, Edge
 
 FORMAT = 1
 # What JSON holds as it is, of a plan and of a branch; and of these what plans did without when they were first written.
@@ -50,7 +50,7 @@ class Branch:
     clone: bool = False
     requires_grad: bool = True
     read_inside: bool = False  # the layer also uses its output itself; see `traces.Layer`
-    gate: Gate | None = None
+    bracket: Bracket | None = None
     zero: bool = False  # the last layer of the head starts at zero
     predicts: bool = True  # the head gives class scores
     extras: tuple[str, ...] = ()  # further outputs of the head, such as "feature"
@@ -61,7 +61,7 @@ class Branch:
     @property
     def outputs(self) -> tuple[str, ...]:
         """What it adds to `Outputs.aux`: itself, and the further outputs of its head."""
-        norm = ("norm",) if self.gate is not None else ()
+        norm = ("norm",) if self.bracket is not None else ()
         return (self.name, *(f"{self.name}/{extra}" for extra in (*self.extras, *norm)))
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class Branch:
             "loss": losses.show(self.loss),
             "weight": schedules.show(self.weight),
             "gradient": repr(self.gradient),
-            "gate": None if self.gate is None else list(self.gate),
+            "gate": None if self.bracket is None else list(self.bracket),
             "extras": list(self.extras),
         }
 
@@ -208,7 +208,7 @@ def _table(branches: Sequence[Branch]) -> list[str]:
             str(b.feature) + ("" if b.feature.layout in ("NCHW", "NC") else f" {b.feature.layout}"),
             f"{b.depth:.0%}",
             heads.show(b.head),
-            str(Edge(b.name, loss=b.loss, gate=b.gate)).replace(f"({b.name}, y)", ""),
+            str(Edge(b.name, loss=b.loss, bracket=b.bracket)).replace(f"({b.name}, y)", ""),
             f"{b.weight.value:g}" if isinstance(b.weight, schedules.constant) else b.to_dict()["weight"],
             repr(b.gradient),
             millions(b.params),
@@ -259,7 +259,7 @@ def _read_branch(data: Mapping[str, Any]) -> Branch:
         weight=schedules.parse(data["weight"]),
         gradient=gradients.parse(data.get("gradient", "add")),  # plans written before there were rules have none
         pick=read_pick(data["pick"]),
-        gate=None if data.get("gate") is None else Gate(*data["gate"]),
+        bracket=None if data.get("gate") is None else Bracket(*data["gate"]),
         extras=tuple(data.get("extras", ())),
     )
 
@@ -279,7 +279,7 @@ def _read_edge(data: Mapping[str, Any]) -> Edge:
         target=data["to"],
         loss=_read_loss(data["loss"]),
         weight=schedules.parse(data["weight"]),
-        gate=None if data.get("gate") is None else Gate(*data["gate"]),
+        bracket=None if data.get("gate") is None else Bracket(*data["gate"]),
         detach=data["detach"],
     )
 

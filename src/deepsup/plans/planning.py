@@ -148,7 +148,7 @@ def _branch(
         clone=layer.overwritten,
         requires_grad=layer.requires_grad,
         read_inside=layer.read_inside,
-        gate=placed.wanted[name].gate,
+        bracket=placed.wanted[name].bracket,
         zero=zero,
         predicts=heads.describe(head).scores and compatibility.same_scores(cost.shape, main),
         extras=tuple(cost.extras),

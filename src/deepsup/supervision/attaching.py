@@ -116,7 +116,7 @@ class Supervised(nn.Module):
                 found |= {f"{branch.name}/{extra}": output[extra] for extra in branch.extras}
             else:
                 found[branch.name] = output
-            if branch.gate is not None:  # here and not in the objective: DistributedDataParallel must see it happen
+            if branch.bracket is not None:  # here and not in the objective: DistributedDataParallel must see it happen
                 found[f"{branch.name}/norm"] = squared_norm(self.heads[branch.name])
         return found
 

@@ -239,7 +239,7 @@ def _edges_of(plan: Plan | None) -> tuple[Edge, ...]:
     """Every branch's own term, and the terms between outputs."""
     if plan is None:
         return ()
-    own = (Edge(b.name, loss=b.loss, weight=b.weight, gate=b.gate) for b in plan.branches if b.loss != "none")
+    own = (Edge(b.name, loss=b.loss, weight=b.weight, bracket=b.bracket) for b in plan.branches if b.loss != "none")
     return (*own, *plan.edges)
 
 
@@ -273,8 +273,8 @@ def _part(edge: Edge, found: Mapping[str, Tensor], target: Any) -> Tensor:
             f"the loss of '{edge.source}' ({losses.show(edge.loss)}) returned a tensor of shape {tuple(value.shape)}; it must "
             "return one number. Average over the batch."
         )
-    if edge.gate is not None:
-        value = losses.gated(value, edge.gate.norm * found[f"{edge.source}/norm"], edge.gate.gamma)
+    if edge.bracket is not None:
+        value = losses.gated(value, edge.bracket.norm * found[f"{edge.source}/norm"], edge.bracket.gamma)
     return value
 
 
