@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from deepsup import reports
 from deepsup.cli.tables import comparison, probe_table, recommendation_table, setting
 from deepsup.settings.section import override
-from tests.probes.test_placement import hand_made
+from tests.support.probing import hand_made
 from tests.support.synthetic_journals import COMPARISON, NINE, make_many
 
 

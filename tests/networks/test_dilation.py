@@ -27,8 +27,8 @@ def deepest(model: nn.Module, x: Tensor) -> Tensor:
     return found[-1]
 
 
-def dilated(model: nn.Module, output_stride: int, *, rule: str = "csail") -> nn.Module:
-    dilate(model, output_stride=output_stride, side=128, rule=rule)
+def dilated(model: nn.Module, output_stride: int, *, dilation: str = "csail") -> nn.Module:
+    dilate(model, output_stride=output_stride, side=128, dilation=dilation)
     return model
 
 
@@ -85,7 +85,7 @@ class TestDilation:
 
     @pytest.mark.parametrize("name", ["resnet18", "resnet26"])
     def test_semseg_dilates_the_kernels_that_lose_their_stride_as_much_as_the_rest(self, name: str) -> None:
-        model = dilated(timm.create_model(name, features_only=True), 8, rule="semseg")
+        model = dilated(timm.create_model(name, features_only=True), 8, dilation="semseg")
         for stage, rate in (("layer1", 1), ("layer2", 1), ("layer3", 2), ("layer4", 4)):
             convs = [c for c in model.get_submodule(stage).modules() if isinstance(c, nn.Conv2d)]
             square = [c for c in convs if c.kernel_size == (3, 3)]

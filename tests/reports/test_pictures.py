@@ -10,7 +10,7 @@ import pytest
 from deepsup import reports
 from deepsup.errors import ConfigError
 from deepsup.probes import Probe
-from tests.probes.test_placement import hand_made
+from tests.support.probing import hand_made
 
 
 def supervised(probe: Probe, *branches: str) -> Probe:

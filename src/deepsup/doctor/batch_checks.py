@@ -15,15 +15,14 @@ from deepsup.plans.plan import Plan
 
 ONE_CROP = error(
     "one-crop",
-    why="The method compares two crops of each image: it would take different images for the same one, and the first "
-    "training step stops instead",
-    fix="Cat both crops, model(torch.cat([crop1, crop2])), and repeat the labels, torch.cat([y, y]); with settings "
-    "data.views=2",
+    why="The method compares two crops of each image: it would take different images for the same one, and the first training "
+    "step stops instead",
+    fix="Cat both crops, model(torch.cat([crop1, crop2])), and repeat the labels, torch.cat([y, y]); with settings data.views=2",
 )
 NO_OVERLAP = error(
     "no-overlap",
-    why="The method compares what the model says of a sample with what it said of it one batch ago: there is nothing "
-    "to learn from, and training stops after a step or two",
+    why="The method compares what the model says of a sample with what it said of it one batch ago: there is nothing to learn "
+    "from, and training stops after a step or two",
     fix="Wrap your batches, deepsup.evaluation.loaders.overlapping(batches); with settings data.overlap=true",
 )
 

@@ -27,8 +27,8 @@ DEAR_BRANCH = warning(
 )
 EARLY_HEAVY_BRANCH = warning(
     "early-heavy-branch",
-    why="A light classifier early on pulls the first layers towards features that are linear in the classes; with a "
-    "large weight that never falls this is known to cost the final output up to several points",
+    why="A light classifier early on pulls the first layers towards features that are linear in the classes; with a large "
+    "weight that never falls this is known to cost the final output up to several points",
     fix="Lower the weight or let it fall, weight='linear(0.3, 0)', tap deeper, or use a deeper head such as 'cnds'",
 )
 BRANCH_WITHOUT_LOSS = error(

@@ -12,7 +12,7 @@ import copy
 import inspect
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -82,7 +82,8 @@ def diagnose(
     found += wrapping(setup, wanted=wanted)
     given = objective or (Objective(setup.net.plan, loss=loss) if setup.net else None)
     whole = twin(given) if given is not None else None
-    case = _Case(setup, sample, target, found, whole, loss, batch_sizes or sizes_of(batches))
+    sizes = batch_sizes or sizes_of(batches) or [length(sample)]
+    case = _Case(setup, sample, target, found, whole, loss, sizes)
     if branch_loss is not None:
         options["loss"] = branch_loss
     chosen = (setup.net.plan if setup.net else plan) if setup.sharded else case.run(plan, at, options, batches)
@@ -124,22 +125,17 @@ def _unknown(options: dict[str, Any]) -> Iterator[Finding]:
         yield BAD_SETTING.found(f"option {name}=", "there is no such option", fix=fix)
 
 
+@dataclass
 class _Case:
     """One patient: what was given, and the findings so far."""
 
-    def __init__(
-        self,
-        setup: Setup,
-        sample: Any,
-        target: Any,
-        found: list[Finding],
-        objective: Objective | None,
-        loss: str | losses.Loss | None,
-        sizes: Iterable[int] | None,
-    ) -> None:
-        self.setup, self.sample, self.target, self.found = setup, sample, target, found
-        self.objective, self.loss = objective, loss
-        self.sizes = [length(sample)] if sizes is None else list(sizes)
+    setup: Setup
+    sample: Any
+    target: Any
+    found: list[Finding]
+    objective: Objective | None
+    loss: str | losses.Loss | None
+    sizes: Iterable[int]
 
     def run(self, plan: Plan | None, at: Any, options: dict[str, Any], batches: Any) -> Plan | None:
         """Plan if that was asked, run model and branches once each, and note what shows; returns the plan."""

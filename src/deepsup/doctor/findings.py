@@ -150,6 +150,11 @@ def branch(name: str) -> str:
     return f"branch '{name}'"
 
 
+def some(names: list[str], most: int = 5) -> str:
+    """The names, but not too many: `a, b and 3 more`."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def _one_line(text: str) -> str:
     flat = " ".join(text.split())
     return flat if flat.endswith("...") else flat.removesuffix(".")

@@ -14,15 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from deepsup.doctor.findings import FORWARD_FAILED, Finding, error, from_error, warning
+from deepsup.doctor.findings import FORWARD_FAILED, Finding, error, from_error, some, warning
 from deepsup.errors import DeepsupError, OutputError
 from deepsup.features import Pick, main_prediction, show_pick
-from deepsup.layers.dry_run import Trace, as_call
+from deepsup.layers.dry_run import Trace, as_call, nodes_above
 from deepsup.supervision.attaching import Outputs, Supervised, supervising
 
-SAID = 5  # of a list of names
 AUXILIARY = ("aux1", "aux2", "AuxLogits", "aux_classifier")  # auxiliary classifiers that may be taken out
-
 
 ONE_VALUE_PER_CHANNEL = error(
     "one-value-per-channel",
@@ -113,9 +111,8 @@ class Normalisation:
         for size in sorted(set(sizes)):
             bad = [name for name, n in self.values.items() if size and n * size <= batch]
             if bad:
-                more = f" and {len(bad) - SAID} more" if len(bad) > SAID else ""
                 what = f"a batch of {size} leaves {'them' if len(bad) > 1 else 'it'} one value per channel"
-                yield ONE_VALUE_PER_CHANNEL.found(", ".join(bad[:SAID]) + more, what)
+                yield ONE_VALUE_PER_CHANNEL.found(some(bad), what)
 
 
 def _called(where: str, name: str) -> str:
@@ -131,18 +128,6 @@ def starved(net: nn.Module, values: Iterable[Tensor]) -> dict[str, nn.Parameter]
     """Trainable parameters of the net that no loss reaches, by name."""
     reached = {id(n.variable) for v in values for n in nodes_above(v) if hasattr(n, "variable")}
     return {name: p for name, p in net.named_parameters() if p.requires_grad and id(p) not in reached}
-
-
-def nodes_above(value: Tensor) -> set[Any]:
-    """Every node of the autograd graph of `value`."""
-    found: set[Any] = set()
-    todo: list[Any] = [value.grad_fn]
-    while todo:
-        node = todo.pop()
-        if node is not None and node not in found:
-            found.add(node)
-            todo += [parent for parent, _ in node.next_functions]
-    return found
 
 
 def is_reentrant(values: Iterable[Tensor]) -> bool:

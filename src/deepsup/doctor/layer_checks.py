@@ -40,8 +40,7 @@ REUSED_LAYER = error(
 )
 REENTRANT_CHECKPOINT = error(
     "reentrant-checkpoint",
-    why="Inside the checkpoint there is no graph: a branch there trains its head alone, and the trunk gets nothing "
-    "from it",
+    why="Inside the checkpoint there is no graph: a branch there trains its head alone, and the trunk gets nothing from it",
     fix="Checkpoint with use_reentrant=False, or tap the checkpointed block as a whole",
 )
 UNREADABLE_LAYER = error(
@@ -52,8 +51,8 @@ UNREADABLE_LAYER = error(
 )
 INPLACE_SUCCESSOR = warning(
     "inplace-successor",
-    why="Without a copy the branch would read what the next layer made of it; the tap therefore keeps one, in memory "
-    "and time of every step",
+    why="Without a copy the branch would read what the next layer made of it; the tap therefore keeps one, in memory and time "
+    "of every step",
     fix="Tap the layer that follows, or set inplace=False there",
 )
 SIDE_PATH = warning(
@@ -68,8 +67,8 @@ HEAD_ONLY = warning(
 )
 LAYER_READ_INSIDE = warning(
     "layer-read-inside",
-    why="What comes from above past the tensor that it returns is not seen at the tap: whether the branch is in "
-    "conflict with it cannot be measured, and a rule that weighs the two would weigh a part only",
+    why="What comes from above past the tensor that it returns is not seen at the tap: whether the branch is in conflict with "
+    "it cannot be measured, and a rule that weighs the two would weigh a part only",
     fix="Tap a layer inside it, or the one around it",
 )
 HEAD_UNFIT = error(
@@ -80,8 +79,8 @@ HEAD_UNFIT = error(
 )
 DTYPE_MISMATCH = warning(
     "dtype-mismatch",
-    why="Outside autocast the activation is cast to the head's type in every step: a copy in memory, and from float32"
-    " to half precision a loss of digits",
+    why="Outside autocast the activation is cast to the head's type in every step: a copy in memory, and from float32 to half "
+    "precision a loss of digits",
     fix="Run the forward under torch.autocast, or give both one type: net.to(dtype) after attach",
 )
 

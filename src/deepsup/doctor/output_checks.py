@@ -32,45 +32,37 @@ KINDS: dict[Any, str] = {
 CLASS_COUNT = error(
     "class-count",
     why="Cross-entropy has no score for such a label: it raises, or on a GPU aborts the process",
-    fix="Build model and heads with as many classes as the data have, count labels from 0, and set pixels to ignore "
-    "to -100",
+    fix="Build model and heads with as many classes as the data have, count labels from 0, and set pixels to ignore to -100",
     raised=ClassCountError,
 )
 NORMALISED_SCORES = error(
     "normalised-scores",
-    why="Cross-entropy applies log-softmax itself: applied twice, it flattens the gradients, and training is slow or "
-    "stalls",
+    why="Cross-entropy applies log-softmax itself: applied twice, it flattens the gradients, and training is slow or stalls",
     fix="Give out raw scores: remove the softmax or log_softmax at the end",
 )
 RAW_SCORES_IN_NLL = error(
     "raw-scores-in-nll",
-    why="The loss nll_loss expects log-probabilities: of raw scores it rewards ever larger numbers, without a lower "
-    "bound",
+    why="The loss nll_loss expects log-probabilities: of raw scores it rewards ever larger numbers, without a lower bound",
     fix="Use loss='cross_entropy', or put log_softmax before the loss",
 )
 MEAN_KL = warning(
     "mean-kl",
-    why="This reduction divides by classes and pixels too, so the term is smaller than its weight says, by the number"
-    " of scores a sample",
-    fix="Use torch.nn.functional.kl_div(..., reduction='none').sum(1).mean(), which is the mean over samples and "
-    "pixels",
+    why="This reduction divides by classes and pixels too, so the term is smaller than its weight says, by the number of scores"
+    " a sample",
+    fix="Use torch.nn.functional.kl_div(..., reduction='none').sum(1).mean(), which is the mean over samples and pixels",
 )
 LOST_CLASSES = warning(
     "lost-classes",
     why="Small objects fall between the pixels that are kept: the branch learns that these classes do not exist",
-    fix="Enlarge the scores to the size of the labels (interpolate) rather than shrink the labels, or tap a layer "
-    "with a larger map",
+    fix="Enlarge the scores to the size of the labels (interpolate) rather than shrink the labels, or tap a layer with a larger"
+    " map",
 )
 TARGET_UNFIT = error(
     "target-unfit",
     why="The first training step stops here",
     fix="Give the branch a head or a loss= that fits the target",
 )
-LOSS_FAILED = error(
-    "loss-failed",
-    why="The first training step stops here",
-    fix="Try the loss on one output by hand",
-)
+LOSS_FAILED = error("loss-failed", why="The first training step stops here", fix="Try the loss on one output by hand")
 LOSS_NOT_FINITE = error(
     "loss-not-finite",
     why="One step makes every weight NaN",

@@ -20,8 +20,8 @@ NOTHING_TRAINABLE = error(
 PARAMETERS_NOT_IN_OPTIMIZER = warning(
     "parameters-not-in-optimizer",
     why="They get gradients in every step, which cost time and memory, and never change",
-    fix="If they should learn, make the optimiser with SGD(deepsup.parameter_groups(net, lr=...)); if not, freeze "
-    "them: requires_grad_(False)",
+    fix="If they should learn, make the optimiser with SGD(deepsup.parameter_groups(net, lr=...)); if not, freeze them: "
+    "requires_grad_(False)",
 )
 HEAD_NOT_IN_OPTIMIZER = error(
     "head-not-in-optimizer",
@@ -35,8 +35,8 @@ FOREIGN_OPTIMIZER = error(
 )
 HALF_WEIGHTS = warning(
     "half-weights",
-    why="Half precision (float16) rounds gradients under 3e-8 to zero and loses updates smaller than a thousandth of "
-    "a weight; GradScaler refuses float16 gradients",
+    why="Half precision (float16) rounds gradients under 3e-8 to zero and loses updates smaller than a thousandth of a weight; "
+    "GradScaler refuses float16 gradients",
     fix="Keep the weights in float32 and run the forward under torch.autocast with a GradScaler, or use bfloat16",
 )
 FROZEN_HEAD = warning(

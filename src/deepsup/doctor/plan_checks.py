@@ -18,7 +18,6 @@ from deepsup.plans.planning import plan as make_plan
 
 PER_BRANCH = ("head", "loss", "weight", "gradient", "zero_heads")  # options of plan that may be mappings by branch name
 
-
 FOREIGN_PLAN = error(
     "foreign-plan",
     why="Attaching is refused: layers and shapes are not those that were planned for",
@@ -31,12 +30,7 @@ UNKNOWN_BRANCH = error(
     fix="Use the names of the branches",
     raised=BranchNameError,
 )
-BAD_SETTING = error(
-    "bad-setting",
-    why="Planning stops here",
-    fix="Correct the setting",
-    raised=ConfigError,
-)
+BAD_SETTING = error("bad-setting", why="Planning stops here", fix="Correct the setting", raised=ConfigError)
 
 
 def one_by_one(
@@ -70,10 +64,8 @@ def one_by_one(
                 refused = replace(from_error(error, where, trap=LAYER_READ_INSIDE), severity=ERROR)
             found.append(refused)
     for part in PER_BRANCH:
-        unknown = (
-            [k for k in options.get(part) or {} if k not in names] if isinstance(options.get(part), Mapping) else []
-        )
-        for name in unknown:
+        given = options.get(part)
+        for name in [k for k in given if k not in names] if isinstance(given, Mapping) else []:
             fix = f"Use the names of the branches: {', '.join(sorted(names))}"
             found.append(UNKNOWN_BRANCH.found(branch(name), f"{part}= names it, and there is no such branch", fix=fix))
     if len(found) == said:
@@ -105,9 +97,9 @@ def cleaned(at: Any) -> Any:
     """The selectors without the parts that compiling adds to names."""
     if isinstance(at, Mapping):
         return {k: clean(str(v)) for k, v in at.items()}
-    if isinstance(at, str) or not isinstance(at, Iterable):
-        return clean(at) if isinstance(at, str) else at
-    return [clean(str(s)) for s in at]
+    if isinstance(at, str):
+        return clean(at)
+    return [clean(str(s)) for s in at] if isinstance(at, Iterable) else at
 
 
 def places_itself(options: Mapping[str, Any]) -> bool:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from deepsup.doctor.findings import ERROR, Finding, branch, error, warning
-from deepsup.doctor.forward_checks import SAID, is_reentrant, starved
+from deepsup.doctor.findings import ERROR, Finding, branch, error, some, warning
+from deepsup.doctor.forward_checks import is_reentrant, starved
 from deepsup.doctor.patient import Setup
 from deepsup.errors import AlreadyAttachedError, AttachError, CompiledModelError, DataParallelError
 from deepsup.layers.taps import taps_on
@@ -36,14 +36,14 @@ WRAPPED_BEFORE_ATTACH = error(
 )
 HEAD_OUTSIDE_DDP = error(
     "head-outside-ddp",
-    why="DistributedDataParallel averages only the parameters it was made with: these differ more between the "
-    "processes with every step, and nothing says so",
+    why="DistributedDataParallel averages only the parameters it was made with: these differ more between the processes with "
+    "every step, and nothing says so",
     fix="Wrap what attach returned, once everything is in it: DistributedDataParallel(deepsup.attach(model, plan))",
 )
 UNUSED_PARAMETER_SEARCH = warning(
     "unused-parameter-search",
-    why="Every parameter takes part in every step, also those of branches with weight 0, so walking the whole graph "
-    "for unused ones costs time in each step and finds none",
+    why="Every parameter takes part in every step, also those of branches with weight 0, so walking the whole graph for unused "
+    "ones costs time in each step and finds none",
     fix="Leave it out: DistributedDataParallel(net)",
 )
 UNUSED_PARAMETERS = error(
@@ -54,8 +54,7 @@ UNUSED_PARAMETERS = error(
 BARE_MODEL = error(
     "bare-model",
     why="The taps record only inside the net that attach returned: called by itself this model trains no branch",
-    fix="Train the net that deepsup.attach returned (and compile or wrap that one), or take the taps off with "
-    "deepsup.strip",
+    fix="Train the net that deepsup.attach returned (and compile or wrap that one), or take the taps off with deepsup.strip",
 )
 ALREADY_ATTACHED = error(
     "already-attached",
@@ -130,8 +129,7 @@ def distributed(setup: Setup, values: list[Tensor]) -> Iterator[Finding]:
     known = {id(p) for p in ddp.parameters()}
     missing = [n for n, p in starved(setup.net or setup.core, values).items() if id(p) in known]
     if missing and not ddp.find_unused_parameters and not ddp.static_graph and not is_reentrant(values):
-        shown = ", ".join(missing[:SAID]) + (f" and {len(missing) - SAID} more" if len(missing) > SAID else "")
-        yield UNUSED_PARAMETERS.found("model", f"no loss reaches {shown}")
+        yield UNUSED_PARAMETERS.found("model", f"no loss reaches {some(missing)}")
     if ddp.find_unused_parameters and not missing and any(m is setup.net for m in ddp.modules()):
         what = "DistributedDataParallel was made with find_unused_parameters=True"
         yield UNUSED_PARAMETER_SEARCH.found("model", what)

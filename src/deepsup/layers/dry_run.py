@@ -227,7 +227,7 @@ def _summary(model: nn.Module, rec: _Recorder, output: Any, main: Pick | None, f
         )
     if not rec.lineage.follows(outputs[main]):  # the way was lost, through numpy say
         rec.apart.clear()
-    ancestors = _graph(outputs[main])
+    ancestors = nodes_above(outputs[main])
     read_inside = _read_inside(ancestors, rec.nodes)
     upstream = {n: not ancestors or t.grad_fn is None or t.grad_fn in ancestors for n, (t, _, _) in rec.held.items()}
     for name, (tensor, _, _) in rec.held.items():
@@ -294,7 +294,7 @@ def _depths(exits: list[str], weighted: set[str]) -> Iterator[tuple[str, float]]
             yield name, len(done) / max(1, len(weighted))
 
 
-def _graph(output: Tensor) -> set[Any]:
+def nodes_above(output: Tensor) -> set[Any]:
     """Every node of the autograd graph above `output`; empty when nothing in it requires a gradient."""
     found: set[Any] = set()
     todo: list[Any] = [output.grad_fn] if output.grad_fn else []

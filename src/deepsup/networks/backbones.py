@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from deepsup.errors import ConfigError
 from deepsup.networks.dilation import check_dilation, dilate
 from deepsup.networks.shapes import Seen, run_on_meta, stride_of
-from deepsup.networks.zoos import call, unknown
+from deepsup.networks.zoos import call, timm_model, unknown
 from deepsup.specs import require
 
 SIDE = 256  # of the picture in dry runs: eight values along a side are left at stride 32
@@ -79,7 +79,7 @@ def backbone(
       ends before the map shrinks. The widening 1x1 convolution before the pooling of MobileNet and EfficientNet is the
       classifier's and is left out, as timm does it.
 
-    With `output_stride` below the network's own, its convolutions are dilated by the rule `dilation` (see `dilate`); that
+    With `output_stride` below the network's own, its convolutions are dilated by `dilation` (see `dilate`); that
     is meant for networks of convolutions, not for transformers that have some.
     `pretrained` loads the default weights. Raises ConfigError for a network that there is not or whose stages cannot be
     had, MissingPackageError where the package is not installed.
@@ -93,7 +93,7 @@ def backbone(
     shapes = _map_shapes(network, shape, what)
     own = stride_of(shapes[-1], side)
     if output_stride < own:
-        dilate(network, output_stride=output_stride, side=side, rule=dilation, in_channels=in_channels, what=what)
+        dilate(network, output_stride=output_stride, side=side, dilation=dilation, in_channels=in_channels, what=what)
         try:
             shapes = _map_shapes(network, shape, what)
         except ConfigError as error:  # branches of several strides, position embeddings
@@ -124,13 +124,9 @@ def _map_shapes(network: nn.Module, shape: tuple[int, ...], what: str) -> list[t
 def _timm(
     name: str, *, in_channels: int, pretrained: bool, options: Mapping[str, Any]
 ) -> tuple[nn.Module, list[str], int]:
-    timm = require("timm", purpose=f"backbone 'timm:{name}'")
-    architecture = name.partition(".")[0]  # what follows the dot names a set of trained weights
-    if not timm.is_model(architecture):
-        raise ConfigError(unknown(name, "timm", timm.list_models(), listing="timm.list_models()"))
+    timm, config = timm_model(name)
     arguments = {"features_only": True, "pretrained": pretrained, "in_chans": in_channels, **options}
     network = call(partial(timm.create_model, name), f"timm:{name}", arguments)
-    config = timm.models.get_pretrained_cfg(architecture)
     fixed = config.input_size[-1] if config is not None and config.fixed_input_size else SIDE
     side = int(options.get("img_size", fixed))
     return network, _timm_ends(network, in_channels, side, f"backbone 'timm:{name}'"), side

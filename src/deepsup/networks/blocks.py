@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from deepsup.errors import ConfigError
 from deepsup.specs import WHOLE, Limit, is_number
+
+Network = TypeVar("Network", bound=nn.Module)
 
 SHARE = Limit("a number of at least 0 and below 1", lambda v: is_number(v) and 0 <= v < 1)
 
@@ -56,8 +59,8 @@ def preactivated(channels: int, classes: int) -> OrderedDict[str, nn.Module]:
 
 
 @torch.no_grad()
-def he_normal(network: nn.Module) -> None:
-    """Draw every convolution from N(0, 2 / fan_out), He et al. 2015 (arXiv 1502.01852), equation 14; biases are 0.
+def he_normal(network: Network) -> Network:
+    """The network, its convolutions drawn from N(0, 2 / fan_out), He et al. 2015 (arXiv 1502.01852), equation 14; biases 0.
 
     fan_out counts kernel positions times output channels. Normalisations keep scale 1 and shift 0, linear layers keep
     what PyTorch draws, as in the released training code of ResNet, WRN, DenseNet and DHM for CIFAR.
@@ -67,13 +70,15 @@ def he_normal(network: nn.Module) -> None:
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+    return network
 
 
 @torch.no_grad()
-def gaussian(network: nn.Module, *, std: float) -> None:
-    """Draw the weights of every convolution and linear layer from N(0, std²); biases are 0. Caffe's "gaussian" filler."""
+def gaussian(network: Network, *, std: float) -> Network:
+    """The network, its convolutions and linear layers drawn from N(0, std²), biases 0: Caffe's "gaussian" filler."""
     for layer in network.modules():
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
             nn.init.normal_(layer.weight, std=std)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+    return network

@@ -11,6 +11,7 @@ from torch import nn
 from deepsup.errors import ConfigError
 from deepsup.networks.blocks import check_positive, check_share, gaussian
 from deepsup.networks.families import family
+from deepsup.networks.shapes import run_on_meta
 
 STD = 0.01
 WIDTHS = (64, 128, 256, 512, 512)
@@ -68,8 +69,7 @@ def cnds_net(
         if number < 8:
             layers[f"relu{number}"] = nn.ReLU()
             layers[f"drop{number}"] = nn.Dropout(dropout)
-    network = CndsNet(layers)
-    gaussian(network, std=STD)
+    network = gaussian(CndsNet(layers), std=STD)
     if biases == "released":
         _bias_as_released(network)
     return network
@@ -90,18 +90,12 @@ def _convolutions(groups: tuple[int, ...], in_channels: int) -> OrderedDict[str,
 
 
 def _values_left(layers: OrderedDict[str, nn.Module], in_channels: int, size: int) -> int:
-    """How many values an image of `size` leaves behind the last pooling; nothing is computed, only shapes."""
-    x = torch.empty(1, in_channels, size, size, device="meta")
+    """How many values an image of `size` leaves behind the last pooling."""
     try:
-        for layer in layers.values():
-            if isinstance(layer, nn.Conv2d):
-                weight = torch.empty(layer.weight.shape, device="meta")
-                x = nn.functional.conv2d(x, weight, stride=layer.stride, padding=layer.padding)
-            else:
-                x = layer(x)
-    except RuntimeError:
+        output = run_on_meta(nn.Sequential(layers), (1, in_channels, size, size), what="CNDS")[1]
+    except ConfigError:
         raise ConfigError(f"an image of {size}x{size} is too small for this network; CNDS read 227x227.") from None
-    return x.numel()
+    return int(output.numel())
 
 
 @torch.no_grad()

@@ -88,9 +88,7 @@ def densenet(
             layers[f"transition{block}"] = _transition(channels, width, dropout=dropout)
             channels = width
     layers |= preactivated(channels, classes)
-    network = DenseNet(layers)
-    he_normal(network)
-    return network
+    return he_normal(DenseNet(layers))
 
 
 def _transition(channels: int, width: int, *, dropout: float) -> nn.Sequential:

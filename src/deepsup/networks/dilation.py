@@ -11,12 +11,18 @@ from torch.nn import functional as F
 from deepsup.errors import ConfigError
 from deepsup.networks.shapes import Seen, run_on_meta, stride_of
 
-RULES = ("csail", "semseg")
+DILATIONS = ("csail", "semseg")
 STRIDES = (4, 8, 16, 32)
 
 
 def dilate(
-    model: nn.Module, *, output_stride: int, side: int, rule: str = "csail", in_channels: int = 3, what: str = "model"
+    model: nn.Module,
+    *,
+    output_stride: int,
+    side: int,
+    dilation: str = "csail",
+    in_channels: int = 3,
+    what: str = "model",
 ) -> None:
     """Change the strides and dilations of `model`'s convolutions so that its maps end at `output_stride`.
 
@@ -25,7 +31,7 @@ def dilate(
 
     One dry run on a square picture of `side` pixels shows at which stride every convolution reads and gives out. Those
     that would give out a stride beyond `output_stride` lose theirs; those that read beyond it are dilated by as much.
-    1x1 kernels lose their stride alone. What the kernel of a convolution that loses its stride gets is the `rule`:
+    1x1 kernels lose their stride alone. What the kernel of a convolution that loses its stride gets `dilation` says:
 
     - "csail": the dilation for the stride at which it reads, half of what follows it gets. This is CSAIL's
       `_nostride_dilate`, torchvision's `replace_stride_with_dilation` and timm's `output_stride`. The values that the
@@ -39,7 +45,7 @@ def dilate(
     Raises ConfigError for a stride that is none of 4, 8, 16 and 32, and where something other than a convolution would
     shrink the map beyond the limit: no pool is rewritten (VGG, DenseNet, ResNet-D), and the message names those there are.
     """
-    check_dilation(output_stride, rule)
+    check_dilation(output_stride, dilation)
     shape = (1, in_channels, side, side)
     calls, _ = run_on_meta(model, shape, what=what)
     layers = dict(model.named_modules())
@@ -47,18 +53,18 @@ def dilate(
     convolutions = [(name, seen) for name, seen in calls if isinstance(layers[name], nn.Conv2d)]
     for name, seen in dict(convolutions).items():
         if len(seen.read) == len(seen.gave) == 4:
-            _rewrite(model, name, stride_of(seen.read, side), limit=output_stride, rule=rule)
+            _rewrite(model, name, stride_of(seen.read, side), limit=output_stride, dilation=dilation)
 
 
-def check_dilation(output_stride: int, rule: str) -> None:
-    """Raise ConfigError for a stride or a rule that there is not."""
+def check_dilation(output_stride: int, dilation: str) -> None:
+    """Raise ConfigError for a stride or a dilation that there is not."""
     if isinstance(output_stride, bool) or not isinstance(output_stride, int) or output_stride not in STRIDES:
         raise ConfigError(f"output_stride={output_stride!r} must be one of {', '.join(map(str, STRIDES))}.")
-    if rule not in RULES:
-        raise ConfigError(f"there is no dilation {rule!r}. There are: {', '.join(RULES)}.")
+    if dilation not in DILATIONS:
+        raise ConfigError(f"there is no dilation {dilation!r}. There are: {', '.join(DILATIONS)}.")
 
 
-def _rewrite(model: nn.Module, name: str, reads: int, *, limit: int, rule: str) -> None:
+def _rewrite(model: nn.Module, name: str, reads: int, *, limit: int, dilation: str) -> None:
     """Give one convolution that reads at stride `reads` of the network as it was its place in the dilated one."""
     conv = model.get_submodule(name)
     assert isinstance(conv, nn.Conv2d)
@@ -70,7 +76,7 @@ def _rewrite(model: nn.Module, name: str, reads: int, *, limit: int, rule: str) 
             f"layer {name!r} pads with {conv.padding_mode!r}; only convolutions that pad with zeros can be dilated."
         )
     strided = max(conv.stride) > 1
-    rate = max(1, (gives if strided and rule == "semseg" else reads) // limit)
+    rate = max(1, (gives if strided and dilation == "semseg" else reads) // limit)
     if strided:
         kept = max(1, limit // reads)
         if _is_patch(conv):

@@ -102,9 +102,7 @@ def mobilenet_v1(*, classes: int, in_channels: int = 3, width: float = 1.0) -> M
             channels = _scaled(plain, width)
         layers[f"layer{number}"] = nn.Sequential(*blocks)
     layers |= OrderedDict(avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(channels, classes))
-    network = MobileNetV1(layers)
-    he_normal(network)
-    return network
+    return he_normal(MobileNetV1(layers))
 
 
 @family("mobilenet-v2")
@@ -137,9 +135,7 @@ def mobilenet_v2(*, classes: int, in_channels: int = 3, width: float = 1.0, drop
     layers |= OrderedDict(conv2=nn.Conv2d(channels, last, 1, bias=False), bn2=nn.BatchNorm2d(last), relu2=nn.ReLU6())
     layers |= OrderedDict(avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), dropout=nn.Dropout(dropout))
     layers["fc"] = nn.Linear(last, classes)
-    network = MobileNetV2(layers)
-    he_normal(network)
-    return network
+    return he_normal(MobileNetV2(layers))
 
 
 def _stem(in_channels: int, channels: int, activation: nn.Module) -> OrderedDict[str, nn.Module]:

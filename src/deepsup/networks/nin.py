@@ -49,6 +49,4 @@ def nin(*, classes: int, in_channels: int = 3, dropout: float = 0.5) -> Nin:
             layers[f"drop{group}"] = nn.Dropout(dropout)
     del layers["relu_cccp6"]
     layers |= OrderedDict(pool3=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten())
-    network = Nin(layers)
-    gaussian(network, std=STD)
-    return network
+    return gaussian(Nin(layers), std=STD)

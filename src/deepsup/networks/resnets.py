@@ -136,9 +136,7 @@ def resnet(depth: int, *, classes: int, in_channels: int = 3, shortcut: str = "s
         layers[f"layer{stage + 1}"] = nn.Sequential(first, *(BasicBlock(width, width) for _ in range(n - 1)))
         channels = width
     layers |= OrderedDict(avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(channels, classes))
-    network = CifarResNet(layers)
-    he_normal(network)
-    return network
+    return he_normal(CifarResNet(layers))
 
 
 @family("resnet-N-3x3", "resnet-18-3x3", "resnet-50-3x3")

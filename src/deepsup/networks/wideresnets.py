@@ -69,6 +69,4 @@ def wrn(depth: int, widen: int, *, classes: int, in_channels: int = 3, dropout: 
         layers[f"layer{stage + 1}"] = nn.Sequential(first, *rest)
         channels = width
     layers |= preactivated(channels, classes)
-    network = WideResNet(layers)
-    he_normal(network)
-    return network
+    return he_normal(WideResNet(layers))

@@ -17,19 +17,24 @@ _TORCHVISION = "torchvision.models.list_models()"
 
 
 def build_timm(name: str, *, classes: int, in_channels: int, size: int | None, options: dict[str, Any]) -> nn.Module:
-    timm = require("timm", purpose=f"'timm:{name}'")
-    architecture = name.partition(".")[0]  # what follows the dot names a set of trained weights
-    if not timm.is_model(architecture):
-        raise ConfigError(unknown(name, "timm", timm.list_models(), listing="timm.list_models()"))
+    timm, config = timm_model(name)
     if "in_chans" in options:
         raise ConfigError(f"the channel count of 'timm:{name}' is {in_channels}, from the data; take in_chans out.")
     arguments = {"pretrained": False, "num_classes": classes, "in_chans": in_channels}
-    config = timm.models.get_pretrained_cfg(architecture)
     if size is not None and getattr(config, "fixed_input_size", False):
         arguments["img_size"] = size  # such networks refuse every other size; the options may still overrule
     arguments.update(options)
     model = call(partial(timm.create_model, name), f"timm:{name}", arguments)
     return checked(model, f"timm:{name}")
+
+
+def timm_model(name: str) -> tuple[Any, Any]:
+    """timm, and its settings of the model that it calls so. Raises ConfigError where it has none."""
+    timm = require("timm", purpose=f"'timm:{name}'")
+    architecture = name.partition(".")[0]  # what follows the dot names a set of trained weights
+    if not timm.is_model(architecture):
+        raise ConfigError(unknown(name, "timm", timm.list_models(), listing="timm.list_models()"))
+    return timm, timm.models.get_pretrained_cfg(architecture)
 
 
 def build_torchvision(
