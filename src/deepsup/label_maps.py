@@ -7,13 +7,14 @@ they are first needed; without them a `MissingPackageError` says what to install
 from __future__ import annotations
 
 import colorsys
-import importlib
+import functools
 import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from deepsup.errors import ClassCountError, ConfigError, DatasetError, MissingPackageError
+from deepsup.errors import ClassCountError, ConfigError, DatasetError
+from deepsup.specs import require
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     Picture = NDArray[np.uint8]
     Labels = NDArray[np.integer[Any]]
+
+_need = functools.partial(require, purpose="drawing label maps", install="deepsup[report]")
 
 Colour = tuple[int, int, int]
 
@@ -232,13 +235,3 @@ def _counts(labels: Labels, *, ignore: int) -> Any:
 
 def _size(labels: Labels) -> str:
     return " x ".join(map(str, labels.shape))
-
-
-def _need(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        package = {"PIL": "pillow"}.get(module.partition(".")[0], module)
-        raise MissingPackageError(
-            f'drawing label maps needs the package {package}, which is not installed. Run: pip install "deepsup[report]"'
-        ) from error

@@ -43,6 +43,7 @@ _LISTS = {
     "schedule": ("Schedules: ", ""),
     "gradient rule": ("Rules: ", ""),
 }
+_INSTALLED_AS = {"PIL": "pillow", "cv2": "opencv-python", "sklearn": "scikit-learn"}  # packages of another name
 _CALL = re.compile(r"([^\W\d][\w-]*)\s*(\(.*\))?", re.DOTALL)
 
 
@@ -99,9 +100,14 @@ def closest(name: str, known: Iterable[str], *, most: int = 1, cutoff: float = 0
 
     At most so many are named, the likest first, of a likeness of at least `cutoff` in [0, 1].
     """
+    close = alike(name, known, most=most, cutoff=cutoff)
+    return f" Closest: {', '.join(close)}." if close else ""
+
+
+def alike(name: str, known: Iterable[str], *, most: int = 1, cutoff: float = 0.6) -> list[str]:
+    """The names of `closest`."""
     plain = {_plain(one): one for one in known}
-    close = difflib.get_close_matches(_plain(name), list(plain), n=most, cutoff=cutoff)
-    return f" Closest: {', '.join(plain[one] for one in close)}." if close else ""
+    return [plain[one] for one in difflib.get_close_matches(_plain(name), list(plain), n=most, cutoff=cutoff)]
 
 
 def is_number(value: object) -> bool:
@@ -125,7 +131,7 @@ def require(module: str, *, purpose: str, install: str = "deepsup[train]") -> An
         if error.name != package:
             raise
         raise MissingPackageError(
-            f'{purpose} needs the package {package}, which is not installed: pip install "{install}"'
+            f'{purpose} needs the package {_INSTALLED_AS.get(package, package)}, which is not installed: pip install "{install}"'
         ) from None
     return importlib.import_module(module)
 

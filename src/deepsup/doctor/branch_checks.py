@@ -11,7 +11,7 @@ from deepsup import gradients, heads, methods, schedules
 from deepsup.doctor.findings import WARNING, Finding, branch, error, warning
 from deepsup.doctor.patient import Setup, copied
 from deepsup.errors import ConfigError, DeepsupError
-from deepsup.layers.dry_run import untouched
+from deepsup.layers.snapshot import untouched
 from deepsup.plans.branch_layers import RESERVED
 from deepsup.plans.plan import Branch, Plan, millions
 from deepsup.supervision.objectives import Objective

@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from deepsup.layers.dry_run import untouched
+from deepsup.layers.snapshot import untouched
 from deepsup.layers.taps import Tap, taps_on
 from deepsup.layers.wrappers import bare, chain, clean, is_compiled, is_sharded
 from deepsup.supervision.attaching import Supervised

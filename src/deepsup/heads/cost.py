@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from deepsup.errors import HeadError
 from deepsup.features import Feature, Pick
 from deepsup.heads.build_head import HeadLike, build, read, show
-from deepsup.layers.dry_run import untouched
+from deepsup.layers.snapshot import untouched
 
 
 class Price(NamedTuple):

@@ -22,7 +22,7 @@ from deepsup.errors import DeepsupError, LayerError, OutputError
 from deepsup.features import Feature, Pick, default_pick, picked, show_pick, tensors_in
 from deepsup.layers.input_dependence import Lineage
 from deepsup.layers.layouts import Layouts
-from deepsup.layers.snapshot import untouched as untouched  # passed on to those who take both from here
+from deepsup.layers.snapshot import untouched
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 

@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import re
 from collections.abc import Iterable
@@ -20,6 +19,7 @@ from collections.abc import Iterable
 from deepsup.errors import LayerError, LayerNotCalledError, LayerReusedError, UnknownLayerError
 from deepsup.features import Pick, read_pick
 from deepsup.layers.dry_run import Layer, Trace
+from deepsup.specs import alike
 
 # What the model itself reads, as if it were the output of a layer. No module is ever called so; users write `input`.
 INPUT = "<input>"
@@ -90,7 +90,7 @@ def _by_type(trace: Trace, pattern: str) -> list[str]:
     if found:
         return found
     types = sorted({layer.type for layer in trace.layers.values()})
-    close = difflib.get_close_matches(pattern, types, cutoff=0.3) or types[:5]
+    close = alike(pattern, types, most=3, cutoff=0.3) or types[:5]
     raise UnknownLayerError(f"no layer of {trace.model} has type {pattern!r}. Closest: {', '.join(close)}.")
 
 
@@ -135,7 +135,7 @@ def _by_stride(trace: Trace, text: str) -> str:
 
 def _unknown(trace: Trace, asked: str) -> str:
     names = list(trace.layers)
-    close = difflib.get_close_matches(asked, names, n=3, cutoff=0.5)
+    close = alike(asked, names, most=3, cutoff=0.5)
     same_end = [n for n in names if n.endswith(asked.split(".")[-1]) and n not in close] if asked else []
     close += same_end[: 3 - len(close)]
     top = [n for n in names if "." not in n][:8]

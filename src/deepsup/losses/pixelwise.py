@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from deepsup.errors import ClassCountError, HeadError
 from deepsup.features import widened
 from deepsup.losses import resizing
-from deepsup.losses.labels import IGNORE, check_labels, free_to_look, label_message
-from deepsup.losses.upsampled import upsampled_cross_entropy
+from deepsup.losses.labels import IGNORE, check_labels, free_to_look
+from deepsup.losses.upsampled import mean_cross_entropy, mean_of, upsampled_cross_entropy
 from deepsup.specs import one_of
 
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -56,17 +56,7 @@ def map_cross_entropy(
     if not same and resize == "area":
         return _soft_cross_entropy(prediction, target, weight, smoothing=smoothing, ignore_index=ignore_index)
     prediction, target = meet(prediction, target, resize=resize, align_corners=align_corners, ignore_index=ignore_index)
-    scores = widened(prediction)
-    try:
-        total = F.cross_entropy(
-            scores, target, weight, reduction="sum", ignore_index=ignore_index, label_smoothing=smoothing
-        )
-    except IndexError:
-        raise ClassCountError(label_message(scores.shape[1], target, ignore_index)) from None
-    counted = target != ignore_index
-    if weight is None:
-        return total / counted.sum().clamp(min=1)
-    return mean_of(total, torch.where(counted, weight[torch.where(counted, target, 0)], 0.0).sum())
+    return mean_cross_entropy(widened(prediction), target, weight, ignore_index=ignore_index, smoothing=smoothing)
 
 
 def meet(
@@ -126,11 +116,6 @@ def aligned(
 def own_places(places: Tensor, scores: Tensor) -> Tensor:
     """Of each channel the places of its class; of a single one those labelled 1."""
     return places[:, 1:] if scores.shape[1] == 1 else places
-
-
-def mean_of(total: Tensor, whole: Tensor) -> Tensor:
-    """0 where nothing counts."""
-    return torch.where(whole > 0, total / torch.where(whole > 0, whole, 1.0), 0.0)
 
 
 def _soft_cross_entropy(

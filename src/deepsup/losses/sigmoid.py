@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from deepsup.errors import HeadError
 from deepsup.losses.labels import IGNORE, ClassWeight, IgnoreIndex
 from deepsup.losses.named import loss
-from deepsup.losses.pixelwise import Resize, aligned, as_labels, mean_of, own_places, weight_tensor
-from deepsup.losses.upsampled import upsampled_binary_cross_entropy
+from deepsup.losses.pixelwise import Resize, aligned, as_labels, own_places, weight_tensor
+from deepsup.losses.upsampled import mean_of, upsampled_binary_cross_entropy
 from deepsup.specs import FLAG
 
 

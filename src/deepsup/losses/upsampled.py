@@ -26,9 +26,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
-from deepsup.errors import ConfigError, HeadError
+from deepsup.errors import ClassCountError, ConfigError, HeadError
 from deepsup.features import widened
-from deepsup.losses.labels import IGNORE, check_labels, free_to_look
+from deepsup.losses.labels import IGNORE, check_labels, free_to_look, label_message
 from deepsup.specs import require
 
 # Numbers in a tile of the enlarged map, labels and what is made of them counted in. On the CPU for each thread: a few MiB, so
@@ -80,7 +80,9 @@ def upsampled_cross_entropy(
         raise ConfigError(f"upsampled_cross_entropy needs smoothing to be a number in [0, 1); found {smoothing!r}.")
     if _enlarges(logits, target):
         return _blocked(logits, target, weight, "softmax", align_corners, ignore_index, smoothing)
-    return _two_steps(logits, target, weight, align_corners, ignore_index, smoothing)
+    scores = _interpolated(logits, target, align_corners)
+    weight = None if weight is None else weight.to(scores.dtype)
+    return mean_cross_entropy(scores, target.long(), weight, ignore_index=ignore_index, smoothing=smoothing)
 
 
 def upsampled_binary_cross_entropy(
@@ -102,8 +104,7 @@ def upsampled_binary_cross_entropy(
     classes = torch.arange(scores.shape[1], device=target.device) if scores.shape[1] > 1 else target.new_ones(1)
     hot = target.unsqueeze(1) == classes.view(-1, 1, 1)
     each = F.binary_cross_entropy_with_logits(scores, hot.to(scores.dtype), reduction="none")
-    whole = counted.sum() * scores.shape[1]
-    return torch.where(counted, each, 0.0).sum() / whole.clamp(min=1)
+    return mean_of(torch.where(counted, each, 0.0).sum(), counted.sum() * scores.shape[1])
 
 
 def _check(logits: Tensor, target: Tensor, name: str) -> None:
@@ -132,19 +133,30 @@ def _interpolated(logits: Tensor, target: Tensor, align_corners: bool) -> Tensor
     return F.interpolate(widened(logits), size, mode="bilinear", align_corners=align_corners)
 
 
-def _two_steps(
-    logits: Tensor, target: Tensor, weight: Tensor | None, align_corners: bool, ignore_index: int, smoothing: float
+def mean_cross_entropy(
+    scores: Tensor,  # (N, C, *places), raw
+    target: Tensor,  # (N, *places), class indices as int64
+    weight: Tensor | None,  # (C,)
+    *,
+    ignore_index: int,
+    smoothing: float,
 ) -> Tensor:
-    scores, target = _interpolated(logits, target, align_corners), target.long()
-    weight = None if weight is None else weight.to(scores.dtype)
-    if free_to_look(target):
-        check_labels(logits.shape[1], target, ignore_index)
-    total = F.cross_entropy(
-        scores, target, weight, ignore_index=ignore_index, label_smoothing=smoothing, reduction="sum"
-    )
+    """PyTorch's softmax cross-entropy over the places that count, and 0 where none does.
+
+    Raises `ClassCountError` for a label without a class, where PyTorch looks: on the CPU.
+    """
+    options: dict[str, Any] = {"ignore_index": ignore_index, "label_smoothing": smoothing, "reduction": "sum"}
+    try:
+        total = F.cross_entropy(scores, target, weight, **options)
+    except IndexError:
+        raise ClassCountError(label_message(scores.shape[1], target, ignore_index)) from None
     counted = target != ignore_index
     shares = counted if weight is None else torch.where(counted, weight[torch.where(counted, target, 0)], 0.0)
-    whole = shares.sum()
+    return mean_of(total, shares.sum())
+
+
+def mean_of(total: Tensor, whole: Tensor) -> Tensor:
+    """0 where nothing counts."""
     return torch.where(whole != 0, total / torch.where(whole != 0, whole, 1), 0.0)
 
 
@@ -202,16 +214,8 @@ def _operator(
 
 
 @_operator.register_fake
-def _shapes(
-    logits: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    form: str,
-    align_corners: bool,
-    ignore_index: int,
-    smoothing: float,
-    wanted: bool,
-) -> tuple[Tensor, Tensor]:
+def _shapes(logits: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    *_, wanted = rest
     dtype = torch.promote_types(logits.dtype, torch.float32)
     slope = logits.new_empty(logits.shape if wanted else (0,), dtype=dtype)
     return logits.new_empty((), dtype=dtype), slope

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from deepsup.errors import AttachError, CertificateError, PlanError
 from deepsup.features import tensors_in
 from deepsup.files import state_sha256, update_digest, write_atomically
-from deepsup.layers.dry_run import as_call, untouched
+from deepsup.layers.dry_run import as_call
+from deepsup.layers.snapshot import untouched
 from deepsup.layers.taps import remove_taps, taps_on
 from deepsup.supervision.attaching import Supervised, supervising, unwrap
 
