@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
@@ -85,15 +86,15 @@ class _Recorder:
     exits: list[str] = field(default_factory=list)
     held: dict[str, tuple[Tensor, int, Pick]] = field(default_factory=dict)
     graphs: dict[str, bool] = field(default_factory=dict)
-    nodes: dict[str, tuple[Any, int, int]] = field(
-        default_factory=dict
-    )  # where each output stands in the graph, and when
+    # Where each output stands in the graph, and when.
+    nodes: dict[str, tuple[Any, int, int]] = field(default_factory=dict)
     cut: set[str] = field(default_factory=set)  # outputs without a graph, though something before them could be trained
     trainable: bool = False
     problems: dict[str, str] = field(default_factory=dict)
 
-    def record(self, name: str, module: nn.Module, output: object) -> None:
-        self.trainable |= any(p is not None and p.requires_grad for p in module._parameters.values())
+    def record(self, name: str, module: nn.Module, args: object, output: object) -> None:
+        own = (p for p in module._parameters.values() if p is not None)
+        self.trainable = self.trainable or any(p.requires_grad for p in own)
         self.calls[name] = self.calls.get(name, 0) + 1
         self.exits.append(name)
         if self.calls[name] > 1:
@@ -118,9 +119,7 @@ class _Recorder:
             self.nodes[name] = (tensor.grad_fn, tensor.output_nr, _sequence_number())
         inside = any(p.requires_grad for p in module.parameters())
         without_graph = self.trainable and not torch.is_grad_enabled()
-        if not tensor.requires_grad and (
-            inside or without_graph
-        ):  # asked now: reentrant checkpointing adds a graph later
+        if not tensor.requires_grad and (inside or without_graph):  # asked now: checkpointing may add a graph later
             self.cut.add(name)
 
     def feature(self, name: str) -> Feature | None:
@@ -162,7 +161,7 @@ def trace(
     recorder = _Recorder(shape, Layouts.of(model, shape, layouts or {}), picks or {}, lineage)
     flops = FlopCounterMode(display=False)
     with untouched(model):
-        handles = [m.register_forward_hook(_hook(recorder, n)) for m, n in names.items()]
+        handles = [m.register_forward_hook(partial(recorder.record, n)) for m, n in names.items()]
         try:
             _check_materialised(model)
             if not model.training:
@@ -182,13 +181,6 @@ def trace(
             for handle in handles:
                 handle.remove()
     return _summary(model, recorder, output, main, flops.get_total_flops())
-
-
-def _hook(recorder: _Recorder, name: str) -> Any:
-    def see(module: nn.Module, args: Any, output: Any) -> None:
-        recorder.record(name, module, output)
-
-    return see
 
 
 def as_call(sample: Any, *, batch: int | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -288,7 +280,8 @@ def _depths(exits: list[str], weighted: set[str]) -> Iterator[tuple[str, float]]
     done: set[str] = set()
     seen: set[str] = set()
     for name in exits:
-        done |= {name} & weighted
+        if name in weighted:
+            done.add(name)
         if name not in seen:
             seen.add(name)
             yield name, len(done) / max(1, len(weighted))
@@ -344,9 +337,8 @@ def _trunk(model: nn.Module, layers: dict[str, Layer], weighted: set[str]) -> tu
 
     look_into("", model)
     usable = sorted((p for p in points if _is_trunk_point(layers[p])), key=lambda p: layers[p].order)
-    frozen = takewhile(
-        lambda p: not layers[p].requires_grad, usable
-    )  # later ones without a graph are masks and the like
+    # Only the first ones: later ones without a graph are masks and the like.
+    frozen = takewhile(lambda p: not layers[p].requires_grad, usable)
     return (*frozen, *(p for p in usable if layers[p].requires_grad))
 
 

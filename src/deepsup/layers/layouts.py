@@ -21,9 +21,8 @@ class Layouts:
     input_shape: tuple[int, ...]  # (N, ...)
     said: Mapping[str, str]  # by layer name; wins over what is inferred
     convolves: bool  # along sequences
-    axes: dict[tuple[int, ...], int] = field(
-        default_factory=dict
-    )  # of the channels, by shape, as the last layer had it
+    # Of the channels, by shape, as the last layer had it.
+    axes: dict[tuple[int, ...], int] = field(default_factory=dict)
     channels: dict[str, int | None] = field(default_factory=dict)  # the axis for a layer's shape when it was done
 
     @classmethod

@@ -50,22 +50,9 @@ def _cell(cell, h, w, row_starts, column_starts):
 
 @triton.jit
 def _places(
-    place,
-    count,
-    columns,
-    n,
-    top,
-    left,
-    target,
-    row_shares,
-    column_shares,
-    weight,
-    height,
-    width,
-    ignore,
-    smoothing,
-    classes,
-):
+    place, count, columns, n, top, left, target, row_shares, column_shares, weight,
+    height, width, ignore, smoothing, classes,
+):  # fmt: skip
     """Of some places of a cell: where they are in the map, their shares, labels, and factors pull and even (see `upsampled`)."""
     inside = place < count
     row, column = top + place // columns, left + place % columns
@@ -76,9 +63,8 @@ def _places(
     counted = inside & (label != ignore)
     known = (label >= 0) & (label < classes)
     share = tl.load(weight + label, mask=counted & known, other=0.0)
-    share = tl.where(
-        counted & (known == 0), float("nan"), share
-    )  # a label without a class: no number, and no stray read
+    # A label without a class gives no number, and no stray read.
+    share = tl.where(counted & (known == 0), float("nan"), share)
     even = tl.where(counted, smoothing / classes, 0.0)
     return at, inside, y, x, label, share, even
 
