@@ -89,7 +89,7 @@ def batching(plan: Plan, sample: Any, target: Any, batches: Any) -> Iterator[Fin
             yield NO_OVERLAP.found("batches", what)
 
 
-def _begins(labels: Tensor, new: Tensor) -> bool:
+def _begins(labels: Tensor, new: Tensor) -> bool:  # (N, ...) and (M, ...)
     """Whether a batch begins with these samples and brings more."""
     return len(labels) > len(new) and torch.equal(labels[: len(new)], new.to(labels.device))
 

@@ -100,7 +100,8 @@ def naming(plan: Plan, objective: Objective) -> Iterator[Finding]:
     """Branches without a loss, and losses without a branch."""
     used = (output.partition("/")[0] for e in objective.edges for output in (e.source, e.target))
     sources = [name for name in dict.fromkeys(used) if name not in RESERVED]
-    sources += [GATE] * (GATE in plan.names and any(ENSEMBLE in (e.source, e.target) for e in objective.edges))
+    if GATE in plan.names and any(ENSEMBLE in (e.source, e.target) for e in objective.edges):
+        sources.append(GATE)
     for name in plan.names:
         if name not in sources:
             what = f"no loss of the objective uses its output; it has losses on {', '.join(['main', *sources])}"

@@ -88,20 +88,27 @@ def diagnose(
         options["loss"] = branch_loss
     chosen = (setup.net.plan if setup.net else plan) if setup.sharded else case.run(plan, at, options, batches)
     found += compiled(setup, chosen, wanted=wanted)
-    found += precision(setup)
-    found += learning(setup, chosen)
-    found += optimising(setup, chosen, optimizer)
-    if chosen is not None:
-        found += pricing(chosen)
-        found += passing(setup, chosen)
-        found += naming(chosen, whole or Objective(chosen))
-        found += weighing(whole or Objective(chosen))
+    found += _of_parts(setup, chosen, whole, optimizer)
     trained = whole.plan if whole is not None and whole.plan is not None else chosen
     if trained is not None:
         found += batching(trained, sample, target, batches)
     names = ", ".join(chosen.names) if chosen and chosen.branches else "the plain model"
     seen = {"labels": "labels, " if target is not None else "", "optimizer": " and optimiser" if optimizer else ""}
     return diagnosis(found, CHECKED.format(branches=names, **seen))
+
+
+def _of_parts(
+    setup: Setup, plan: Plan | None, objective: Objective | None, optimizer: Optimizer | None
+) -> Iterator[Finding]:
+    """What shows without running anything: in parameters, optimiser, and branches."""
+    yield from precision(setup)
+    yield from learning(setup, plan)
+    yield from optimising(setup, plan, optimizer)
+    if plan is not None:
+        yield from pricing(plan)
+        yield from passing(setup, plan)
+        yield from naming(plan, objective or Objective(plan))
+        yield from weighing(objective or Objective(plan))
 
 
 def _main_loss(loss: str | losses.Loss | None, found: list[Finding]) -> str | losses.Loss | None:

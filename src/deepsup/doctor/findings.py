@@ -75,8 +75,8 @@ class Diagnosis:
         """The closing line: `no finding: ...`, or `2 errors, 1 warning`."""
         if not self.findings:
             return f"no finding: {self.checked}"
-        counts = [(len(self.errors), "error"), (len(self.warnings), "warning")]
-        return ", ".join(f"{n} {word}{'s' * (n != 1)}" for n, word in counts if n)
+        counts = [(len(self.errors), ERROR), (len(self.warnings), WARNING)]
+        return ", ".join(f"1 {severity}" if n == 1 else f"{n} {severity}s" for n, severity in counts if n)
 
     def __str__(self) -> str:
         return "\n".join([*map(str, self.findings), self.summary])

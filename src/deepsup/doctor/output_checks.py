@@ -132,30 +132,30 @@ def _option(loss: Any, name: str, default: Any) -> Any:
 
 
 def _scale_of_scores(edge: Edge, prediction: Tensor) -> Iterator[Finding]:
-    kind, scores = _kind(edge.loss), normalised(prediction)
+    kind, scale = _kind(edge.loss), normalised(prediction)
     where, loss = place(edge.source), losses.show(edge.loss)
-    if kind == "cross_entropy" and scores:
-        what = "sum to 1" if scores == "probabilities" else "have exponentials that sum to 1"
-        layer = "softmax" if scores == "probabilities" else "log_softmax"
+    if kind == "cross_entropy" and scale:
+        what = "sum to 1" if scale == "probabilities" else "have exponentials that sum to 1"
+        layer = "softmax" if scale == "probabilities" else "log_softmax"
         fix = f"Give out raw scores: remove the {layer} at the end"
         if layer == "log_softmax" and not isinstance(_bare(edge.loss), losses.Named):  # nll_loss smoothes nothing
             given = "F" if edge.source == "main" else f"{{'{edge.source}': F}}"
             taker = "Objective(plan, loss=F)" if edge.source == "main" else f"plan(..., loss={given})"
             fix += f"; or {taker} with F = torch.nn.functional.nll_loss"
-        yield NORMALISED_SCORES.found(where, f"it gives {scores} (they {what}), and its loss is {loss}", fix=fix)
+        yield NORMALISED_SCORES.found(where, f"it gives {scale} (they {what}), and its loss is {loss}", fix=fix)
     if losses.describe(edge.loss).binary and _looks_like_sigmoid(prediction):
         what = f"all that it gives lies between 0 and 1, and its loss is {loss}"
         fix = "Give out raw scores: remove the sigmoid at the end"
         yield NORMALISED_SCORES.found(where, what, fix=fix, severity=WARNING)
-    if kind == "nll_loss" and scores != "log-probabilities":
-        yield RAW_SCORES_IN_NLL.found(where, f"it gives {scores or 'raw scores'}, and its loss is {loss}")
+    if kind == "nll_loss" and scale != "log-probabilities":
+        yield RAW_SCORES_IN_NLL.found(where, f"it gives {scale or 'raw scores'}, and its loss is {loss}")
     if kind == "kl_div" and _option(edge.loss, "reduction", "mean") == "mean":
         shape = tuple(prediction.shape)
         yield MEAN_KL.found(where, f"its loss is {loss} with reduction='mean', over scores of shape {shape}")
 
 
-def normalised(prediction: Tensor) -> str:
-    """`probabilities` or `log-probabilities` where the scores over axis 1 are such in every place, else an empty text."""
+def normalised(prediction: Tensor) -> str:  # (N, C, ...)
+    """`probabilities` or `log-probabilities` where the scores over axis 1 are such at every place, else an empty text."""
     if prediction.ndim < 2 or prediction.shape[1] < 2 or not prediction.numel() or not prediction.is_floating_point():
         return ""
     scores = prediction.detach()
@@ -170,7 +170,7 @@ def normalised(prediction: Tensor) -> str:
     return ""
 
 
-def _looks_like_sigmoid(prediction: Tensor) -> bool:
+def _looks_like_sigmoid(prediction: Tensor) -> bool:  # (N, C, ...)
     scores = prediction.detach()
     return bool(
         scores.numel() and (scores >= 0).all() and (scores <= 1).all() and (scores != scores.flatten()[0]).any()
@@ -181,14 +181,14 @@ def _misfit(edge: Edge, prediction: Tensor, target: Any, batch: int) -> Finding 
     """A target of another shape or type than the loss takes, where it can be told how to mend it."""
     if not isinstance(target, Tensor) or prediction.ndim < 2 or _kind(edge.loss) not in ("cross_entropy", "nll_loss"):
         return None
-    scores, given, where = tuple(prediction.shape), tuple(target.shape), place(edge.source)
-    indices, soft = (scores[0], *scores[2:]), target.is_floating_point()
-    if target.ndim and len(target) != scores[0] and scores[0] == batch:
+    shape, given, where = tuple(prediction.shape), tuple(target.shape), place(edge.source)
+    indices, soft = (shape[0], *shape[2:]), target.is_floating_point()
+    if target.ndim and len(target) != shape[0] and shape[0] == batch:
         what = f"the target has {len(target)} samples, the input {batch}"
         return TARGET_UNFIT.found(where, what, fix="Pass the input and the target of one and the same batch")
-    wide = len(given) == len(indices) + 1 and given[1] == 1 and (given[0], *given[2:]) == indices and given != scores
+    wide = len(given) == len(indices) + 1 and given[1] == 1 and (given[0], *given[2:]) == indices and given != shape
     if not wide and given != indices:
-        if given == scores and not soft and _kind(edge.loss) == "cross_entropy":
+        if given == shape and not soft and _kind(edge.loss) == "cross_entropy":
             what = f"the target holds class probabilities (or one-hot labels) of dtype {target.dtype}"
             return TARGET_UNFIT.found(where, what, fix="Convert it: target.float()")
         return None

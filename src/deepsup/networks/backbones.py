@@ -48,7 +48,7 @@ class Trunk(nn.Module):
                     delattr(child, unused)
             self.add_module(name, child)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor) -> list[Tensor]:  # (N, in_channels, H, W)
         maps = []
         for step in self.steps:
             x = self.get_submodule(step)(x)

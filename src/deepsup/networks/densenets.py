@@ -38,7 +38,7 @@ class DenseLayer(nn.Module):
             new["dropout"] = nn.Dropout(dropout)
         self.new = nn.Sequential(new)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # (N, channels, H, W)
         return torch.cat((x, self.new(x)), 1)
 
 

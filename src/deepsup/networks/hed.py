@@ -74,7 +74,7 @@ class Hed(nn.Module):
             nn.init.zeros_(self.get_parameter(f"{name}.weight"))
         nn.init.constant_(self.fuse.weight, 1 / SIDES)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Tensor:  # (N, in_channels, H, W) to (N, classes, H, W)
         x = image
         scores: list[Tensor] = []
         for name in self.trunk:

@@ -64,7 +64,7 @@ class InvertedResidual(nn.Module):
         self.residual = nn.Sequential(layers)
         self.shortcut = stride == 1 and channels == width
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # (N, channels, H, W) to (N, width, H / stride, W / stride)
         residual: Tensor = self.residual(x)
         return residual + x if self.shortcut else residual
 

@@ -69,7 +69,7 @@ class UNetPlusPlus(nn.Module):
         for diagonal in range(self.depth + 1):
             yield from ((diagonal - j, j) for j in range(diagonal + 1))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # (N, in_channels, H, W) to (N, classes, H, W)
         maps: list[list[Tensor]] = [[] for _ in range(self.depth + 1)]  # of each level, by how often they came up
         for i, j in self._order():
             if j:

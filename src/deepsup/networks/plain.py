@@ -60,4 +60,4 @@ def _stages(depth: int, widths: Sequence[int]) -> list[int]:
             f"Ask for at least {len(widths)} convolutions, or for fewer widths."
         )
     each, extra = divmod(depth, len(widths))
-    return [each + (stage < extra) for stage in range(len(widths))]
+    return [each + 1 if stage < extra else each for stage in range(len(widths))]

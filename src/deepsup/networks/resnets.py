@@ -26,7 +26,7 @@ class Subsample(nn.Module):
         super().__init__()
         self.stride = stride
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) to (N, C, h, w)
         return x[:, :, :: self.stride, :: self.stride]
 
     def extra_repr(self) -> str:
@@ -45,7 +45,7 @@ class Padded(nn.Module):
         super().__init__()
         self.shrink = shrink
 
-    def forward(self, x: Tensor, like: Tensor) -> Tensor:
+    def forward(self, x: Tensor, like: Tensor) -> Tensor:  # (N, C, H, W) and (N, width, h, w)
         x = self.shrink(x)
         return F.pad(x, (0, 0, 0, 0, 0, like.shape[1] - x.shape[1]))
 
@@ -59,7 +59,7 @@ class Projected(nn.Module):
         self.conv = nn.Conv2d(channels, width, 1, stride=stride, bias=False)
         self.bn = nn.BatchNorm2d(width)
 
-    def forward(self, x: Tensor, like: Tensor) -> Tensor:
+    def forward(self, x: Tensor, like: Tensor) -> Tensor:  # (N, C, H, W) to (N, width, h, w)
         return self.bn(self.conv(x))  # type: ignore[no-any-return]
 
 
@@ -67,7 +67,7 @@ class Projected(nn.Module):
 class Same(nn.Module):
     """Shortcut where nothing changes shape."""
 
-    def forward(self, x: Tensor, like: Tensor) -> Tensor:
+    def forward(self, x: Tensor, like: Tensor) -> Tensor:  # (N, C, H, W)
         return x
 
 
@@ -94,7 +94,7 @@ class BasicBlock(nn.Module):
         self.shortcut = Same() if same else SHORTCUTS[shortcut](channels, width, stride)
         self.relu2 = nn.ReLU()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # (N, channels, H, W) to (N, width, h, w)
         residual = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
         return self.relu2(residual + self.shortcut(x, residual))  # type: ignore[no-any-return]
 

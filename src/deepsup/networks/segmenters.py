@@ -40,7 +40,7 @@ class Segmenter(nn.Module):
         self.full_size = full_size
         self.align_corners = align_corners
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # (N, in_channels, H, W) to (N, classes, h, w)
         scores: Tensor = self.decoder(self.backbone(x)[-1])
         return resized(scores, x, align_corners=self.align_corners) if self.full_size else scores
 
@@ -93,7 +93,7 @@ class Pyramid(nn.ModuleList):
         super().__init__(nn.Sequential(pool, *conv_bn_relu(channels, width, 1)) for pool in pools)
         self.align_corners = align_corners
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # (N, channels, h, w)
         means = [resized(level(x), x, align_corners=self.align_corners) for level in self]
         return torch.cat([x, *means], 1)
 

@@ -70,7 +70,7 @@ def unet(
         warn_of_gridding(rates)
         return UNet(in_channels, widths, classes, style, rates=rates)
     trunk, stages = backbone(SHORT.get(encoder, encoder), in_channels=in_channels, pretrained=pretrained)
-    needed = len(stages) - (stages[0].stride == 1)
+    needed = len(stages) - 1 if stages[0].stride == 1 else len(stages)
     widths = BACKBONE_WIDTHS[:needed] if widths is None else widths
     check_widths(widths, least=1)
     if len(widths) != needed:
@@ -103,7 +103,7 @@ class UNet(nn.Module):
         self.levels = tuple(f"up{level}" for level in range(self.depth, 0, -1))
         initialise(self)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # (N, in_channels, H, W) to (N, classes, H, W)
         beside = []
         for level in range(1, self.depth + 1):
             beside.append(self.get_submodule(f"down{level}")(x))
@@ -146,7 +146,7 @@ class BackboneUNet(nn.Module):
         self.stages = tuple(f"encoder.{stage.layer}" for stage in stages)
         self.levels = tuple(f"up{level}" for level in range(len(widths), 0, -1))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # (N, in_channels, H, W) to (N, classes, H, W)
         maps = self.encoder(x)
         beside = [x, *maps] if len(maps) == len(self.levels) else maps
         y = maps[-1]

@@ -34,7 +34,7 @@ class WideBlock(nn.Module):
         same = stride == 1 and channels == width
         self.shortcut = None if same else nn.Conv2d(channels, width, 1, stride=stride, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # (N, channels, H, W) to (N, width, h, w)
         active = self.relu1(self.bn1(x))
         residual = self.conv2(self.dropout(self.relu2(self.bn2(self.conv1(active)))))
         past = x if self.shortcut is None else self.shortcut(active)

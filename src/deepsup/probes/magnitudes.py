@@ -123,11 +123,11 @@ class Meter:
         size = tensor.numel()
         if size <= most:
             return tensor.reshape(-1).float()
-        place = (size, count, tensor.device)
-        if place not in self._positions:
+        key = (size, count, tensor.device)
+        if key not in self._positions:
             own = torch.Generator().manual_seed(size)
-            self._positions[place] = torch.randint(size, (count,), generator=own).to(tensor.device)
-        return torch.take(tensor, self._positions[place]).float()  # reads any memory layout where it lies
+            self._positions[key] = torch.randint(size, (count,), generator=own).to(tensor.device)
+        return torch.take(tensor, self._positions[key]).float()  # reads any memory layout where it lies
 
 
 @dataclass(frozen=True)
@@ -144,9 +144,8 @@ class _Step:
         sampled: dict[Key, tuple[float, ...]] = {}
         start, first = len(self.counts), 0
         for size in self.sizes:
-            median, p5, vanished = (numbers[start + i * size :][:size] for i in range(3))
-            keys = self.order[first : first + size]
-            sampled |= dict(zip(keys, zip(median, p5, vanished, strict=True), strict=True))
+            columns = [numbers[at : at + size] for at in range(start, start + 3 * size, size)]  # median, p5, vanished
+            sampled |= dict(zip(self.order[first : first + size], zip(*columns, strict=True), strict=True))
             start, first = start + 3 * size, first + size
         rest = dict.fromkeys(means, (0.0, 0.0, 1.0)) | sampled
         return {key: (_short(mean), *map(_short, rest[key])) for key, mean in means.items()}  # type: ignore[misc]
