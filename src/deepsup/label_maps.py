@@ -87,7 +87,7 @@ def coloured(labels: Labels, colours: Sequence[Sequence[int]], *, ignore: int = 
     if highest >= len(colours):
         raise ClassCountError(
             f"label {highest} was found, and the palette has {len(colours)} colours, one a class from 0 on. Give a "
-            f"colour for every class (overlays.palette({highest + 1})), or the label to leave out as ignore={highest}."
+            f"colour for every class (label_maps.palette({highest + 1})), or the label to leave out as ignore={highest}."
         )
     table = np.asarray([*colours, VOID], dtype=np.uint8).reshape(-1, 3)
     drawn: Picture = table[np.where(counts, labels, len(colours))]

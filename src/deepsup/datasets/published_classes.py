@@ -1,4 +1,4 @@
-"""Names and colours of the classes of published data sets; `overlays.palette` has colours for everyone else's."""
+"""Names and colours of the classes of published data sets; `label_maps.palette` has colours for everyone else's."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from deepsup.errors import HeadError
-from deepsup.features import Feature
+from deepsup.features import Feature, widened
 from deepsup.heads.build_head import show
 from deepsup.layers.snapshot import untouched
 
@@ -45,6 +45,6 @@ def _ran(head: nn.Module, feature: Feature) -> list[nn.Module]:
 
 def squared_norm(head: nn.Module) -> Tensor:
     """The sum of squares of a head's weights (parameters of 2 or more dimensions; no biases): |w|^2 of DSN."""
-    weights = [p if p.dtype == torch.float64 else p.float() for p in head.parameters() if p.ndim >= 2]
+    weights = [widened(p) for p in head.parameters() if p.ndim >= 2]
     squares = [w.square().sum() for w in weights]
     return torch.stack(squares).sum() if squares else torch.zeros(())
