@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import deepsup as ds
 from deepsup import networks, reports
 from deepsup.cli import commands
 from deepsup.errors import DeepsupError
+from deepsup.heads import HEADS
 
 VERBS = ["layers", "plan", "probe", "doctor", "train", "compare", "report", "predict", "strip", "methods"]
 ROOT = Path(__file__).parents[2]
@@ -47,6 +49,7 @@ def test_every_verb_is_there_with_help() -> None:
         text = call(verb, "--help")
         assert "Usage:" in text
         assert len(text.split()) > 20, verb
+    assert set(HEADS) <= set(re.findall(r"\w+", call("plan", "--help")))
 
 
 def test_layers_lists_where_the_trunk_can_be_tapped_and_all() -> None:

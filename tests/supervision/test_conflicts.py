@@ -172,6 +172,7 @@ def test_a_metered_step_with_a_rule_compiles_into_one_graph(backend: str) -> Non
     eager, objective = supervised(gradient={"relu1": "project", "relu2": "warmup(0.5)"})
     compiled, _ = supervised(gradient={"relu1": "project", "relu2": "warmup(0.5)"})
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()  # which reset does not
     fast = torch.compile(compiled, fullgraph=True, backend=backend)
     with ds.ConflictMeter(eager) as one, ds.ConflictMeter(fast) as two:
         for progress in (0.0, 0.25, 1.0):

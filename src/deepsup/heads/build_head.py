@@ -7,7 +7,7 @@ A head is named by a text (`"pool"`, `"cnds(hidden=256)"`), or is the user's own
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 from torch import nn
@@ -85,7 +85,15 @@ def build(
         return head
     if isinstance(head, str):
         name, options = read(head)
-        return _built(head, HEADS[name], feature, classes, options | _context(HEADS[name], head, model, layer, main))
+        options |= _context(HEADS[name], head, model, layer, main)
+        try:
+            return HEADS[name](feature, classes, **options)
+        except HeadError:
+            raise
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise HeadError(
+                f"head {head!r} cannot be built for an activation of {feature} a sample: {error}."
+            ) from None
     context = _context(head, show(head), model, layer, main)
     try:
         built = head(feature, classes, **context)
@@ -97,17 +105,6 @@ def build(
     if not isinstance(built, nn.Module):
         raise HeadError(f"the head function {show(head)} returned {type(built).__name__}; it must return an nn.Module.")
     return built
-
-
-def _built(
-    text: str, builder: Callable[..., nn.Module], feature: Feature, classes: int, options: Mapping[str, object]
-) -> nn.Module:
-    try:
-        return builder(feature, classes, **options)
-    except (TypeError, ValueError, RuntimeError) as error:
-        if isinstance(error, HeadError):
-            raise
-        raise HeadError(f"head {text!r} cannot be built for an activation of {feature} a sample: {error}.") from None
 
 
 def _context(

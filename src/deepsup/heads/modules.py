@@ -31,7 +31,7 @@ class Mean(nn.Module):
 class First(nn.Module):
     """The first token: the class token of vision transformers."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # (N, L, C) -> (N, C)
         return x[:, 0]
 
 
@@ -50,7 +50,7 @@ class MixedPool(nn.Module):
         self.kernel = kernel
         self.alpha = nn.Parameter(torch.rand(1))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, C, H // kernel[0], W // kernel[1])
         return self.alpha * F.max_pool2d(x, self.kernel) + (1 - self.alpha) * F.avg_pool2d(x, self.kernel)
 
     def extra_repr(self) -> str:
@@ -63,7 +63,7 @@ class GateNorm(nn.BatchNorm1d):
     The last batch of an epoch may hold one, which has no variance of its own; `nn.BatchNorm1d` raises there.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # (N, C)
         if self.training and x.shape[0] == 1:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         return super().forward(x)

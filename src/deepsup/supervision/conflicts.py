@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any
 
@@ -48,8 +48,7 @@ class Conflict:
 
     def to_dict(self) -> dict[str, float | None]:
         """For a journal's `conflict` record."""
-        found = {"cosine": self.cosine, "ratio": self.ratio, "kept": self.kept, "share": self.share}
-        return {**found, "met": self.met}
+        return {name: value for name, value in asdict(self).items() if name != "steps"}
 
 
 class ConflictMeter:
