@@ -71,4 +71,4 @@ def test_the_fix_of_further_predictions_can_be_run_as_it_is_printed(build: Any, 
     fix = only(found, "unused-prediction", "model", severity="warning").fix
     assert fix == f"Switch them off before planning and attaching: {lines}"
     exec(lines, {"model": model})
-    assert not ds.diagnose(model, images(2, size), labels())
+    assert not ds.diagnose(model, images(2, 96), labels())  # without them no size is too small

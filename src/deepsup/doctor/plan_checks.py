@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from deepsup import methods
 from deepsup.doctor.findings import ERROR, Finding, branch, error, from_error
@@ -48,13 +48,14 @@ def one_by_one(
     names: set[str] = set()
     for name, at in selectors.items():
         try:
-            alone = make_plan(core, sample, at, head="pool", loss=_any_loss, **plain)
+            alone = make_plan(core, sample, at, head="pool", loss=lambda prediction, _: prediction.sum(), **plain)
         except Exception as error:
             names.add(name)
             found.append(layer_refusal(error, name, core, sample))
             continue
         names |= set(alone.names)
-        own = {k: _filtered(v, alone.names) for k, v in options.items() if k in PER_BRANCH}
+        own = {k: v for k, v in options.items() if k in PER_BRANCH}
+        own |= {k: {n: v[n] for n in v if n in alone.names} for k, v in own.items() if isinstance(v, Mapping)}
         try:
             parts.append(make_plan(core, sample, at, **plain, **own))
         except Exception as error:
@@ -74,14 +75,6 @@ def one_by_one(
         return None
     merged = {b.name: b for p in parts for b in p.branches}
     return replace(parts[0], branches=tuple(sorted(merged.values(), key=lambda b: b.depth)))
-
-
-def _any_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    return prediction.sum()
-
-
-def _filtered(value: Any, names: tuple[str, ...]) -> Any:
-    return {k: v for k, v in value.items() if k in names} if isinstance(value, Mapping) else value
 
 
 def selectors(at: Any) -> dict[str, Any]:

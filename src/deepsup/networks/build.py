@@ -53,13 +53,13 @@ def build(
     options = dict(options or {})
     source, colon, name = spec.partition(":")
     if not colon or not source or not name:
-        raise ConfigError(f"model {spec!r} does not say where it comes from. Write {_FORMS}.{_guess(spec)}")
+        guess = f" Perhaps deepsup:{spec}?" if find(spec) else ""
+        raise ConfigError(f"model {spec!r} does not say where it comes from. Write {_FORMS}.{guess}")
     if "num_classes" in options or "classes" in options:
         raise ConfigError(f"the class count of {spec!r} is {classes}, from the data; take it out of the model options.")
-    if source == "deepsup":
-        return build_own(name, classes=classes, in_channels=in_channels, size=size, options=options)
-    if source in ZOOS:
-        return ZOOS[source](name, classes=classes, in_channels=in_channels, size=size, options=options)
+    make = {"deepsup": build_own, **ZOOS}.get(source)
+    if make is not None:
+        return make(name, classes=classes, in_channels=in_channels, size=size, options=options)
     known = {"num_classes": classes, "in_channels": in_channels, "size": size}
     return _build_imported(spec, known=known, options=options)
 
@@ -121,7 +121,3 @@ def _imported(spec: str) -> Callable[..., Any]:
     if not callable(target):
         raise ConfigError(f"model {spec!r}: {attribute!r} is no function and no class: {type(target).__name__}.")
     return target  # type: ignore[no-any-return]
-
-
-def _guess(spec: str) -> str:
-    return f" Perhaps deepsup:{spec}?" if find(spec) else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import final
 
 from torch import Tensor, nn
@@ -118,9 +117,10 @@ def _check_pools(calls: list[tuple[str, Seen]], layers: dict[str, nn.Module], si
         if not any(layers[name].children()) and not isinstance(layers[name], nn.Conv2d) and _shrinks(seen, side, limit)
     ]
     if found:
+        strides = [stride_of(seen.gave, side) for _, seen in calls if len(seen.gave) == 4 and seen.gave[2:] != (1, 1)]
         raise ConfigError(
             f"{what} cannot give maps at stride {limit}: {', '.join(dict.fromkeys(found))} would shrink them further, "
-            f"and only convolutions can be dilated. Ask for output_stride={max(_strides(calls, side))}, choose another "
+            f"and only convolutions can be dilated. Ask for output_stride={max(strides)}, choose another "
             f"backbone, or let timm change it where it can: backbone_options={{'output_stride': {limit}}}."
         )
 
@@ -129,9 +129,3 @@ def _shrinks(seen: Seen, side: int, limit: int) -> bool:
     if len(seen.read) != 4 or len(seen.gave) != 4 or seen.gave[2:] == (1, 1):  # 1x1: of an attention over channels
         return False
     return seen.gave[2] < seen.read[2] and stride_of(seen.gave, side) > max(limit, stride_of(seen.read, side))
-
-
-def _strides(calls: list[tuple[str, Seen]], side: int) -> Iterator[int]:
-    for _, seen in calls:
-        if len(seen.gave) == 4 and seen.gave[2:] != (1, 1):
-            yield stride_of(seen.gave, side)

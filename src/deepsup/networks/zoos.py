@@ -71,7 +71,8 @@ def build_torchvision(
 def build_smp(name: str, *, classes: int, in_channels: int, size: int | None, options: dict[str, Any]) -> nn.Module:
     """`smp.NAME(encoder_name="resnet34", encoder_weights=None, in_channels=..., classes=..., **options)`."""
     smp = require("segmentation_models_pytorch", purpose=f"'smp:{name}'", install="segmentation-models-pytorch")
-    there = {model.lower(): getattr(smp, model) for model in smp.__all__ if _is_smp_model(getattr(smp, model))}
+    members = [getattr(smp, member) for member in smp.__all__]
+    there = {m.__name__.lower(): m for m in members if isinstance(m, type) and issubclass(m, nn.Module)}
     if name.lower() not in there:
         listing = "segmentation_models_pytorch.MODEL_ARCHITECTURES_MAPPING.keys()"
         known = [model.__name__ for model in there.values()]
@@ -89,10 +90,6 @@ def build_smp(name: str, *, classes: int, in_channels: int, size: int | None, op
 
 
 ZOOS: dict[str, Callable[..., nn.Module]] = {"timm": build_timm, "torchvision": build_torchvision, "smp": build_smp}
-
-
-def _is_smp_model(member: object) -> bool:
-    return isinstance(member, type) and issubclass(member, nn.Module)
 
 
 def _weights(models: Any, name: str, asked: object) -> Any:
