@@ -1,7 +1,7 @@
 """From an activation to a map of class scores: the heads of branches in networks that predict maps.
 
 Every head maps an activation (N, C, *places), two or three places, to scores (N, classes, *places) at the activation's
-own resolution; the loss brings them and the labels to one size (module `pixels`).
+own resolution; the loss brings them and the labels to one size (module `losses.pixelwise`).
 """
 
 from __future__ import annotations

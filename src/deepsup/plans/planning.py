@@ -46,7 +46,7 @@ def plan(
         >>> ds.plan(model, x, at={"early": "layer1"}, weight={"early": "linear(0.3, 0)"})
         >>> ds.plan(model, x, method="dhm(temperature=2)")
 
-    `sample` is a model input: a tensor, or a tuple or dict of arguments. `at` takes layer selectors (module `layers`),
+    `sample` is a model input: a tensor, or a tuple or dict of arguments. `at` takes layer selectors (`layers/selectors.py`),
     a mapping branch name -> selector, or `"auto"`, which probes on `batches` of (input, target); methods that say
     themselves where their branches go need none. `main_loss` is the main output's loss, and that of branches which by the
     method have the same one. `head`, `loss` and `weight` override the method's, for all branches or by branch name;
