@@ -29,7 +29,7 @@ from deepsup.errors import DeepsupError, MissingPackageError
 Builder = TypeVar("Builder", bound=Callable[..., Any])
 
 Kind: TypeAlias = Literal[
-    "loss", "head", "method", "augmentation", "dataset", "activation", "schedule", "gradient rule"
+    "loss", "head", "method", "augmentation", "dataset", "activation", "schedule", "gradient rule", "logger"
 ]
 
 # How the list of known names goes on in an error, by kind: before them, and after.
@@ -42,6 +42,7 @@ _LISTS = {
     "activation": ("Activations: ", ""),
     "schedule": ("Schedules: ", ""),
     "gradient rule": ("Rules: ", ""),
+    "logger": ("Loggers: ", ""),
 }
 _INSTALLED_AS = {"PIL": "pillow", "cv2": "opencv-python", "sklearn": "scikit-learn"}  # packages of another name
 _CALL = re.compile(r"([^\W\d][\w-]*)\s*(\(.*\))?", re.DOTALL)

@@ -510,18 +510,6 @@ def test_bfloat16_trains_in_mixed_and_in_true_precision(tmp_path: Path):
         assert steps[1][0]["total"] != steps[0][0]["total"]
 
 
-def test_tensorboard_gets_the_numbers_of_the_journal(tmp_path: Path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    train(config(tmp_path, log={"tensorboard": True}))
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    steps = read(tmp_path / "journal.jsonl", "step")
-    assert [e.step for e in events.Scalars("loss/relu1")] == [r["step"] for r in steps]
-    assert [e.value for e in events.Scalars("weight/relu1")] == pytest.approx([r["weights"]["relu1"] for r in steps])
-    assert "validation accuracy/main" in events.Tags()["scalars"]
-
-
 def test_preparing_a_run_writes_nothing_and_shows_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     prepared = prepare.prepare(tiny_runs.config("run"))
@@ -583,7 +571,7 @@ def test_measuring_with_branches_starts_from_the_same_weights_and_batches(tmp_pa
 @pytest.mark.parametrize(
     ("module", "changes", "extra"),
     [
-        ("torch.utils.tensorboard", {"log": {"tensorboard": True}}, r"deepsup\[tensorboard\]"),
+        ("tensorboard", {"log": {"tensorboard": True}}, r"deepsup\[tensorboard\]"),
         ("lightning_fabric", {}, r"deepsup\[train\]"),
     ],
 )

@@ -164,6 +164,8 @@ class LogConfig(Settings):
     """Also compare gradients of the shared parameters, every so many steps (one extra backward a loss); 0 is never."""
     tensorboard: bool = False
     """Also write TensorBoard events, to `tensorboard/` in the run's folder; needs the extra `tensorboard`."""
+    loggers: tuple[str, ...] = ()
+    """Where records also go, by name, with options: those of `deepsup.training.loggers.LOGGERS`."""
 
 
 class CheckpointConfig(Settings):

@@ -28,7 +28,7 @@ from deepsup.settings import training as configs
 from deepsup.settings.section import S, check
 from deepsup.supervision.attaching import Supervised, is_supervised, unwrap
 from deepsup.supervision.objectives import Objective
-from deepsup.training import checkpoints, optimizers
+from deepsup.training import checkpoints, loggers, optimizers
 from deepsup.training.checkpoints import Checkpoint
 from deepsup.training.journal import Sink, environment
 from deepsup.training.loop import FitResult, Job, Loop
@@ -95,6 +95,9 @@ def fit(
         "processes": fabric.world_size,
     }
     checkpoint = _resumable(place, config)
+    logged = _settings(configs.LogConfig, log)
+    step = checkpoint.step if checkpoint else None
+    sinks = loggers.sinks(logged, place, step=step) if fabric.is_global_zero else ()
     job = Job(
         net=net,
         objective=objective,
@@ -103,7 +106,7 @@ def fit(
         epochs=epochs,
         validation=None if validation is None else feed(validation, batch_size, shuffle=False, **share),
         schedule=None if schedule is None else schedules.as_schedule(schedule),
-        log=_settings(configs.LogConfig, log),
+        log=logged,
         metric=metric,
         checkpoint_every=checkpoint_every,
         compile=settings.compile,
@@ -111,7 +114,7 @@ def fit(
         folder=place,
         config=config,
         start=_start(net, training, name=place.name if place else type(net).__name__, seed=seed, config=config),
-        sinks=(on_record,) if on_record else (),
+        sinks=(*((on_record,) if on_record else ()), *sinks),
     )
     if seed is not None and checkpoint is None:
         devices.seed_everything(seed, rank=fabric.global_rank)

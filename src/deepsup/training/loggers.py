@@ -1,23 +1,51 @@
-"""Journal records as TensorBoard scalars."""
+"""Where the records of a run go beside its journal: loggers by name, for `deepsup.fit` and `deepsup train` alike.
+
+A logger is one function of the run's folder that returns what takes each record. Its keyword-only parameters are options
+of the text that names it (`log.loggers: [tensorboard]`), but for `step`: the one that a resumed run goes on from.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from deepsup.errors import MissingPackageError
+from deepsup.errors import ConfigError
+from deepsup.settings.training import LogConfig
+from deepsup.specs import Registry, require
 from deepsup.training.journal import Record, Sink
 
+LOGGERS = Registry[Callable[..., Sink]]("logger", ConfigError, hidden={"step"})
 
-def sink(folder: Path, *, purge_step: int | None = None) -> Sink:
-    """A function that writes each record's numbers to `folder/tensorboard`; events after `purge_step` are void."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise MissingPackageError(
-            'log.tensorboard needs TensorBoard, which is not installed: pip install "deepsup[tensorboard]".'
-        ) from None
-    writer = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
 
+def named(log: LogConfig) -> tuple[str, ...]:
+    """The loggers that settings ask for. Raises `ConfigError` for one that is not known, or an option it does not have."""
+    asked = (*(("tensorboard",) if log.tensorboard else ()), *log.loggers)
+    for text in asked:
+        LOGGERS.read(text)
+    return tuple(dict.fromkeys(asked))
+
+
+def sinks(log: LogConfig, folder: Path | None, *, step: int | None = None) -> tuple[Sink, ...]:
+    """What the loggers take records with; `step` is the one that a resumed run goes on from, None for a new run.
+
+    Raises `ConfigError` as `named` does and where there is no folder to write to, `MissingPackageError` for a package.
+    """
+    found: list[Sink] = []
+    for text in named(log):
+        name, options = LOGGERS.read(text)
+        if folder is None:
+            raise ConfigError(f"logger '{name}' writes into the run's folder, and there is none. Give folder=.")
+        found.append(LOGGERS[name](folder, step=step, **options))
+    return tuple(found)
+
+
+@LOGGERS.register
+def tensorboard(folder: Path, *, step: int | None = None) -> Sink:
+    """TensorBoard scalars in `folder/tensorboard`; events after `step` are void."""
+    require("tensorboard", purpose="log.tensorboard", install="deepsup[tensorboard]")
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
     told = {"metric": "score"}
 
     def write(record: Record) -> None:

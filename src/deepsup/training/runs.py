@@ -33,7 +33,7 @@ from deepsup.settings.training import TrainConfig
 from deepsup.supervision.attaching import Supervised, attach
 from deepsup.supervision.objectives import Objective
 from deepsup.supervision.stripping import strip
-from deepsup.training import checkpoints, optimizers, saved_label_maps
+from deepsup.training import checkpoints, loggers, optimizers, saved_label_maps
 from deepsup.training.checkpoints import Checkpoint
 from deepsup.training.inputs import Inputs
 from deepsup.training.journal import Record, Sink, environment, final_score, read
@@ -72,6 +72,7 @@ def train(
     """
     folder = Path(config.output)
     check_folder(folder, config)
+    loggers.named(config.log)
     if (done := finished(folder)) is not None:
         return _result(folder, done, already_done=True)
     fabric = devices.start(config.engine)
@@ -82,10 +83,8 @@ def train(
         checkpoint = _checkpoint(folder)
         prepared = prepare(config, plan=checkpoint.plan if checkpoint else None, fabric=fabric)
         sinks = [on_record] if on_record else []
-        if config.log.tensorboard and fabric.is_global_zero:
-            from deepsup.training.loggers import sink
-
-            sinks.append(sink(folder, purge_step=checkpoint.step if checkpoint else None))
+        if fabric.is_global_zero:
+            sinks += loggers.sinks(config.log, folder, step=checkpoint.step if checkpoint else None)
         if fabric.is_global_zero and checkpoint is None:
             write_atomically(folder / "config.yaml", lambda path: training.save(config, path))
             Inputs.of(prepared.data).save(folder)

@@ -1,0 +1,90 @@
+"""Loggers: by name, for `fit` and for `train` alike, and a new one is one function."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
+
+import deepsup as ds
+from deepsup.errors import ConfigError
+from deepsup.training import loggers
+from deepsup.training.journal import Record, Sink, read
+from deepsup.training.runs import train
+from tests.support.tiny_runs import config
+
+
+def batches() -> list[tuple[Tensor, Tensor]]:
+    return [(torch.randn(8, 4), torch.arange(8) % 3) for _ in range(6)]
+
+
+def net() -> nn.Module:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    return ds.attach(model, ds.plan(model, batches()[0][0], at=["1"]))
+
+
+def scalars(folder: Path) -> EventAccumulator:
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    return events
+
+
+@pytest.fixture
+def noted() -> Iterator[list[tuple[Any, Record]]]:
+    """A logger `notes` that was registered by somebody else, and what it was told."""
+    told: list[tuple[Any, Record]] = []
+
+    @loggers.LOGGERS.register
+    def notes(folder: Path, *, step: int | None = None, prefix: str = "") -> Sink:
+        return lambda record: told.append(((folder.name, step, prefix), record))
+
+    yield told
+    del loggers.LOGGERS._known["notes"]
+
+
+def test_train_writes_the_numbers_of_the_journal_to_tensorboard(tmp_path: Path) -> None:
+    train(config(tmp_path, log={"tensorboard": True}))
+    events, steps = scalars(tmp_path), read(tmp_path / "journal.jsonl", "step")
+    assert [e.step for e in events.Scalars("loss/relu1")] == [r["step"] for r in steps]
+    assert [e.value for e in events.Scalars("weight/relu1")] == pytest.approx([r["weights"]["relu1"] for r in steps])
+    assert "validation accuracy/main" in events.Tags()["scalars"]
+
+
+@pytest.mark.parametrize("log", [{"tensorboard": True, "every": 2}, {"loggers": ["tensorboard"], "every": 2}])
+def test_fit_writes_them_too(tmp_path: Path, log: dict[str, Any]) -> None:
+    ds.fit(net(), batches(), validation=batches(), epochs=2, folder=tmp_path, log=log, engine={"accelerator": "cpu"})
+    events, steps = scalars(tmp_path), read(tmp_path / "journal.jsonl", "step")
+    assert len(steps) > 3
+    assert [e.step for e in events.Scalars("loss/main")] == [r["step"] for r in steps]
+    assert [e.value for e in events.Scalars("loss/1")] == pytest.approx([r["parts"]["1"] for r in steps])
+    assert len(events.Scalars("validation accuracy/main")) == 2
+
+
+def test_a_logger_of_ones_own_is_one_function_and_serves_both(tmp_path: Path, noted: list[tuple[Any, Record]]) -> None:
+    train(config(tmp_path / "run", log={"loggers": ["notes(prefix='a')"]}))
+    assert {where for where, _ in noted} == {("run", None, "a")}
+    kinds = [record["kind"] for _, record in noted]
+    assert kinds == [record["kind"] for record in read(tmp_path / "run" / "journal.jsonl")]
+    noted.clear()
+    ds.fit(net(), batches(), folder=tmp_path / "fit", log={"loggers": ["notes"]}, engine={"accelerator": "cpu"})
+    assert [r["kind"] for _, r in noted] == [r["kind"] for r in read(tmp_path / "fit" / "journal.jsonl")]
+
+
+def test_what_cannot_log_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    cpu = {"accelerator": "cpu"}
+    with pytest.raises(ConfigError, match=r"no logger is called 'tensorbord'\. Closest: tensorboard"):
+        train(config(tmp_path / "run", log={"loggers": ["tensorbord"]}))
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ConfigError, match="no logger is called 'wandb'"):
+        ds.fit(net(), batches(), folder=tmp_path / "fit", log={"loggers": ["wandb"]}, engine=cpu)
+    with pytest.raises(
+        ConfigError, match=r"'tensorboard' writes into the run's folder, and there is none\. Give folder="
+    ):
+        ds.fit(net(), batches(), log={"tensorboard": True}, engine=cpu)
+    with pytest.raises(ConfigError, match="logger 'tensorboard' has no option 'step'"):
+        ds.fit(net(), batches(), folder=tmp_path / "fit", log={"loggers": ["tensorboard(step=3)"]}, engine=cpu)
