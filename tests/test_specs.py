@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from pathlib import Path
+from typing import Annotated, Any
 
 import pytest
 
 from deepsup import specs
-from deepsup.errors import ConfigError, HeadError
+from deepsup.errors import ConfigError, HeadError, MissingPackageError
 
 
 def plain(feature: object, classes: int) -> None: ...
@@ -114,3 +116,87 @@ def test_a_call_is_shown_as_it_is_read() -> None:
     assert specs.show_call("kl", {}) == "kl"
     assert specs.show_call("kl", {"temperature": 3, "squared": False}) == "kl(temperature=3, squared=False)"
     assert specs.show_call("squared_hinge", {"form": "one-vs-rest"}) == "squared_hinge(form='one-vs-rest')"
+
+
+def metals() -> specs.Registry[Any]:
+    found: specs.Registry[Any] = specs.Registry("head", HeadError, dashes=True, hidden={"seen"})
+
+    @found.register
+    def raw_iron(
+        *,
+        grams: Annotated[float, specs.at_least(0)] = 1.0,
+        share: Annotated[float, specs.BELOW_ONE] = 0.5,
+        pure: Annotated[bool, specs.FLAG] = True,
+        colour: Annotated[str, specs.one_of("grey", "red")] = "grey",
+        free: object = None,
+        seen: object = None,
+    ) -> None: ...
+
+    return found
+
+
+def test_what_is_registered_is_known_by_its_name_and_read_with_its_options() -> None:
+    found = metals()
+    assert (list(found), len(found)) == (["raw-iron"], 1)
+    assert found.read("raw-iron(grams=2, free=[1])") == ("raw-iron", {"grams": 2, "free": [1]})
+    with pytest.raises(HeadError, match="head 'raw-iron' has no option 'seen'"):
+        found.read("raw-iron(seen=1)")
+    with pytest.raises(HeadError, match=r"no head is called 'raw_irn'\. Closest: raw-iron\."):
+        found.read("raw_irn")
+
+
+def test_a_name_is_given_once() -> None:
+    def raw_iron() -> None: ...
+
+    found = metals()
+    found.register(found["raw-iron"])  # the very same may come again
+    with pytest.raises(ValueError, match="two are registered as head 'raw-iron'"):
+        found.register(raw_iron)
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("grams=-1", "grams to be a number of at least 0; found -1"),
+        ("grams=True", "grams to be a number of at least 0; found True"),
+        ("share=1", r"share to be a number in \[0, 1\); found 1"),
+        ("pure=1", "pure to be True or False; found 1"),
+        ("colour='blue'", "colour to be 'grey' or 'red'; found 'blue'"),
+    ],
+)
+def test_an_option_is_held_against_its_limit(option: str, says: str) -> None:
+    with pytest.raises(HeadError, match=f"head 'raw-iron' needs {says}"):
+        metals().read(f"raw-iron({option})")
+
+
+def test_a_new_file_of_a_room_is_found_by_being_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = tmp_path / "a_room_of_its_own"
+    room.mkdir()
+    for name, text in (("__init__", ""), ("first", "LOADED = True"), ("broken", "1 / 0")):
+        (room / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    package = importlib.import_module(room.name)
+    specs.import_all(package, but=("broken",))
+    assert package.first.LOADED
+    with pytest.raises(ZeroDivisionError):
+        specs.import_all(package)
+
+
+def test_a_package_that_is_not_there_is_asked_for() -> None:
+    assert specs.require("json", purpose="this").dumps([1]) == "[1]"
+    with pytest.raises(MissingPackageError, match=r"this needs the package nowhere_to_be_found.*pip install \"it\""):
+        specs.require("nowhere_to_be_found.inside", purpose="this", install="it")
+
+
+def test_the_names_most_like_one() -> None:
+    assert specs.closest("miou", ["mean IoU", "accuracy", "m_iou"]) == " Closest: m_iou."
+    assert specs.closest("nothing", ["kl", "hint"], cutoff=0.9) == ""
+    assert specs.alike("conv", ["conv1", "conv2", "fc"], most=2) == ["conv2", "conv1"]
+
+
+def test_true_is_no_number() -> None:
+    assert [specs.is_number(v) for v in (1, 0.5, True, float("nan"), float("inf"), "1", None)] == [
+        True,
+        True,
+        *[False] * 5,
+    ]
