@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import MappingProxyType
 from typing import NamedTuple
@@ -119,6 +119,16 @@ def _sizes(module: nn.Module) -> Iterator[list[int]]:
 def _bytes(out: object) -> int:
     tensors = out.values() if isinstance(out, dict) else [out]
     return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, Tensor))
+
+
+def aligned(lines: Sequence[Sequence[str]], *, right: Collection[int]) -> list[str]:
+    """The lines of a table, its columns as wide as they need; those in `right` are of numbers."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = [
+        [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))]
+        for line in lines
+    ]
+    return [f"  {'  '.join(line)}".rstrip() for line in padded]
 
 
 def millions(count: int) -> str:

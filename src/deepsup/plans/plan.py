@@ -21,6 +21,7 @@ from deepsup import gradients, heads, losses, schedules
 from deepsup.errors import DeepsupError, PlanError
 from deepsup.features import Feature, Pick, read_pick, show_pick
 from deepsup.files import write_atomically
+from deepsup.heads.cost import aligned
 from deepsup.heads.cost import millions as millions
 from deepsup.terms import TARGET, Bracket, Edge
 
@@ -219,15 +220,7 @@ def _table(branches: Sequence[Branch]) -> list[str]:
     lines = [head, *rows]
     if all(b.gradient == gradients.ADD for b in branches):
         lines = [line[:6] + line[7:] for line in lines]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    right = {head.index("depth"), len(widths) - 2, len(widths) - 1}
-    return [
-        "  "
-        + "  ".join(
-            c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))
-        ).rstrip()
-        for r in lines
-    ]
+    return aligned(lines, right={head.index("depth"), len(lines[0]) - 2, len(lines[0]) - 1})
 
 
 def _mimicry(edges: Sequence[Edge]) -> list[str]:

@@ -12,6 +12,7 @@ from deepsup import heads
 from deepsup.errors import ConfigError, DeepsupError
 from deepsup.features import Feature
 from deepsup.files import write_atomically
+from deepsup.heads.cost import aligned
 from deepsup.probes.magnitudes import Magnitudes, average
 from deepsup.probes.placement import Point, Recommendation, Weighted, choose, recommend
 
@@ -155,15 +156,13 @@ class Probe:
         return cls.from_dict(data)
 
     def __str__(self) -> str:
-        width = max(len("layer"), *(len(r.layer) for r in self.rows))
         by = f"top loss and branches at {', '.join(self.branches)}" if self.branches else "top loss only"
         lines = [f"{self.model}: |gradient| of each layer's weights, {self.iterations} iterations, {by}"]
-        lines += [f"  {'layer':<{width}}  depth     mean  5th perc.  vanished  activation  tap after"]
+        table = [["layer", "depth", "mean", "5th perc.", "vanished", "activation", "tap after"]]
         for r in self.rows:
-            figures = f"{r.mean:>7.1e}  {average(r.weight.p5):>9.1e}  {average(r.weight.vanished):>8.0%}"
-            lines.append(
-                f"  {r.layer:<{width}}  {r.depth:>5.0%}  {figures}  {average(r.activation):>10.1e}  {r.tap or '-'}"
-            )
+            figures = [f"{r.mean:.1e}", f"{average(r.weight.p5):.1e}", f"{average(r.weight.vanished):.0%}"]
+            table.append([r.layer, f"{r.depth:.0%}", *figures, f"{average(r.activation):.1e}", r.tap or "-"])
+        lines += aligned(table, right=range(1, 6))
         for rule in ("threshold", "drop"):
             lines.append(f"  at={self.recommend(rule)}  by rule {rule!r}")
         return "\n".join(lines)

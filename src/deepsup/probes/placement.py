@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from typing import NamedTuple
 from deepsup import heads
 from deepsup.errors import ConfigError, HeadError
 from deepsup.features import Feature
-from deepsup.heads.cost import millions, price
+from deepsup.heads.cost import aligned, millions, price
 
 RULES = {
     "threshold": "after the deepest layer whose mean gradient is under a threshold, as in CNDS",
@@ -77,8 +78,9 @@ class Recommendation:
 
     def __str__(self) -> str:
         lines = [f"{self.model}: where to put branches, by rule '{self.rule}'", f"  {self.reason}"]
-        shown = [r for i, r in enumerate(self.rows) if i < len(self.at) + OTHERS]
-        lines += _table(shown)
+        shown = self.rows[: len(self.at) + OTHERS]
+        cells = [["*" if r.chosen else "", r.layer, *figures(r)] for r in shown]
+        lines += aligned([HEADINGS, *cells], right=RIGHT)
         left = len(self.rows) - len(shown)
         lines += [f"  and {left} more with stronger gradients"] if left else []
         return "\n".join([*lines, self.paste])
@@ -225,28 +227,10 @@ def _candidate(point: Point, chosen: bool, gradient: float | None, classes: int 
     head = heads.resolve(head, feature)
     params, flops = None, None
     if classes is not None:
-        try:
+        with suppress(HeadError):  # some places may not suit the head; `plan` says so of the one that is taken
             cost = price(point.layer, head, feature, classes)
             params, flops = cost.params, cost.flops
-        except (
-            HeadError
-        ):  # of the places that are ranked, some may not suit it; `plan` says so of the one that is taken
-            pass
     return Candidate(point.layer, chosen, feature.channels, point.stride, point.depth, gradient, params, flops, head)
-
-
-def _table(rows: Sequence[Candidate]) -> list[str]:
-    cells = [["*" if r.chosen else "", r.layer, *figures(r)] for r in rows]
-    widths = [max(len(line[i]) for line in [HEADINGS, *cells]) for i in range(len(HEADINGS))]
-    return [
-        (
-            "  "
-            + "  ".join(
-                c.rjust(w) if i in RIGHT else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))
-            )
-        ).rstrip()
-        for line in [HEADINGS, *cells]
-    ]
 
 
 def figures(row: Candidate) -> list[str]:
