@@ -77,7 +77,7 @@ def train(way: str) -> dict[str, object]:
         optimizer.zero_grad()
         objective(wrapped(x), y, progress=step / STEPS).total.backward()
         meter.step()
-        head = ds.supervised.unwrap(wrapped).heads["first"]
+        head = ds.supervision.attaching.unwrap(wrapped).heads["first"]
         zero_gradients &= all(p.grad is not None and not full(p.grad).any() for p in head.parameters())
         optimizer.step()
     end = [full(p) for p in wrapped.parameters()]

@@ -364,7 +364,7 @@ def test_every_output_that_predicts_is_scored_and_all_of_them_together(digits: d
     plan = ds.plan(
         model, torch.randn(2, 1, 16, 16), at={"seen": "relu1", "known": "relu2"}, head=heads, loss={"known": "none"}
     )
-    mimic = ds.edges.Edge("seen", "main", loss="kl(temperature=3)")
+    mimic = ds.Edge("seen", "main", loss="kl(temperature=3)")
     net = ds.attach(model, dataclasses.replace(plan, edges=(mimic,)))
     found = evaluate(net, digits.validation, batch_size=64)
     assert set(found.score) == {"main", "seen", "ensemble"}
@@ -382,7 +382,7 @@ def test_an_ensemble_of_the_methods_own_is_not_replaced(digits: datasets.Dataset
     torch.manual_seed(0)
     model = dropout_net(10, 1)
     plan = ds.plan(model, torch.randn(2, 1, 16, 16), at={"seen": "relu1"}, head="pool")
-    net = ds.attach(model, dataclasses.replace(plan, edges=(ds.edges.Edge("ensemble"),)))
+    net = ds.attach(model, dataclasses.replace(plan, edges=(ds.Edge("ensemble"),)))
     found = evaluate(net, digits.validation)
     images, labels = next(digits.validation.batches(len(digits.validation), seed=0, epoch=0, shuffle=False))
     with ds.supervising(net.eval()), torch.no_grad():
@@ -660,3 +660,22 @@ def test_measuring_conflict_does_not_change_what_is_trained(digits: datasets.Dat
         fit(net, digits.train, epochs=1, engine=CPU, log={"conflict": on, "parameter_conflict": 2 * on})
         weights.append([p.detach().clone() for p in net.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"lr": 0.1, "optimizer": "mine"}, "lr= is for an optimiser by name, and yours has its own rates"),
+        ({"metric": "accuracy"}, "metric= is what validation is scored by, and there is none"),
+        ({"checkpoint_every": 2}, "checkpoint_every= needs a place for checkpoints"),
+    ],
+)
+def test_what_would_do_nothing_is_refused(asked: dict[str, Any], told: str):
+    net = nn.Sequential(nn.Flatten(), nn.LazyLinear(2))
+    net(blobs()[0][0])
+    if asked.get("optimizer"):
+        asked = asked | {"optimizer": torch.optim.SGD(net.parameters(), lr=0.1)}
+    before = state_bytes(net)
+    with pytest.raises(ConfigError, match=told):
+        fit(net, blobs(), engine={"accelerator": "cpu"}, **asked)
+    assert same_state(before, state_bytes(net))

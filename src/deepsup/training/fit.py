@@ -9,9 +9,10 @@ The loop is the one of `deepsup train`; what differs is only where the model, th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -32,6 +33,9 @@ from deepsup.training import checkpoints, loggers, optimizers
 from deepsup.training.checkpoints import Checkpoint
 from deepsup.training.journal import Sink, environment
 from deepsup.training.loop import FitResult, Job, Loop
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def fit(
@@ -68,57 +72,141 @@ def fit(
     a call with the same settings goes on from the checkpoint. `engine` holds accelerator, devices, precision
     (`"bf16-mixed"`), compile and threads.
 
-    Raises `NonFiniteError` when the loss is NaN or infinite (the last checkpoint stays), `CheckpointError` or
-    `ConfigError` for a folder that does not fit.
+    Raises `ConfigError` for what would be accepted and do nothing: `lr` beside an optimiser of yours, `metric` without
+    validation, `checkpoint_every` or a logger without a folder. Raises `NonFiniteError` when the loss is NaN or infinite
+    (the last checkpoint stays), `CheckpointError` or `ConfigError` for a folder that does not fit.
     """
-    settings = _settings(configs.EngineConfig, engine)
-    fabric = devices.start(settings)
-    _check_shared(fabric.world_size, train, validation)
-    share: dict[str, Any] = {"seed": seed or 0, "rank": fabric.global_rank, "world": fabric.world_size}
-    share["device"] = fabric.device
-    training = feed(train, batch_size, **share)
-    if isinstance(optimizer, str):
-        optimizer = optimizers.build(net, _settings(configs.OptimizerConfig, {"name": optimizer, "lr": lr}))
-    place = None if folder is None else Path(folder)
-    objective = objective or Objective(net.plan if isinstance(net, Supervised) else None)
-    _check_held(net, optimizer)
-    config = {
-        "epochs": epochs,
-        "batches": training.length,
-        "validation": validation is not None,
-        "optimizer": _describe(optimizer),
-        "schedule": None if schedule is None else schedules.show(schedules.as_schedule(schedule)),
-        "terms": {e.name: f"{schedules.show(e.weight)} * {e}" for e in objective.edges},
-        "dynamic": objective.plan is not None and objective.plan.dynamic,
-        "rules": {b.name: repr(b.gradient) for b in net.plan.branches} if isinstance(net, Supervised) else {},
-        "seed": seed,
-        "processes": fabric.world_size,
-    }
-    checkpoint = _resumable(place, config)
-    logged = _settings(configs.LogConfig, log)
-    step = checkpoint.step if checkpoint else None
-    sinks = loggers.sinks(logged, place, step=step) if fabric.is_global_zero else ()
-    job = Job(
-        net=net,
-        objective=objective,
-        train=training,
-        optimizer=optimizer,
-        epochs=epochs,
-        validation=None if validation is None else feed(validation, batch_size, shuffle=False, **share),
-        schedule=None if schedule is None else schedules.as_schedule(schedule),
-        log=logged,
+    asked = _Asked(
+        net,
+        train,
+        objective or Objective(net.plan if isinstance(net, Supervised) else None),
+        validation=validation,
         metric=metric,
+        epochs=epochs,
+        schedule=None if schedule is None else schedules.as_schedule(schedule),
+        batch_size=batch_size,
+        seed=seed,
+        folder=None if folder is None else Path(folder),
         checkpoint_every=checkpoint_every,
-        compile=settings.compile,
-        channels_last=settings.channels_last,
-        folder=place,
-        config=config,
-        start=_start(net, training, name=place.name if place else type(net).__name__, seed=seed, config=config),
-        sinks=(*((on_record,) if on_record else ()), *sinks),
+        engine=_settings(configs.EngineConfig, engine),
+        log=_settings(configs.LogConfig, log),
     )
+    _check_heard(asked, lr=lr, optimizer=optimizer)
+    fabric = devices.start(asked.engine)
+    _check_shared(fabric.world_size, train, validation)
+    held = _optimizer(net, optimizer, lr=lr)
+    training, validating = _feeds(asked, fabric)
+    config = _config(asked, held, batches=training.length, processes=fabric.world_size)
+    checkpoint = _resumable(asked.folder, config)
+    step = checkpoint.step if checkpoint else None
+    sinks = [*([on_record] if on_record else [])]
+    if fabric.is_global_zero:
+        sinks += loggers.sinks(asked.log, asked.folder, step=step)
+    job = _job(asked, held, training, validating, config=config, sinks=sinks)
     if seed is not None and checkpoint is None:
         devices.seed_everything(seed, rank=fabric.global_rank)
     return Loop(job, fabric, checkpoint).run()
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What `fit` was asked for, checked one by one; see there."""
+
+    net: nn.Module
+    train: Split | Batches
+    objective: Objective
+    _: KW_ONLY
+    validation: Split | Batches | None
+    metric: str | None
+    epochs: int
+    schedule: Callable[[float], float] | None
+    batch_size: int
+    seed: int | None
+    folder: Path | None
+    checkpoint_every: int | None
+    engine: configs.EngineConfig
+    log: configs.LogConfig
+
+
+def _check_heard(asked: _Asked, *, lr: float | None, optimizer: Optimizer | str) -> None:
+    """Refuse what would be accepted and change nothing."""
+    deaf = {
+        "lr= is for an optimiser by name, and yours has its own rates. Set them there": lr is not None
+        and not isinstance(optimizer, str),
+        "metric= is what validation is scored by, and there is none. Give validation=": asked.metric is not None
+        and asked.validation is None,
+        "checkpoint_every= needs a place for checkpoints. Give folder=": asked.checkpoint_every is not None
+        and asked.folder is None,
+    }
+    for reason, told in deaf.items():
+        if told:
+            raise ConfigError(f"fit: {reason}.")
+
+
+def _optimizer(net: nn.Module, asked: Optimizer | str, *, lr: float | None) -> Optimizer:
+    """The user's optimiser, or the one of that name; it must hold what there is to train."""
+    if isinstance(asked, str):
+        asked = optimizers.build(net, _settings(configs.OptimizerConfig, {"name": asked, "lr": lr}))
+    _check_held(net, asked)
+    return asked
+
+
+def _feeds(asked: _Asked, fabric: Fabric) -> tuple[Feed, Feed | None]:
+    """Where batches come from, for training and for validation, this process's share of them."""
+    share: dict[str, Any] = {"seed": asked.seed or 0, "rank": fabric.global_rank, "world": fabric.world_size}
+    share["device"] = fabric.device
+    training = feed(asked.train, asked.batch_size, **share)
+    if asked.validation is None:
+        return training, None
+    return training, feed(asked.validation, asked.batch_size, shuffle=False, **share)
+
+
+def _config(asked: _Asked, optimizer: Optimizer, *, batches: int | None, processes: int) -> dict[str, Any]:
+    """What must not change between stopping and going on, as the journal and the checkpoint hold it."""
+    net, objective = asked.net, asked.objective
+    return {
+        "epochs": asked.epochs,
+        "batches": batches,
+        "validation": asked.validation is not None,
+        "optimizer": _describe(optimizer),
+        "schedule": None if asked.schedule is None else schedules.show(asked.schedule),
+        "terms": {e.name: f"{schedules.show(e.weight)} * {e}" for e in objective.edges},
+        "dynamic": objective.plan is not None and objective.plan.dynamic,
+        "rules": {b.name: repr(b.gradient) for b in net.plan.branches} if isinstance(net, Supervised) else {},
+        "seed": asked.seed,
+        "processes": processes,
+    }
+
+
+def _job(
+    asked: _Asked,
+    optimizer: Optimizer,
+    training: Feed,
+    validation: Feed | None,
+    *,
+    config: dict[str, Any],
+    sinks: Sequence[Sink],
+) -> Job:
+    """What the loop works on; the same as `deepsup train` gives it."""
+    name = asked.folder.name if asked.folder else type(asked.net).__name__
+    return Job(
+        net=asked.net,
+        objective=asked.objective,
+        train=training,
+        optimizer=optimizer,
+        epochs=asked.epochs,
+        validation=validation,
+        schedule=asked.schedule,
+        log=asked.log,
+        metric=asked.metric,
+        checkpoint_every=asked.checkpoint_every,
+        compile=asked.engine.compile,
+        channels_last=asked.engine.channels_last,
+        folder=asked.folder,
+        config=config,
+        start=_start(asked.net, training, name=name, seed=asked.seed, config=config),
+        sinks=tuple(sinks),
+    )
 
 
 def _settings(kind: type[S], given: Any) -> S:
