@@ -19,9 +19,20 @@ from typing import Any
 import pytest
 import torch
 
-from deepsup.training import checkpoints
+import deepsup as ds
+from deepsup import datasets
+from deepsup.errors import (
+    CheckpointError,
+    ClassCountError,
+    ConfigError,
+    DatasetError,
+)
+from deepsup.evaluation.evaluate import evaluate
+from deepsup.training import checkpoints, runs
 from deepsup.training.journal import read
-from tests.support.tiny_runs import settings
+from deepsup.training.runs import train
+from tests.support.tiny_runs import config, dropout_net, settings
+from tests.support.training_runs import Interrupted, stop_at
 
 ROOT = Path(__file__).parents[2]
 
@@ -153,3 +164,147 @@ def test_the_branches_have_random_numbers_worth_keeping(server: Server, tmp_path
         runs.append(outcome(tmp_path / str(seed)))
     assert runs[0]["weights"] != runs[1]["weights"]
     assert int(runs[0]["net"]["_extra_state"]) > 0
+
+
+def test_train_leaves_plain_weights_a_proof_and_a_finished_journal(tmp_path: Path):
+    settings = config(tmp_path / "run")
+    result = train(settings, group="sgd", arm="aux")
+    files = {p.name for p in (tmp_path / "run").iterdir()}
+    assert files == {
+        "config.yaml",
+        "plan.json",
+        "inputs.json",
+        "journal.jsonl",
+        "checkpoint.ckpt",
+        "heads.safetensors",
+        "model.safetensors",
+        "certificate.json",
+    }
+    model = dropout_net(10, 1)
+    ds.load_weights(model, tmp_path / "run" / "model.safetensors")
+    assert ds.verify(tmp_path / "run" / "certificate.json", model)["identical"] is True
+    start, *_, end = read(tmp_path / "run" / "journal.jsonl")
+    assert (start["kind"], start["group"], start["arm"], start["seed"]) == ("start", "sgd", "aux", 0)
+    assert start["config"] == settings.model_dump(mode="json")
+    assert (end["kind"], end["epochs"], end["score"]) == ("end", 2, result.score)
+    scores = evaluate(model, datasets.load("digits").validation)
+    assert scores.score["main"] == pytest.approx(result.score)
+
+
+def test_the_heads_of_a_finished_run_can_be_used_again(tmp_path: Path):
+    train(config(tmp_path))
+    (epoch,) = read(tmp_path / "journal.jsonl", "epoch")[-1:]
+    plan = ds.Plan.load(tmp_path / "plan.json")
+    net = ds.attach(runs.untouched_model(tmp_path), plan)
+    ds.load_weights(net.model, tmp_path / "model.safetensors")
+    ds.load_weights(net.heads, tmp_path / "heads.safetensors")
+    net.eval()
+    data = datasets.load("digits").validation
+    scores = evaluate(net, data)
+    assert scores.score == pytest.approx(epoch["validation"]["score"])
+    for name, use in {"relu1": ds.early_exit(net, "relu1"), "ensemble": ds.ensemble(net)}.items():
+        assert evaluate(use, data).score["main"] == pytest.approx(scores.score[name])
+
+
+def test_a_plain_run_has_no_heads(tmp_path: Path):
+    train(config(tmp_path, supervise=None, epochs=1))
+    assert not (tmp_path / "heads.safetensors").exists()
+
+
+def test_a_finished_run_is_left_alone(tmp_path: Path):
+    train(config(tmp_path))
+    before = {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.iterdir()}
+    again = train(config(tmp_path))
+    assert again.already_done
+    assert {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.iterdir()} == before
+
+
+def test_a_folder_with_another_configuration_is_refused_with_the_keys(tmp_path: Path):
+    train(config(tmp_path))
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(ConfigError, match=r"optimizer\.lr was 0\.01, now 0\.5; epochs was 2, now 3"):
+        train(config(tmp_path, optimizer={"lr": 0.5}, epochs=3))
+    (tmp_path / "config.yaml").write_text("epochs: [")
+    with pytest.raises(ConfigError, match=r"config\.yaml is not valid YAML"):
+        train(config(tmp_path))
+    (tmp_path / "config.yaml").unlink()
+    with pytest.raises(ConfigError, match=r"holds a run without its config\.yaml"):
+        train(config(tmp_path))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {k: v for k, v in before.items() if "yaml" not in k}
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"model": "tests.support.tiny_runs:nothing"}, ConfigError),
+        ({"data": {"name": "nothing"}}, DatasetError),
+        ({"supervise": {"at": ["relu9"]}}, ds.errors.UnknownLayerError),
+        ({"supervise": {"weight": {"relu9": 1}}}, ds.errors.BranchNameError),
+        ({"supervise": {"head": "wobble"}}, ds.errors.HeadError),
+        ({"model": "tests.training.test_fit:seven_classes"}, ClassCountError),
+    ],
+)
+def test_a_run_that_cannot_start_leaves_no_folder(tmp_path: Path, changes: dict[str, Any], error: type[Exception]):
+    with pytest.raises(error):
+        train(config(tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_cannot_train_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(runs, "LOCK_SECONDS", 0.0)
+    with runs.locked(tmp_path / "run", enabled=True):
+        with pytest.raises(ConfigError, match="another process is at work in"):
+            train(config(tmp_path / "run"))
+        assert not any((tmp_path / "run").iterdir())
+    train(config(tmp_path / "run", epochs=1))
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip"])
+def test_a_damaged_checkpoint_stops_the_run_and_is_left_as_it_is(tmp_path: Path, damage: str):
+    with pytest.raises(Interrupted):
+        train(config(tmp_path), on_record=stop_at(12))
+    data = bytearray((tmp_path / "checkpoint.ckpt").read_bytes())
+    data[-100] ^= 4
+    (tmp_path / "checkpoint.ckpt").write_bytes(data if damage == "flip" else data[:-100])
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(CheckpointError, match="altered" if damage == "flip" else "truncated"):
+        train(config(tmp_path))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_both_arms_start_alike_and_a_weight_of_zero_changes_nothing(tmp_path: Path):
+    """The zero law, through the trainer: same weights, same batches, same dropout, bit for bit."""
+    train(config(tmp_path / "plain", supervise=None))
+    train(config(tmp_path / "zero", supervise={"weight": 0.0}))
+    train(config(tmp_path / "aux"))
+    weights = {p.name: (p / "model.safetensors").read_bytes() for p in tmp_path.iterdir()}
+    assert weights["plain"] == weights["zero"]
+    assert weights["plain"] != weights["aux"]
+    first = {p.name: read(p / "journal.jsonl", "step")[0]["parts"]["main"] for p in tmp_path.iterdir()}
+    assert len(set(first.values())) == 1
+
+
+def test_a_run_is_stripped_again_finished_or_not(tmp_path: Path):
+    train(config(tmp_path / "whole"))
+    with pytest.raises(Interrupted):
+        train(config(tmp_path / "half"), on_record=stop_at(16))
+    for name in ("whole", "half"):
+        weights, certificate = runs.strip_run(tmp_path / name)
+        model = runs.untouched_model(tmp_path / name)
+        ds.load_weights(model, weights)
+        assert certificate is not None
+        assert ds.verify(certificate, model)["outputs"] == "identical"
+    finished = train(config(tmp_path / "half"))
+    assert finished.resumed
+    assert (tmp_path / "half" / "model.safetensors").read_bytes() == (
+        tmp_path / "whole" / "model.safetensors"
+    ).read_bytes()
+
+
+def test_a_plain_run_has_nothing_to_strip_and_no_run_is_said_so(tmp_path: Path):
+    train(config(tmp_path / "plain", supervise=None, epochs=1))
+    weights, certificate = runs.strip_run(tmp_path / "plain")
+    assert certificate is None
+    ds.load_weights(runs.untouched_model(tmp_path / "plain"), weights)
+    with pytest.raises(ConfigError, match="there is no run in"):
+        runs.strip_run(tmp_path)
