@@ -200,3 +200,8 @@ def test_true_is_no_number() -> None:
         True,
         *[False] * 5,
     ]
+
+
+def test_things_are_counted_in_words() -> None:
+    assert [specs.counted(n, "epoch") for n in (0, 1, 2)] == ["0 epochs", "1 epoch", "2 epochs"]
+    assert specs.counted(2, "branch", "branches") == "2 branches"

@@ -111,6 +111,11 @@ def alike(name: str, known: Iterable[str], *, most: int = 1, cutoff: float = 0.6
     return [plain[one] for one in difflib.get_close_matches(_plain(name), list(plain), n=most, cutoff=cutoff)]
 
 
+def counted(number: int, thing: str, things: str = "") -> str:
+    """`"1 epoch"`, `"3 epochs"`; a plural that is not made with an s is given."""
+    return f"{number} {thing if number == 1 else things or f'{thing}s'}"
+
+
 def is_number(value: object) -> bool:
     """Whether `value` is a finite number; bool is an int, and no number here."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

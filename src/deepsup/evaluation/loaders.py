@@ -63,9 +63,9 @@ class SplitFeed(Feed):
     ) -> None:
         if overlap and not shuffle:
             raise ConfigError("overlap=True is for training; batches that are not shuffled are read once each.")
-        self.split, self.batch_size, self.seed, self.shuffle, self.rank, self.world, self.overlap, self.device = (
-            split, batch_size, seed, shuffle, rank, world, overlap, device,
-        )  # fmt: skip
+        self.split, self.batch_size, self.device = split, batch_size, device
+        self.seed, self.shuffle, self.overlap = seed, shuffle, overlap
+        self.rank, self.world = rank, world
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
         """The batches of this process."""
@@ -102,7 +102,9 @@ class SplitFeed(Feed):
         """The full one, what is left for the last batch, and what they make together where batches overlap."""
         each = self.batch_size * self.world
         last = -(-(len(self.split) % each) // self.world)
-        new = [self.batch_size] * (len(self.split) // each) + [last] * bool(last)
+        new = [self.batch_size] * (len(self.split) // each)
+        if last:
+            new.append(last)
         if self.overlap:
             return {new[0], *(new[k - 1] + new[k] for k in range(len(new)))}
         return {size * self.split.views for size in new}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from deepsup import specs
 from deepsup.doctor import Diagnosis
 from deepsup.errors import CheckpointError, DatasetError, NonFiniteError
 from deepsup.evaluation import devices
@@ -48,7 +49,7 @@ class FitResult(NamedTuple):
 
     def __str__(self) -> str:
         scores = f"{self.metric} {self.score:.1%}, best {self.best_score or 0:.1%}; " if self.score is not None else ""
-        epochs, steps = (f"{n} {word}{'s' * (n != 1)}" for n, word in ((self.epochs, "epoch"), (self.step, "step")))
+        epochs, steps = specs.counted(self.epochs, "epoch"), specs.counted(self.step, "step")
         return f"{epochs}, {steps} in {self.seconds:.1f} s; {scores}journal: {self.journal}"
 
 

@@ -51,7 +51,8 @@ class Tally:
             places = [self.names.index(name) for name in names]
             whole = torch.zeros_like(self._sums).index_copy(0, torch.tensor(places, device=values.device), values)
         self._sums = self._sums + whole * samples
-        self._counts = [n + samples * (name in names) for n, name in zip(self._counts, self.names, strict=True)]
+        held = zip(self._counts, self.names, strict=True)
+        self._counts = [n + samples if name in names else n for n, name in held]
         self._first = torch.minimum(self._first, torch.where(whole.isfinite(), math.inf, float(step)))
         if self._look_always:
             self.check()
