@@ -44,7 +44,11 @@ _LISTS = {
     "gradient rule": ("Rules: ", ""),
     "logger": ("Loggers: ", ""),
 }
-_INSTALLED_AS = {"PIL": "pillow", "cv2": "opencv-python", "sklearn": "scikit-learn"}  # packages of another name
+_INSTALLED_AS = {
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "sklearn": "scikit-learn",
+}  # packages of another name
 _CALL = re.compile(r"([^\W\d][\w-]*)\s*(\(.*\))?", re.DOTALL)
 
 

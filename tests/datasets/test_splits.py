@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from deepsup import datasets
 from deepsup.datasets import ArraySplit, FolderSplit, Split
-from deepsup.datasets.array_split import channel_statistics
+from deepsup.datasets.normalisation import channel_statistics
 from deepsup.errors import ConfigError, DatasetError
 from tests.support.tiny_images import write_pets
 

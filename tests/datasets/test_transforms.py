@@ -164,10 +164,10 @@ class TestNames:
         [
             ("cutuot", "no augmentation is called 'cutuot'. Closest: cutout.*Augmentations: none, standard, reflect"),
             ("standard(length=3)", "has no option 'length'. Options: padding, mirror"),
-            ("cutout(length=0)", "length must be 1 or more whole pixels, not 0"),
-            ("cutout(length=True)", "whole pixels, not True"),
-            ("standard(padding=1.5)", "padding must be 0 or more whole pixels, not 1.5"),
-            ("standard(mirror=1)", "mirror must be True or False, not 1"),
+            ("cutout(length=0)", "length to be 1 or more whole pixels; found 0"),
+            ("cutout(length=True)", "whole pixels; found True"),
+            ("standard(padding=1.5)", "padding to be 0 or more whole pixels; found 1.5"),
+            ("standard(mirror=1)", "mirror to be True or False; found 1"),
         ],
     )
     def test_mistakes(self, text: str, message: str) -> None:

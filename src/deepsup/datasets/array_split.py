@@ -32,7 +32,7 @@ class ArraySplit(Split):
 
     `images` are uint8 from 0 to 255 (kept so, which is a quarter of the memory) or float32. `mean` and `std` are per
     channel, in units of images scaled to 0..1 (uint8) or as they are (float32); without them nothing is shifted or
-    scaled further. `augment` is a text that `augmentations.parse` reads, such as `standard` (4 black pixels all round,
+    scaled further. `augment` is a text that `transforms.parse` reads, such as `standard` (4 black pixels all round,
     a random crop, half of the images mirrored) or `cutout(length=8)`; `contrastive` takes floats to be from 0 to 1.
     `size` resizes each batch bilinearly, after augmentation.
 
@@ -145,21 +145,3 @@ def scaled(images: Tensor) -> Tensor:
 def normalised(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """A batch as floats, shifted and scaled channel by channel; `mean` and `std` are `(1, C, 1, 1)`."""
     return (scaled(images) - mean).div_(std)
-
-
-def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel over all pixels; uint8 images count as scaled to 0..1.
-
-    Example: `channel_statistics(torch.zeros(4, 3, 8, 8))` gives two tensors of shape (3,). A constant channel gets
-    a standard deviation of 1, so that dividing by it is harmless.
-    """
-    if images.dtype == torch.uint8:  # 256 counts a channel are exact and need no float copy of the whole dataset
-        values = torch.arange(256, dtype=torch.float64) / 255
-        counts = torch.stack([torch.bincount(images[:, c].flatten(), minlength=256) for c in range(images.shape[1])])
-        weights = counts / counts.sum(1, keepdim=True).to(torch.float64)
-        mean = (weights * values).sum(1)
-        deviation = (weights * (values - mean[:, None]) ** 2).sum(1).sqrt()
-    else:
-        deviation, mean = torch.std_mean(images.to(torch.float64), dim=(0, 2, 3), correction=0)
-    deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
-    return mean.to(torch.float32), deviation.to(torch.float32)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, final
@@ -14,15 +13,13 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from deepsup import specs
-from deepsup.datasets.image_files import why_not
+from deepsup.datasets.image_files import in_colour
+from deepsup.datasets.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from deepsup.datasets.splits import Split, checked_labels, derived_seed, sent
 from deepsup.errors import ConfigError, DatasetError
 
 Transform = Callable[[Any], Tensor]
 
-# What ImageNet's trained networks expect; any fixed shift and scale does for the others.
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
 # Evaluation resizes the shorter side a little beyond the crop, as ImageNet's 256 for 224.
 _MARGIN = 256 / 224
 
@@ -50,7 +47,7 @@ class FolderSplit(Split):
         views: int = 1,
         workers: int = 0,
     ) -> None:
-        made, _ = specs.read(augment, AUGMENTATIONS, "augmentation", ConfigError)
+        made, _ = AUGMENTATIONS.read(augment)
         recipe = AUGMENTATIONS[made](size)
         super().__init__(
             samples=len(samples),
@@ -65,7 +62,7 @@ class FolderSplit(Split):
         self.labels = checked_labels(labels, classes=self.classes)
         self.paths = tuple(path for path, _ in samples)
         self.workers = workers
-        self.mean, self.std = torch.tensor(_MEAN), torch.tensor(_STD)
+        self.mean, self.std = IMAGENET_MEAN, IMAGENET_STD
         self._transforms = tuple(recipe[view % len(recipe)] for view in range(views))
 
     def _read(
@@ -79,7 +76,7 @@ class FolderSplit(Split):
             pin_memory=device is not None and torch.device(device).type == "cuda",
             generator=torch.Generator(),  # otherwise the loader would draw from the global stream
         )
-        mean, std = (torch.tensor(value).view(1, 3, 1, 1).to(device) for value in (_MEAN, _STD))
+        mean, std = (value.view(1, 3, 1, 1).to(device) for value in (self.mean, self.std))
         for batch in loader:
             if isinstance(batch, DatasetError):
                 raise batch
@@ -100,7 +97,7 @@ class _Epoch(TorchDataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor] | DatasetError:
         try:
-            image = read_image(self.paths[index])
+            image = in_colour(self.paths[index])
         except DatasetError as error:
             return error  # returned, since an exception in a worker arrives wrapped in that worker's traceback
         views = []
@@ -110,21 +107,6 @@ class _Epoch(TorchDataset[Any]):
                 torch.default_generator.manual_seed(derived_seed("augment", *self.keys, index, view))
                 views.append(transform(image))
         return torch.stack(views), self.labels[index]
-
-
-def read_image(path: Path) -> Any:
-    """Read an image file as a PIL image in RGB; DatasetError when that fails.
-
-    Example: `read_image(Path("photo.jpg")).size`.
-    """
-    pillow = importlib.import_module("PIL.Image")
-    try:
-        with path.open("rb") as file:
-            return pillow.open(file).convert("RGB")
-    except (OSError, SyntaxError, ValueError, struct.error, pillow.DecompressionBombError) as error:
-        raise DatasetError(
-            f"cannot read the image {path}: {why_not(error)}. Replace it by a file that opens."
-        ) from None
 
 
 def _collate(items: list[tuple[Tensor, Tensor] | DatasetError]) -> tuple[Tensor, Tensor] | DatasetError:
@@ -139,29 +121,28 @@ def _collate(items: list[tuple[Tensor, Tensor] | DatasetError]) -> tuple[Tensor,
     return together.flatten(0, 1), torch.stack(labels).repeat(len(together))
 
 
-def _whole(size: int) -> tuple[Transform, ...]:
+AUGMENTATIONS: specs.Registry[Callable[[int], tuple[Transform, ...]]] = specs.Registry("augmentation", ConfigError)
+
+
+@AUGMENTATIONS.register
+def none(size: int) -> tuple[Transform, ...]:
     v2 = _v2()
     return (_steps(v2.Resize(round(size * _MARGIN)), v2.CenterCrop(size)),)
 
 
-def _standard(size: int) -> tuple[Transform, ...]:
+@AUGMENTATIONS.register
+def standard(size: int) -> tuple[Transform, ...]:
     v2 = _v2()
     return (_steps(v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()),)
 
 
-def _contrastive(size: int) -> tuple[Transform, ...]:
+@AUGMENTATIONS.register
+def contrastive(size: int) -> tuple[Transform, ...]:
     """The pair of views in the released ImageNet code of contrastive deep supervision (Zhang et al. 2022)."""
     v2 = _v2()
     colours = v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8)
     second = (v2.RandomResizedCrop(size, scale=(0.2, 1.0)), v2.RandomHorizontalFlip(), colours, v2.RandomGrayscale(0.2))
-    return (*_standard(size), _steps(*second))
-
-
-AUGMENTATIONS: dict[str, Callable[[int], tuple[Transform, ...]]] = {
-    "none": _whole,
-    "standard": _standard,
-    "contrastive": _contrastive,
-}
+    return (*standard(size), _steps(*second))
 
 
 def _v2() -> Any:

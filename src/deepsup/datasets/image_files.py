@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,33 +127,35 @@ def numbers_in(image: Any, path: Path) -> NDArray[np.int64]:
 
 def opened(path: Path, what: str) -> Any:
     """A file as a PIL image with its pixels read; DatasetError where that fails."""
-    pillow = importlib.import_module("PIL.Image")
-    try:
-        with path.open("rb") as file:
-            image = pillow.open(file)
-            image.load()
-            return image
-    except (OSError, SyntaxError, ValueError, struct.error, pillow.DecompressionBombError) as error:
-        raise DatasetError(
-            f"cannot read the {what} {path}: {why_not(error)}. Replace it by a file that opens."
-        ) from None
+    with _opening(path, what) as image:
+        image.load()
+        return image
 
 
-def why_not(error: Exception) -> str:
-    """Why an image file does not open; what Pillow says of one of another kind names an object, not a reason."""
-    return "it is no image, or damaged at its beginning" if "cannot identify image" in str(error) else str(error)
+def in_colour(path: Path) -> Any:
+    """An image file as a PIL image in RGB, whatever it was saved as; DatasetError where that fails."""
+    with _opening(path, "image") as image:
+        return image.convert("RGB")
 
 
 def size_in(path: Path) -> tuple[int, int]:
     """Height and width that an image file states, without its pixels being read."""
+    with _opening(path, "image") as image:
+        return image.height, image.width
+
+
+@contextmanager
+def _opening(path: Path, what: str) -> Iterator[Any]:
+    """A file as a PIL image; DatasetError with its path, in place of all that Pillow raises for one that is damaged."""
     pillow = importlib.import_module("PIL.Image")
     try:
-        with pillow.open(path) as image:
-            return image.height, image.width
+        with path.open("rb") as file:
+            yield pillow.open(file)
     except (OSError, SyntaxError, ValueError, struct.error, pillow.DecompressionBombError) as error:
-        raise DatasetError(
-            f"cannot read the image {path}: {why_not(error)}. Replace it by a file that opens."
-        ) from None
+        # What Pillow says of a file of another kind names an object, not a reason.
+        other = "cannot identify image" in str(error)
+        reason = "it is no image, or damaged at its beginning" if other else str(error)
+        raise DatasetError(f"cannot read the {what} {path}: {reason}. Replace it by a file that opens.") from None
 
 
 def _packed(pixels: Bytes) -> NDArray[np.uint32]:

@@ -30,8 +30,8 @@ class MapSplit(Split):
     `x` is float32 `(N, C, H, W)`, `y` int64 `(N, H, W)` with -100 where a pixel does not count. Whole images are served
     unless `crop` gives the height and width of patches, of which an epoch has `patches` from every image; with `inside`
     their centres lie on labelled pixels (in the field of view). Images of unequal size in one batch are filled up at the
-    bottom and on the right, with zeros and -100. `augment` is a text that `joints.parse` reads; `standard` without `crop`
-    cuts out patches of the image's own size. Where, and what is drawn, depends on seed, epoch and sample alone.
+    bottom and on the right, with zeros and -100. `augment` is a text that `paired_transforms.parse` reads; `standard`
+    without `crop` cuts out patches of the image's own size. Where, and what is drawn, depends on seed, epoch and sample alone.
 
     `mean` and `std` are per channel, of images scaled to 0..1. `workers` processes read ahead; they change no batch.
     `names[i]`, `picture(i)` and `item(i)` are the i-th image: its file's stem, its pixels, and what a model would see.

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from deepsup import specs
 from deepsup.datasets import folder_split, paired_transforms, preparation, transforms
-from deepsup.datasets.layouts import labelled_images, labelled_pixels
+from deepsup.datasets.layouts import LAYOUTS, task_of, with_labels_a_pixel
 from deepsup.datasets.request import Dataset, Request
 from deepsup.errors import ConfigError, DatasetError
+from deepsup.specs import closest
 
 SMALLEST = 8
 Size = int | Sequence[int]
-_LOADERS: dict[str, Callable[..., Dataset]] = {**labelled_images.LOADERS, **labelled_pixels.LOADERS}
 
 
 def names() -> tuple[str, ...]:
@@ -22,7 +20,7 @@ def names() -> tuple[str, ...]:
 
     Example: `"digits" in names()`.
     """
-    return tuple(_LOADERS)
+    return tuple(LAYOUTS)
 
 
 def load(
@@ -68,22 +66,21 @@ def load(
     empty or damaged, ConfigError for an option that does not exist, MissingPackageError.
     """
     plain = name.partition("(")[0].strip()
-    if plain not in _LOADERS:
-        near = difflib.get_close_matches(plain.lower(), names(), n=2, cutoff=0.5)
-        closest = f" Closest: {', '.join(near)}." if near else ""
-        raise DatasetError(f"no dataset is called {plain!r}.{closest} Known: {', '.join(names())}.")
-    _, options = specs.read(name, _LOADERS, "dataset", ConfigError)
+    if plain not in LAYOUTS:
+        close = closest(plain, LAYOUTS, most=2, cutoff=0.5)
+        raise DatasetError(f"no dataset is called {plain!r}.{close} Known: {', '.join(names())}.")
+    _, options = LAYOUTS.read(name)
     place = None if root is None else Path(root).expanduser()
     request = Request(
         name, place, download, _size(size), _pair(crop, "crop"), patches, augment, prepare, views, classes, limit, seed,
         workers,
     )  # fmt: skip
     _check_counts(request)
-    if plain in labelled_pixels.LOADERS:
+    if task_of(plain) == "segmentation":
         _check_maps(request)
     else:
         _check_classification(request)
-    return _LOADERS[plain](request, **options)
+    return LAYOUTS[plain](request, **options)
 
 
 def _check_counts(request: Request) -> None:
@@ -107,15 +104,15 @@ def _check_counts(request: Request) -> None:
 def _check_classification(request: Request) -> None:
     given = {"crop": request.crop is not None, "patches": request.patches != 1, "prepare": request.prepare != "none"}
     wrong = [option for option, is_given in given.items() if is_given]
-    maps = ", ".join(labelled_pixels.LOADERS)
     if wrong:
         raise ConfigError(
-            f"{', '.join(wrong)}: not for {request.name}, whose images have one label each. They are for labels a pixel: {maps}."
+            f"{', '.join(wrong)}: not for {request.name}, whose images have one label each. They are for labels a "
+            f"pixel: {with_labels_a_pixel()}."
         )
     if isinstance(request.size, tuple):
         raise ConfigError(f"size={list(request.size)}: images of {request.name} are square; give one number.")
     if request.name == "folder":  # looked at before anything is read; the splits look again
-        specs.read(request.augment, folder_split.AUGMENTATIONS, "augmentation", ConfigError)
+        folder_split.AUGMENTATIONS.read(request.augment)
     else:
         transforms.parse(request.augment)
 

@@ -10,15 +10,15 @@ import importlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from deepsup import specs
 from deepsup.datasets.image_files import VOID
 from deepsup.datasets.transforms import RANGE
 from deepsup.errors import ConfigError
+from deepsup.specs import FLAG, Limit, Registry, between, is_number
 
 # Where in a row of draws each number stands.
 _DOWN, _RIGHT, _MIRROR, _TURN, _SCALE, _ROTATED, _ANGLE, _BLURRED = range(8)
@@ -52,18 +52,31 @@ class Joint:
         return self.scale is not None
 
 
+def _is_range(value: Any) -> bool:
+    pair = isinstance(value, (tuple, list)) and len(value) == 2
+    return pair and all(is_number(v) and 0.01 <= v <= 100 for v in value) and bool(value[0] <= value[1])
+
+
+_RANGE = Limit("two numbers from 0.01 to 100, the smaller first, such as (0.5, 2.0)", _is_range)
+_DEGREES = Limit("degrees from 0 to 180", between(0, 180).fits)
+_PART = Limit("a share from 0 to 1", between(0, 1).fits)
+
+AUGMENTATIONS: Registry[Callable[..., Joint]] = Registry("augmentation", ConfigError)
+
+
+@AUGMENTATIONS.register
 def none() -> Joint:
     """Patches as they are."""
     return Joint()
 
 
-def flips(*, turns: bool = True) -> Joint:
-    """Mirrored left to right and, with `turns`, turned by 0, 90, 180 or 270 degrees: all eight ways to lay a square."""
-    return Joint(mirror=True, turns=turns)
-
-
+@AUGMENTATIONS.register
 def standard(
-    *, scale: Sequence[float] = (0.5, 2.0), rotate: float = 10.0, blur: float = 0.5, mirror: bool = True
+    *,
+    scale: Annotated[Sequence[float], _RANGE] = (0.5, 2.0),
+    rotate: Annotated[float, _DEGREES] = 10.0,
+    blur: Annotated[float, _PART] = 0.5,
+    mirror: Annotated[bool, FLAG] = True,
 ) -> Joint:
     """PSPNet's recipe (hszhao/semseg): scaled at random, half of them rotated by up to `rotate` degrees, a share of
     `blur` blurred, half of them mirrored, cut out; what lies beyond the image is void.
@@ -74,41 +87,16 @@ def standard(
     return Joint(scale=(scale[0], scale[1]), rotate=rotate, blur=blur, mirror=mirror)
 
 
-AUGMENTATIONS: dict[str, Callable[..., Joint]] = {made.__name__: made for made in (none, standard, flips)}
+@AUGMENTATIONS.register
+def flips(*, turns: Annotated[bool, FLAG] = True) -> Joint:
+    """Mirrored left to right and, with `turns`, turned by 0, 90, 180 or 270 degrees: all eight ways to lay a square."""
+    return Joint(mirror=True, turns=turns)
 
 
 def parse(augment: str) -> Joint:
     """`"standard(rotate=0)"` as what it stands for; `ConfigError` for names, options and values that do not exist."""
-    name, options = specs.read(augment, AUGMENTATIONS, "augmentation", ConfigError)
-    for option, value in options.items():
-        if not _CHECKS[option](value):
-            raise ConfigError(f"augment={augment!r}: {option} must be {_NEEDS[option]}, not {value!r}.")
+    name, options = AUGMENTATIONS.read(augment)
     return AUGMENTATIONS[name](**options)
-
-
-def _is_number(value: Any, low: float, high: float) -> bool:
-    return type(value) in (int, float) and low <= value <= high
-
-
-def _is_range(value: Any) -> bool:
-    pair = isinstance(value, (tuple, list)) and len(value) == 2
-    return pair and all(_is_number(v, 0.01, 100) for v in value) and bool(value[0] <= value[1])
-
-
-_NEEDS = {
-    "scale": "two numbers from 0.01 to 100, the smaller first, such as (0.5, 2.0)",
-    "rotate": "degrees from 0 to 180",
-    "blur": "a share from 0 to 1",
-    "mirror": "True or False",
-    "turns": "True or False",
-}
-_CHECKS: dict[str, Callable[[Any], bool]] = {
-    "scale": _is_range,
-    "rotate": lambda value: _is_number(value, 0, 180),
-    "blur": lambda value: _is_number(value, 0, 1),
-    "mirror": lambda value: isinstance(value, bool),
-    "turns": lambda value: isinstance(value, bool),
-}
 
 
 def warped(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from deepsup.datasets.image_files import VOID, Bytes, MaskReader, read_drawing, read_rgb, size_in
+from deepsup.datasets.normalisation import byte_counts, counted_statistics
 from deepsup.datasets.paired_transforms import Pixels, resized, scaled_size
 from deepsup.datasets.preparation import Preparation
 from deepsup.errors import DatasetError
@@ -123,16 +124,11 @@ def statistics(pairs: Iterable[Pair], reader: Callable[[Pair], Pixels]) -> tuple
     counts: Tensor | None = None
     for pair in pairs:
         image, labels = reader(pair)
-        inside = image[:, labels != VOID]
-        found = torch.stack([torch.bincount(channel, minlength=256) for channel in inside])
+        found = byte_counts(image[:, labels != VOID])
         counts = found if counts is None else counts + found
     if counts is None or not int(counts.sum()):
         raise DatasetError("no pixel of the training images is labelled, so that they cannot be standardised.")
-    values = torch.arange(256, dtype=torch.float64) / 255
-    weights = counts / counts.sum(1, keepdim=True).to(torch.float64)
-    mean = (weights * values).sum(1)
-    deviation = (weights * (values - mean[:, None]) ** 2).sum(1).sqrt()
-    return mean.to(torch.float32), torch.where(deviation > 0, deviation, 1.0).to(torch.float32)
+    return counted_statistics(counts)
 
 
 def matched(

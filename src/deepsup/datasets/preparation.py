@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deepsup.errors import ConfigError, MissingPackageError
+from deepsup.errors import ConfigError
+from deepsup.specs import closest, require
 
 Bytes = NDArray[np.uint8]
 Preparation = Callable[[Bytes], Bytes]
 
+_OPENCV = {"purpose": "prepare='vessels', which equalises contrast,", "install": "deepsup[maps]"}
 _CLIP, _TILES, _GAMMA = 2.0, (8, 8), 1.2
 _RED, _GREEN, _BLUE = 0.299, 0.587, 0.114
 
@@ -26,7 +25,7 @@ def vessels(image: Bytes) -> Bytes:
     original first standardises by mean and deviation of all images and then stretches each image to 0..255; the
     stretching undoes any shift and scale, so that this is the same and an image's result depends on that image alone.
     """
-    cv2 = _opencv()
+    cv2 = require("cv2", **_OPENCV)
     grey = image.astype(np.float64) @ np.array([_RED, _GREEN, _BLUE])
     spread = grey.max() - grey.min()
     stretched = ((grey - grey.min()) / (spread if spread > 0 else 1) * 255).astype(np.uint8)
@@ -41,21 +40,8 @@ PREPARATIONS: dict[str, Preparation | None] = {"none": None, "vessels": vessels}
 def get(name: str) -> Preparation | None:
     """The preparation of that name; ConfigError for one that does not exist, MissingPackageError without OpenCV."""
     if name not in PREPARATIONS:
-        near = difflib.get_close_matches(name, PREPARATIONS, n=1, cutoff=0.3)
-        closest = f" Closest: {near[0]}." if near else ""
-        raise ConfigError(f"no preparation is called {name!r}.{closest} Preparations: {', '.join(PREPARATIONS)}.")
+        close = closest(name, PREPARATIONS, cutoff=0.3)
+        raise ConfigError(f"no preparation is called {name!r}.{close} Preparations: {', '.join(PREPARATIONS)}.")
     if name == "vessels":
-        _opencv()
+        require("cv2", **_OPENCV)
     return PREPARATIONS[name]
-
-
-def _opencv() -> Any:
-    try:
-        return importlib.import_module("cv2")
-    except ModuleNotFoundError as error:
-        if error.name != "cv2":
-            raise
-        raise MissingPackageError(
-            "opencv-python-headless is not installed, and prepare='vessels' equalises contrast with it: "
-            'pip install "deepsup[maps]"'
-        ) from None

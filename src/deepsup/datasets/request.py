@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from deepsup.datasets.label_map_split import MapSplit
 from deepsup.datasets.splits import Split, generator
-from deepsup.errors import DatasetError, MissingPackageError
+from deepsup.errors import DatasetError
 
 DEFAULT_ROOT = Path("data")
 
@@ -107,17 +105,3 @@ class Request:
         if self.limit is None or self.limit >= len(values):
             return values
         return values[torch.randperm(len(values), generator=generator("limit", self.seed))[: self.limit]]
-
-
-def require(module: str, package: str) -> Any:
-    """A module that a data set needs, or MissingPackageError with the extra that brings it."""
-    top = module.partition(".")[0]
-    try:
-        importlib.import_module(top)
-    except ModuleNotFoundError as error:
-        if error.name != top:
-            raise  # the package is there; something that it needs is not, and its own message says it best
-        raise MissingPackageError(
-            f'{package} is not installed, and this dataset needs it: pip install "deepsup[train]"'
-        ) from None
-    return importlib.import_module(module)

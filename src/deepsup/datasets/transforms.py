@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from deepsup import specs
 from deepsup.errors import ConfigError
+from deepsup.specs import FLAG, Limit, Registry
 
 RANGE = 2**31
 """Draws are whole numbers from 0 up to this."""
@@ -51,24 +51,33 @@ class View:
 
 
 Views = tuple[View, ...]
+Side = Annotated[int, Limit("0 or more whole pixels", lambda v: type(v) is int and v >= 0)]
+Hole = Annotated[int, Limit("1 or more whole pixels", lambda v: type(v) is int and v >= 1)]
+Flag = Annotated[bool, FLAG]
+
+AUGMENTATIONS: Registry[Callable[..., Views]] = Registry("augmentation", ConfigError)
 
 
+@AUGMENTATIONS.register
 def none() -> Views:
     """Images as they are."""
     return ()
 
 
-def standard(*, padding: int = _PADDING, mirror: bool = True) -> Views:
+@AUGMENTATIONS.register
+def standard(*, padding: Side = _PADDING, mirror: Flag = True) -> Views:
     """Padded with black, cropped at random, half of them mirrored: He et al. 2016, section 4.2."""
     return (View(padding=padding, mirror=mirror),)
 
 
-def reflect(*, padding: int = _PADDING, mirror: bool = True) -> Views:
+@AUGMENTATIONS.register
+def reflect(*, padding: Side = _PADDING, mirror: Flag = True) -> Views:
     """As `standard`, padded by reflection: Wide ResNet's and DKS's code for CIFAR."""
     return (View(padding=padding, mirror=mirror, edge="reflect"),)
 
 
-def cutout(*, length: int = _CUTOUT, padding: int = _PADDING, mirror: bool = True) -> Views:
+@AUGMENTATIONS.register
+def cutout(*, length: Hole = _CUTOUT, padding: Side = _PADDING, mirror: Flag = True) -> Views:
     """`standard` and a square of `length` pixels filled with the mean, around any pixel: DeVries and Taylor 2017.
 
     Their lengths: 16 on CIFAR-10, 8 on CIFAR-100, 20 on SVHN (there with padding=0, mirror=False).
@@ -76,7 +85,8 @@ def cutout(*, length: int = _CUTOUT, padding: int = _PADDING, mirror: bool = Tru
     return (View(padding=padding, mirror=mirror, hole=length),)
 
 
-def contrastive(*, length: int = _CUTOUT, padding: int = _PADDING) -> Views:
+@AUGMENTATIONS.register
+def contrastive(*, length: Hole = _CUTOUT, padding: Side = _PADDING) -> Views:
     """The pair of views in the released CIFAR code of contrastive deep supervision (Zhang et al. 2022).
 
     The first is padded with grey and has a black hole, the second has its colours changed. Deviations: brightness,
@@ -89,23 +99,12 @@ def contrastive(*, length: int = _CUTOUT, padding: int = _PADDING) -> Views:
     )
 
 
-AUGMENTATIONS: dict[str, Callable[..., Views]] = {
-    made.__name__: made for made in (none, standard, reflect, cutout, contrastive)
-}
-
-
 def parse(augment: str) -> Views:
     """`"cutout(length=8)"` as the views it stands for: none, one that all views share, or a pair.
 
     Raises `ConfigError` for a name or an option that does not exist, and for a value that is no size in pixels.
     """
-    name, options = specs.read(augment, AUGMENTATIONS, "augmentation", ConfigError)
-    for option, value in options.items():
-        if option == "mirror" and not isinstance(value, bool):
-            raise ConfigError(f"augment={augment!r}: mirror must be True or False, not {value!r}.")
-        least = 1 if option == "length" else 0
-        if option != "mirror" and (type(value) is not int or value < least):
-            raise ConfigError(f"augment={augment!r}: {option} must be {least} or more whole pixels, not {value!r}.")
+    name, options = AUGMENTATIONS.read(augment)
     return AUGMENTATIONS[name](**options)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from deepsup.datasets.layouts import labelled_pixels
+from deepsup.datasets.layouts import task_of, with_labels_a_pixel
 from deepsup.errors import ConfigError
 from deepsup.settings.section import Settings
 
@@ -62,7 +62,7 @@ class DataConfig(Settings):
     @property
     def task(self) -> str:
         """ "segmentation" where every pixel has a label, else "classification"."""
-        return "segmentation" if self.name.partition("(")[0].strip() in labelled_pixels.LOADERS else "classification"
+        return task_of(self.name)
 
     @model_validator(mode="after")
     def _options_fit_the_task(self) -> DataConfig:
@@ -78,7 +78,7 @@ class DataConfig(Settings):
         if strange:
             raise ConfigError(
                 f"{', '.join(strange)}: not for {self.name}, whose images have one label each. Those with a label a pixel: "
-                f"{', '.join(labelled_pixels.LOADERS)}."
+                f"{with_labels_a_pixel()}."
             )
         if self.stride is not None and self.tile is None:
             raise ConfigError("stride is the distance of tiles; set data.tile as well, or leave data.stride out.")

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from deepsup import label_maps
 from deepsup.datasets import Dataset, MapSplit, folder_split, preparation
-from deepsup.datasets.image_files import read_rgb
+from deepsup.datasets.image_files import in_colour, read_rgb
 from deepsup.datasets.paired_transforms import Pixels, resized, scaled_size
 from deepsup.errors import ConfigError
 from deepsup.files import write_atomically
@@ -82,7 +82,7 @@ class Inputs:
             x = self._map(pixels, settings)
         elif settings.name == "folder":
             (cut,) = folder_split.AUGMENTATIONS["none"](self.size)
-            x = cut(folder_split.read_image(path))
+            x = cut(in_colour(path))
         else:
             x = self._square(original)
         mean, std = (torch.tensor(value).view(-1, 1, 1) for value in (self.mean, self.std))

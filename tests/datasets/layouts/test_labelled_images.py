@@ -427,5 +427,5 @@ def test_a_missing_package_names_the_extra(
     monkeypatch: pytest.MonkeyPatch, name: str, package: str, label: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingPackageError, match=rf'{label} is not installed.*pip install "deepsup\[train\]"'):
+    with pytest.raises(MissingPackageError, match=rf'{label}, which is not installed.*pip install "deepsup\[train\]"'):
         datasets.load(name)

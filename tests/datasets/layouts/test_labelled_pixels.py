@@ -439,7 +439,7 @@ class TestVessels:
         for image, values in zip(images, standardised, strict=True):
             stretched = ((values - values.min()) / (values.max() - values.min()) * 255).astype(np.uint8)
             expected = cv2.LUT(cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8)).apply(stretched), table)
-            found = datasets.preparations.vessels(image)
+            found = datasets.preparation.vessels(image)
             assert found.shape == (64, 72)
             assert float((found == expected).mean()) > 0.995  # the last digit of a float decides the others
             assert int(np.abs(found.astype(int) - expected).max()) <= 3
@@ -464,7 +464,7 @@ class TestVessels:
 
     def test_a_flat_image_stays_finite(self) -> None:
         pytest.importorskip("cv2")
-        assert datasets.preparations.vessels(np.full((16, 16, 3), 90, np.uint8)).shape == (16, 16)
+        assert datasets.preparation.vessels(np.full((16, 16, 3), 90, np.uint8)).shape == (16, 16)
 
 
 @pytest.mark.parametrize(
@@ -477,8 +477,13 @@ class TestVessels:
             ConfigError,
             "'drive' has no option 'observers'. Options: observer. Closest: observer",
         ),
-        ("drive(observer=3)", {}, ConfigError, r"drive\(observer=3\): there are two"),
-        ("pairs(void=-1)", {}, ConfigError, r"pairs\(void=-1\) must be the number"),
+        ("drive(observer=3)", {}, ConfigError, "'drive' needs observer to be 1 or 2; found 3"),
+        (
+            "pairs(void=-1)",
+            {},
+            ConfigError,
+            "'pairs' needs void to be the number in the masks that does not count, or None; found -1",
+        ),
         ("camvid", {"size": 4}, DatasetError, "size=4 is too small for camvid"),
         ("camvid", {"size": [100, 4]}, DatasetError, r"size=\[100, 4\] is too small"),
         ("camvid", {"size": [1, 2, 3]}, ConfigError, r"size=\[1, 2, 3\] must be one whole number, or two"),
@@ -492,11 +497,11 @@ class TestVessels:
             ConfigError,
             r"square ones. Set crop to one number, or use flips\(turns=False\)",
         ),
-        ("camvid", {"augment": "standard(scale=2)"}, ConfigError, r"scale must be two numbers .* such as \(0.5, 2.0\)"),
+        ("camvid", {"augment": "standard(scale=2)"}, ConfigError, r"scale to be two numbers .* such as \(0.5, 2.0\)"),
         ("camvid", {"augment": "standard(scale=(2, 1))"}, ConfigError, "the smaller first"),
-        ("camvid", {"augment": "standard(rotate=200)"}, ConfigError, "rotate must be degrees from 0 to 180, not 200"),
-        ("camvid", {"augment": "standard(blur=2)"}, ConfigError, "blur must be a share from 0 to 1"),
-        ("camvid", {"augment": "flips(turns=1)"}, ConfigError, "turns must be True or False"),
+        ("camvid", {"augment": "standard(rotate=200)"}, ConfigError, "rotate to be degrees from 0 to 180; found 200"),
+        ("camvid", {"augment": "standard(blur=2)"}, ConfigError, "blur to be a share from 0 to 1"),
+        ("camvid", {"augment": "flips(turns=1)"}, ConfigError, "turns to be True or False"),
         ("camvid", {"prepare": "vesels"}, ConfigError, "no preparation is called 'vesels'. Closest: vessels"),
         ("camvid", {"views": 2, "augment": "standard"}, ConfigError, "views=2: camvid has a label a pixel"),
         ("camvid", {"classes": 3}, ConfigError, "classes=3: the images of camvid show all classes"),

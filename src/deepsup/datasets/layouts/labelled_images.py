@@ -12,15 +12,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from deepsup.datasets.array_split import ArraySplit, channel_statistics
+from deepsup.datasets.array_split import ArraySplit
 from deepsup.datasets.folder_split import FolderSplit, class_folders, folder_samples
+from deepsup.datasets.layouts import layout
+from deepsup.datasets.normalisation import channel_statistics
 from deepsup.datasets.published_files import read_cifar, read_idx, read_original, read_svhn
-from deepsup.datasets.request import DEFAULT_ROOT, Dataset, Request, require
+from deepsup.datasets.request import DEFAULT_ROOT, Dataset, Request
 from deepsup.errors import DatasetError
+from deepsup.specs import require
 
 
-def _digits(request: Request) -> Dataset:
-    bunch = require("sklearn.datasets", "scikit-learn").load_digits()
+@layout("classification")
+def digits(request: Request) -> Dataset:
+    bunch = require("sklearn.datasets", purpose="the dataset digits").load_digits()
     images = torch.as_tensor(bunch.images, dtype=torch.float32)[:, None] / 16
     labels = torch.as_tensor(bunch.target)
     side = request.side or 16
@@ -37,9 +41,27 @@ def _digits(request: Request) -> Dataset:
     )
 
 
-def _idx(request: Request) -> Dataset:
-    datasets = require("torchvision.datasets", "torchvision")
-    source = datasets.MNIST if request.name == "mnist" else datasets.FashionMNIST
+@layout("classification")
+def mnist(request: Request) -> Dataset:
+    return _idx(request, _published("mnist").MNIST)
+
+
+@layout("classification")
+def fashion_mnist(request: Request) -> Dataset:
+    return _idx(request, _published("fashion-mnist").FashionMNIST)
+
+
+@layout("classification")
+def cifar10(request: Request) -> Dataset:
+    return _cifar(request, _published("cifar10").CIFAR10)
+
+
+@layout("classification")
+def cifar100(request: Request) -> Dataset:
+    return _cifar(request, _published("cifar100").CIFAR100)
+
+
+def _idx(request: Request, source: Any) -> Dataset:
     root = request.root or DEFAULT_ROOT
     places = [root / source.__name__ / "raw", root]
     stems = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"]
@@ -73,9 +95,7 @@ def _idx_files(folders: list[Path], stems: list[str]) -> list[Path] | None:
     return None
 
 
-def _cifar(request: Request) -> Dataset:
-    datasets = require("torchvision.datasets", "torchvision")
-    source = datasets.CIFAR10 if request.name == "cifar10" else datasets.CIFAR100
+def _cifar(request: Request, source: Any) -> Dataset:
     root = request.root or DEFAULT_ROOT
     files = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
     folder = root if (root / files[-1][0]).is_file() else root / source.base_folder
@@ -93,9 +113,10 @@ def _cifar(request: Request) -> Dataset:
     )
 
 
-def _svhn(request: Request) -> Dataset:
-    source = require("torchvision.datasets", "torchvision").SVHN
-    require("scipy.io", "scipy")
+@layout("classification")
+def svhn(request: Request) -> Dataset:
+    source = _published("svhn").SVHN
+    require("scipy.io", purpose="the dataset svhn")
     root = request.root or DEFAULT_ROOT
     files = {part: root / source.split_list[part][1] for part in ("train", "test")}
     for part, path in files.items():
@@ -130,25 +151,26 @@ def _in_memory(
     )
 
 
-def _folder(request: Request) -> Dataset:
-    require("torchvision.datasets", "torchvision")
+@layout("classification")
+def folder(request: Request) -> Dataset:
+    _published("folder")
     if request.root is None:
         raise DatasetError("the dataset 'folder' needs root=..., a folder with train/CLASS/* and val/CLASS/* images.")
     parts = {part: request.root / part for part in ("train", "val")}
-    for part, folder in parts.items():
-        if not folder.is_dir():
+    for part, place in parts.items():
+        if not place.is_dir():
             there = ", ".join(class_folders(request.root)) if request.root.is_dir() else ""
             raise DatasetError(
-                f"{folder} is not a folder. Looked in {request.root} for train/ and val/, found: {there or 'nothing'}."
+                f"{place} is not a folder. Looked in {request.root} for train/ and val/, found: {there or 'nothing'}."
             )
-        if not class_folders(folder):
-            raise DatasetError(f"{folder} has no class folders. Put the images of each {part} class in its own folder.")
+        if not class_folders(place):
+            raise DatasetError(f"{place} has no class folders. Put the images of each {part} class in its own folder.")
     class_names = class_folders(parts["train"])
     strange = sorted(set(class_folders(parts["val"])) - set(class_names))
     if strange:
         raise DatasetError(f"{parts['val']} has classes that {parts['train']} has not: {', '.join(strange)}.")
     class_names = request.known(class_names)
-    samples = {part: folder_samples(folder, class_names=class_names) for part, folder in parts.items()}
+    samples = {part: folder_samples(place, class_names=class_names) for part, place in parts.items()}
     empty = sorted(set(class_names) - {class_names[label] for _, label in samples["train"]})
     if empty:
         raise DatasetError(f"{parts['train']} has no image file (png, jpg, webp, ...) of: {', '.join(empty)}.")
@@ -161,6 +183,10 @@ def _folder(request: Request) -> Dataset:
         FolderSplit(train, augment=request.augment, views=request.views, **shared),
         FolderSplit(samples["val"], **shared),
     )
+
+
+def _published(name: str) -> Any:
+    return require("torchvision.datasets", purpose=f"the dataset {name}")
 
 
 def _download(source: Callable[..., Any], root: Path, name: str) -> None:
@@ -178,14 +204,3 @@ def _missing(name: str, files: str, place: str) -> str:
         f"{name} is not complete in {place}. Missing: {files}. Pass root=... (the folder that holds them), or "
         f"download=True (data.download=true on the command line) to fetch them."
     )
-
-
-LOADERS: dict[str, Callable[[Request], Dataset]] = {
-    "digits": _digits,
-    "mnist": _idx,
-    "fashion-mnist": _idx,
-    "cifar10": _cifar,
-    "cifar100": _cifar,
-    "svhn": _svhn,
-    "folder": _folder,
-}

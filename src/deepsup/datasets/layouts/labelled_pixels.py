@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -17,13 +17,17 @@ from deepsup.datasets import preparation, published_classes
 from deepsup.datasets.class_occurrence import check_occurrences
 from deepsup.datasets.image_files import MOST_CLASSES, VOID, Colour, MaskReader, numbers_in, opened
 from deepsup.datasets.label_map_split import MapSplit
+from deepsup.datasets.layouts import layout
+from deepsup.datasets.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from deepsup.datasets.pairs import Pair, PairReader, Pairs, matched, statistics
-from deepsup.datasets.request import DEFAULT_ROOT, Dataset, Request, require
-from deepsup.errors import ConfigError, DatasetError
+from deepsup.datasets.request import DEFAULT_ROOT, Dataset, Request
+from deepsup.errors import DatasetError
+from deepsup.specs import Limit, one_of, require
 
 _EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"}
-# What ImageNet's trained networks expect; any fixed shift and scale does for the others.
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_NO_LABEL = Limit(
+    "the number in the masks that does not count, or None", lambda v: v is None or (type(v) is int and 0 <= v <= 65535)
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,8 @@ class _Layout:
     hint: str = ""
 
 
-def _camvid(request: Request) -> Dataset:
+@layout("segmentation")
+def camvid(request: Request) -> Dataset:
     root = _root(request, "CamVid", parts := ["train", "trainannot", "val", "valannot"])
     pairs = [matched(_files(root / a), _files(root / b), where=str(root / a)) for a, b in (parts[:2], parts[2:])]
     numbers = {label: label for label in range(len(published_classes.CAMVID))} | {len(published_classes.CAMVID): VOID}
@@ -46,10 +51,9 @@ def _camvid(request: Request) -> Dataset:
     return _dataset(request, _Layout(pairs[0], pairs[1], classes=published_classes.CAMVID, masks=masks))
 
 
-def _drive(request: Request, *, observer: int = 1) -> Dataset:
+@layout("segmentation")
+def drive(request: Request, *, observer: Annotated[int, one_of(1, 2)] = 1) -> Dataset:
     """Validation is the published test set, by the first or the second observer; training is by the first alone."""
-    if observer not in (1, 2):
-        raise ConfigError(f"drive(observer={observer!r}): there are two, 1 and 2.")
     drawn = {"training": "1st_manual", "test": "1st_manual" if observer == 1 else "2nd_manual"}
     needed = [f"{part}/{folder}" for part in drawn for folder in ("images", drawn[part], "mask")]
     root = _root(request, "DRIVE", needed)
@@ -60,7 +64,8 @@ def _drive(request: Request, *, observer: int = 1) -> Dataset:
     return _dataset(request, _Layout(pairs[0], pairs[1], classes=published_classes.DRIVE, masks=None, inside=True))
 
 
-def _ade20k(request: Request) -> Dataset:
+@layout("segmentation")
+def ade20k(request: Request) -> Dataset:
     parts = ("training", "validation")
     root = _root(
         request, "ADEChallengeData2016", [f"{kind}/{part}" for kind in ("images", "annotations") for part in parts]
@@ -86,7 +91,8 @@ def _ade20k_names(path: Path) -> list[str]:
     return [row[-1].split(",")[0].strip() for row in rows]
 
 
-def _cityscapes(request: Request) -> Dataset:
+@layout("segmentation")
+def cityscapes(request: Request) -> Dataset:
     parts = ("train", "val")
     root = _root(request, "cityscapes", [f"{kind}/{part}" for kind in ("leftImg8bit", "gtFine") for part in parts])
     own = all(_below(root / "gtFine" / part, "_gtFine_labelTrainIds.png") for part in parts)
@@ -109,10 +115,9 @@ def _cityscapes(request: Request) -> Dataset:
     )
 
 
-def _pairs(request: Request, *, void: int | None = 255) -> Dataset:
+@layout("segmentation")
+def pairs(request: Request, *, void: Annotated[int | None, _NO_LABEL] = 255) -> Dataset:
     """One's own images and masks; `void` is the number of what does not count, None where everything does."""
-    if void is not None and (type(void) is not int or not 0 <= void <= 65535):
-        raise ConfigError(f"pairs(void={void!r}) must be the number in the masks that does not count, or None.")
     if request.root is None:
         raise DatasetError(
             "the dataset 'pairs' needs root=..., a folder with train/ and val/, in each images/ and masks/."
@@ -198,10 +203,10 @@ def _counted(pairs: Sequence[Pair], void: int | None) -> list[str]:
 
 
 def _dataset(request: Request, layout: _Layout) -> Dataset:
-    require("torchvision.transforms.v2", "torchvision")
+    require("torchvision.transforms.v2", purpose=f"the dataset {request.name}")
     reader = PairReader(layout.masks, preparation.get(request.prepare), request.size)
     if reader.prepare is None:
-        mean, std = torch.tensor(_MEAN), torch.tensor(_STD)
+        mean, std = IMAGENET_MEAN, IMAGENET_STD
     else:  # of everything: a quick run normalises as the full run does
         mean, std = statistics(layout.train, reader)
     shared: dict[str, Any] = {
@@ -267,12 +272,3 @@ def _below(folder: Path, ending: str) -> dict[str, Path]:
     """`CITY/NAME` + ending, by CITY/NAME."""
     found: Iterator[Path] = chain.from_iterable(city.glob(f"*{ending}") for city in sorted(folder.iterdir()))
     return {f"{path.parent.name}/{path.name.removesuffix(ending)}": path for path in found}
-
-
-LOADERS: dict[str, Callable[..., Dataset]] = {
-    "camvid": _camvid,
-    "drive": _drive,
-    "ade20k": _ade20k,
-    "cityscapes": _cityscapes,
-    "pairs": _pairs,
-}
