@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
-from deepsup.comparisons.arm_records import arm_record
+from deepsup.comparisons.arm_records import arm_record, outputs
 from deepsup.reports import evidence
 from deepsup.terms import INPUT
+from deepsup.training import run_folders
 from deepsup.training.records import Run
 from deepsup.training.run_folders import found_run
 from deepsup.training.runs import train
+from tests.support.synthetic_journals import journal, write
 from tests.support.tiny_runs import config
 
 PEER = {"method": "dml", "at": [INPUT], "head": "network(name='deepsup:plain-3')"}
@@ -123,3 +125,16 @@ def test_two_views_are_two_passes_also_before_anything_ran() -> None:
     assert arm_record(RUNS, [None, None])["passes"] == 1
     assert arm_record(RUNS, [None, None], data={"views": 2})["passes"] == 2
     assert arm_record(RUNS, [None, None], data={"overlap": True})["passes"] == 2
+
+
+def test_runs_without_an_end_and_whole_peers_have_their_place(tmp_path: Path) -> None:
+    run = run_folders.run(write(tmp_path, journal("sgd", "supervised", 0)))
+    assert run.plan is not None
+    peers = [{"name": "peer", "layer": "<input>", "depth": 0.0}, {"name": "conv3", "layer": "conv3", "depth": 0.25}]
+    epoch = dataclasses.replace(run.epochs[-1], score={"main": 0.5, "peer": 0.6, "conv3": 0.4, "ensemble": 0.7})
+    peered = dataclasses.replace(run, plan={"branches": peers}, epochs=(epoch,))
+    found = outputs([peered, None])
+    assert {name: output["depth"] for name, output in found.items()} == {
+        "conv3": 0.25, "peer": 1.0, "main": 1.0, "ensemble": None,
+    }  # fmt: skip
+    assert found["peer"]["final"] == [0.6, None]

@@ -15,7 +15,7 @@ from deepsup import reports
 from deepsup.errors import ConfigError
 from deepsup.reports import ablations
 from deepsup.reports.ablations import Point, ablation, points
-from tests.reports.test_page import Page
+from tests.support.shown_reports import Page
 from tests.support.synthetic_maps import WEIGHTS, make_ablation
 
 

@@ -17,21 +17,11 @@ from PIL import Image
 
 from deepsup import label_maps, reports
 from deepsup.errors import DatasetError
-from deepsup.reports import galleries, metric_tables, metrics, text_tables
+from deepsup.reports import galleries
 from deepsup.reports.galleries import Gallery
 from deepsup.training import run_folders
-from tests.reports.test_page import Page, shown
-from tests.support.synthetic_maps import CLASSES, drawn_pairs, journal, make_ablation, write_maps
-
-
-@pytest.fixture(scope="module")
-def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_ablation(tmp_path_factory.mktemp("runs") / "streets", seeds=2)
-
-
-@pytest.fixture(scope="module")
-def vessels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_ablation(tmp_path_factory.mktemp("runs") / "vessels", seeds=1, binary=True)
+from tests.support.shown_reports import Page
+from tests.support.synthetic_maps import CLASSES, drawn_pairs, write_maps
 
 
 @pytest.fixture
@@ -239,111 +229,3 @@ def test_names_in_maps_are_text_and_never_markup(one: Path) -> None:
 
 
 # --- the score that counts has a name, and the others have a table
-
-
-def test_a_journal_of_today_names_its_score(streets: Path) -> None:
-    run = run_folders.run(streets / "camvid/0.4/seed1")
-    last = json.loads((streets / "camvid/0.4/seed1/journal.jsonl").read_text().splitlines()[-1])
-    assert run.metric == "mean IoU"
-    assert run.end is not None
-    assert (run.end.score, run.end.best_score) == (last["score"], last["best_score"])
-    assert run.epochs[-1].score["main"] == last["score"]
-    assert run.epochs[-1].scores["main"]["mean IoU"] == last["score"]
-    assert run.epochs[-1].scores["main"]["IoU: 2"] == pytest.approx(last["score"] - 0.1)
-    assert reports.evidence(streets / "camvid/0.4/seed1").metric == "mean IoU"
-
-
-def test_a_journal_from_before_scores_had_names_reads_as_accuracy() -> None:
-    folder = Path(__file__).parents[2] / "benchmarks/results/digits-comparison"
-    found = reports.evidence(folder)
-    assert {run.metric for run in found.runs} == {found.metric} == {"accuracy"}
-    assert all(run.end and run.end.score == run.epochs[-1].score["main"] for run in found.runs)
-    page = Page(reports.render(folder)).text
-    assert "points of accuracy" in page
-    assert "All scores" not in page
-    assert "What each output sees" not in page
-
-
-def test_every_place_says_the_name_of_the_score(streets: Path) -> None:
-    page = Page(reports.render(streets))
-    text = " ".join(page.text.split())
-    assert "accuracy" not in text.replace("pixel accuracy", "").lower()
-    for words in (
-        "points of mean IoU",
-        "Mean IoU over epochs",
-        "Mean IoU over depth",
-        "Mean IoU is intersection over union",
-    ):
-        assert words in text
-    html = reports.render(streets)
-    for title in ("mean IoU on validation data", "points of mean IoU, minus 0", "mean IoU after the last epoch"):
-        assert f'"text": "{title}"' in html
-    assert "epochs to" not in text  # nobody got to 90 %
-    found = reports.evidence(streets).compare
-    assert "mean IoU %" in shown(reports.comparison_table(found))
-    assert "mean IoU %" in shown(reports.depth_table(found))
-    assert "points of mean IoU (95 % interval" in reports.verdict_lines(found)[0]
-
-
-def test_scores_of_maps_have_two_decimals_everywhere(streets: Path) -> None:
-    compare = reports.evidence(streets).compare
-    arm = compare["groups"][0]["arms"]["0.4"]
-    row = next(row for row in text_tables.rows(compare) if row.arm == "0.4")
-    assert row.score == f"{100 * arm['mean']:.2f} ± {100 * arm['std']:.2f}"
-    assert re.fullmatch(r"\+\d\.\d\d", row.difference)
-    assert re.fullmatch(r"[+−]\d\.\d\d to \+\d\.\d\d", row.interval)  # noqa: RUF001
-    run = streets / "camvid/0.4/seed0"
-    facts = dict(text_tables.run_facts(run_folders.run(run)))
-    assert re.fullmatch(r"\d\d\.\d\d %, best \d\d\.\d\d %", facts["mean IoU"])
-    assert re.fullmatch(r"layer3 \d\d\.\d\d", facts["mean IoU of branches, %"])
-    assert "epochs to 90 %" not in facts
-    assert re.search(r"Finished, 8 epochs\. Mean IoU \d\d\.\d\d %\.", Page(reports.render(run)).text)
-
-
-def test_all_scores_are_a_table_of_arms(streets: Path) -> None:
-    (table,) = metric_tables.score_tables(reports.evidence(streets))
-    assert (table.title, table.heads) == ("camvid", ("0", "0.1", "0.2", "0.4", "0.7", "1"))
-    assert [row[0] for row in table.rows] == ["mean IoU", "pixel accuracy", "mean Dice"]
-    assert [row[0] for row in table.classes] == [f"IoU: {name}" for name in CLASSES]
-    ends = [
-        run_folders.run(streets / f"camvid/0.7/seed{seed}").epochs[-1].scores["main"]["mean Dice"] for seed in (0, 1)
-    ]
-    mean, spread = sum(ends) / 2, abs(ends[0] - ends[1]) / 2**0.5
-    assert table.rows[2][5] == f"{100 * mean:.2f} ± {100 * spread:.2f}"
-    assert ["mean Dice", *table.rows[2][1:]] in Page(reports.render(streets)).rows
-
-
-def test_all_scores_of_one_run_are_a_table_of_outputs_with_the_confusion_matrix(vessels: Path) -> None:
-    (table,) = metric_tables.score_tables(reports.evidence(vessels / "camvid/0.4/seed0"))
-    assert table.heads == ("layer3", "main", "ensemble")
-    by_name = {row[0]: row[1:] for row in table.rows}
-    assert next(iter(by_name)) == "ROC-AUC"
-    assert by_name["threshold"] == ("0.5",) * 3
-    assert by_name["true negatives, pixels"] == ("3,895,256",) * 3
-    assert by_name["false positives, pixels"] == ("65,238",) * 3
-    assert by_name["false negatives, pixels"] == ("134,513",) * 3
-    assert by_name["true positives, pixels"] == ("443,136",) * 3
-    assert [row[0] for row in table.classes] == ["IoU: background", "IoU: vessel"]
-
-
-def test_scores_that_nothing_was_counted_for_are_dashes(tmp_path: Path) -> None:
-    records = journal("a", 0, weight=0.4, metric="mean IoU")
-    records[-2]["validation"] |= {
-        "scores": {"main": {"mean IoU": 0.5, "mean Dice": None}},
-        "iou": {"main": [None, 0.25]},
-    }
-    records[-2]["validation"]["confusion"] = {"main": [[1, 2, 3]] * 3}
-    (tmp_path / "journal.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n")
-    (table,) = metric_tables.score_tables(reports.evidence(tmp_path))
-    assert table.rows == (("mean IoU", "50.00"), ("mean Dice", "–"))  # noqa: RUF001
-    assert table.classes == (("IoU: 0", "–"), ("IoU: 1", "25.00"))  # noqa: RUF001 - no maps, so no names
-
-
-@pytest.mark.parametrize("name", ["accuracy", "mean IoU", "pixel accuracy", "mean Dice", "F1", "Dice", "Jaccard",
-                                  "sensitivity", "specificity", "precision", "ROC-AUC", "PR-AUC"])  # fmt: skip
-def test_every_score_that_is_offered_is_explained(name: str) -> None:
-    from deepsup.tasks.segmentation import offered
-
-    assert name == "accuracy" or name in offered(2)
-    assert metrics.meaning(name).startswith(f"{name[0].upper()}{name[1:]} is ")
-    assert metrics.meaning("something of mine") == ""

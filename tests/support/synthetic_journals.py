@@ -248,3 +248,16 @@ COMPARISON: dict[str, Any] = {
         {"name": "adam", "arms": {"plain": {"runs": ["g"], "final": [None]}, "aux[1]": {}}, "verdict": None},
     ],
 }  # fmt: skip
+
+
+def conflicts(
+    *records: tuple[int, float, dict[str, tuple[float | None, float | None, float | None, float | None]]],
+) -> Any:
+    """Make the records of (steps, progress, branch -> cosine, ratio, kept, share), behind the start of a run."""
+    names = ("cosine", "ratio", "kept", "share")
+    made = [
+        {"kind": "conflict", "time": 0, "step": i, "epoch": 1, "progress": progress, "steps": steps,
+         "branches": {branch: dict(zip(names, values, strict=True)) for branch, values in branches.items()}}
+        for i, (steps, progress, branches) in enumerate(records)
+    ]  # fmt: skip
+    return [*older(journal("sgd", "supervised", 0, epochs=1, end=False)), *made]

@@ -1,0 +1,47 @@
+"""Journals and comparisons are read from disk as they were left there: torn, resumed, announced or absent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from deepsup import reports
+from deepsup.errors import ConfigError
+from deepsup.training import run_folders
+from tests.support.synthetic_journals import journal, write
+
+
+def test_a_torn_last_line_is_forgiven_and_no_other(tmp_path: Path) -> None:
+    records = journal("sgd", "plain", 0, epochs=2, end=False)
+    assert len(run_folders.run(write(tmp_path, records, tail='{"kind":"epoch","ep')).epochs) == 2
+    assert len(run_folders.run(write(tmp_path, records, tail=json.dumps({"kind": "later", "x": 1}))).epochs) == 2
+    write(tmp_path, records, tail='{"kind":"epoch","ep\n')
+    with pytest.raises(ConfigError, match=rf"journal\.jsonl, line {len(records) + 1}: not a JSON record"):
+        run_folders.run(tmp_path)
+    write(tmp_path, [*records, {"kind": "epoch", "epoch": 3}])
+    with pytest.raises(
+        ConfigError, match=rf'line {len(records) + 1}: a malformed "epoch" record \(no field \'step\'\)'
+    ):
+        run_folders.run(tmp_path)
+    write(tmp_path, records[1:])
+    with pytest.raises(ConfigError, match='line 1: a journal begins with a "start" record'):
+        run_folders.run(tmp_path)
+    write(tmp_path, [records[0] | {"format": 2}])
+    with pytest.raises(ConfigError, match="line 1: format 2, and this deepsup reads format 1"):
+        run_folders.run(tmp_path)
+    write(tmp_path, [], tail='{"kind":"sta')
+    with pytest.raises(ConfigError, match="killed before its first line"):
+        run_folders.run(tmp_path)
+
+
+def test_a_directory_without_a_journal_says_what_was_looked_for(tmp_path: Path) -> None:
+    for ask in (reports.runs, reports.run, reports.render):
+        with pytest.raises(ConfigError, match=r"no run found in .*Looked for journal\.jsonl .*compare\.json"):
+            ask(tmp_path)
+    with pytest.raises(ConfigError, match="which does not exist"):
+        reports.runs(tmp_path / "nowhere")
+    (tmp_path / "compare.json").write_text("{\n\n oops}")
+    with pytest.raises(ConfigError, match=r"compare\.json, line 3: not JSON"):
+        reports.runs(tmp_path)
