@@ -22,7 +22,7 @@ from deepsup.plans.plan import Branch, Plan
 from deepsup.plans.planning import plan
 from deepsup.probes import Probe, probe
 from deepsup.supervision.attaching import Outputs, Supervised, attach, is_supervised, supervising
-from deepsup.supervision.conflicts import Conflict, ConflictMeter, jacobian_backward, parameter_conflicts
+from deepsup.supervision.conflict_meter import Conflict, ConflictMeter, jacobian_backward, parameter_conflicts
 from deepsup.supervision.exits import early_exit, ensemble
 from deepsup.supervision.objectives import Objective, Terms
 from deepsup.supervision.parameter_groups import parameter_groups

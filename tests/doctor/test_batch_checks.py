@@ -13,12 +13,7 @@ import deepsup as ds
 from deepsup.doctor.batch_checks import doubled, length, sizes_of
 from deepsup.errors import ConfigError
 from deepsup.evaluation.loaders import overlapping
-from tests.support.patients import (
-    OneValue,
-    attached,
-    examined,
-    only,
-)
+from tests.support.patients import OneValue, attached, examined, only
 from tests.support.small_nets import CLASSES, Plain, Residual, images, labels
 
 

@@ -9,15 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import deepsup as ds
-from tests.support.patients import (
-    Checkpointed,
-    PoolsItself,
-    SidePath,
-    among,
-    attached,
-    examined,
-    only,
-)
+from tests.support.patients import Checkpointed, PoolsItself, SidePath, among, attached, examined, only
 from tests.support.small_nets import Plain, Residual, images
 
 

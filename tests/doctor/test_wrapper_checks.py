@@ -9,13 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import deepsup as ds
 from deepsup.layers.wrappers import clean
-from tests.support.patients import (
-    SidePath,
-    attached,
-    examined,
-    one_process,
-    only,
-)
+from tests.support.patients import SidePath, attached, examined, one_process, only
 from tests.support.small_nets import CLASSES, Plain, Residual, images
 
 

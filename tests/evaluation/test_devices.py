@@ -9,10 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from deepsup.errors import (
-    ConfigError,
-    MissingPackageError,
-)
+from deepsup.errors import ConfigError, MissingPackageError
 from deepsup.training.journal import read
 from deepsup.training.runs import train
 from tests.support.tiny_runs import config

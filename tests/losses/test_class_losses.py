@@ -11,11 +11,7 @@ from torch.nn import functional as F
 
 from deepsup import losses
 from deepsup.errors import ClassCountError, HeadError
-from tests.support.slow_losses import (
-    number,
-    slow_cross_entropy,
-    slow_squared_hinge,
-)
+from tests.support.slow_losses import number, slow_cross_entropy, slow_squared_hinge
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (1, 2), (3, 5, 6), (2, 3, 4, 5), (2, 3, 2, 2, 2)], ids=str)

@@ -8,10 +8,7 @@ from torch import Tensor
 
 from deepsup import losses
 from deepsup.errors import HeadError
-from tests.support.slow_losses import (
-    number,
-    slow_contrast,
-)
+from tests.support.slow_losses import number, slow_contrast
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 2], [0, 0, 0], [1, 0, 1, 2, 0], [3]], ids=str)

@@ -11,10 +11,7 @@ from torch.nn import functional as F
 
 from deepsup import losses
 from deepsup.errors import HeadError
-from tests.support.slow_losses import (
-    number,
-    slow_kl,
-)
+from tests.support.slow_losses import number, slow_kl
 
 SHAPES = [(4, 5), (1, 2), (3, 4, 3), (2, 3, 4, 5), (2, 3, 2, 1, 2)]
 

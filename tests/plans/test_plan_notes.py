@@ -6,9 +6,7 @@ import pytest
 import torch
 
 import deepsup as ds
-from deepsup.errors import (
-    ConfigError,
-)
+from deepsup.errors import ConfigError
 from tests.support.method_steps import Case
 from tests.support.odd_nets import Branchy, Returning, telling
 from tests.support.small_nets import Residual, images

@@ -13,14 +13,7 @@ from torch.nn import functional as F
 
 import deepsup as ds
 from deepsup import heads
-from deepsup.errors import (
-    AttachError,
-    BranchNameError,
-    ConfigError,
-    DeepsupError,
-    HeadError,
-    OutputError,
-)
+from deepsup.errors import AttachError, BranchNameError, ConfigError, DeepsupError, HeadError, OutputError
 from deepsup.schedules import constant, linear
 from tests.support.odd_nets import Returning, TwoInputs
 from tests.support.small_nets import CLASSES, Plain, Residual, images, labels

@@ -46,7 +46,7 @@ PUBLIC = [
 ]
 
 # What a core file may import beside torch, and not before it is used.
-MORE = {"files": {"safetensors"}, "conflicts": {"torchjd"}, "upsampled_triton": {"triton"}}
+MORE = {"files": {"safetensors"}, "conflict_meter": {"torchjd"}, "upsampled_triton": {"triton"}}
 
 
 @cache

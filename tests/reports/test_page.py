@@ -16,14 +16,7 @@ from deepsup import reports
 from deepsup.errors import ConfigError, MissingPackageError
 from deepsup.training import run_folders
 from tests.support.shown_reports import Page, shown
-from tests.support.synthetic_journals import (
-    COMPARISON,
-    NINE,
-    conflicts,
-    journal,
-    older,
-    write,
-)
+from tests.support.synthetic_journals import COMPARISON, NINE, conflicts, journal, older, write
 
 
 def test_the_page_shows_what_the_journals_say(demo: Path, page: str) -> None:

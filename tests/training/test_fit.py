@@ -13,24 +13,12 @@ from torch.nn import functional as F
 
 import deepsup as ds
 from deepsup import datasets
-from deepsup.errors import (
-    CheckpointError,
-    ConfigError,
-    DatasetError,
-)
+from deepsup.errors import CheckpointError, ConfigError, DatasetError
 from deepsup.evaluation.evaluate import evaluate
 from deepsup.training.fit import fit
 from deepsup.training.journal import read
 from tests.support.tiny_runs import dropout_net
-from tests.support.training_runs import (
-    CPU,
-    blobs,
-    same_state,
-    some_batches,
-    state_bytes,
-    supervised,
-    supervised_net,
-)
+from tests.support.training_runs import CPU, blobs, same_state, some_batches, state_bytes, supervised, supervised_net
 
 
 def test_fit_trains_a_supervised_net_and_records_every_head(digits: datasets.Dataset, tmp_path: Path):

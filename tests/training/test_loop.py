@@ -14,10 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import deepsup as ds
 from deepsup import datasets
-from deepsup.errors import (
-    ClassCountError,
-    NonFiniteError,
-)
+from deepsup.errors import ClassCountError, NonFiniteError
 from deepsup.evaluation.evaluate import evaluate
 from deepsup.training import checkpoints
 from deepsup.training.fit import fit

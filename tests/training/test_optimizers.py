@@ -6,13 +6,9 @@ import pytest
 import torch
 
 import deepsup as ds
-from deepsup.errors import (
-    ConfigError,
-)
+from deepsup.errors import ConfigError
 from tests.support.tiny_runs import dropout_net
-from tests.support.training_runs import (
-    some_batches,
-)
+from tests.support.training_runs import some_batches
 
 
 def test_an_optimiser_made_before_attach_is_refused():

@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 
 import deepsup as ds
-from deepsup.errors import (
-    ConfigError,
-)
+from deepsup.errors import ConfigError
 from deepsup.training import prepare
 from deepsup.training.journal import read
 from deepsup.training.runs import train

@@ -21,12 +21,7 @@ import torch
 
 import deepsup as ds
 from deepsup import datasets
-from deepsup.errors import (
-    CheckpointError,
-    ClassCountError,
-    ConfigError,
-    DatasetError,
-)
+from deepsup.errors import CheckpointError, ClassCountError, ConfigError, DatasetError
 from deepsup.evaluation.evaluate import evaluate
 from deepsup.training import checkpoints, runs
 from deepsup.training.journal import read

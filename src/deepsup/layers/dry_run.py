@@ -21,8 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from deepsup.errors import DeepsupError, LayerError, OutputError
 from deepsup.features import Feature, Pick, default_pick, picked, show_pick, tensors_in
+from deepsup.layers.channel_axis import Layouts
 from deepsup.layers.input_dependence import Lineage
-from deepsup.layers.layouts import Layouts
 from deepsup.layers.snapshot import untouched
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)

@@ -14,7 +14,7 @@ from deepsup.errors import NonFiniteError
 from deepsup.evaluation.devices import gathered, summed
 from deepsup.settings.training import LogConfig
 from deepsup.supervision.attaching import is_supervised, unwrap
-from deepsup.supervision.conflicts import ConflictMeter, parameter_conflicts, summarise
+from deepsup.supervision.conflict_meter import ConflictMeter, parameter_conflicts, summarise
 from deepsup.supervision.objectives import Terms
 
 if TYPE_CHECKING:

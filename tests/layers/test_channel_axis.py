@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from deepsup.features import Feature
+from deepsup.layers.channel_axis import Layouts
 from deepsup.layers.dry_run import trace
-from deepsup.layers.layouts import Layouts
 from tests.support.small_nets import CLASSES, images
 
 

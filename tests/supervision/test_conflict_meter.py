@@ -14,7 +14,7 @@ from torchjd import aggregation
 
 import deepsup as ds
 from deepsup.errors import AttachError
-from deepsup.supervision.conflicts import Conflict, summarise
+from deepsup.supervision.conflict_meter import Conflict, summarise
 from tests.support.small_nets import CLASSES, Plain, mlp
 
 LABELS = torch.arange(4) % CLASSES
