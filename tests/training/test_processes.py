@@ -155,8 +155,8 @@ def test_maps_are_counted_by_two_processes_as_by_one(finished: Path):
     split = datasets.load("pairs", root=finished / "shapes").validation
     alone = evaluate(net, split, objective=ds.Objective(plan))
     assert len(split) == 3
-    assert set(alone.confusion) == {"main", "stage1", "ensemble"}
-    assert told["confusion"] == alone.confusion
+    assert set(alone.counts) == {"main", "stage1", "ensemble"}
+    assert told["confusion"] == alone.record()["confusion"]
     assert told["score"] == alone.score
     assert told["loss"] == pytest.approx(alone.loss, rel=1e-5)
 

@@ -23,7 +23,7 @@ from deepsup.comparisons import results
 from deepsup.errors import ConfigError, DatasetError, DeepsupError
 from deepsup.evaluation import evaluate as evaluations
 from deepsup.evaluation.evaluate import evaluate
-from deepsup.evaluation.predictions import in_tiles
+from deepsup.evaluation.sliding_window import in_tiles
 from deepsup.settings import training
 from deepsup.supervision.objectives import Objective
 from deepsup.training import runs
@@ -56,6 +56,10 @@ def vessels(two: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "vessels"
     runs.train(config(two, folder, loss="binary", metric="ROC-AUC"))
     return folder
+
+
+def matrices(found: evaluations.Evaluation) -> dict[str, Any]:
+    return {name: counts.matrix.tolist() for name, counts in found.counts.items()}
 
 
 def call(*words: str) -> str:
@@ -245,11 +249,11 @@ def test_tiles_as_large_as_the_image_change_nothing_and_small_ones_cover_it(trai
     objective = Objective(net.plan)
     whole = evaluate(net, split)
     same = evaluate(net, split, objective=objective, run=in_tiles(objective, side=SIDE))
-    assert same.scores == whole.scores
+    assert same.metrics == whole.metrics
     assert same.loss == pytest.approx(whole.loss, rel=1e-4)
     small = evaluate(net, split, objective=objective, run=in_tiles(objective, side=(16, 8), stride=8))
-    assert {n: sum(map(sum, m)) for n, m in small.confusion.items()} == dict.fromkeys(whole.score, 3 * 30 * SIDE)
-    assert small.scores != whole.scores
+    assert {n: int(c.matrix.sum()) for n, c in small.counts.items()} == dict.fromkeys(whole.score, 3 * 30 * SIDE)
+    assert small.metrics != whole.metrics
 
 
 def test_the_mean_loss_is_over_labelled_places_and_scores_add_up_over_processes():
@@ -265,11 +269,11 @@ def test_the_mean_loss_is_over_labelled_places_and_scores_add_up_over_processes(
     assert found.loss["main"] == pytest.approx(F.cross_entropy(every, labels).item(), rel=1e-5)
     shares = []
     for (_, y), raw in zip(data, scores, strict=True):
-        sums = evaluations._Sums(Objective(), None)
+        sums = evaluations.Sums(Objective(), None)
         sums.add(raw.detach(), y, progress=1.0)
         shares.append(sums.share())
-    together = evaluations._scores(shares, None)
-    assert together.confusion == found.confusion
+    together = evaluations.together(shares, None)
+    assert matrices(together) == matrices(found)
     assert together.score == found.score
     assert together.loss == pytest.approx(found.loss, rel=1e-5)
 
@@ -288,9 +292,9 @@ def test_a_loop_of_ones_own_goes_by_the_shape_of_its_targets(tmp_path: Path):
     plain = ds.fit(MapNet(2), data, validation=data, epochs=1)
     assert plain.metric == "mean IoU"
     assert 0 < (plain.score or 0) < 1
-    with pytest.raises(ConfigError, match="label maps of 2 classes have no score 'accuracy'"):
+    with pytest.raises(ConfigError, match="label maps of 2 classes have no metric 'accuracy'"):
         ds.fit(MapNet(2), data, validation=data, epochs=1, metric="accuracy")
-    with pytest.raises(ConfigError, match="the score 'F1' is of label maps"):
+    with pytest.raises(ConfigError, match=r"no metric 'F1'.*'F1' is of label maps"):
         evaluate(nn.Linear(4, 2), [(torch.randn(3, 4), torch.tensor([0, 1, 0]))], metric="F1")
 
 
@@ -298,7 +302,7 @@ def test_a_validation_set_without_a_label_has_no_score_and_no_nan(tmp_path: Path
     data = batches(1)
     void = [(data[0][0], torch.full_like(data[0][1], -100))]
     found = evaluate(MapNet(3), void)
-    assert (found.score, found.loss, found.scores, found.confusion) == ({}, {}, {}, {})
+    assert (found.score, found.loss, found.metrics, found.counts) == ({}, {}, {}, {})
     result = ds.fit(MapNet(3), data, validation=void, epochs=1, folder=tmp_path)
     assert result.score is None
     assert (read(tmp_path / "journal.jsonl", "end")[0]["score"], "NaN" in (tmp_path / "journal.jsonl").read_text()) == (
@@ -324,11 +328,11 @@ def test_what_does_not_fit_is_an_error_that_says_so():
         ({"data": {"views": 2, "augment": "standard"}}, "views: not for pairs"),
         ({"data": {"overlap": True}}, "overlap: not for pairs"),
         ({"data": {"stride": 8}}, "set data.tile as well"),
-        ({"metric": "accuracy"}, "pairs has no score 'accuracy'.*mean IoU"),
+        ({"metric": "accuracy"}, "pairs has no metric 'accuracy'.*mean IoU"),
         ({"loss": "kl"}, "does not compare class scores with labels"),
         ({"data": {"name": "digits", "crop": 16}}, "crop: not for digits"),
         ({"data": {"name": "digits", "tile": 16}}, "tile: not for digits"),
-        ({"data": {"name": "digits"}, "metric": "F1"}, "digits has no score 'F1'.*accuracy"),
+        ({"data": {"name": "digits"}, "metric": "F1"}, "digits has no metric 'F1'.*accuracy"),
     ],
 )
 def test_options_that_mean_nothing_for_the_task_are_refused(changes: dict[str, Any], says: str, tmp_path: Path):
@@ -337,7 +341,7 @@ def test_options_that_mean_nothing_for_the_task_are_refused(changes: dict[str, A
 
 
 def test_a_score_of_two_classes_is_refused_for_three_before_anything_is_trained(shapes: Path, tmp_path: Path):
-    with pytest.raises(ConfigError, match="label maps of 3 classes have no score 'ROC-AUC'"):
+    with pytest.raises(ConfigError, match="label maps of 3 classes have no metric 'ROC-AUC'"):
         runs.train(config(shapes, tmp_path / "run", metric="ROC-AUC"))
     assert not (tmp_path / "run" / "journal.jsonl").exists()
 
@@ -421,9 +425,9 @@ def test_tiles_put_one_channel_through_a_sigmoid_whatever_its_loss_is_called(los
     objective = Objective(loss=loss)
     whole = evaluate(net, data, objective=objective)
     tiled = evaluate(net, data, objective=objective, run=in_tiles(objective, side=SIDE, stride=SIDE))
-    assert tiled.confusion == whole.confusion
+    assert matrices(tiled) == matrices(whole)
     assert tiled.loss["main"] == pytest.approx(whole.loss["main"], rel=1e-4)
-    assert tiled.scores["main"]["ROC-AUC"] == pytest.approx(whole.scores["main"]["ROC-AUC"], abs=1e-4)
+    assert tiled.metrics["main"]["ROC-AUC"] == pytest.approx(whole.metrics["main"]["ROC-AUC"], abs=1e-4)
 
 
 def test_tiles_take_each_output_by_its_own_loss():
@@ -433,7 +437,7 @@ def test_tiles_take_each_output_by_its_own_loss():
     supervised, objective = ds.attach(net, plan), Objective(plan)
     whole = evaluate(supervised, data, objective=objective)
     tiled = evaluate(supervised, data, objective=objective, run=in_tiles(objective, side=SIDE, stride=SIDE))
-    assert tiled.confusion == whole.confusion
+    assert matrices(tiled) == matrices(whole)
     assert tiled.loss == pytest.approx(whole.loss, rel=1e-4)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ class MapSplit(Split):
     whatever is wrong with a file when its turn comes.
     """
 
-    task: Literal["classification", "segmentation"] = "segmentation"
+    task = "segmentation"
 
     def __init__(
         self,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -29,7 +28,7 @@ class Split(ABC):
     epoch has, `kinds` how many different views the augmentation describes.
     """
 
-    task: Literal["classification", "segmentation"] = "classification"
+    task: str = "classification"
 
     def __init__(
         self,

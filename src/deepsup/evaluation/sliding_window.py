@@ -5,12 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from deepsup import losses
 from deepsup.errors import ConfigError, OutputError
+from deepsup.evaluation.devices import forward as forward_in_engine
+from deepsup.features import main_prediction, replaced
+from deepsup.supervision.attaching import Outputs
+from deepsup.supervision.objectives import Objective
+from deepsup.tasks.outputs import loss_of
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+Forward = Callable[[nn.Module, Any], Any]
+"""What takes the place of `net(x)`."""
 
 Predicted = Tensor | Mapping[str, Tensor]
 Window = tuple[int | slice, ...]
@@ -73,6 +86,50 @@ def tiled(
     inner = (slice(None), slice(None), *(slice(size) for size in spatial))
     results = {name: total.scores()[inner] for name, total in sums.items()}
     return results if named else results[""]
+
+
+def in_tiles(
+    objective: Objective,
+    *,
+    side: int | Sequence[int],
+    stride: int | Sequence[int] | None = None,
+    batch_size: int = 16,
+    fabric: Fabric | None = None,
+) -> Forward:
+    """A forward that works tile by tile (see `tiled`) and returns what the net returns, its maps at the size of the image."""
+    pick = objective.plan.main if objective.plan else ()
+
+    def sigmoid(name: str, scores: Tensor) -> bool:
+        return losses.is_sigmoid(loss_of(name, objective), scores.shape[1])
+
+    def aligned(name: str) -> bool:
+        return bool(losses.option(loss_of(name, objective), "align_corners", False))
+
+    def run(net: nn.Module, x: Any) -> Any:
+        last: list[Any] = []
+
+        def scores_of(tiles: Tensor) -> dict[str, Tensor]:
+            last[:] = [forward_in_engine(net, tiles, fabric)]
+            main, aux = last[0] if isinstance(last[0], Outputs) else (last[0], {})
+            scores = {"main": main_prediction(main, pick), **aux}
+            flat = [name for name, s in scores.items() if s.ndim != scores["main"].ndim]
+            if flat:
+                raise ConfigError(
+                    f"tiles are put together from maps, and the output '{flat[0]}' is none: {tuple(scores[flat[0]].shape)}. "
+                    "Score whole images: data.tile=null."
+                )
+            return scores
+
+        sizes: dict[str, Any] = {"side": side, "stride": stride, "batch_size": batch_size}
+        found = tiled(scores_of, x, binary=sigmoid, align_corners=aligned, **sizes)
+        assert isinstance(found, dict)
+        whole = found.pop("main")
+        (output,) = last
+        if isinstance(output, Outputs):
+            return Outputs(whole if isinstance(output.main, Tensor) else replaced(output.main, pick, whole), found)
+        return whole if isinstance(output, Tensor) else replaced(output, pick, whole)
+
+    return run
 
 
 class _Sum:

@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from deepsup.datasets.layouts import task_of, with_labels_a_pixel
+from deepsup.datasets.layouts import task_of
 from deepsup.errors import ConfigError
 from deepsup.settings.section import Settings
+from deepsup.tasks import TASKS
 
 Side = Annotated[int, Field(ge=1)]
 
@@ -61,25 +62,14 @@ class DataConfig(Settings):
 
     @property
     def task(self) -> str:
-        """ "segmentation" where every pixel has a label, else "classification"."""
+        """What the images are labelled for, by name in `deepsup.tasks.TASKS`."""
         return task_of(self.name)
 
     @model_validator(mode="after")
     def _options_fit_the_task(self) -> DataConfig:
-        maps = self.task == "segmentation"
-        for name, given in (("overlap", maps and self.overlap), ("views", maps and self.views == 2)):
-            if given:
-                raise ConfigError(
-                    f"{name}: not for {self.name}, which has a label a pixel. Take it out: data.{name} is for one label an image."
-                )
-        wanted = {"crop": self.crop, "tile": self.tile, "stride": self.stride, "patches": self.patches > 1}
-        wanted["prepare"] = self.prepare != "none"
-        strange = [] if maps else [name for name, value in wanted.items() if value]
-        if strange:
-            raise ConfigError(
-                f"{', '.join(strange)}: not for {self.name}, whose images have one label each. Those with a label a pixel: "
-                f"{with_labels_a_pixel()}."
-            )
+        fields = type(self).model_fields
+        given = [name for name, field in fields.items() if getattr(self, name) != field.default]
+        TASKS[self.task].check_options(given, of=self.name)
         if self.stride is not None and self.tile is None:
             raise ConfigError("stride is the distance of tiles; set data.tile as well, or leave data.stride out.")
         if self.views == 2 and self.augment == "none":

@@ -21,9 +21,8 @@ from deepsup.settings.arms import arms_of, settings_of, varied
 from deepsup.settings.data import DataConfig as DataConfig
 from deepsup.settings.section import Settings, check, flattened, merge, override, read
 from deepsup.specs import closest
-from deepsup.tasks import segmentation
-
-ACCURACY = "accuracy"
+from deepsup.tasks import TASKS
+from deepsup.tasks.task import metrics_of
 
 Weight = float | str
 
@@ -221,7 +220,7 @@ class TrainConfig(Settings):
     @property
     def score_name(self) -> str:
         """What the score is called."""
-        return self.metric or (segmentation.MEAN_IOU if self.data.task == "segmentation" else ACCURACY)
+        return self.metric or TASKS[self.data.task].metric
 
     @field_validator("loss")
     @classmethod
@@ -234,11 +233,10 @@ class TrainConfig(Settings):
 
     @model_validator(mode="after")
     def _metric_fits_the_task(self) -> TrainConfig:
-        maps = self.data.task == "segmentation"
-        known = segmentation.offered(2) if maps else (ACCURACY,)
+        known = metrics_of(self.data.task, classes=2)
         if self.score_name not in known:
             raise ConfigError(
-                f"metric: {self.data.name} has no score {self.metric!r}.{closest(self.score_name, known)} It can be "
+                f"metric: {self.data.name} has no metric {self.metric!r}.{closest(self.score_name, known)} It can be "
                 f"{', '.join(known)}, or null."
             )
         return self

@@ -1,0 +1,14 @@
+"""What a data set is labelled for, one file a task: its targets, metrics, and what is kept of predictions."""
+
+import sys
+
+from deepsup.specs import import_all
+from deepsup.tasks.task import METRICS as METRICS
+from deepsup.tasks.task import TASKS as TASKS
+from deepsup.tasks.task import Counts as Counts
+from deepsup.tasks.task import Task as Task
+from deepsup.tasks.task import metric as metric
+from deepsup.tasks.task import register as register
+from deepsup.tasks.task import task_of as task_of
+
+import_all(sys.modules[__name__])

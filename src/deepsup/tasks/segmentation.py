@@ -1,239 +1,201 @@
-"""How good a label map is: from a matrix of counts (C, C), rows the truth, columns the prediction.
+"""One label a pixel: outputs enlarged to their labels and counted class by class, and label maps kept as pictures.
 
->>> vessels = [[3882130, 78364], [122855, 454794]]            # [[TN, FP], [FN, TP]]
->>> round(jaccard(vessels), 6), round(f1(vessels), 6)
-(0.69327, 0.818853)
-
-Counts add up over batches and processes, so that nothing else is kept of a data set. Scores are fractions, 1 is perfect;
-None is a score that nothing was counted for, such as the sensitivity where there is no positive.
+`RUN/maps/maps.json` names the files beside it: images as PNG, label maps as grey PNGs with the number of the class in
+every pixel (255: does not count), of two classes also the probability of the second one as a grey PNG.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeAlias
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from deepsup.errors import ClassCountError, ConfigError
-from deepsup.specs import closest
+from deepsup import label_maps, losses
+from deepsup.files import write_atomically
+from deepsup.losses import full_size
+from deepsup.supervision.exits import average
+from deepsup.supervision.objectives import Objective
+from deepsup.tasks.label_map_metrics import MEAN_IOU, THRESHOLD, Confusion, iou
+from deepsup.tasks.outputs import classes_in, ignored, loss_of, scores_of
+from deepsup.tasks.task import Said, Task, Values, Writer, register
+from deepsup.terms import ENSEMBLE
 
-Matrix: TypeAlias = Tensor | Sequence[Sequence[int]]
-"""Counts (C, C): at [t][p] the places of class t that were taken for class p."""
+SAMPLES = 4  # images of a finished run that are kept
+FOLDER = "maps"
 
-THRESHOLD = 0.5
-"""A probability of at least this much is the positive class of two; F1 and its kin hold for this threshold alone."""
-BINS = 65_536
-RANGE = 14.5  # of asinh(100 logit): all logits between -9,900 and 9,900 are told apart
-
-MEAN_IOU = "mean IoU"
-SHARED = (MEAN_IOU, "pixel accuracy", "mean Dice")
-OF_TWO = ("F1", "Dice", "Jaccard", "sensitivity", "specificity", "precision", "ROC-AUC", "PR-AUC")
-
-
-def offered(classes: int) -> tuple[str, ...]:
-    """The names of the scores that label maps of so many classes have."""
-    return SHARED + OF_TWO * (classes == 2)
+_ELEMENTS = 2**25  # of the scores of all outputs at full size that are there at a time
 
 
-def check_metric(name: str, classes: int) -> None:
-    """Raise `ConfigError` for a score that maps of so many classes do not have."""
-    if name not in offered(classes):
-        two = f" With two classes also: {', '.join(OF_TWO)}." if classes != 2 else ""
-        raise ConfigError(
-            f"label maps of {classes} classes have no score {name!r}.{closest(name, offered(classes))} They have: "
-            f"{', '.join(offered(classes))}.{two}"
-        )
+class Labelled(NamedTuple):
+    """Of each place (N, *places) its class, int64; of two classes also how strongly it is taken for the second."""
+
+    labels: Tensor
+    logit: Tensor | None
+
+    @property
+    def probability(self) -> Tensor | None:
+        """Of two classes the probability of the second, 0 to 255."""
+        return None if self.logit is None else self.logit.float().sigmoid().mul(255).round()
 
 
-def pixel_accuracy(matrix: Matrix) -> float | None:
-    """The share of labelled places whose class is right."""
-    counts = _counts(matrix)
-    return _ratio(counts.diagonal().sum(), counts.sum())
+def labelled(
+    scores: Tensor,  # (N, C, *places), raw; a single channel is the log-odds of the second of two classes
+) -> Labelled:
+    """The class of each place."""
+    if scores.shape[1] == 1:
+        logit = scores[:, 0]
+        return Labelled((logit >= math.log(THRESHOLD / (1 - THRESHOLD))).long(), logit)
+    return Labelled(scores.argmax(1), scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else None)
 
 
-def iou(matrix: Matrix) -> list[float | None]:
-    """Intersection over union of each class, TP / (TP + FP + FN); None for one in neither truth nor prediction."""
-    counts = _counts(matrix)
-    right = counts.diagonal()
-    return [_ratio(hit, whole) for hit, whole in zip(right, counts.sum(0) + counts.sum(1) - right, strict=True)]
+def at_full_size(
+    found: Mapping[str, Tensor],  # (N, C, *places) each, raw
+    size: Sequence[int],
+    objective: Objective,
+) -> Iterator[tuple[str, slice, Labelled]]:
+    """What each output says at `size`, some rows of the batch at a time: name, rows, labels.
 
-
-def mean_iou(matrix: Matrix) -> float | None:
-    """The mean of `iou` over the classes that occur in truth or prediction; the others do not count."""
-    return _mean(iou(matrix))
-
-
-def dice(matrix: Matrix) -> list[float | None]:
-    """Dice of each class, 2 TP / (2 TP + FP + FN); None for one in neither truth nor prediction."""
-    counts = _counts(matrix)
-    right = 2 * counts.diagonal()
-    return [_ratio(hit, whole) for hit, whole in zip(right, counts.sum(0) + counts.sum(1), strict=True)]
-
-
-def mean_dice(matrix: Matrix) -> float | None:
-    """The mean of `dice` over the classes that occur in truth or prediction; the others do not count."""
-    return _mean(dice(matrix))
-
-
-def sensitivity(matrix: Matrix) -> float | None:
-    """Of two classes, TP / (TP + FN): the share of the positives that is found (recall)."""
-    (_, _), (missed, hit) = _two(matrix)
-    return _ratio(hit, hit + missed)
-
-
-def specificity(matrix: Matrix) -> float | None:
-    """Of two classes, TN / (TN + FP): the share of the negatives that is left alone."""
-    (rejected, false), (_, _) = _two(matrix)
-    return _ratio(rejected, rejected + false)
-
-
-def precision(matrix: Matrix) -> float | None:
-    """Of two classes, TP / (TP + FP): the share of what was called positive that is."""
-    (_, false), (_, hit) = _two(matrix)
-    return _ratio(hit, hit + false)
-
-
-def f1(matrix: Matrix) -> float | None:
-    """Of two classes, 2 TP / (2 TP + FP + FN), the Dice of the positive class."""
-    (_, false), (missed, hit) = _two(matrix)
-    return _ratio(2 * hit, 2 * hit + false + missed)
-
-
-def jaccard(matrix: Matrix) -> float | None:
-    """Of two classes, TP / (TP + FP + FN), the intersection over union of the positive class.
-
-    The "Jaccard" that the retina U-Net (orobix/retina-unet) and what follows it publish is their accuracy: an old
-    scikit-learn counted both classes of binary labels alike.
+    Scores are enlarged as the loss of the output does it. The ensemble is the mean of the probabilities of all outputs
+    at `size`; there is none of a single output, nor of outputs that score different numbers of classes.
     """
-    (_, false), (missed, hit) = _two(matrix)
-    return _ratio(hit, hit + false + missed)
+    main = found["main"]
+    step = max(1, _ELEMENTS // (math.prod(size) * main.shape[1] * len(found)))
+    same = len(found) > 1 and ENSEMBLE not in found and all(s.shape[1] == main.shape[1] for s in found.values())
+    by = [loss_of(name, objective) for name in found]
+    for first in range(0, len(main), step):
+        rows = slice(first, first + step)
+        wide = [full_size.enlarged(scores[rows], size, loss) for scores, loss in zip(found.values(), by, strict=True)]
+        yield from ((name, rows, labelled(scores)) for name, scores in zip(found, wide, strict=True))
+        if same:
+            mean = average([scores.float() for scores in wide], by)
+            yield ENSEMBLE, rows, labelled(mean.logit() if mean.shape[1] == 1 else mean.log())
 
 
-def roc_auc(curve: Tensor) -> float | None:
-    """Area under the receiver operating characteristic from counts (2, bins) of negatives and positives by logit.
+class Pictures(Writer):
+    """NAME.labels.png in the classes' colours, NAME.overlay.png and, of two classes, NAME.probability.png."""
 
-    The chance that a positive has the higher logit of a pair; within a bin it is a half. None without both classes.
-    """
-    negative, positive = curve.to("cpu", torch.float64)
-    below = negative.cumsum(0) - negative
-    return _ratio((positive * (below + negative / 2)).sum(), positive.sum() * negative.sum())
+    def write(self, name: str, image: Path, original: Tensor, found: Mapping[str, Tensor]) -> Said:
+        files: list[Path] = []
+        for output, _, said in at_full_size(found, original.shape[:2], self.objective):
+            if self.wanted(output):
+                stem = name if output == "main" else f"{name}.{safe(output)}"
+                files += self._write(self.folder / stem, original.numpy(), said)
+        return Said(image, tuple(files), {})
+
+    def _write(self, stem: Path, picture: Any, said: Labelled) -> Iterator[Path]:
+        from PIL import Image
+
+        labels = grey(said.labels)
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        shown = Image.fromarray(labels)
+        shown.putpalette([part for colour in self.palette for part in colour])
+        path = Path(f"{stem}.labels.png")
+        shown.save(path)
+        yield path
+        yield label_maps.write_picture(Path(f"{stem}.overlay.png"), label_maps.overlay(picture, labels, self.palette))
+        if said.probability is not None:
+            yield label_maps.write_picture(Path(f"{stem}.probability.png"), grey(said.probability))
 
 
-def average_precision(curve: Tensor) -> float | None:
-    """Average precision, the sum of precision times the step in recall, from counts (2, bins) as in `roc_auc`.
+@register
+class Segmentation(Task):
+    """A class index for every place of an image (N, H, W), or of a volume (N, D, H, W)."""
 
-    This is what `PR-AUC` means here, as in scikit-learn: from one threshold to the next the precision of the lower one
-    holds. The area by trapezoids joins them by straight lines, which no threshold reaches (Davis & Goadrich 2006). None
-    without a positive.
-    """
-    negative, positive = curve.to("cpu", torch.float64).flip(1)  # from the highest logit on
-    right, wrong = positive.cumsum(0), negative.cumsum(0)
-    return _ratio((positive * right / (right + wrong).clamp(min=1)).sum(), positive.sum())
+    name = "segmentation"
+    targets = "label maps"
+    labelled = "a label a pixel"
+    metric = MEAN_IOU
+    options = frozenset({"crop", "patches", "prepare", "tile", "stride"})
+    whole_images = True
+    writer = Pictures
 
+    def takes(self, target: Any) -> bool:
+        return isinstance(target, Tensor) and not target.is_floating_point() and target.ndim >= 3
 
-class Counts:
-    """What is counted of one output's label maps: the matrix and, of two classes, how their logits are spread.
+    def channels(self, classes: int, loss: str | losses.Loss) -> int:
+        """A single one for two classes where the loss takes each score through a sigmoid."""
+        return 1 if classes == 2 and losses.describe(loss).binary else classes
 
-    Memory stays the same however many maps are added, and adding never waits for the device. Logits are counted in 65,536
-    bins, even in asinh(100 logit): near 0 a bin is 0.000004 wide, further out 0.04 % of the logit, so that the area under
-    the ROC curve agrees with the exact one to 1e-5, the average precision to 1e-4.
-    """
+    def add(self, counts: dict[str, Confusion], found: dict[str, Tensor], target: Tensor, objective: Objective) -> None:
+        if found["main"].ndim != target.ndim + 1:
+            return
+        void = ignored(objective)
+        for name, rows, said in at_full_size(found, target.shape[1:], objective):
+            if name not in counts:
+                counts[name] = Confusion(classes_in(found.get(name, found["main"])), target.device)
+            counts[name].add(said.labels, target[rows], ignore=void, logit=said.logit)
 
-    def __init__(self, classes: int, device: torch.device | str | None = None) -> None:
-        self.classes = classes
-        self._pairs = torch.zeros(classes**2 + 2, dtype=torch.int64, device=device)
-        self._curve = torch.zeros(2 * BINS + 1 if classes == 2 else 0, dtype=torch.int64, device=device)
+    def record(self, counts: Mapping[str, Confusion], metrics: Mapping[str, Values]) -> dict[str, Any]:
+        """All metrics, the intersection over union of every class, and for two classes the counts."""
+        matrices = {name: counts[name].matrix for name in metrics}
+        two = {name: matrix.tolist() for name, matrix in matrices.items() if len(matrix) == 2}
+        found = {"scores": metrics, "iou": {n: iou(m) for n, m in matrices.items()}} if metrics else {}
+        return found | ({"confusion": two, "threshold": THRESHOLD} if two else {})
 
-    def add(self, prediction: Tensor, target: Tensor, *, ignore: int = -100, logit: Tensor | None = None) -> None:
-        """Count predicted against true classes, integers of one shape; true ones below 0 or `ignore` do not count.
+    def save(
+        self, folder: Path, split: Any, objective: Objective, run: Callable[[Tensor], Any], *, metric: str
+    ) -> None:
+        """The first few validation images, their truth and what was predicted, in `folder/maps`; what is there is replaced.
 
-        `logit` is, of two classes and in the same shape, how strongly each place is taken for the positive one.
+        The metric of an output is that of the one image.
         """
-        target = target.long()  # a product of narrower ones would wrap around
-        counts = (target >= 0) & (target != ignore)
-        known = counts & (target < self.classes)
-        strange = torch.where(counts, self.classes**2 + 1, self.classes**2)  # the last two: unknown labels, and void
-        pairs = torch.where(known, target * self.classes + prediction, strange)
-        self._pairs.scatter_add_(0, pairs.flatten(), torch.ones_like(pairs).flatten())
-        if logit is not None and len(self._curve):
-            bins = _bins(logit)
-            places = torch.where(known, target * BINS + bins, 2 * BINS)
-            self._curve.scatter_add_(0, places.flatten(), torch.ones_like(places).flatten())
-
-    @property
-    def matrix(self) -> Tensor:
-        """The counts (C, C), int64. Raises `ClassCountError` when a label had no class."""
-        *_, strange = self._pairs.tolist()
-        if strange:
-            raise ClassCountError(
-                f"{strange} labelled places have a class of {self.classes} or more, but the output scores {self.classes} "
-                "classes (0 and up). Give the model as many classes as the data has, or label what is void -100."
-            )
-        return self._pairs[: self.classes**2].view(self.classes, self.classes)
-
-    @property
-    def curve(self) -> Tensor | None:
-        """Counts (2, 65536) of negatives and positives by logit; None unless there are two classes."""
-        return self._curve[:-1].view(2, BINS) if self.classes == 2 else None
-
-    def cpu(self) -> Counts:
-        """The counts on the CPU, to be sent to another process."""
-        self._pairs, self._curve = self._pairs.cpu(), self._curve.cpu()
-        return self
-
-    def __add__(self, other: Counts) -> Counts:
-        found = Counts(self.classes)
-        found._pairs, found._curve = self._pairs + other._pairs, self._curve + other._curve
-        return found
-
-    def scores(self) -> dict[str, float | None]:
-        """Every score by name (`offered`), fractions; empty where no place is labelled."""
-        matrix = self.matrix
-        if not matrix.sum():
-            return {}
-        return summary(matrix, self.curve)
+        place = folder / FOLDER
+        place.mkdir(parents=True, exist_ok=True)
+        for old in place.iterdir():
+            old.unlink()
+        told = {
+            "classes": list(split.class_names),
+            "palette": [list(colour) for colour in split.palette],
+            "ignore": label_maps.IGNORE,
+            "metric": metric,
+            "samples": [
+                _sample(place, split, index, objective, run, metric=metric)
+                for index in range(min(SAMPLES, split.n_images))
+            ],
+        }
+        write_atomically(place / "maps.json", lambda file: file.write_text(json.dumps(told, indent=1) + "\n", "utf-8"))
 
 
-def summary(matrix: Matrix, curve: Tensor | None = None) -> dict[str, float | None]:
-    """Every score of a matrix by name; of two classes with the areas under the curves where their counts are given."""
-    found = {MEAN_IOU: mean_iou(matrix), "pixel accuracy": pixel_accuracy(matrix), "mean Dice": mean_dice(matrix)}
-    if len(matrix) == 2:
-        found |= {"F1": f1(matrix), "Dice": f1(matrix), "Jaccard": jaccard(matrix), "sensitivity": sensitivity(matrix)}
-        found |= {"specificity": specificity(matrix), "precision": precision(matrix)}
-        if curve is not None:
-            found |= {"ROC-AUC": roc_auc(curve), "PR-AUC": average_precision(curve)}
-    return found
+def _sample(
+    place: Path, split: Any, index: int, objective: Objective, run: Callable[[Tensor], Any], *, metric: str
+) -> dict[str, Any]:
+    """Write one image, its truth and what every output says of it; the entry in `maps.json`."""
+    x, y = (part[None] for part in split.item(index))
+    name, void = split.names[index], ignored(objective)
+    stem = f"{index}-{safe(name)}"  # two images of different folders may share a name
+    truth = y.masked_fill((y < 0) | (y == void), label_maps.IGNORE)
+    label_maps.write_picture(place / f"{stem}.image.png", split.picture(index).permute(1, 2, 0).contiguous().numpy())
+    label_maps.write_picture(place / f"{stem}.truth.png", grey(truth))
+    outputs: dict[str, dict[str, Any]] = {}
+    for output, _, said in at_full_size(scores_of(run(x), objective), y.shape[1:], objective):
+        confusion = Confusion(split.classes, said.labels.device)
+        confusion.add(said.labels, y.to(said.labels.device), ignore=void, logit=said.logit)
+        told: dict[str, Any] = {"file": f"{stem}.{safe(output)}.png", "score": confusion.metrics().get(metric)}
+        label_maps.write_picture(place / told["file"], grey(said.labels))
+        if said.probability is not None:
+            told["probability"] = f"{stem}.{safe(output)}.probability.png"
+            label_maps.write_picture(place / told["probability"], grey(said.probability))
+        outputs[output] = told
+    return {"name": name, "image": f"{stem}.image.png", "truth": f"{stem}.truth.png", "outputs": outputs}
 
 
-def _bins(logit: Tensor) -> Tensor:
-    """The bin of each logit, from 0 to `BINS` - 1; what is no number lies in the middle."""
-    wide = logit.float().nan_to_num(0.0)
-    even = wide.sign() * (100 * wide.abs()).asinh()  # some devices lose digits of its negative half
-    return ((even.clamp(-RANGE, RANGE) + RANGE) * (BINS / (2 * RANGE))).long().clamp(max=BINS - 1)
+def grey(
+    values: Tensor,  # (1, H, W), whole numbers up to 255
+) -> Any:
+    """One map as an array (H, W) of bytes."""
+    return values[0].to("cpu", torch.uint8).contiguous().numpy()
 
 
-def _counts(matrix: Matrix) -> Tensor:
-    counts = torch.as_tensor(matrix).to("cpu", torch.float64)
-    if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
-        raise ConfigError(f"a matrix of counts is square, truth by prediction; found the shape {tuple(counts.shape)}.")
-    return counts
+def safe(name: str) -> str:
+    """A name as a part of a file's name.
 
-
-def _two(matrix: Matrix) -> Tensor:
-    counts = _counts(matrix)
-    if len(counts) != 2:
-        raise ConfigError(
-            f"this score is of two classes, from [[TN, FP], [FN, TP]]; found {len(counts)} classes. For more, see mean_iou."
-        )
-    return counts
-
-
-def _ratio(part: Tensor, whole: Tensor) -> float | None:
-    return float(part / whole) if whole else None
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+    >>> safe("layer3/side 1")
+    'layer3_side_1'
+    """
+    return re.sub(r"[^\w.+=-]+", "_", name)

@@ -66,7 +66,7 @@ def fit(
     None leaves the streams as they are.
 
     Targets that are label maps (N, H, W) are scored by "mean IoU" unless `metric` names another of
-    `deepsup.tasks.segmentation.offered`; other class indices by accuracy.
+    `deepsup.tasks.METRICS`; other class indices by accuracy.
 
     With `folder` a journal and, after every epoch (and every `checkpoint_every` steps), a checkpoint are kept there, and
     a call with the same settings goes on from the checkpoint. `engine` holds accelerator, devices, precision

@@ -17,12 +17,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from deepsup import label_maps
-from deepsup.datasets import Dataset, MapSplit, folder_split, preparation
+from deepsup.datasets import Dataset, folder_split, preparation
 from deepsup.datasets.image_files import in_colour, read_rgb
 from deepsup.datasets.paired_transforms import Pixels, resized, scaled_size
 from deepsup.errors import ConfigError
 from deepsup.files import write_atomically
 from deepsup.settings.data import DataConfig
+from deepsup.tasks import TASKS
 
 FILE = "inputs.json"
 _GREY = (0.299, 0.587, 0.114)
@@ -45,7 +46,7 @@ class Inputs:
         """Those of a data set."""
         split = data.validation
         mean, std = (getattr(split, name).flatten().tolist() for name in ("mean", "std"))
-        palette = split.palette if isinstance(split, MapSplit) else ()
+        palette = getattr(split, "palette", ())
         return cls(data.task, data.class_names, palette, data.channels, split.size, tuple(mean), tuple(std))
 
     def save(self, folder: Path) -> None:
@@ -78,7 +79,7 @@ class Inputs:
         """
         pixels = read_rgb(path)
         original = torch.from_numpy(pixels)
-        if self.task == "segmentation":
+        if TASKS[self.task].whole_images:
             x = self._map(pixels, settings)
         elif settings.name == "folder":
             (cut,) = folder_split.AUGMENTATIONS["none"](self.size)

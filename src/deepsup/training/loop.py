@@ -15,12 +15,14 @@ from deepsup import specs
 from deepsup.doctor import Diagnosis
 from deepsup.errors import CheckpointError, DatasetError, NonFiniteError
 from deepsup.evaluation import devices
-from deepsup.evaluation.evaluate import Forward, evaluate, metric_of
+from deepsup.evaluation.evaluate import evaluate
 from deepsup.evaluation.loaders import Batch, Feed, samples_in
+from deepsup.evaluation.sliding_window import Forward
 from deepsup.probes import weight_layers
 from deepsup.settings.training import LogConfig
 from deepsup.supervision.attaching import Supervised
 from deepsup.supervision.objectives import Objective, Terms
+from deepsup.tasks import task_of
 from deepsup.training import checkpoints, memory
 from deepsup.training.checkpoints import Checkpoint
 from deepsup.training.journal import Journal, Record, Sink, read
@@ -110,7 +112,7 @@ class Loop:
         for group in job.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
         self.epoch = self.batch = self.step = 0
-        self.metric = checkpoint.metric if checkpoint else metric_of(job.metric, batch and batch[1])
+        self.metric = checkpoint.metric if checkpoint else job.metric or task_of(batch and batch[1]).metric
         self.score: float | None = None
         self.best: float | None = None
         self.epoch_began = 0.0

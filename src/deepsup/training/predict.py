@@ -6,37 +6,29 @@ for said in predict("runs/camvid", ["street.png", "photos/"]):
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from deepsup import label_maps, losses
 from deepsup.errors import CheckpointError, ConfigError, DatasetError
-from deepsup.evaluation.predictions import Answer, Forward, answers, in_tiles, loss_of, predictions, with_ensemble
+from deepsup.evaluation.sliding_window import Forward, in_tiles
 from deepsup.files import load_weights
 from deepsup.plans.plan import Plan
 from deepsup.settings.training import TrainConfig
 from deepsup.supervision.attaching import Supervised, attach, supervising
 from deepsup.supervision.objectives import Objective
+from deepsup.tasks import TASKS
+from deepsup.tasks.outputs import scores_of
+from deepsup.tasks.task import Said
 from deepsup.training import checkpoints, runs
 from deepsup.training.inputs import Inputs
 from deepsup.training.loop import load_net
-from deepsup.training.saved_label_maps import grey, safe
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".webp"}
-
-
-class Said(NamedTuple):
-    """What was predicted of one image: files that were written, or by output its class and how probable it is."""
-
-    image: Path
-    files: tuple[Path, ...]
-    classes: dict[str, tuple[str, float]]
 
 
 class Predictor(NamedTuple):
@@ -99,22 +91,17 @@ def predict(
     files = found_images(images)
     predictor = load(folder, branches=branches)
     place = Path(folder) / "predictions" if out is None else Path(out)
-    maps = predictor.inputs.task == "segmentation"
     if tile is not None or stride is not None:
         predictor = _retiled(predictor, tile, stride)
     run = _forward(predictor)
-    rows: list[list[str]] = []
+    inputs, objective = predictor.inputs, predictor.objective
+    kept: dict[str, Any] = {"classes": inputs.classes, "palette": inputs.palette, "branches": branches}
+    writer = TASKS[inputs.task].writer(place, objective, **kept)
     for name, path in files.items():
-        x, original = predictor.inputs.read(path, predictor.config.data)
+        x, original = inputs.read(path, predictor.config.data)
         with torch.no_grad(), supervising(predictor.net) if branches else nullcontext():
             output = run(predictor.net, x.to(predictor.device))
-        if maps:
-            yield Said(path, tuple(_write_maps(place, name, original, output, predictor, branches=branches)), {})
-            continue
-        said = _classes(output, predictor, branches=branches)
-        rows.append([str(path), *(str(value) for pair in said.values() for value in pair)])
-        _write_table(place / "predictions.csv", list(said), rows)
-        yield Said(path, (place / "predictions.csv",), said)
+        yield writer.write(name, path, original, scores_of(output, objective))
 
 
 def found_images(images: Iterable[str | Path]) -> dict[str, Path]:
@@ -143,10 +130,8 @@ def found_images(images: Iterable[str | Path]) -> dict[str, Path]:
 
 def _retiled(predictor: Predictor, tile: int | None, stride: int | None) -> Predictor:
     """The predictor with other tiles than those of the run."""
-    if predictor.inputs.task != "segmentation":
-        raise ConfigError(
-            f"tiles are for label maps; {predictor.config.name} gives one label an image. Leave --tile out."
-        )
+    if "tile" not in (task := TASKS[predictor.inputs.task]).options:
+        raise ConfigError(f"tiles are for label maps; {predictor.config.name} gives {task.labelled}. Leave --tile out.")
     before = predictor.config.data
     tiles: dict[str, Any] = {"tile": tile or before.tile, "stride": stride if tile or stride else before.stride}
     if tiles["tile"] is None:
@@ -160,54 +145,3 @@ def _forward(predictor: Predictor) -> Forward:
     if data.tile is None:
         return lambda net, x: net(x)
     return in_tiles(predictor.objective, side=data.tile, stride=data.stride)
-
-
-def _write_maps(
-    place: Path, name: str, original: Tensor, output: Any, predictor: Predictor, *, branches: bool
-) -> Iterator[Path]:
-    picture = original.numpy()
-    found = predictions(output, predictor.objective)
-    for output_name, _, said in answers(found, picture.shape[:2], predictor.objective):
-        if output_name != "main" and not branches:
-            continue
-        stem = name if output_name == "main" else f"{name}.{safe(output_name)}"
-        yield from _write_map(place, stem, picture, said, predictor.inputs.palette)
-
-
-def _write_map(
-    place: Path, stem: str, picture: Any, said: Answer, palette: Sequence[label_maps.Colour]
-) -> Iterator[Path]:
-    from PIL import Image
-
-    labels = grey(said.labels)
-    place.mkdir(parents=True, exist_ok=True)
-    shown = Image.fromarray(labels)
-    shown.putpalette([part for colour in palette for part in colour])
-    shown.save(place / f"{stem}.labels.png")
-    yield place / f"{stem}.labels.png"
-    yield label_maps.write_picture(place / f"{stem}.overlay.png", label_maps.overlay(picture, labels, palette))
-    if said.logit is not None:
-        share = grey(said.logit.float().sigmoid().mul(255).round())
-        yield label_maps.write_picture(place / f"{stem}.probability.png", share)
-
-
-def _classes(output: Any, predictor: Predictor, *, branches: bool) -> dict[str, tuple[str, float]]:
-    """The most probable class of one image by each output, and its probability."""
-    raw_scores = predictions(output, predictor.objective)
-    said = {}
-    for name, raw in with_ensemble(raw_scores, predictor.objective).items():
-        if name != "main" and not branches:
-            continue
-        sure = raw if name not in raw_scores else losses.probabilities(raw, loss_of(name, predictor.objective))
-        likely, label = sure[0].max(0)
-        said[name] = (predictor.inputs.classes[int(label)], float(likely))
-    return said
-
-
-def _write_table(path: Path, outputs: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    titles = [
-        f"{title}{'' if name == 'main' else f' ({name})'}" for name in outputs for title in ("class", "probability")
-    ]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([["image", *titles], *rows])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
 
-from deepsup import datasets, doctor, losses, methods, networks
+from deepsup import datasets, doctor, methods, networks
 from deepsup.doctor.batch_checks import NO_OVERLAP, ONE_CROP
 from deepsup.doctor.findings import Diagnosis, Finding, diagnosis, from_error
 from deepsup.errors import ConfigError, DeepsupError, HeadError
@@ -27,7 +27,7 @@ from deepsup.settings.section import check
 from deepsup.settings.training import TrainConfig
 from deepsup.supervision.attaching import attach
 from deepsup.supervision.objectives import Objective
-from deepsup.tasks import segmentation
+from deepsup.tasks import TASKS
 from deepsup.training.journal import Record
 
 if TYPE_CHECKING:
@@ -208,16 +208,14 @@ def load_data(config: TrainConfig) -> datasets.Dataset:
     """The images of these settings; raises `ConfigError` for a score that their classes do not have."""
     settings = config.data.model_dump(exclude={"batch_size", "overlap", "tile", "stride"})
     data = datasets.load(**settings, seed=0)  # the same images for every seed
-    if data.task == "segmentation":
-        segmentation.check_metric(config.score_name, data.classes)
+    TASKS[data.task].check_metric(config.score_name, data.classes)
     return data
 
 
 def classes_of(config: TrainConfig, data: datasets.Dataset) -> int:
     """How many classes the model scores: of two classes a pixel, 1 where the loss takes each score through a sigmoid."""
     method = methods.get(config.supervise.method if config.supervise else "none").under(config.loss)
-    single = data.task == "segmentation" and data.classes == 2 and losses.describe(method.main_loss).binary
-    return 1 if single else data.classes
+    return TASKS[data.task].channels(data.classes, method.main_loss)
 
 
 def training_feed(config: TrainConfig, data: datasets.Dataset, **share: Any) -> SplitFeed:

@@ -17,15 +17,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from deepsup import schedules
-from deepsup.datasets import Dataset, MapSplit
+from deepsup.datasets import Dataset
 from deepsup.errors import ConfigError
 from deepsup.evaluation import devices
 from deepsup.evaluation.devices import is_main_process as is_main_process
+from deepsup.evaluation.evaluate import evaluating
 from deepsup.evaluation.loaders import SplitFeed
-from deepsup.evaluation.predictions import Forward, in_tiles
+from deepsup.evaluation.sliding_window import Forward, in_tiles
 from deepsup.files import save_weights, write_atomically
 from deepsup.plans.plan import Plan
 from deepsup.settings import training
@@ -33,7 +35,8 @@ from deepsup.settings.training import TrainConfig
 from deepsup.supervision.attaching import Supervised, attach
 from deepsup.supervision.objectives import Objective
 from deepsup.supervision.stripping import strip
-from deepsup.training import checkpoints, loggers, optimizers, saved_label_maps
+from deepsup.tasks import TASKS
+from deepsup.training import checkpoints, loggers, optimizers
 from deepsup.training.checkpoints import Checkpoint
 from deepsup.training.inputs import Inputs
 from deepsup.training.journal import Record, Sink, environment, final_score, read
@@ -205,10 +208,13 @@ def _job(
     share: dict[str, Any] = {"rank": fabric.global_rank, "world": fabric.world_size, "device": fabric.device}
     supervised = isinstance(net, Supervised)
 
+    def shown(x: Tensor) -> Any:
+        x = x.to(fabric.device)
+        return run(net, x) if run else devices.forward(net, x, fabric)
+
     def finish() -> None:
-        if isinstance(data.validation, MapSplit):
-            shown: dict[str, Any] = {"metric": config.score_name, "fabric": fabric, "run": run}
-            saved_label_maps.write(folder, net, data.validation, objective, **shown)
+        with torch.no_grad(), evaluating(net):
+            TASKS[data.task].save(folder, data.validation, objective, shown, metric=config.score_name)
         _finish(net, folder)
 
     return Job(

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from deepsup import specs
 from deepsup.datasets.request import Dataset
 from deepsup.errors import ConfigError
 
-Task: TypeAlias = Literal["classification", "segmentation"]
+Task: TypeAlias = str  # one of `deepsup.tasks.TASKS`
 Loader: TypeAlias = Callable[..., Dataset]
 
 LAYOUTS: specs.Registry[Loader] = specs.Registry("dataset", ConfigError, dashes=True)

@@ -1,0 +1,106 @@
+"""One label an image: the share that is right, and new images as rows of a table."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from deepsup import losses
+from deepsup.supervision.objectives import Objective
+from deepsup.tasks.outputs import loss_of, with_ensemble
+from deepsup.tasks.task import Counts, Said, Task, Values, Writer, metric, register
+
+ACCURACY = "accuracy"
+
+
+class Hits(Counts):
+    """How many samples have a label, and how many of these the class with the highest score is right for."""
+
+    def __init__(self, right: Tensor | int = 0, labelled: Tensor | int = 0) -> None:
+        self.right, self.labelled = right, labelled
+
+    def add(
+        self,
+        scores: Tensor,  # (N, C, ...), raw
+        target: Tensor,  # (N, ...), below 0 where there is no label
+    ) -> None:
+        known = target >= 0
+        self.right = self.right + ((scores.argmax(1) == target) & known).sum()
+        self.labelled = self.labelled + known.sum()
+
+    def __add__(self, other: Hits) -> Hits:
+        return Hits(self.right + other.right, self.labelled + other.labelled)
+
+    def cpu(self) -> Hits:
+        return Hits(int(self.right), int(self.labelled))
+
+    def metrics(self) -> Values:
+        return {ACCURACY: accuracy(self)} if self.labelled else {}
+
+
+@metric(
+    ACCURACY,
+    "the share of validation images classified correctly by the network's own output",
+    task="classification",
+    digits=1,
+)
+def accuracy(hits: Hits) -> float:
+    """The share of labelled samples whose class is right."""
+    return float(hits.right / hits.labelled)
+
+
+class Table(Writer):
+    """`predictions.csv`: a row an image, the class by each output and its probability."""
+
+    rows: list[list[str]]
+
+    def write(self, name: str, image: Path, original: Tensor, found: Mapping[str, Tensor]) -> Said:
+        path = self.folder / "predictions.csv"
+        said = self._classes(dict(found))
+        titles = [
+            title if output == "main" else f"{title} ({output})"
+            for output in said
+            for title in ("class", "probability")
+        ]
+        if not hasattr(self, "rows"):
+            self.rows = [["image", *titles]]
+        self.rows.append([str(image), *(str(value) for pair in said.values() for value in pair)])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(self.rows)
+        return Said(image, (path,), said)
+
+    def _classes(self, found: dict[str, Tensor]) -> dict[str, tuple[str, float]]:
+        """The most probable class of one image by each output, and its probability."""
+        said = {}
+        for output, scores in with_ensemble(found, self.objective).items():
+            if self.wanted(output):
+                own = output in found  # the ensemble is one of probabilities already
+                sure = losses.probabilities(scores, loss_of(output, self.objective)) if own else scores
+                likely, label = sure[0].max(0)
+                said[output] = (self.classes[int(label)], float(likely))
+        return said
+
+
+@register
+class Classification(Task):
+    """One class index a sample."""
+
+    name = "classification"
+    targets = "images with one label"
+    labelled = "one label an image"
+    metric = ACCURACY
+    options = frozenset({"views", "overlap"})
+    writer = Table
+
+    def takes(self, target: Any) -> bool:
+        return isinstance(target, Tensor) and not target.is_floating_point() and target.ndim < 3
+
+    def add(self, counts: dict[str, Hits], found: dict[str, Tensor], target: Any, objective: Objective) -> None:
+        for name, scores in with_ensemble(found, objective).items():
+            if self.takes(target) and scores.ndim == target.ndim + 1:
+                counts.setdefault(name, Hits()).add(scores, target)

@@ -1,0 +1,175 @@
+"""What every task has in common, and the two tables that tasks write themselves into: `TASKS` and `METRICS`.
+
+A new task is one new file beside this one: a class below `@register`, and its metrics below `@metric`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
+
+from torch import Tensor
+
+from deepsup import losses
+from deepsup.errors import ConfigError
+from deepsup.specs import closest
+from deepsup.supervision.objectives import Objective
+
+Values: TypeAlias = dict[str, float | None]
+"""Metrics by name: fractions, 1 is perfect; None is one that nothing was counted for."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that says how good an output is, between 0 and 1."""
+
+    name: str
+    task: str
+    says: str  # completes "mean IoU is ..."
+    digits: int  # of a percent, as its articles print it
+    of_two: bool  # for two classes alone
+    function: Callable[..., Any]
+
+
+METRICS: dict[str, Metric] = {}
+"""Every metric of every task by name, in the order in which they are written."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def metric(name: str, says: str, *, task: str, digits: int = 2, of_two: bool = False) -> Callable[[F], F]:
+    """Register what is counted by the decorated function, which stays as it is."""
+
+    def registered(function: F) -> F:
+        METRICS[name] = Metric(name, task, says, digits, of_two, function)
+        return function
+
+    return registered
+
+
+def metrics_of(task: str, classes: int) -> tuple[str, ...]:
+    """The names of the metrics that so many classes have."""
+    return tuple(m.name for m in METRICS.values() if m.task == task and (classes == 2 or not m.of_two))
+
+
+class Counts(ABC):
+    """What is counted of one output, batch by batch, until its metrics are asked for; the counts of processes add up."""
+
+    @abstractmethod
+    def __add__(self, other: Any) -> Counts:
+        """Both together."""
+
+    @abstractmethod
+    def cpu(self) -> Counts:
+        """The counts on the CPU, to be sent to another process."""
+
+    @abstractmethod
+    def metrics(self) -> Values:
+        """Every metric by name; empty where nothing had a label."""
+
+
+class Said(NamedTuple):
+    """What was predicted of one image: files that were written, or by output its class and how probable it is."""
+
+    image: Path
+    files: tuple[Path, ...]
+    classes: dict[str, tuple[str, float]]
+
+
+class Writer(ABC):
+    """Writes what a trained net says of new images into a folder, one image after the other."""
+
+    def __init__(
+        self, folder: Path, objective: Objective, *, classes: tuple[str, ...], palette: Any, branches: bool
+    ) -> None:
+        self.folder, self.objective, self.classes, self.palette = folder, objective, classes, palette
+        self.branches = branches
+
+    def wanted(self, output: str) -> bool:
+        """Whether this output is asked for."""
+        return self.branches or output == "main"
+
+    @abstractmethod
+    def write(self, name: str, image: Path, original: Tensor, found: Mapping[str, Tensor]) -> Said:
+        """Write what the outputs' raw scores `found` say of an image, whose pixels are `original` (H, W, 3)."""
+
+
+class Task(ABC):
+    """One kind of labels: which targets are meant, what is counted, and what is kept of predictions."""
+
+    name: ClassVar[str]
+    targets: ClassVar[str]  # what a target is, as errors call it
+    labelled: ClassVar[str]  # what an image has, as errors say it: "a label a pixel"
+    metric: ClassVar[str]  # the one that counts unless another is named
+    loss: ClassVar[str] = "cross_entropy"  # of the plain model
+    options: ClassVar[frozenset[str]] = frozenset()  # settings of `data` that other tasks lack
+    whole_images: ClassVar[bool] = False  # whether images keep their shape when they are resized
+    writer: ClassVar[type[Writer]]  # what writes predictions of new images
+
+    @abstractmethod
+    def takes(self, target: Any) -> bool:
+        """Whether a target is of this task."""
+
+    @abstractmethod
+    def add(self, counts: dict[str, Any], found: dict[str, Tensor], target: Tensor, objective: Objective) -> None:
+        """Count a batch into `counts`, by output; `found` are raw scores (N, C, ...) by output."""
+
+    def check_metric(self, name: str | None, classes: int = 2) -> None:
+        """Raise `ConfigError` for a metric that so many classes do not have."""
+        known = metrics_of(self.name, classes)
+        if name is None or name in known:
+            return
+        more = [one for one in metrics_of(self.name, 2) if one not in known]
+        two = f" With two classes also: {', '.join(more)}." if more else ""
+        other = (
+            f" {name!r} is of {TASKS[METRICS[name].task].targets}."
+            if name in METRICS and METRICS[name].task != self.name
+            else ""
+        )
+        raise ConfigError(
+            f"{self.targets} of {classes} classes have no metric {name!r}.{closest(name, known)} They have: "
+            f"{', '.join(known)}.{two}{other}"
+        )
+
+    def check_options(self, given: Iterable[str], *, of: str) -> None:
+        """Raise `ConfigError` for settings of `data` that are of another task; `of` is the name of the data set."""
+        for other in TASKS.values():
+            wrong = [option for option in given if option in other.options and option not in self.options]
+            if wrong:
+                raise ConfigError(
+                    f"{', '.join(wrong)}: not for {of}, which has {self.labelled}. Take it out: data.{wrong[0]} is for "
+                    f"{other.labelled}."
+                )
+
+    def channels(self, classes: int, loss: str | losses.Loss) -> int:
+        """How many scores the main output has for so many classes, trained with such a loss."""
+        return classes
+
+    def record(self, counts: Mapping[str, Any], metrics: Mapping[str, Values]) -> dict[str, Any]:
+        """What a journal says of an epoch besides the metric that counts."""
+        return {}
+
+    def save(  # noqa: B027
+        self, folder: Path, split: Any, objective: Objective, run: Callable[[Tensor], Any], *, metric: str
+    ) -> None:
+        """Keep in a finished run's folder what its report shows of the validation split; `run` gives a batch's output."""
+
+
+TASKS: dict[str, Task] = {}
+"""Every task by name."""
+
+T = TypeVar("T", bound=type[Task])
+
+
+def register(task: T) -> T:
+    """Make a task known by its name."""
+    TASKS[task.name] = task()
+    return task
+
+
+def task_of(target: Any) -> Task:
+    """The task that takes such targets; classification, which then counts nothing, where there is none."""
+    return next((task for task in TASKS.values() if task.takes(target)), TASKS["classification"])
