@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import pytest
@@ -13,13 +14,20 @@ from deepsup.datasets.request import Request
 from deepsup.errors import ConfigError
 from deepsup.settings.data import DataConfig
 from deepsup.specs import at_least
+from tests.support.registering import registered
 
 
-@layouts.layout("classification")
 def toy_stripes(request: Request, *, stripes: Annotated[int, at_least(1)] = 2) -> Dataset:
     images = torch.arange(4 * 64, dtype=torch.float32).view(4, 1, 8, 8) % stripes
     split = ArraySplit(images, torch.arange(4) % 2, class_names=["even", "odd"])
     return Dataset(request.name, split, split)
+
+
+@pytest.fixture(autouse=True)
+def _known() -> Iterator[None]:
+    layouts.layout("classification")(toy_stripes)
+    with registered(layouts.LAYOUTS, toy_stripes):
+        yield
 
 
 def test_a_registered_function_is_loaded_by_name_with_options() -> None:
