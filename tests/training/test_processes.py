@@ -28,8 +28,8 @@ import torch
 import deepsup as ds
 from deepsup import datasets
 from deepsup.training.runs import train
-from tests.tiny_runs import config, dropout_net
-from tests.tiny_shapes import config as maps
+from tests.support.tiny_runs import config, dropout_net
+from tests.support.tiny_shapes import config as maps
 
 torch.set_num_threads(1)
 folder, rank = Path(sys.argv[1]), os.environ["RANK"]

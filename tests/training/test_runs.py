@@ -34,7 +34,8 @@ ROOT = Path(__file__).parents[2]
 SERVER = """
 import json, os, signal, sys, time
 import lightning_fabric, sklearn.datasets
-from deepsup.training import configs, runs
+from deepsup.settings import training as configs
+from deepsup.training import runs
 print("ready", flush=True)
 for line in sys.stdin:
     settings, kill_after = json.loads(line)
@@ -236,7 +237,7 @@ def test_a_folder_with_another_configuration_is_refused_with_the_keys(tmp_path: 
         ({"supervise": {"at": ["relu9"]}}, ds.errors.UnknownLayerError),
         ({"supervise": {"weight": {"relu9": 1}}}, ds.errors.BranchNameError),
         ({"supervise": {"head": "wobble"}}, ds.errors.HeadError),
-        ({"model": "tests.training.test_fit:seven_classes"}, ClassCountError),
+        ({"model": "tests.support.training_runs:seven_classes"}, ClassCountError),
     ],
 )
 def test_a_run_that_cannot_start_leaves_no_folder(tmp_path: Path, changes: dict[str, Any], error: type[Exception]):
