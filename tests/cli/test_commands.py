@@ -6,39 +6,26 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 import deepsup as ds
 from deepsup import networks, reports
 from deepsup.cli import commands
 from deepsup.errors import DeepsupError
 from deepsup.heads import HEADS
+from tests.support.command_line import call, wide  # noqa: F401  (the fixture widens the terminal)
+from tests.support.tiny_runs import SUPERVISED, settings
 
 VERBS = ["layers", "plan", "probe", "doctor", "train", "compare", "report", "predict", "strip", "methods"]
 ROOT = Path(__file__).parents[2]
 QUICK = ["model=deepsup:plain-6", "epochs=1", "data.limit=64", "engine.threads=1"]
-
-
-def call(*words: str) -> str:
-    """What the command prints; an error of ours is raised."""
-    result: Result = CliRunner().invoke(commands.app, list(words), env={"COLUMNS": "140", "TERM": "dumb"})
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.output
-
-
-@pytest.fixture(autouse=True)
-def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rich.console import Console
-
-    monkeypatch.setattr(commands, "console", Console(width=140))
 
 
 def test_every_verb_is_there_with_help() -> None:
@@ -280,3 +267,25 @@ def test_a_missing_package_is_named_before_anything_else(tmp_path: Path) -> None
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
     assert done.returncode == 1
     assert done.stderr == "the deepsup command needs the package 'typer': pip install \"deepsup[cli]\"\n"
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_ctrl_c_says_in_one_line_that_the_same_command_goes_on(command: str, tmp_path: Path) -> None:
+    tiny = {k: v for k, v in settings("", epochs=100_000).items() if k not in ("name", "output", "supervise")}
+    arms = {"base": tiny, "arms": {"plain": {}, "aux": {"supervise": SUPERVISED}}, "baseline": "plain"}
+    described = tmp_path / "c.yaml"
+    described.write_text(json.dumps((tiny if command == "train" else arms) | {"output": str(tmp_path / "out")}))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "deepsup", command, str(described)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # so that all its processes get the signal, as from a terminal
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a background shell ignores it
+    )
+    assert process.stdout is not None
+    assert "epoch 1/" in process.stdout.readline()
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert said == "stopped; the same command goes on\n"
+    assert process.returncode == 130

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from deepsup import errors, reports
-from tests.cli.test_commands import _wide, call  # noqa: F401  (the fixture widens the terminal)
+from tests.support.command_line import call, wide  # noqa: F401  (the fixture widens the terminal)
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

@@ -1,0 +1,128 @@
+"""What is shown while runs are under way."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from deepsup.cli.progress import Display
+from deepsup.training.journal import read
+from deepsup.training.runs import train
+from tests.support.tiny_comparisons import Finished
+from tests.support.tiny_runs import config
+
+
+def drawn(display: Display, width: int) -> list[str]:
+    text = Console(width=width, file=io.StringIO(), record=True)
+    text.print(display)
+    return [line.rstrip() for line in text.export_text().splitlines()]
+
+
+def test_the_display_shows_every_run_and_where_it_is(finished: Finished):
+    console = Console(file=io.StringIO(), force_terminal=True, width=140)
+    with Display(console) as display:
+        for event in finished.events:
+            display.see(event)
+    text = Console(width=140, file=io.StringIO(), record=True)
+    text.print(display)
+    shown = text.export_text()
+    assert "8 of 8 runs done" in shown
+    assert "aux minus plain" in shown
+    line = next(row for row in shown.splitlines() if row.startswith("sgd/aux/seed1"))
+    assert "done" in line
+    assert "2/2" in line
+    assert "relu1" in line
+
+
+def test_without_a_terminal_the_display_prints_a_line_an_epoch(finished: Finished):
+    console = Console(file=io.StringIO(), width=140)
+    with Display(console) as display:
+        for event in finished.events:
+            display.see(event)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert len([line for line in lines if "epoch 1/2" in line]) == 8
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
+def test_the_display_cuts_no_run_epoch_loss_or_accuracy(width: int):
+    runs = [f"adam/{arm}/seed{seed}" for arm in ("plain", "supervised") for seed in (0, 1)]
+    display = Display(Console(file=io.StringIO()))
+    display.see({"kind": "rule", "rule": "the rule", "runs": runs, "finished": runs[:1]})
+    display.see({"kind": "start", "run": runs[2], "metric": "accuracy", "config": {"epochs": 14}})
+    scores = {"main": 1.0, **{f"relu{i}": 0.9 for i in range(1, 5)}}
+    epoch = {"kind": "epoch", "epoch": 13, "progress": 13 / 14, "train": {"total": 12.3456}}
+    display.see({**epoch, "run": runs[2], "validation": {"score": scores}})
+    lines = drawn(display, width)
+    assert not any("…" in line or len(line) > width for line in lines)
+    heading = next(line for line in lines if line.startswith("run"))
+    (line,) = (line for line in lines if line.startswith(runs[2]))
+    name, bar, *cells = line.split()
+    assert (name, cells[:3]) == (runs[2], ["13/14", "12.346", "100.0%"])
+    assert len(bar) == (9 if width == 60 else 15)  # of a bar that is shorter in the narrowest one
+    assert ("branches" in heading) == ("relu4 90%" in line) == (width == 140)
+    assert lines[-1] == "1 of 4 runs done, 1 of them before"
+
+
+def test_a_low_terminal_shows_the_runs_at_work_and_all_of_them_at_the_end():
+    runs = [f"all/arm{i}/seed{seed}" for seed in range(3) for i in range(9)]
+    console = Console(file=io.StringIO(), width=80)
+    with Display(console) as display:
+        display.see({"kind": "rule", "rule": "the rule", "runs": runs, "finished": runs[:20]})
+        display.see({"kind": "start", "run": runs[21], "config": {"epochs": 3}})
+        display.see({"kind": "failed", "run": runs[2], "error": "it was interrupted."})
+        lines = drawn(display, 80)  # of a terminal with 25 lines
+        assert len(lines) <= 24
+        shown = [line.split()[0] for line in lines if line.startswith("all/")]
+        assert {runs[21], runs[2], runs[20], *runs[22:]} <= set(shown)
+        assert shown == [run for run in runs if run in shown]
+        assert lines[-2:] == [f"and {27 - len(shown)} done", "19 of 27 runs done, 20 of them before"]
+    assert [line.split()[0] for line in drawn(display, 80) if line.startswith("all/")] == runs
+
+
+def test_the_display_shows_no_column_and_no_count_of_nothing():
+    display = Display(Console(file=io.StringIO()))
+    assert drawn(display, 80) == []
+    display.see({"kind": "rule", "rule": "the rule", "runs": ["a", "b"], "finished": ["a", "b"]})
+    assert drawn(display, 80) == ["the rule", "", "run", "a    done", "b    done", "2 of 2 runs done, 2 of them before"]
+    single = Display(Console(file=io.StringIO()), name="digits")
+    single.see({"kind": "start", "config": {"epochs": 3}})
+    assert not any("runs done" in line for line in drawn(single, 80))
+
+
+def test_nothing_is_drawn_where_nothing_happens():
+    console = Console(file=io.StringIO(), force_terminal=True)
+    with Display(console):
+        pass
+    assert console.file.getvalue() == ""  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_resumed_run_says_so_once_and_keeps_its_number_of_epochs(tmp_path: Path, terminal: bool):
+    def stop(record: dict[str, Any]) -> None:
+        if record["kind"] == "epoch":
+            raise KeyboardInterrupt
+
+    resumable = config(tmp_path, epochs=3, checkpoint={"every_steps": 4})
+    with pytest.raises(KeyboardInterrupt):
+        train(resumable, on_record=stop)
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=100)
+    shown: list[str] = []
+    with Display(console, name="tiny") as display:
+
+        def see(record: dict[str, Any]) -> None:
+            display.see(record)
+            shown.extend(drawn(display, 100))
+
+        train(resumable, on_record=see)
+    assert console.file.getvalue().count("tiny: resumes at epoch 1\n") == 1  # type: ignore[attr-defined]
+    epochs = [line.split()[2] for line in shown if line.startswith("tiny")]
+    assert epochs[0] == "1/3"
+    assert epochs[-1] == "3/3"
+    assert all(epoch.endswith("/3") for epoch in epochs)
+    (resume,) = read(tmp_path / "journal.jsonl", "resume")
+    assert (resume["step"], resume["epoch"], resume["epochs"]) == (8, 1, 3)
+    assert resume["progress"] == pytest.approx(8 / 30)

@@ -1,0 +1,149 @@
+"""What compare.json says of a comparison: what the journals say, what else differs between the arms, and the verdicts."""
+
+from __future__ import annotations
+
+import io
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from deepsup import reports
+from deepsup.cli import tables
+from deepsup.cli.progress import Display
+from deepsup.comparisons import results
+from deepsup.comparisons.compare import compare
+from deepsup.comparisons.results import time_side_by_side
+from deepsup.comparisons.statistics import verdict
+from deepsup.settings import training
+from deepsup.training.journal import read
+from tests.support.tiny_comparisons import Finished, several
+
+
+def test_the_result_is_what_the_journals_say(finished: Finished):
+    assert json.loads((finished.folder / "compare.json").read_text()) == finished.result
+    assert finished.result["complete"] is True
+    for group in finished.result["groups"]:
+        for arm, found in group["arms"].items():
+            ends = [read(finished.folder / run / "journal.jsonl", "end")[0] for run in found["runs"]]
+            start = read(finished.folder / found["runs"][0] / "journal.jsonl", "start")[0]
+            assert found["final"] == [end["score"] for end in ends]
+            assert found["mean"] == pytest.approx(statistics.fmean(found["final"]))
+            assert found["std"] == pytest.approx(statistics.stdev(found["final"]))
+            assert found["seconds"] == [end["seconds"] for end in ends]
+            cost = start["cost"]
+            assert found["train_flops"] == cost["trunk_flops"] + cost["head_flops"]
+            assert (found["train_params"] > found["inference_params"]) == (arm == "aux")
+            assert found["inference_ms"] > 0
+            assert (start["group"], start["arm"]) == (group["name"], arm)
+        plain, aux = (group["arms"][arm] for arm in ("plain", "aux"))
+        assert plain["inference_params"] == aux["inference_params"]
+        assert plain["inference_flops"] == aux["inference_flops"]
+        expected = verdict(plain["final"], aux["final"])
+        assert group["verdicts"] == {"aux": {**expected._asdict(), "baseline": "plain", "candidate": "aux"}}
+        assert group["baseline"] == "plain"
+
+
+def test_every_supervised_run_has_its_certificate(finished: Finished):
+    listed = finished.result["certificates"]
+    assert [c["run"] for c in listed] == ["adam/aux/seed0", "sgd/aux/seed0", "adam/aux/seed1", "sgd/aux/seed1"]
+    for entry in listed:
+        proof = json.loads((finished.folder / entry["path"]).read_text())
+        assert entry["identical"] is proof["identical"] is True
+        assert entry["state_sha256"] == proof["state_sha256"]
+
+
+def test_pairs_start_from_the_same_weights_and_see_the_same_batches(finished: Finished):
+    for seed in (0, 1):
+        first = {
+            arm: read(finished.folder / "adam" / arm / f"seed{seed}" / "journal.jsonl", "step")[0]["parts"]["main"]
+            for arm in ("plain", "aux")
+        }
+        assert first["plain"] == first["aux"]
+
+
+DIFFERS = (
+    "The main output's loss differs between the arms{} ({}), and a difference in score may come from that. Set base.loss to "
+    "give all of them the same."
+)
+
+
+DICE = "dice_cross_entropy(resize='nearest')"
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"methods": ["none", "nnunet"]}, ("", f"none: cross_entropy; nnunet: {DICE}")),
+        ({"methods": ["none", "monai", "aux", "nnunet"]}, ("", f"none, aux: cross_entropy; monai, nnunet: {DICE}")),
+        ({"methods": ["none", "nnunet"], "groups": {"a": {"loss": "dice"}, "b": {}}},
+         (" of b", f"none: cross_entropy; nnunet: {DICE}")),
+        ({"methods": ["none", "nnunet"], "groups": {"a": {}, "b": {}}}, ("", f"none: cross_entropy; nnunet: {DICE}")),
+        ({"methods": ["none", "nnunet"], "base": {"loss": "dice"}}, None),
+        ({"methods": ["none", "dhm", "label-smoothing(smoothing=0.2)"]}, None),
+        ({"methods": ["label-smoothing", "dsn"], "baseline": "dsn"}, None),
+        ({"vary": {"loss": ["dice", "cross_entropy"]}}, None),
+    ],
+)  # fmt: skip
+def test_what_else_differs_between_the_arms_is_said(settings: dict[str, Any], told: tuple[str, str] | None):
+    assert results.notes(training.parse(settings)) == ([DIFFERS.format(*told)] if told else [])
+
+
+def test_what_else_differs_is_said_before_anything_runs_and_with_the_result(tmp_path: Path):
+    described = several(tmp_path, methods={"none": None, "dsn": {"at": ["relu1"]}}, arms={})
+    events: list[dict[str, Any]] = []
+
+    def stop(event: dict[str, Any]) -> None:
+        events.append(event)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compare(described, on_event=stop)
+    note = DIFFERS.format("", "none: cross_entropy; dsn: squared_hinge")
+    stated = json.loads((tmp_path / "compare.json").read_text())
+    assert stated["notes"] == events[0]["notes"] == [note]
+    assert not any(tmp_path.glob("*/*/*/journal.jsonl"))
+    assert reports.evidence(tmp_path).notes[0] == note
+    shown = Console(file=io.StringIO(), width=300)
+    with Display(shown) as display:
+        display.see(events[0])
+    result = results.summarise(described, stated)
+    shown.print(*tables.comparison(result))
+    assert "no evidence (losses differ). no pair of runs has finished" in shown.file.getvalue()  # type: ignore[attr-defined]
+    same = results.summarise(several(tmp_path), stated)
+    assert "losses differ" not in " ".join(reports.verdict_lines(same))
+    assert shown.file.getvalue().count(f"note: {note}") == 1  # type: ignore[attr-defined]
+
+
+def test_a_candidate_is_judged_by_the_seeds_that_it_shares_with_the_baseline():
+    config = several(Path("x"), correction="bonferroni")
+    arms = {
+        "none": {"final": [0.1, 0.2, 0.3, None]},
+        "aux": {"final": [0.2, None, 0.5, 0.9]},
+        "wide": {"final": [None] * 4},
+    }
+    expected = verdict([0.1, 0.3], [0.2, 0.5], confidence=1 - 0.05 / 4)
+    assert results._verdict(config, arms, "aux") == {**expected._asdict(), "baseline": "none", "candidate": "aux"}
+    assert results._verdict(config, arms, "wide")["n"] == 0
+
+
+def test_timing_takes_turns():
+    calls: list[float] = []
+
+    class Recording(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            calls.append(float(self.weight[0, 0]))
+            return super().forward(x)
+
+    states = {name: nn.Linear(1, 1).state_dict() for name in ("a", "b")}
+    states["a"]["weight"].fill_(1.0)
+    states["b"]["weight"].fill_(2.0)
+    times = time_side_by_side(Recording(1, 1), states, torch.zeros(1, 1), seconds=0.01)
+    assert calls[:4] == [1.0, 1.0, 2.0, 2.0]  # once to warm up, once on the clock
+    assert calls.count(1.0) == calls.count(2.0)
+    assert all(t > 0 for t in times.values())

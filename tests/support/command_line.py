@@ -1,0 +1,23 @@
+"""The command line called from a test, on a terminal that is wide enough."""
+
+from __future__ import annotations
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner, Result
+
+from deepsup.cli import commands
+
+
+def call(*words: str) -> str:
+    """What the command prints; an error of ours is raised."""
+    result: Result = CliRunner().invoke(commands.app, list(words), env={"COLUMNS": "140", "TERM": "dumb"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "console", Console(width=140))

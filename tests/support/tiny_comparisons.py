@@ -1,0 +1,85 @@
+"""Comparisons that take seconds: small nets, two seeds, and a finished one for all tests that only look at it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from deepsup.comparisons.compare import compare
+from deepsup.errors import ConfigError
+from deepsup.settings import training
+from deepsup.settings.training import ComparisonConfig
+from tests.support.tiny_runs import SUPERVISED, dropout_net, settings
+
+
+def config(output: Path, **changes: Any) -> ComparisonConfig:
+    base = {k: v for k, v in settings("").items() if k not in ("name", "output", "supervise")}
+    data = {
+        "name": "tiny",
+        "base": base,
+        "groups": {"adam": {}, "sgd": {"optimizer": {"name": "sgd", "lr": 0.05}}},
+        "arms": {"plain": {"supervise": None}, "aux": {"supervise": SUPERVISED}},
+        "seeds": [0, 1],
+        "jobs": 2,
+        "output": str(output),
+    }
+    checked = training.parse(training.merge(data, changes))
+    assert isinstance(checked, ComparisonConfig)
+    return checked
+
+
+def several(output: Path, **changes: Any) -> ComparisonConfig:
+    """Two methods, a control of equal compute and another network, against the plain model."""
+    base = {k: v for k, v in settings("", epochs=4, data={"limit": 64}).items() if k not in ("name", "output")}
+    data = {
+        "base": base,
+        "methods": {"none": None, "aux": SUPERVISED, "smooth": "label-smoothing(smoothing=0.2)"},
+        "arms": {
+            "compute": {"supervise": {"method": "equal-compute", "like": "aux"}},
+            "wide": {"model": "tests.support.tiny_comparisons:wide_net", "supervise": None},
+        },
+        "seeds": [0, 1],
+        "output": str(output),
+    }
+    checked = training.parse(data | changes)
+    assert isinstance(checked, ComparisonConfig)
+    return checked
+
+
+class Finished:
+    def __init__(self, folder: Path) -> None:
+        self.config = config(folder)
+        self.folder = folder
+        self.events: list[dict[str, Any]] = []
+        self.before: dict[str, Any] = {}
+        self.result = compare(self.config, on_event=self.see)
+
+    def see(self, event: dict[str, Any]) -> None:
+        if event["kind"] == "rule":
+            self.before = json.loads((self.folder / "compare.json").read_text())
+            assert not any(self.folder.glob("*/*/*/journal.jsonl"))
+        self.events.append(event)
+
+
+def wide_net(num_classes: int, in_channels: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(256 * in_channels, 32), nn.ReLU(), nn.Linear(32, num_classes))
+
+
+def dies_when_supervised(num_classes: int, in_channels: int, deadly: bool = False) -> nn.Module:
+    if deadly and "deepsup.comparisons.workers" in sys.orig_argv:  # not where the arms are checked before
+        sys.stderr.write("last words\n")
+        sys.stderr.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return dropout_net(num_classes, in_channels)
+
+
+def breaks(num_classes: int, in_channels: int, broken: bool = False) -> nn.Module:
+    if broken and "deepsup.comparisons.workers" in sys.orig_argv:
+        raise ConfigError("named, and mendable")
+    return dropout_net(num_classes, in_channels)
