@@ -1,9 +1,7 @@
 """Does it help? Pairs of runs that differ in one thing, and what can be said about the difference.
 
-    >>> verdict([0.90, 0.91, 0.92], [0.95, 0.95, 0.96]).verdict
-    'helps'
-
-No table and no package: the quantiles of Student's t are a finite sum.
+>>> verdict([0.90, 0.91, 0.92], [0.95, 0.95, 0.96]).verdict
+'helps'
 """
 
 from __future__ import annotations
@@ -14,6 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from deepsup.errors import ConfigError
+from deepsup.specs import require
 
 
 class Verdict(NamedTuple):
@@ -115,27 +114,5 @@ def verdict(baseline: Sequence[float], candidate: Sequence[float], *, confidence
 
 
 def t_quantile(probability: float, freedom: int) -> float:
-    """The value that Student's t with `freedom` degrees of freedom stays below with `probability` in [0.5, 1)."""
-    low, high = 0.0, 1.0
-    while _t_below(high, freedom) < probability:
-        low, high = high, 2 * high
-    for _ in range(200):
-        middle = (low + high) / 2
-        if middle in (low, high):
-            break
-        low, high = (middle, high) if _t_below(middle, freedom) < probability else (low, middle)
-    return high
-
-
-def _t_below(t: float, freedom: int) -> float:
-    """P(T < t) for t >= 0 as a finite sum (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
-    angle = math.atan(t / math.sqrt(freedom))
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = freedom % 2
-    term = cosine if odd else 1.0
-    total = 0.0
-    for k in range(1 + odd, freedom, 2):
-        total += term
-        term *= cosine**2 * k / (k + 1)
-    inside = 2 / math.pi * (angle + sine * total) if odd else sine * total
-    return (1 + inside) / 2
+    """The value that Student's t with `freedom` degrees of freedom stays below with `probability`."""
+    return float(require("scipy.stats", purpose="a verdict").t.ppf(probability, freedom))
