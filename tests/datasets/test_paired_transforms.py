@@ -2,139 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from deepsup import datasets
-from deepsup.datasets import MapSplit, paired_transforms
-from deepsup.datasets.image_files import VOID, MaskReader
+from deepsup.datasets import paired_transforms
+from deepsup.datasets.image_files import VOID
 from deepsup.datasets.paired_transforms import Joint, Pixels
-from deepsup.datasets.pairs import Pair, PairReader, Pairs
-from deepsup.datasets.transforms import RANGE
-from deepsup.errors import DatasetError
-from tests.support.tiny_layouts import SHAPE, blocks, picture, write_drive, write_pairs
-
-torch.set_num_threads(1)
-
-forks = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # newer Pythons dislike workers that fork
-EPOCH: dict[str, Any] = {"seed": 3, "epoch": 2, "shuffle": True}
-FACTOR = 20
-
-
-def equal(left: Iterator[tuple[Tensor, Tensor]], right: Iterator[tuple[Tensor, Tensor]]) -> bool:
-    pairs = list(zip(left, right, strict=True))
-    return bool(pairs) and all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in pairs)
-
-
-def training(root: Path, **options: Any) -> MapSplit:
-    split = datasets.load("pairs", root=root, **options).train
-    assert isinstance(split, MapSplit)
-    return split
-
-
-def split_of(root: Path, *, memory: int = 2**30, **options: Any) -> MapSplit:
-    """Written pairs as a split, kept in memory or read again for every sample."""
-    pairs = [Pair(str(n), root / f"train/images/{n}.png", root / f"train/masks/{n}.png") for n in range(3)]
-    reader = PairReader(MaskReader({0: 0, 1: 1, 2: 2, 255: VOID}, classes=3))
-    half = torch.full((3,), 0.5)
-    return MapSplit(
-        Pairs(pairs, reader, memory=memory), class_names="abc", palette=[(0, 0, 0)] * 3, mean=half, std=half, **options
-    )
-
-
-def red(x: Tensor, split: MapSplit) -> Tensor:
-    """The red channel as bytes again."""
-    return ((x[:, 0] * split.std[0] + split.mean[0]) * 255).round()
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return write_pairs(tmp_path)
-
-
-@pytest.fixture(params=["none", "flips", "standard"])
-def split(request: pytest.FixtureRequest, root: Path) -> MapSplit:
-    return training(root, crop=9, patches=4, augment=request.param)
-
-
-class TestContract:
-    def test_the_same_epoch_twice(self, split: MapSplit) -> None:
-        assert equal(split.batches(5, **EPOCH), split.batches(5, **EPOCH))
-
-    @pytest.mark.parametrize("other", [{"seed": 4}, {"epoch": 3}])
-    def test_another_seed_or_epoch_differs(self, split: MapSplit, other: dict[str, int]) -> None:
-        in_order = EPOCH | {"shuffle": False}
-        assert not equal(split.batches(5, **in_order), split.batches(5, **in_order | other))
-
-    def test_a_start_in_the_middle_continues_the_same_epoch(self, split: MapSplit) -> None:
-        assert equal(iter(list(split.batches(5, **EPOCH))[1:]), split.batches(5, **EPOCH, start=1))
-
-    def test_processes_share_the_batches_of_one(self, split: MapSplit) -> None:
-        ranks = [list(split.batches(2, **EPOCH, rank=rank, world=3)) for rank in range(3)]
-        for step, (x, y) in enumerate(split.batches(6, **EPOCH)):
-            assert torch.equal(torch.cat([ranks[rank][step][0] for rank in range(3)]), x)
-            assert torch.equal(torch.cat([ranks[rank][step][1] for rank in range(3)]), y)
-
-    def test_a_patch_depends_on_the_sample_not_on_the_batch(self, split: MapSplit) -> None:
-        in_order = EPOCH | {"shuffle": False}
-        single = list(split.batches(1, **in_order))
-        together = next(split.batches(12, **in_order))
-        assert torch.equal(torch.cat([x for x, _ in single]), together[0])
-        assert torch.equal(torch.cat([y for _, y in single]), together[1])
-
-    def test_an_epoch_has_so_many_patches_of_every_image(self, split: MapSplit) -> None:
-        assert (len(split), split.n_images, split.n_batches(5), split.size) == (12, 3, 3, 9)
-        assert [len(x) for x, _ in split.batches(5, **EPOCH)] == [5, 5, 2]
-        assert [len(x) for x, _ in split.batches(5, **EPOCH, drop_last=True)] == [5, 5]
-
-    def test_the_global_random_state_is_neither_read_nor_written(self, split: MapSplit) -> None:
-        before = torch.get_rng_state()
-        first = list(split.batches(5, **EPOCH))
-        assert torch.equal(before, torch.get_rng_state())
-        torch.manual_seed(9)
-        assert equal(iter(first), split.batches(5, **EPOCH))
-
-    @forks
-    @pytest.mark.parametrize("memory", [2**30, 0])
-    def test_neither_workers_nor_memory_change_a_batch(self, root: Path, memory: int) -> None:
-        options: dict[str, Any] = {"crop": (9, 9), "patches": 4, "augment": "standard"}
-        alone = split_of(root, **options)
-        helped = split_of(root, memory=memory, workers=2, **options)
-        before = torch.get_rng_state()
-        assert equal(alone.batches(5, **EPOCH, start=1), helped.batches(5, **EPOCH, start=1))
-        assert torch.equal(before, torch.get_rng_state())
-
-    @forks
-    @pytest.mark.parametrize("workers", [0, 1])
-    def test_what_is_not_kept_is_checked_when_its_turn_comes(self, root: Path, workers: int) -> None:
-        split = split_of(root, memory=0, workers=workers)
-        (root / "train/masks/2.png").write_bytes(b"")
-        batches = split.batches(1, seed=0, epoch=0, shuffle=False)
-        assert len(next(batches)[0]) == len(next(batches)[0]) == 1
-        with pytest.raises(DatasetError, match=r"^cannot read the mask .*train/masks/2.png: ") as caught:
-            next(batches)
-        assert "Traceback" not in str(caught.value)
-        assert len(list(split.batches(1, seed=0, epoch=0, shuffle=False, start=3))) == 0
-
-    @pytest.mark.parametrize("memory", [2**30, 0])
-    def test_an_image_smaller_than_a_patch_is_named(self, root: Path, memory: int) -> None:
-        with pytest.raises(
-            DatasetError,
-            match=r"images/0.png is smaller than a patch: 24x32 as served, and crop is 25x9.*augment=standard",
-        ):
-            list(split_of(root, memory=memory, crop=(25, 9)).batches(1, seed=0, epoch=0, shuffle=False))
-        assert split_of(root, memory=memory, crop=(25, 9), augment="standard").shape == (25, 9)
-
-    def test_on_a_device(self, split: MapSplit) -> None:
-        x, y = next(split.batches(5, **EPOCH, device="meta"))
-        assert (x.device.type, y.device.type) == ("meta", "meta")
+from tests.support.patches import EPOCH, FACTOR, drawn, equal, pixels_of, red, training
+from tests.support.tiny_layouts import SHAPE, write_drive
 
 
 class TestTogether:
@@ -191,17 +72,6 @@ class TestTogether:
             for (x, _), (soft, _) in zip(sharp.batches(100, **EPOCH), split.batches(100, **EPOCH), strict=True)
         ]
         assert float(torch.cat(changed).float().mean()) == pytest.approx(share, abs=0.1 * bool(share))
-
-
-def pixels_of(seed: int = 0, shape: tuple[int, int] = SHAPE) -> Pixels:
-    mask = blocks(seed, shape=shape, side=1, labels=range(3))
-    return Pixels(torch.from_numpy(picture(mask)).permute(2, 0, 1), torch.from_numpy(mask))
-
-
-def drawn(count: int, seed: int = 0) -> list[list[int]]:
-    return torch.randint(
-        0, RANGE, (count, paired_transforms.DRAWS), generator=torch.Generator().manual_seed(seed)
-    ).tolist()
 
 
 class TestPatches:

@@ -12,85 +12,21 @@ import torch
 import yaml
 from PIL import Image
 from sklearn import metrics
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
-from typer.testing import CliRunner
 
 import deepsup as ds
 from deepsup import datasets
-from deepsup.cli import commands
 from deepsup.comparisons import results
-from deepsup.errors import ConfigError, DatasetError, DeepsupError
-from deepsup.evaluation import evaluate as evaluations
+from deepsup.errors import ConfigError, DeepsupError
 from deepsup.evaluation.evaluate import evaluate
 from deepsup.evaluation.sliding_window import in_tiles
 from deepsup.settings import training
 from deepsup.supervision.objectives import Objective
 from deepsup.training import runs
-from deepsup.training.inputs import Inputs
 from deepsup.training.journal import read
-from tests.support.tiny_shapes import PALETTE, SIDE, MapNet, batches, config, settings, write_shapes
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_shapes(tmp_path_factory.mktemp("shapes"))
-
-
-@pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_shapes(tmp_path_factory.mktemp("two"), classes=2)
-
-
-@pytest.fixture(scope="module")
-def trained(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of three classes and one branch."""
-    folder = tmp_path_factory.mktemp("runs") / "maps"
-    runs.train(config(shapes, folder))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def vessels(two: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of two classes through a sigmoid, judged by the area under the ROC curve."""
-    folder = tmp_path_factory.mktemp("runs") / "vessels"
-    runs.train(config(two, folder, loss="binary", metric="ROC-AUC"))
-    return folder
-
-
-def matrices(found: evaluations.Evaluation) -> dict[str, Any]:
-    return {name: counts.matrix.tolist() for name, counts in found.counts.items()}
-
-
-def call(*words: str) -> str:
-    """What the command prints; an error of ours is raised."""
-    result = CliRunner().invoke(commands.app, list(words), env={"COLUMNS": "140", "TERM": "dumb"})
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.output
-
-
-def pixels(path: Path) -> Any:
-    with Image.open(path) as image:
-        return np.array(image)
-
-
-def supervised(folder: Path) -> ds.Supervised:
-    net = ds.attach(runs.untouched_model(folder), ds.Plan.load(folder / "plan.json")).eval()
-    ds.load_weights(net.model, folder / "model.safetensors")
-    ds.load_weights(net.heads, folder / "heads.safetensors")
-    return net
-
-
-def probabilities(net: ds.Supervised, x: Tensor, *, sigmoid: bool = False) -> dict[str, Tensor]:
-    """Of every output at the size of the image, and their mean."""
-    with torch.no_grad(), ds.supervising(net):
-        outputs = net(x)
-    found = {"main": outputs.main, **outputs.aux}
-    found = {n: F.interpolate(s, x.shape[2:], mode="bilinear", align_corners=False) for n, s in found.items()}
-    found = {n: s.sigmoid() if sigmoid else s.softmax(1) for n, s in found.items()}
-    return {**found, "ensemble": torch.stack(list(found.values())).mean(0)}
+from tests.support.segmentation_runs import VARIED, Stopped, call, matrices, pixels, probabilities, supervised
+from tests.support.tiny_shapes import PALETTE, SIDE, MapNet, batches, config, settings
 
 
 def test_a_run_tells_mean_iou_of_every_output_as_counted_by_hand(trained: Path, shapes: Path):
@@ -169,81 +105,6 @@ def test_the_command_line_trains_and_says_the_name_of_the_score(shapes: Path, tm
     assert "accuracy" not in text
 
 
-def test_predictions_are_those_of_validation_in_the_size_of_the_image(trained: Path, shapes: Path, tmp_path: Path):
-    with Image.open(shapes / "val" / "images" / "val0.png") as image:
-        image.save(tmp_path / "same.png")
-    text = call("predict", str(trained), str(tmp_path), "--out", str(tmp_path / "out"), "--branches")
-    assert "same.png: same.labels.png, same.overlay.png, same.stage1.labels.png" in text
-    split = datasets.load("pairs", root=shapes).validation
-    assert isinstance(split, datasets.MapSplit)
-    x, _ = split.item(0)
-    for name, found in probabilities(supervised(trained), x[None]).items():
-        stem = "same" if name == "main" else f"same.{name}"
-        with Image.open(tmp_path / "out" / f"{stem}.labels.png") as labels:
-            assert labels.mode == "P"
-            assert labels.getpalette()[:9] == [part for colour in PALETTE for part in colour]  # type: ignore[index]
-            assert np.array_equal(np.array(labels), found[0].argmax(0).numpy())
-    assert pixels(tmp_path / "out" / "same.overlay.png").shape == (SIDE, SIDE, 3)
-
-
-def test_an_image_of_another_size_is_resized_as_in_validation_and_its_labels_are_enlarged(two: Path, tmp_path: Path):
-    run = tmp_path / "run"
-    runs.train(config(two, run, data={"size": [24, 40]}, loss="binary", epochs=1, supervise=None))
-    Image.new("RGB", (50, 36), (220, 10, 10)).save(tmp_path / "wide.png")
-    text = call("predict", str(run), str(tmp_path / "wide.png"))
-    assert f"written to {run / 'predictions'}" in text
-    for kind in ("labels", "overlay", "probability"):
-        assert pixels(run / "predictions" / f"wide.{kind}.png").shape[:2] == (36, 50)
-    x, original = Inputs.load(run).read(tmp_path / "wide.png", config(two, run, data={"size": [24, 40]}).data)
-    assert (tuple(x.shape), tuple(original.shape)) == ((1, 3, 24, 40), (36, 50, 3))
-    net = runs.untouched_model(run).eval()
-    ds.load_weights(net, run / "model.safetensors")
-    expected = F.interpolate(net(x), (36, 50), mode="bilinear", align_corners=False).sigmoid()[0, 0]
-    found = torch.from_numpy(pixels(run / "predictions" / "wide.probability.png"))
-    assert (found / 255 - expected).abs().max() < 0.5 / 255 + 1e-5
-
-
-def test_predict_gives_one_label_an_image_as_a_table(tmp_path: Path):
-    from tests.support.tiny_runs import config as digits
-
-    run = tmp_path / "digits"
-    runs.train(digits(run, epochs=1, data={"limit": 32}))
-    data = datasets.load("digits", limit=32).validation
-    x, _ = next(data.batches(2, seed=0, epoch=0, shuffle=False))
-    for index, image in enumerate(x):
-        pixels = (image[0] * data.std + data.mean).clamp(0, 1)  # type: ignore[attr-defined]
-        Image.fromarray((255 * pixels).round().byte().numpy()).save(tmp_path / f"{index}.png")
-    text = call("predict", str(run), str(tmp_path / "0.png"), str(tmp_path / "1.png"), "--branches")
-    rows = (run / "predictions" / "predictions.csv").read_text().splitlines()
-    assert rows[0].startswith("image,class,probability,class (relu1),probability (relu1),")
-    net = supervised(run)
-    expected = net(x).softmax(1)
-    for index, row in enumerate(rows[1:]):
-        name, label, share, *_ = row.split(",")
-        assert (name, label) == (str(tmp_path / f"{index}.png"), str(int(expected[index].argmax())))
-        assert float(share) == pytest.approx(expected[index].max().item(), abs=0.01)
-        assert f"{index}.png: {label} " in text
-
-
-def test_predict_names_what_it_cannot_use(trained: Path, shapes: Path, tmp_path: Path):
-    image = shapes / "val" / "images" / "val0.png"
-    with pytest.raises(ConfigError, match=r"there is no run in .*no config\.yaml"):
-        call("predict", str(tmp_path), str(image))
-    with pytest.raises(DatasetError, match=r"there is no image \(png.*in the folder"):
-        call("predict", str(trained), str(tmp_path))
-    with pytest.raises(DatasetError, match=r"there is no image or folder .*nowhere\.png"):
-        call("predict", str(trained), str(tmp_path / "nowhere.png"))
-    (tmp_path / "broken.png").write_bytes(b"\x89PNG nothing")
-    told = r"cannot read the image .*broken\.png: it is no image, or damaged at its beginning. Replace it by a file that opens.$"
-    with pytest.raises(DatasetError, match=told):
-        call("predict", str(trained), str(tmp_path / "broken.png"), "--out", str(tmp_path / "out"))
-    (tmp_path / "val0.png").write_bytes(image.read_bytes())
-    with pytest.raises(ConfigError, match="are both called 'val0'"):
-        call("predict", str(trained), str(image), str(tmp_path / "val0.png"))
-    with pytest.raises(ConfigError, match=r"--stride is the distance of tiles"):
-        call("predict", str(trained), str(image), "--stride", "4")
-
-
 def test_tiles_as_large_as_the_image_change_nothing_and_small_ones_cover_it(trained: Path, shapes: Path):
     net, split = supervised(trained), datasets.load("pairs", root=shapes).validation
     objective = Objective(net.plan)
@@ -254,28 +115,6 @@ def test_tiles_as_large_as_the_image_change_nothing_and_small_ones_cover_it(trai
     small = evaluate(net, split, objective=objective, run=in_tiles(objective, side=(16, 8), stride=8))
     assert {n: int(c.matrix.sum()) for n, c in small.counts.items()} == dict.fromkeys(whole.score, 3 * 30 * SIDE)
     assert small.metrics != whole.metrics
-
-
-def test_the_mean_loss_is_over_labelled_places_and_scores_add_up_over_processes():
-    torch.manual_seed(0)
-    net = MapNet(3)
-    data = batches(3)
-    for (_, y), rows in zip(data, (3, 20, 32), strict=True):
-        y[:, :rows] = -100  # the last batch is void
-    found = evaluate(net, data)
-    net.eval()
-    scores = [F.interpolate(net(x), (SIDE, SIDE), mode="bilinear", align_corners=False) for x, _ in data]
-    every, labels = torch.cat(scores), torch.cat([y for _, y in data])
-    assert found.loss["main"] == pytest.approx(F.cross_entropy(every, labels).item(), rel=1e-5)
-    shares = []
-    for (_, y), raw in zip(data, scores, strict=True):
-        sums = evaluations.Sums(Objective(), None)
-        sums.add(raw.detach(), y, progress=1.0)
-        shares.append(sums.share())
-    together = evaluations.together(shares, None)
-    assert matrices(together) == matrices(found)
-    assert together.score == found.score
-    assert together.loss == pytest.approx(found.loss, rel=1e-5)
 
 
 def test_a_loop_of_ones_own_goes_by_the_shape_of_its_targets(tmp_path: Path):
@@ -296,18 +135,6 @@ def test_a_loop_of_ones_own_goes_by_the_shape_of_its_targets(tmp_path: Path):
         ds.fit(MapNet(2), data, validation=data, epochs=1, metric="accuracy")
     with pytest.raises(ConfigError, match=r"no metric 'F1'.*'F1' is of label maps"):
         evaluate(nn.Linear(4, 2), [(torch.randn(3, 4), torch.tensor([0, 1, 0]))], metric="F1")
-
-
-def test_a_validation_set_without_a_label_has_no_score_and_no_nan(tmp_path: Path):
-    data = batches(1)
-    void = [(data[0][0], torch.full_like(data[0][1], -100))]
-    found = evaluate(MapNet(3), void)
-    assert (found.score, found.loss, found.metrics, found.counts) == ({}, {}, {}, {})
-    result = ds.fit(MapNet(3), data, validation=void, epochs=1, folder=tmp_path)
-    assert result.score is None
-    assert (read(tmp_path / "journal.jsonl", "end")[0]["score"], "NaN" in (tmp_path / "journal.jsonl").read_text()) == (
-        None, False,
-    )  # fmt: skip
 
 
 def test_what_does_not_fit_is_an_error_that_says_so():
@@ -344,9 +171,6 @@ def test_a_score_of_two_classes_is_refused_for_three_before_anything_is_trained(
     with pytest.raises(ConfigError, match="label maps of 3 classes have no metric 'ROC-AUC'"):
         runs.train(config(shapes, tmp_path / "run", metric="ROC-AUC"))
     assert not (tmp_path / "run" / "journal.jsonl").exists()
-
-
-VARIED = {"vary": {"supervise.weight": [0, 0.4]}, "seeds": [0]}
 
 
 def test_one_key_is_varied_by_one_command_and_the_result_says_which(
@@ -392,10 +216,6 @@ def test_a_key_is_varied_as_if_its_arms_were_written_out():
         training.parse({"vary": {"epochs": [3, 3]}})
     with pytest.raises(ConfigError, match="judged by one score; these have mean Dice and mean IoU"):
         training.parse({"base": {"data": {"name": "camvid"}}, "vary": {"metric": [None, "mean Dice"]}})
-
-
-class Stopped(Exception):
-    """A run that was cut off."""
 
 
 def test_a_stopped_run_on_maps_goes_on_as_if_nothing_had_happened(shapes: Path, tmp_path: Path):

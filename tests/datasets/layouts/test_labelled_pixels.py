@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torch import Tensor
 
 from deepsup import datasets
-from deepsup.datasets import MapSplit, published_classes
-from deepsup.errors import ConfigError, DatasetError, MissingPackageError
+from deepsup.datasets import MapSplit
+from deepsup.errors import ConfigError, DatasetError
+from tests.support.published_pixels import REAL, as_labels, maps
 from tests.support.tiny_layouts import (
-    SHAPE,
     blocks,
     disc,
-    picture,
     save,
     write_ade20k,
     write_camvid,
@@ -29,23 +23,6 @@ from tests.support.tiny_layouts import (
     write_drive,
     write_pairs,
 )
-
-torch.set_num_threads(1)
-
-
-def maps(name: str, root: Path, **options: Any) -> tuple[MapSplit, MapSplit]:
-    data = datasets.load(name, root=root, **options)
-    assert isinstance(data.train, MapSplit)
-    assert isinstance(data.validation, MapSplit)
-    return data.train, data.validation
-
-
-def as_labels(mask: Any, numbers: dict[int, int]) -> Tensor:
-    """Labels by the slow way: one number after the other."""
-    labels = torch.full(mask.shape, -100)
-    for number, label in numbers.items():
-        labels[torch.from_numpy(mask == number)] = label
-    return labels
 
 
 class TestCamVid:
@@ -189,284 +166,6 @@ class TestCityscapes:
             datasets.load("cityscapes", root=tmp_path)
 
 
-def swapped(mask: Any, numbers: dict[int, int]) -> Any:
-    found = mask.copy()
-    for old, new in numbers.items():
-        found[mask == old] = new
-    return found
-
-
-COLOURS = np.array([[0, 0, 0], [250, 10, 20], [1, 2, 3]], np.uint8)
-
-
-class TestPairs:
-    def test_classes_are_counted(self, tmp_path: Path) -> None:
-        stored = lambda mask: swapped(mask, {1: 255})  # noqa: E731
-        with pytest.warns(
-            datasets.AbsentClassWarning, match="^class '1' occurs in no training mask; 33.3 % of the pix"
-        ):
-            train, _ = maps("pairs", write_pairs(tmp_path, stored=stored))
-        assert (train.class_names, train.names) == (("0", "1", "2"), ("0", "1", "2"))
-        assert torch.equal(train.item(2)[1], as_labels(blocks(2), {0: 0, 2: 2}))
-
-    @pytest.mark.parametrize(
-        ("text", "void", "numbers"),
-        [
-            ("pairs(void=0)", 0, {1: 0, 2: 1}),  # what lies above the void moves down
-            ("pairs(void=1)", 1, {0: 0, 2: 1}),
-            ("pairs(void=2)", 2, {0: 0, 1: 1}),
-            ("pairs(void=None)", None, {0: 0, 1: 1, 2: 2}),
-        ],
-    )
-    def test_any_number_may_be_void(self, tmp_path: Path, text: str, void: int | None, numbers: dict[int, int]) -> None:
-        train, _ = maps(text, write_pairs(tmp_path))
-        assert train.classes == len(numbers)
-        assert torch.equal(train.item(0)[1], as_labels(blocks(0), numbers))
-
-    @pytest.mark.parametrize("mode", [None, "P", "I;16"])
-    def test_names_from_a_file_and_every_kind_of_number(self, tmp_path: Path, mode: str | None) -> None:
-        stored: Callable[[Any], Any] = (lambda mask: mask.astype(np.uint16)) if mode == "I;16" else lambda mask: mask
-        root = write_pairs(tmp_path, classes="sky\nold town\n\ntree\n", stored=stored)
-        if mode == "P":
-            for path in root.glob("*/masks/*"):
-                image = Image.fromarray(np.array(Image.open(path)))
-                image.putpalette([7, 7, 7, 200, 0, 0, 0, 200, 0] + [0] * 759)  # the colours say nothing
-                image.save(path)
-        train, _ = maps("pairs", root)
-        assert train.class_names == ("sky", "old town", "tree")
-        assert torch.equal(train.item(1)[1], as_labels(blocks(1), {0: 0, 1: 1, 2: 2}))
-
-    def test_masks_in_colour(self, tmp_path: Path) -> None:
-        classes = "background 0 0 0\nvoid 1 2 3\ncell wall 250 10 20\n"
-        train, _ = maps("pairs", write_pairs(tmp_path, stored=lambda mask: COLOURS[mask], classes=classes))
-        assert (train.class_names, train.palette) == (("background", "cell wall"), ((0, 0, 0), (250, 10, 20)))
-        assert torch.equal(train.item(0)[1], as_labels(blocks(0), {0: 0, 1: 1}))
-
-    def test_colours_beside_masks_of_numbers(self, tmp_path: Path) -> None:
-        train, _ = maps("pairs", write_pairs(tmp_path, classes="a 0 0 0\nb 9 9 200\nc 3 3 3"))
-        assert train.palette[1] == (9, 9, 200)
-        assert torch.equal(train.item(0)[1], as_labels(blocks(0), {0: 0, 1: 1, 2: 2}))
-
-    def test_black_and_white_masks_by_their_greys(self, tmp_path: Path) -> None:
-        options: dict[str, Any] = {"mask": lambda n: blocks(n, labels=(0, 1)), "stored": lambda mask: mask * 255}
-        root = write_pairs(tmp_path, **options)
-        with pytest.raises(DatasetError, match=r"hold 0 and 255 alone.*'background 0 0 0' and 'object 255 255 255'"):
-            datasets.load("pairs", root=root)
-        train, _ = maps("pairs", write_pairs(tmp_path, classes="background 0 0 0\nobject 255 255 255", **options))
-        assert torch.equal(train.item(0)[1], as_labels(blocks(0, labels=(0, 1)), {0: 0, 1: 1}))
-
-    def test_one_bit_masks_are_zero_and_one(self, tmp_path: Path) -> None:
-        root = write_pairs(tmp_path, mask=lambda n: blocks(n, labels=(0, 1)), stored=lambda mask: mask.astype(bool))
-        train, _ = maps("pairs", root)
-        assert torch.equal(train.item(0)[1], as_labels(blocks(0, labels=(0, 1)), {0: 0, 1: 1}))
-
-    def test_a_mask_may_be_void_all_over(self, tmp_path: Path) -> None:
-        root = write_pairs(tmp_path)
-        save(root / "train" / "masks" / "1.png", np.full(SHAPE, 255, np.uint8))
-        assert set(maps("pairs", root)[0].item(1)[1].unique().tolist()) == {-100}
-
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
-            (
-                lambda r: save(r / "train/masks/1.png", blocks(0, shape=(24, 30))),
-                r"1.png is 24x32 .*masks/1.png is 24x30",
-            ),
-            (
-                lambda r: save(r / "train/masks/1.png", picture(blocks(0))),
-                r"train/masks/1.png is stored as RGB.*classes.txt",
-            ),
-            (lambda r: (r / "val/masks/0.png").write_bytes(b"no image"), r"cannot read the mask .*val/masks/0.png: "),
-            (lambda r: (r / "train/images/2.png").write_bytes(b""), r"cannot read the image .*train/images/2.png: "),
-            (
-                lambda r: (r / "train/masks/1.png").unlink(),
-                r"train/images/1.png has no mask: looked for '1' among the 2",
-            ),
-            (lambda r: (r / "val/images/1.png").unlink(), r"val/masks/1.png has no image: looked for '1' among the 1"),
-            (lambda r: [p.unlink() for p in (r / "val/images").iterdir()], r"no image file \(png, .*in .*val/images"),
-            (lambda r: save(r / "train/images/1.jpg", picture(blocks(1))), r"images/1.jpg and .*images/1.png are both"),
-            (
-                lambda r: Image.fromarray(np.full(SHAPE, 4000, np.uint16)).save(r / "train/images/0.png"),
-                r"train/images/0.png has pixels of the kind 'I;16'.*8-bit",
-            ),
-        ],
-    )
-    def test_files_that_are_wrong(self, tmp_path: Path, change: Callable[[Path], object], message: str) -> None:
-        change(write_pairs(tmp_path))
-        with pytest.raises(DatasetError, match=message):
-            datasets.load("pairs", root=tmp_path)
-
-    @pytest.mark.parametrize(
-        ("classes", "message"),
-        [
-            ("only\n", "classes.txt names 1 classes"),
-            ("a\nb\n", r"masks/0.png holds 2 \(row .*labels are 0 to 1, void is 255"),
-            ("a 0 0 0\nb\nc 2 2 2", "gives colours to some classes and none to 'b'"),
-            ("a\nb\na", "a name or a colour twice"),
-            ("a 0 0 0\nb 1 1 1\nc 1 1 1", "a name or a colour twice"),
-            ("a 0 0 0\nb 1 1 256", "has the colour 1 1 256; its parts must be from 0 to 255"),
-        ],
-    )
-    def test_a_list_of_classes_that_is_wrong(self, tmp_path: Path, classes: str, message: str) -> None:
-        with pytest.raises(DatasetError, match=message):
-            datasets.load("pairs", root=write_pairs(tmp_path, classes=classes))
-
-    def test_a_colour_that_no_class_has(self, tmp_path: Path) -> None:
-        root = write_pairs(tmp_path, stored=lambda mask: COLOURS[mask], classes="a 0 0 0\nb 250 10 20\nc 1 2 4")
-        with pytest.raises(
-            DatasetError, match=r"masks/0.png has the colour \(1, 2, 3\) \(row \d+, column \d+\), which no"
-        ):
-            datasets.load("pairs", root=root)
-
-    def test_one_label_alone(self, tmp_path: Path) -> None:
-        with pytest.raises(DatasetError, match="hold one label alone"):
-            datasets.load("pairs", root=write_pairs(tmp_path, mask=lambda n: blocks(n, labels=(0,))))
-
-    def test_two_classes_saved_as_black_and_white_would_leave_white_out(self, tmp_path: Path) -> None:
-        root = write_pairs(
-            tmp_path, mask=lambda n: blocks(n, labels=(0, 1)), stored=lambda mask: mask * 255, classes="bg\nfg\n"
-        )
-        share = np.mean([np.mean(blocks(n, labels=(0, 1)) == 1) for n in range(3)])
-        with pytest.raises(
-            DatasetError,
-            match=rf"^class 'fg' occurs in no training mask; {100 * share:.3g} % of the pixels are void.*"
-            "255 is void: if .* 'bg 0 0 0' and 'fg 255 255 255'",
-        ):
-            datasets.load("pairs", root=root)
-        (root / "classes.txt").write_text("bg 0 0 0\nfg 255 255 255\n")
-        assert torch.equal(maps("pairs", root)[0].item(0)[1], torch.from_numpy(blocks(0, labels=(0, 1))).long())
-
-    @pytest.mark.parametrize(("part", "message"), [("train", "nothing to learn"), ("val", "nothing can be scored")])
-    def test_masks_in_which_nothing_counts(self, tmp_path: Path, part: str, message: str) -> None:
-        root = write_pairs(tmp_path)
-        for path in (root / part / "masks").iterdir():
-            save(path, np.full(SHAPE, 255, np.uint8))
-        told = {"train": "the 3 training masks", "val": "the 2 validation masks"}[part]
-        with pytest.raises(DatasetError, match=f"^no pixel of {told} counts: all of them are void, so .*{message}"):
-            datasets.load("pairs", root=root)
-
-    def test_one_class_of_three_in_the_training_masks(self, tmp_path: Path) -> None:
-        root = write_pairs(tmp_path, classes="a\nb\nc")
-        for path in (root / "train" / "masks").iterdir():
-            save(path, np.full(SHAPE, 1, np.uint8))
-        with pytest.raises(DatasetError, match=r"^classes 'a', 'c' occur in no training mask\. With one class alone"):
-            datasets.load("pairs", root=root)
-
-    def test_a_class_that_no_training_mask_has_is_warned_of_here(self, tmp_path: Path) -> None:
-        root = write_pairs(tmp_path, classes="a\nb\nc\nd")
-        with pytest.warns(datasets.AbsentClassWarning, match="^class 'd' occurs in no training mask.$") as warned:
-            datasets.load("pairs", root=root)
-        assert [w.filename for w in warned] == [__file__]
-        datasets.load("pairs", root=root, limit=2)  # of some images on request one cannot ask for all classes
-
-    def test_needs_a_root_with_both_parts(self, tmp_path: Path) -> None:
-        with pytest.raises(DatasetError, match="'pairs' needs root="):
-            datasets.load("pairs")
-        with pytest.raises(DatasetError, match="Missing: train/images, train/masks, val/images, val/masks"):
-            datasets.load("pairs", root=tmp_path)
-
-
-class TestWholeImages:
-    def test_batches_are_normalised_and_pictures_are_not(self, tmp_path: Path) -> None:
-        train, _ = maps("pairs", write_pairs(tmp_path))
-        x, y = next(train.batches(3, seed=0, epoch=0, shuffle=False))
-        assert (x.shape, x.dtype, y.shape, y.dtype) == ((3, 3, *SHAPE), torch.float32, (3, *SHAPE), torch.int64)
-        stored = torch.from_numpy(picture(blocks(1))).permute(2, 0, 1)
-        assert torch.equal(train.picture(1), stored)
-        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-        torch.testing.assert_close(x[1], (stored / 255 - mean[:, None, None]) / std[:, None, None])
-        assert torch.equal(train.item(1)[0], x[1])
-        assert torch.equal(train.item(1)[1], y[1])
-
-    @pytest.mark.parametrize(
-        ("size", "shape"), [(12, (12, 16)), (48, (48, 64)), ((10, 30), (10, 30)), ([24, 32], SHAPE)]
-    )
-    def test_resized(self, tmp_path: Path, size: Any, shape: tuple[int, int]) -> None:
-        _, validation = maps("pairs", write_pairs(tmp_path), size=size, crop=8)
-        assert validation.shape == shape
-        mask = torch.from_numpy(blocks(10))
-        rows, columns = ((torch.arange(n) + 0.5) * m / n for n, m in zip(shape, SHAPE, strict=True))
-        assert torch.equal(
-            validation.item(0)[1], mask[rows.long()][:, columns.long()].long()
-        )  # the pixel at the centre
-        with Image.open(tmp_path / "val" / "images" / "0.png") as image:
-            expected = np.array(image.resize(shape[::-1], Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-        assert int((validation.picture(0).int() - torch.from_numpy(expected).int()).abs().max()) <= 1
-
-    def test_images_of_unequal_size_share_a_batch(self, tmp_path: Path) -> None:
-        shapes = [(24, 32), (20, 40), (30, 8)]
-        root = write_pairs(tmp_path, mask=lambda n: blocks(n, shape=shapes[n % 10]), validation=3)
-        _, validation = maps("pairs", root)
-        assert validation.shape == (30, 40)
-        x, y = next(validation.batches(3, seed=0, epoch=0, shuffle=False))
-        assert x.shape == (3, 3, 30, 40)
-        for row, (height, width) in enumerate(shapes):
-            own, labels = validation.item(row)
-            assert torch.equal(x[row, :, :height, :width], own)
-            assert torch.equal(y[row, :height, :width], labels)
-            assert float(x[row, :, height:].abs().sum() + x[row, :, :, width:].abs().sum()) == 0
-            assert set(y[row, height:].unique().tolist()) | set(y[row, :, width:].unique().tolist()) <= {-100}
-        alone = next(validation.batches(1, seed=0, epoch=0, shuffle=False, start=2))
-        assert alone[0].shape == (1, 3, 30, 8)
-
-    def test_limit_takes_training_images_alone(self, tmp_path: Path) -> None:
-        root = write_camvid(tmp_path, train=6)
-        small, large = (maps("camvid", root, limit=limit) for limit in (2, 5))
-        assert (small[0].n_images, small[1].n_images) == (2, 2)
-        assert small[0].names == large[0].names[:2]
-
-    def test_only_training_is_cut_and_augmented(self, tmp_path: Path) -> None:
-        data = datasets.load("camvid", root=write_camvid(tmp_path), crop=8, patches=5, augment="flips")
-        assert str(data) == "camvid: 4 training (20 patches an epoch) and 2 validation images, 3x8x8, 11 classes"
-        assert (data.validation.augment, data.validation.shape, len(data.validation)) == ("none", SHAPE, 2)
-        assert repr(data.train) == "MapSplit(20 images 3x8x8, 11 classes, augment='flips')"
-
-
-class TestVessels:
-    def test_as_the_published_code_does_it(self) -> None:
-        cv2 = pytest.importorskip("cv2")
-        random = np.random.default_rng(0)
-        rows, columns = np.mgrid[:64, :72]
-        images = [
-            (120 + 60 * np.sin(rows / 9 + k) + 40 * np.cos(columns / 5) + random.normal(0, 9, (64, 72)))[..., None]
-            * np.array([1.0, 0.6, 0.3])
-            for k in range(3)
-        ]
-        images = [image.clip(0, 255).astype(np.uint8) for image in images]
-        grey = np.stack([0.299 * i[..., 0] + 0.587 * i[..., 1] + 0.114 * i[..., 2] for i in images])
-        standardised = (grey - grey.mean()) / grey.std()  # over all images, then each stretched by itself
-        table = np.array([((i / 255.0) ** (1 / 1.2)) * 255 for i in range(256)]).astype(np.uint8)
-        for image, values in zip(images, standardised, strict=True):
-            stretched = ((values - values.min()) / (values.max() - values.min()) * 255).astype(np.uint8)
-            expected = cv2.LUT(cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8)).apply(stretched), table)
-            found = datasets.preparation.vessels(image)
-            assert found.shape == (64, 72)
-            assert float((found == expected).mean()) > 0.995  # the last digit of a float decides the others
-            assert int(np.abs(found.astype(int) - expected).max()) <= 3
-
-    def test_standardised_by_what_is_in_view_of_all_training_images(self, tmp_path: Path) -> None:
-        pytest.importorskip("cv2")
-        train, validation = maps("drive", write_drive(tmp_path, images=3), prepare="vessels")
-        values = torch.cat([train.item(i)[0][0][train.item(i)[1] >= 0] for i in range(3)]).double()
-        assert abs(float(values.mean())) < 1e-5
-        assert abs(float(values.std(correction=0)) - 1) < 1e-5
-        limited, _ = maps("drive", tmp_path, prepare="vessels", limit=1)
-        assert torch.equal(limited.mean, train.mean)
-        assert torch.equal(validation.mean, train.mean)
-        assert (train.channels, train.item(0)[0].shape, train.picture(0).shape) == (1, (1, 40, 36), (3, 40, 36))
-
-    def test_without_opencv(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        root = write_drive(tmp_path)
-        monkeypatch.setitem(sys.modules, "cv2", None)
-        assert maps("drive", root)[0].channels == 3
-        with pytest.raises(MissingPackageError, match=r'opencv-python-headless.*pip install "deepsup\[maps\]"'):
-            datasets.load("drive", root=root, prepare="vessels")
-
-    def test_a_flat_image_stays_finite(self) -> None:
-        pytest.importorskip("cv2")
-        assert datasets.preparation.vessels(np.full((16, 16, 3), 90, np.uint8)).shape == (16, 16)
-
-
 @pytest.mark.parametrize(
     ("name", "options", "error", "message"),
     [
@@ -517,14 +216,6 @@ def test_bad_requests_say_what_to_do(
     write_pairs(tmp_path)
     with pytest.raises(error, match=message):
         datasets.load(name, root=tmp_path, **options)
-
-
-def test_colours_tell_all_classes_apart() -> None:
-    for named in (published_classes.CAMVID, published_classes.CITYSCAPES, published_classes.DRIVE):
-        assert len(set(named.values())) == len(named)
-
-
-REAL = Path(os.environ.get("DEEPSUP_DATA", "not set"))
 
 
 @pytest.mark.skipif(not (REAL / "DRIVE").is_dir(), reason="DEEPSUP_DATA names no folder with DRIVE in it")

@@ -1,0 +1,82 @@
+"""Tests of folder split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from deepsup import datasets
+from deepsup.datasets import FolderSplit
+from deepsup.errors import DatasetError
+from tests.support.published_images import forks
+from tests.support.tiny_images import write_image
+
+
+class TestFolder:
+    def test_classes_shapes_and_names(self, image_folder: Path) -> None:
+        data = datasets.load("folder", root=image_folder, size=12)
+        assert str(data) == "folder: 7 training and 4 validation images, 3x12x12, 2 classes"
+        assert data.class_names == ("cat", "dog")
+        assert data.train.labels.tolist() == [0] * 4 + [1] * 3
+        assert data.validation.labels.tolist() == [1] * 4  # no cats there, and dogs are still 1
+        assert datasets.load("folder", root=image_folder, limit=2).train.size == 224
+
+    def test_grey_images_become_three_equal_channels(self, image_folder: Path) -> None:
+        x, _ = next(
+            datasets.load("folder", root=image_folder, size=12).validation.batches(4, seed=0, epoch=0, shuffle=False)
+        )
+        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+        pixels = x * std.view(1, 3, 1, 1) + mean.view(1, 3, 1, 1)
+        torch.testing.assert_close(pixels[:, 0], pixels[:, 2])
+        assert 0 <= float(pixels.min()) < float(pixels.max()) <= 1.0001
+
+    def test_limit_keeps_images_and_labels_together(self, image_folder: Path) -> None:
+        split = datasets.load("folder", root=image_folder, size=12, limit=3, seed=4).train
+        assert isinstance(split, FolderSplit)
+        assert [int("dog" in path.parts) for path in split.paths] == split.labels.tolist()
+        assert len(split) == 3
+
+    @forks
+    @pytest.mark.parametrize("workers", [0, 1])
+    @pytest.mark.parametrize("content", [b"", b"no image at all", "truncated"])
+    def test_an_unreadable_image_is_named(self, image_folder: Path, content: bytes | str, workers: int) -> None:
+        path = image_folder / "val" / "dog" / "2.JPG"
+        path.write_bytes(path.read_bytes()[:300] if isinstance(content, str) else content)
+        split = datasets.load("folder", root=image_folder, size=12, workers=workers).validation
+        with pytest.raises(DatasetError, match=r"^cannot read the image .*dog/2.JPG: ") as caught:
+            list(split.batches(2, seed=0, epoch=0, shuffle=False))
+        assert "Traceback" not in str(caught.value)
+        assert " object at 0x" not in str(caught.value)
+        assert "<_io" not in str(caught.value)
+
+    def test_needs_a_root(self) -> None:
+        with pytest.raises(DatasetError, match="needs root="):
+            datasets.load("folder")
+
+    def test_root_that_is_not_there(self, tmp_path: Path) -> None:
+        with pytest.raises(DatasetError, match=r"nope/train is not a folder.*found: nothing"):
+            datasets.load("folder", root=tmp_path / "nope")
+
+    def test_no_validation_folder(self, image_folder: Path) -> None:
+        (image_folder / "val").rename(image_folder / "test")
+        with pytest.raises(DatasetError, match=r"val is not a folder.*found: test, train"):
+            datasets.load("folder", root=image_folder)
+
+    def test_a_class_that_training_does_not_know(self, image_folder: Path) -> None:
+        write_image(image_folder / "val" / "fish" / "0.png", seed=0)
+        with pytest.raises(DatasetError, match=r"val has classes that .*train has not: fish"):
+            datasets.load("folder", root=image_folder)
+
+    @pytest.mark.parametrize(("part", "message"), [("train", "of: cat"), ("val", "in any class folder")])
+    def test_class_folders_without_images(self, image_folder: Path, part: str, message: str) -> None:
+        for path in [*(image_folder / part / "cat").glob("*.png"), *(image_folder / part / "dog").glob("*.JPG")]:
+            path.unlink()
+        with pytest.raises(DatasetError, match=f"{part} has no image file .*{message}"):
+            datasets.load("folder", root=image_folder)
+
+    def test_no_class_folders_at_all(self, tmp_path: Path) -> None:
+        (tmp_path / "train").mkdir()
+        with pytest.raises(DatasetError, match="train has no class folders"):
+            datasets.load("folder", root=tmp_path)
