@@ -25,6 +25,7 @@ from deepsup.layers.dry_run import trace
 from deepsup.plans.planning import plan as make_plan
 from deepsup.probes.placement import check_rule
 from deepsup.settings import training
+from deepsup.specs import counted
 from deepsup.supervision.stripping import verify as verify_certificate
 from deepsup.training import prepare, runs
 from deepsup.training.predict import predict as predict_images
@@ -205,7 +206,7 @@ def doctor(
         found = prepare.diagnose(config)
         _print_lines(f"note: {note}" for note in results.notes(config))
     for name, diagnosis in found.items():
-        _print_lines([name] * bool(name) + str(diagnosis).splitlines())
+        _print_lines([*filter(None, [name]), *str(diagnosis).splitlines()])
     if any(diagnosis.errors for diagnosis in found.values()):
         raise typer.Exit(1)
 
@@ -366,11 +367,8 @@ def _dry_run(config: training.TrainConfig) -> None:
     prepared = prepare.prepare(config)
     _print_lines(str(prepared.plan).splitlines())
     batches = prepared.data.train.n_batches(config.data.batch_size)
-    console.print(
-        f"{prepared.epochs} epoch{'s' * (prepared.epochs != 1)} of {batches} batches of {config.data.batch_size}, into "
-        f"{config.output}",
-        highlight=False,
-    )
+    lengths = f"{counted(prepared.epochs, 'epoch')} of {batches} batches of {config.data.batch_size}"
+    _print_lines([f"{lengths}, into {config.output}"])
 
 
 def _print_lines(lines: Iterable[str]) -> None:
@@ -394,8 +392,7 @@ def run() -> NoReturn:
         print("stopped; the same command goes on", file=sys.stderr)
         sys.exit(INTERRUPTED)
     finally:
-        if (
-            torch.distributed.is_available() and torch.distributed.is_initialized()
-        ):  # under torchrun; gloo may abort at exit if its group is still there
+        # under torchrun; gloo may abort at exit if its group is still there
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
     sys.exit(0)

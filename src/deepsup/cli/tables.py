@@ -66,7 +66,7 @@ def comparison(result: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield from map(Text, reports.verdict_lines(result))
     missing = result.get("missing") or []
     if missing:
-        some = ", ".join(missing[:SHOWN]) + ", ..." * (len(missing) > SHOWN)
+        some = ", ".join([*missing[:SHOWN], *(["..."] if len(missing) > SHOWN else [])])
         yield Text(f"{len(missing)} runs are missing: {some}. The same command goes on with them.", style="yellow")
     proofs = result["certificates"]
     identical = sum(proof["identical"] for proof in proofs)

@@ -56,5 +56,7 @@ def _labelled(counts: Tensor) -> int:
 
 def _listed(names: Sequence[str]) -> str:
     """`class 'a' occurs`, `classes 'a', 'b' occur`, and not more than a few."""
-    shown = ", ".join(map(repr, names[:_SAID])) + (f" and {len(names) - _SAID} more" * (len(names) > _SAID))
+    shown = ", ".join(map(repr, names[:_SAID]))
+    if len(names) > _SAID:
+        shown += f" and {len(names) - _SAID} more"
     return f"class {shown} occurs" if len(names) == 1 else f"classes {shown} occur"

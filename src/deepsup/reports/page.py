@@ -85,23 +85,7 @@ def content(found: Evidence, *, beside: Path) -> dict[str, Any]:
     views, baselines = _views(found)
     earlier = views.get("", {}).get(_BEFORE, ())
     alike = {group: curves.same_span(arms) for group, arms in views.items()}
-    return {
-        "name": str(found.runs[0].name if found.single else compare.get("name")),
-        "single": found.single,
-        "metric": found.metric,
-        "meaning": meaning(found.metric),
-        "many": max(len(arms) for arms in found.groups.values()) > curves.FEW,
-        "created": formats.moment(compare.get("created")),
-        "outcome": _outcome(found),
-        "rule": compare.get("rule"),
-        "notes": found.notes,
-        "facts": text_tables.run_facts(found.runs[0]) if found.single else [],
-        "reached": found.metric == ACCURACY
-        or any(any(arm.get("epochs_to_90") or ()) for g in compare["groups"] for arm in g["arms"].values()),
-        "grouped": len(compare["groups"]) > 1,
-        "rows": [] if found.single else text_tables.rows(compare),
-        "peaks": any(formats.known(arm.get("peak_bytes")) for g in compare["groups"] for arm in g["arms"].values()),
-        "baseline": next((baseline(group) for group in compare["groups"]), None),
+    return _facts(found) | {
         "iterations": max((curves.first_iterations([run]) for run in found.runs), default=0),
         "before": bool(earlier),
         "probed": curves.first_iterations(earlier) if curves.first_iterations(earlier) > 1 else 0,
@@ -128,6 +112,29 @@ def content(found: Evidence, *, beside: Path) -> dict[str, Any]:
         "certificates": _certificates(found, beside=beside),
         "environment": _environment(found),
         "configs": _configs(found.runs),
+    }
+
+
+def _facts(found: Evidence) -> dict[str, Any]:
+    """Return what a comparison or a run says of itself, without its curves."""
+    compare = found.compare
+    return {
+        "name": str(found.runs[0].name if found.single else compare.get("name")),
+        "single": found.single,
+        "metric": found.metric,
+        "meaning": meaning(found.metric),
+        "many": max(len(arms) for arms in found.groups.values()) > curves.FEW,
+        "created": formats.moment(compare.get("created")),
+        "outcome": _outcome(found),
+        "rule": compare.get("rule"),
+        "notes": found.notes,
+        "facts": text_tables.run_facts(found.runs[0]) if found.single else [],
+        "reached": found.metric == ACCURACY
+        or any(any(arm.get("epochs_to_90") or ()) for g in compare["groups"] for arm in g["arms"].values()),
+        "grouped": len(compare["groups"]) > 1,
+        "rows": [] if found.single else text_tables.rows(compare),
+        "peaks": any(formats.known(arm.get("peak_bytes")) for g in compare["groups"] for arm in g["arms"].values()),
+        "baseline": next((baseline(group) for group in compare["groups"]), None),
     }
 
 

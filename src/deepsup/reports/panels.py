@@ -108,7 +108,7 @@ def _heading(title: str, caption: str, panel: int) -> Figure:
     """Return a title, and a caption under it, over the left end of a panel."""
     place = {"xref": f"{_ref('x', panel)} domain", "yref": f"{_ref('y', panel)} domain", "x": 0, "y": 1}
     small = f'<span style="font-size: 12.5px; color: {MUTED}">{caption}</span>'
-    lines = [f"<b>{plain(title)}</b>"] * bool(title) + [small] * bool(caption)
+    lines = [text for text, given in ((f"<b>{plain(title)}</b>", title), (small, caption)) if given]
     look = {"xanchor": "left", "yanchor": "bottom", "align": "left", "showarrow": False, "font": {"size": 14}}
     return place | look | {"text": "<br>".join(lines), "yshift": 2 if caption else 8}
 

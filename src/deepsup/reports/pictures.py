@@ -14,7 +14,7 @@ from deepsup.reports.curves import THRESHOLD
 from deepsup.reports.formats import known, magnitude, short
 from deepsup.reports.panels import some
 from deepsup.reports.summary import Evidence, baseline, evidence, judged
-from deepsup.specs import require
+from deepsup.specs import counted, require
 from deepsup.training.records import ACCURACY, Run
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def gradient_figure(before: Probe, after: Probe, out_png: str | Path) -> Path:
     seen = [g for found in (before, after) for row in found.rows for g in (*row.gradients, row.mean) if g > 0]
     low, high = min(seen, default=THRESHOLD), max(seen, default=THRESHOLD)
     n = len(after.branches)
-    titles = ("without branches", f"with {n} branch{'es' * (n != 1)}")
+    titles = ("without branches", f"with {counted(n, 'branch', 'branches')}")
     for panel, found, title in zip(panels, (before, after), titles, strict=False):
         for row in found.rows:
             shown = [g if g > 0 else math.nan for g in row.gradients]

@@ -172,7 +172,8 @@ def pulls(found: Evidence) -> list[str]:
 
 
 def _told(branch: str, pull: Pull, early: Pull | None, late: Pull | None, *, met: tuple[int, int]) -> str:
-    steps = f"the {met[0]} steps in which both gradients reached the layer" + f" (of {met[1]})" * (met[0] < met[1])
+    of_all = f" (of {met[1]})" if met[0] < met[1] else ""
+    steps = f"the {met[0]} steps in which both gradients reached the layer{of_all}"
     when = ""
     if early and late and abs(early.share - late.share) >= 0.2:
         when = f" ({_share(early.share)} in the first half of training, {_share(late.share)} in the second)"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from deepsup.reports import curves, depths, formats
 from deepsup.reports.metrics import digits
 from deepsup.reports.summary import baseline, finished, judged
-from deepsup.specs import require
+from deepsup.specs import counted, require
 from deepsup.training.records import ACCURACY, Run
 
 if TYPE_CHECKING:
@@ -175,10 +175,10 @@ def depth_table(compare: Mapping[str, Any]) -> Table | None:
     named = len(compare["groups"]) > 1
     for group, name, arm in arms:
         cells = _at_places(arm, places, metric=metric) if few else [_listed(arm, metric=metric)]
-        last = [next((o for o in depths.of(arm) if o.name == "main"), None), depths.ensemble(arm)]
-        cells += [
-            formats.percent(output.mean, digits=digits(metric)) if output else "" for output in last[: 1 + together]
-        ]
+        last = [next((o for o in depths.of(arm) if o.name == "main"), None)]
+        if together:
+            last.append(depths.ensemble(arm))
+        cells += [formats.percent(output.mean, digits=digits(metric)) if output else "" for output in last]
         table.add_row(*_plain([f"{group} / {name}" if named and group else name, *cells]))
     return table
 
@@ -279,7 +279,7 @@ def state(run: Run) -> str:
     """Return in words how a run ended, or how far it got."""
     reached = run.epochs[-1].epoch if run.epochs else 0
     if run.end:
-        text = f"finished, {run.end.epochs} epoch{'s' * (run.end.epochs != 1)}"
+        text = f"finished, {counted(run.end.epochs, 'epoch')}"
     elif run.stop is not None:
         text = f"stopped after epoch {reached}: {run.stop.rstrip('.')}"
     else:

@@ -206,7 +206,6 @@ def _job(
     folder, objective = Path(config.output), Objective(plan)
     run = _forward(config, data, objective, fabric)
     share: dict[str, Any] = {"rank": fabric.global_rank, "world": fabric.world_size, "device": fabric.device}
-    supervised = isinstance(net, Supervised)
 
     def shown(x: Tensor) -> Any:
         x = x.to(fabric.device)
@@ -233,19 +232,17 @@ def _job(
         channels_last=config.engine.channels_last,
         folder=folder,
         config=config.model_dump(mode="json"),
-        start={
-            "name": config.name,
-            **labels,
-            "seed": config.seed,
-            "config": config.model_dump(mode="json"),
-            "plan": plan.to_dict() if supervised else None,
-            "environment": environment(),
-            "cost": plan.cost,
-        },
+        start=_start(config, plan.to_dict() if isinstance(net, Supervised) else None, labels) | {"cost": plan.cost},
         opening=(placement,) if placement else (),
         sinks=sinks,
         finish=finish,
     )
+
+
+def _start(config: TrainConfig, plan: dict[str, Any] | None, labels: dict[str, Any]) -> dict[str, Any]:
+    """The content of a journal's first record, but for the cost."""
+    told = {"name": config.name, **labels, "seed": config.seed, "config": config.model_dump(mode="json")}
+    return told | {"plan": plan, "environment": environment()}
 
 
 def _validation_batch(config: TrainConfig, data: Dataset) -> int:

@@ -194,7 +194,7 @@ def _counted(pairs: Sequence[Pair], void: int | None) -> list[str]:
             f"the masks of {pairs[0].mask.parent} hold 0 and 255 alone. If those are two classes, write their colours into "
             "classes.txt beside train/ and val/: the lines 'background 0 0 0' and 'object 255 255 255'."
         )
-    count = largest + 1 - (void is not None and void < largest)
+    count = largest if void is not None and void < largest else largest + 1
     if count < 2:
         raise DatasetError(
             f"the masks of {pairs[0].mask.parent} hold one label alone, so that there is nothing to learn."

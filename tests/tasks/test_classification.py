@@ -1,0 +1,36 @@
+"""One label an image: what is counted, against a count by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from deepsup.supervision.objectives import Objective
+from deepsup.tasks import TASKS
+from deepsup.tasks.classification import ACCURACY, Hits
+
+
+def test_labels_below_zero_do_not_count_and_counts_add_up() -> None:
+    scores = torch.tensor([[2.0, 1.0], [0.0, 3.0], [5.0, 4.0], [1.0, 2.0]])
+    one, other = Hits(), Hits()
+    one.add(scores[:2], torch.tensor([0, 0]))
+    other.add(scores[2:], torch.tensor([0, -100]))
+    assert one.cpu().metrics() == {ACCURACY: 0.5}
+    assert (one + other).cpu().metrics() == {ACCURACY: pytest.approx(2 / 3)}
+    assert Hits().metrics() == {}
+
+
+def test_every_output_and_their_ensemble_is_counted() -> None:
+    found = {"main": torch.tensor([[0.0, 9.0]]), "early": torch.tensor([[1.0, 0.0]])}
+    counts: dict[str, Hits] = {}
+    TASKS["classification"].add(counts, found, torch.tensor([1]), Objective(None))
+    assert {name: hits.cpu().metrics()[ACCURACY] for name, hits in counts.items()} == {
+        "main": 1.0, "early": 0.0, "ensemble": 1.0,
+    }  # fmt: skip
+
+
+def test_it_takes_class_indices_of_a_batch_alone() -> None:
+    task = TASKS["classification"]
+    assert task.takes(torch.tensor([1, 2]))
+    assert not task.takes(torch.tensor([0.5, 1.0]))
+    assert not task.takes(torch.zeros(2, 4, 4, dtype=torch.long))
