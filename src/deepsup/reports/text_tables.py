@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from deepsup.reports import curves, depths, formats
+from deepsup.reports.columns import COLUMNS, metric_of, rows, terminal_columns
+from deepsup.reports.columns import span as span_of
 from deepsup.reports.metrics import digits
 from deepsup.reports.summary import baseline, finished, judged
 from deepsup.specs import counted, require
@@ -23,34 +24,6 @@ _PLACES: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One arm of one group, every cell already text. Costs are per sample and forward, `saved` bytes a step.
-
-    `compute` is the arithmetic of the whole training relative to the baseline's, `inference_time` that of a forward.
-    """
-
-    group: str
-    arm: str
-    runs: str
-    score: str
-    difference: str
-    interval: str
-    ensemble: str
-    epochs: str
-    trained: str
-    seconds: str
-    step: str
-    compute: str
-    saved: str
-    peak: str
-    train_params: str
-    train_flops: str
-    inference_params: str
-    inference_flops: str
-    inference_time: str
-
-
-@dataclass(frozen=True, slots=True)
 class Verdict:
     """What was found of one arm: a word (helps, no evidence, hurts, no verdict yet) and the numbers behind it."""
 
@@ -62,50 +35,18 @@ class Verdict:
     """What else differs between the two arms: `losses differ`."""
 
 
-def rows(compare: Mapping[str, Any]) -> list[Row]:
-    """Return the table of a comparison (the content of compare.json), one row for each group and arm."""
-    metric = _metric(compare)
-    return [_row(group, name, arm, metric=metric) for group in compare["groups"] for name, arm in group["arms"].items()]
-
-
-_COLUMNS: Final = {
-    "score": "",  # its name is that of the metric
-    "epochs": "epochs\nto 90 %",
-    "seconds": "train\ntime",
-    "compute": "train\ncompute",
-    "saved": "train\nmemory",
-    "train_params": "train\nparams",
-    "train_flops": "train\nFLOPs",
-    "inference_params": "infer\nparams",
-    "inference_flops": "infer\nFLOPs",
-    "inference_time": "infer\ntime",
-}
-_SAME: Final = ("inference_params", "inference_flops")
-"""What no method changes: said in a sentence, and a column where it is not so after all."""
-
-
 def comparison_table(compare: Mapping[str, Any]) -> Table:
     """Return the table of a comparison, for `rich.print`. Three seeds fit into 80 columns.
 
     >>> print(comparison_table(json.loads(Path("runs/demo/compare.json").read_text())))     # doctest: +SKIP
     """
-    found = rows(compare)
-    empty = {name for name in _COLUMNS if all(getattr(row, name) in (formats.NONE, "never") for row in found)}
-    if all(set(row.epochs) <= set("1, ") for row in found):  # everybody was there after the first epoch: says nothing
-        empty |= {"epochs"}
-    hidden = empty | (set(_SAME) if inference_line(compare) else set())
-    shown = [name for name in _COLUMNS if name not in hidden]
+    found, metric = rows(compare), metric_of(compare)
+    shown = terminal_columns(found, metric, same_said=inference_line(compare) is not None)
     table: Table = _rich("table").Table(box=_rich("box").SIMPLE_HEAD, pad_edge=False, padding=0)
     table.add_column("arm", overflow="fold", vertical="top", min_width=8)
-    for name in shown:
-        wraps = name == "epochs"
-        table.add_column(
-            _COLUMNS[name] or f"{_metric(compare)} %",
-            justify="right",
-            overflow="fold",
-            vertical="top",
-            no_wrap=not wraps,
-        )
+    for name, head in shown.items():
+        look: dict[str, Any] = {"justify": "right", "overflow": "fold", "vertical": "top"}
+        table.add_column(head, no_wrap=not COLUMNS[name].wraps, **look)
     group = ""
     for row in found:
         if row.group != group:
@@ -113,15 +54,16 @@ def comparison_table(compare: Mapping[str, Any]) -> Table:
                 table.add_section()
             table.add_row(_rich("text").Text(row.group, style="bold"))
             group = row.group
-        arm = f"{row.arm}\n{row.runs.replace(' of ', '/')} runs" if "of" in row.runs else row.arm
-        table.add_row(*_plain([arm, *(getattr(row, name) for name in shown)]))
+        runs = row.cells["runs"]
+        arm = f"{row.arm}\n{runs.replace(' of ', '/')} runs" if "of" in runs else row.arm
+        table.add_row(*_plain([arm, *(row.cells[name] for name in shown)]))
     return table
 
 
 def verdict_table(compare: Mapping[str, Any]) -> Table:
     """Return the verdicts as a table, for `rich.print`: what `verdict_lines` says, where there are many."""
     table: Table = _rich("table").Table(box=_rich("box").SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    metric, names = _metric(compare), {baseline(group) for group in compare["groups"]}
+    metric, names = metric_of(compare), {baseline(group) for group in compare["groups"]}
     table.add_column(f"minus {names.pop()}" if len(names) == 1 else "minus the baseline", overflow="fold")
     levels = {v.get("confidence", 0.95) for group in compare["groups"] for v in judged(group).values()}
     span = f"{100 * levels.pop():.4g} % interval" if len(levels) == 1 else "interval"
@@ -134,7 +76,7 @@ def verdict_table(compare: Mapping[str, Any]) -> Table:
             table.add_row(_rich("text").Text(str(group["name"]), style="bold"))
         for arm, v in judged(group).items():
             low, high = v.get("ci_low"), v.get("ci_high")
-            span = _span(low, high, metric=metric) if formats.known(low) else ""
+            span = span_of(low, high, metric=metric) if formats.known(low) else ""
             numbers = [formats.points(v.get("mean_difference"), digits=digits(metric)), span, str(v.get("n") or 0)]
             word = f"{v.get('verdict')}{f' ({note})' if (note := aside(v)) else ''}"
             table.add_row(*_plain([arm, *numbers, word]))
@@ -145,7 +87,7 @@ def inference_line(compare: Mapping[str, Any]) -> str | None:
     """Return what inference costs in the arms of each group; None where arms of one differ, which the table then shows."""
     costs: dict[str, set[tuple[str, str]]] = {}
     for row in rows(compare):
-        costs.setdefault(row.group, set()).add((row.inference_params, row.inference_flops))
+        costs.setdefault(row.group, set()).add((row.cells["inference_params"], row.cells["inference_flops"]))
     known = {group: found - {(formats.NONE, formats.NONE)} for group, found in costs.items()}
     if any(len(found) > 1 for found in known.values()) or not any(known.values()):
         return None
@@ -160,7 +102,7 @@ def depth_table(compare: Mapping[str, Any]) -> Table | None:
 
     Where the branches of all arms lie at few depths these are the columns, else a cell lists them.
     """
-    metric = _metric(compare)
+    metric = metric_of(compare)
     arms = [(str(g["name"]), str(name), arm) for g in compare["groups"] for name, arm in g["arms"].items()]
     places = sorted({round(100 * o.depth) for *_, arm in arms for o in depths.branches(arm) if o.depth is not None})
     if not places:
@@ -198,7 +140,7 @@ def _listed(arm: Mapping[str, Any], *, metric: str) -> str:
 
 def verdicts(compare: Mapping[str, Any]) -> list[Verdict]:
     """Return what a comparison found, group by group and arm by arm, in words."""
-    metric = _metric(compare)
+    metric = metric_of(compare)
     result = []
     for group in compare["groups"]:
         name, found = str(group["name"]), judged(group)
@@ -287,65 +229,6 @@ def state(run: Run) -> str:
     return text + (f", resumed {len(run.resumed)}x" if run.resumed else "")
 
 
-def _row(group: Mapping[str, Any], name: str, arm: Mapping[str, Any], *, metric: str) -> Row:
-    reference = group["arms"].get(baseline(group)) or {}
-    done, planned = finished(arm)
-    final, reached = arm.get("final") or [], arm.get("epochs_to_90") or []
-    if len(final) == len(reached):  # a run that has not finished has not failed to get there
-        reached = [epoch for epoch, value in zip(reached, final, strict=True) if formats.known(value)]
-    verdict, ensemble = judged(group).get(name, {}), depths.ensemble(arm)
-    low, high, n = verdict.get("ci_low"), verdict.get("ci_high"), digits(metric)
-    return Row(
-        group=str(group["name"]),
-        arm=name,
-        runs=str(done) if done == planned else f"{done} of {planned}",
-        score=formats.spread(arm.get("mean"), arm.get("std"), digits=n),
-        difference=formats.points(verdict.get("mean_difference"), digits=n),
-        interval=_span(low, high, metric=metric) if formats.known(low) else "",
-        ensemble=formats.percent(ensemble.mean, digits=n) if ensemble else formats.NONE,
-        epochs=formats.epochs(reached) if done else formats.NONE,
-        trained=formats.between(_known(arm, "epochs")),
-        seconds=formats.duration(_mean(arm, "seconds")),
-        step=formats.milliseconds(_mean(arm, "step_ms")),
-        compute=formats.times(_ratio(_compute(arm), _compute(reference))),
-        saved=formats.size(arm.get("saved_bytes")),
-        peak=formats.size(arm.get("peak_bytes")),
-        train_params=formats.count(arm.get("train_params")),
-        train_flops=formats.count(arm.get("train_flops")),
-        inference_params=formats.count(arm.get("inference_params")),
-        inference_flops=formats.count(arm.get("inference_flops")),
-        inference_time=formats.times(_ratio(arm.get("inference_ms"), reference.get("inference_ms"))),
-    )
-
-
-def _metric(compare: Mapping[str, Any]) -> str:
-    return str(compare.get("metric") or ACCURACY)
-
-
-def _span(low: Any, high: Any, *, metric: str) -> str:
-    """Write an interval of differences in points."""
-    low, high = (formats.points(end, digits=digits(metric)) for end in (low, high))
-    return f"{low} to {high}"
-
-
-def _known(arm: Mapping[str, Any], key: str) -> list[float]:
-    return [value for value in arm.get(key) or [] if formats.known(value)]
-
-
-def _mean(arm: Mapping[str, Any], key: str) -> float | None:
-    return statistics.fmean(values) if (values := _known(arm, key)) else None
-
-
-def _compute(arm: Mapping[str, Any]) -> float | None:
-    """The arithmetic of a whole training, in forwards of one sample; all arms see the same images."""
-    epochs, flops = _mean(arm, "epochs"), arm.get("train_flops")
-    return epochs * float(flops) * (arm.get("passes") or 1) if epochs is not None and flops is not None else None
-
-
-def _ratio(value: Any, reference: Any) -> float | None:
-    return value / reference if value and reference and formats.known(value) and formats.known(reference) else None
-
-
 def _judged(verdict: Mapping[str, Any], *, metric: str) -> tuple[str, str]:
     word, mean, low, high = (verdict.get(key) for key in ("verdict", "mean_difference", "ci_low", "ci_high"))
     n, level, reason = verdict.get("n") or 0, verdict.get("confidence", 0.95), str(verdict.get("reason") or "")
@@ -353,7 +236,7 @@ def _judged(verdict: Mapping[str, Any], *, metric: str) -> tuple[str, str]:
         return str(word), reason or "no pair of runs has finished"
     pairs = f"n = {n} paired seed{'s' if n != 1 else ''}"
     if formats.known(low) and formats.known(high):
-        certainty = f"{100 * level:.4g} % interval {_span(low, high, metric=metric)}, {pairs}"
+        certainty = f"{100 * level:.4g} % interval {span_of(low, high, metric=metric)}, {pairs}"
     else:
         certainty = f"{pairs}: {reason}" if reason else pairs
     arms = f"{verdict.get('candidate', 'candidate')} minus {verdict.get('baseline', 'baseline')}"

@@ -37,6 +37,8 @@ from deepsup.training.loop import FitResult, Job, Loop
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+BATCH_SIZE = 32  # of splits, unless the user says
+
 
 def fit(
     net: nn.Module,
@@ -49,7 +51,7 @@ def fit(
     optimizer: Optimizer | str = "sgd",
     lr: float | None = None,
     schedule: str | float | Callable[[float], float] | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     seed: int | None = 0,
     folder: str | Path | None = None,
     checkpoint_every: int | None = None,
@@ -62,8 +64,8 @@ def fit(
     `train` and `validation` are splits of `deepsup.datasets`, or anything that yields `(x, y)` once an epoch: a
     `DataLoader`, a list, or a function of the epoch's number; in several processes each must be given its own share.
     `optimizer` is one of yours or `"sgd"` (momentum 0.9; `lr` 0.02 if not given), `"adam"`, `"adamw"` (0.001);
-    `schedule` multiplies the learning rate over progress. `seed` starts the random streams and orders a split's batches;
-    None leaves the streams as they are.
+    `schedule` multiplies the learning rate over progress. `batch_size` is for splits, 32 if not given. `seed` starts the
+    random streams and orders a split's batches; None leaves the streams as they are.
 
     Targets that are label maps (N, H, W) are scored by "mean IoU" unless `metric` names another of
     `deepsup.tasks.METRICS`; other class indices by accuracy.
@@ -72,9 +74,10 @@ def fit(
     a call with the same settings goes on from the checkpoint. `engine` holds accelerator, devices, precision
     (`"bf16-mixed"`), compile and threads.
 
-    Raises `ConfigError` for what would be accepted and do nothing: `lr` beside an optimiser of yours, `metric` without
-    validation, `checkpoint_every` or a logger without a folder. Raises `NonFiniteError` when the loss is NaN or infinite
-    (the last checkpoint stays), `CheckpointError` or `ConfigError` for a folder that does not fit.
+    Raises `ConfigError` for what would be accepted and do nothing (`lr` beside an optimiser of yours, `metric` without
+    validation, `checkpoint_every` or a logger without a folder, `batch_size` beside batches), for numbers out of range and
+    for a folder that does not fit; `NonFiniteError` when the loss is NaN or infinite (the last checkpoint stays), and
+    `CheckpointError`.
     """
     asked = _Asked(
         net,
@@ -91,6 +94,7 @@ def fit(
         engine=_settings(configs.EngineConfig, engine),
         log=_settings(configs.LogConfig, log),
     )
+    _check_counts(asked)
     _check_heard(asked, lr=lr, optimizer=optimizer)
     fabric = devices.start(asked.engine)
     _check_shared(fabric.world_size, train, validation)
@@ -98,10 +102,9 @@ def fit(
     training, validating = _feeds(asked, fabric)
     config = _config(asked, held, batches=training.length, processes=fabric.world_size)
     checkpoint = _resumable(asked.folder, config)
-    step = checkpoint.step if checkpoint else None
-    sinks = [*([on_record] if on_record else [])]
+    sinks = [on_record] if on_record else []
     if fabric.is_global_zero:
-        sinks += loggers.sinks(asked.log, asked.folder, step=step)
+        sinks += loggers.sinks(asked.log, asked.folder, step=checkpoint.step if checkpoint else None)
     job = _job(asked, held, training, validating, config=config, sinks=sinks)
     if seed is not None and checkpoint is None:
         devices.seed_everything(seed, rank=fabric.global_rank)
@@ -120,7 +123,7 @@ class _Asked:
     metric: str | None
     epochs: int
     schedule: Callable[[float], float] | None
-    batch_size: int
+    batch_size: int | None
     seed: int | None
     folder: Path | None
     checkpoint_every: int | None
@@ -130,17 +133,29 @@ class _Asked:
 
 def _check_heard(asked: _Asked, *, lr: float | None, optimizer: Optimizer | str) -> None:
     """Refuse what would be accepted and change nothing."""
-    deaf = {
-        "lr= is for an optimiser by name, and yours has its own rates. Set them there": lr is not None
-        and not isinstance(optimizer, str),
-        "metric= is what validation is scored by, and there is none. Give validation=": asked.metric is not None
-        and asked.validation is None,
-        "checkpoint_every= needs a place for checkpoints. Give folder=": asked.checkpoint_every is not None
-        and asked.folder is None,
-    }
-    for reason, told in deaf.items():
-        if told:
-            raise ConfigError(f"fit: {reason}.")
+    if lr is not None and not isinstance(optimizer, str):
+        raise ConfigError("fit: lr= is for an optimiser by name, and yours has its own rates. Set them there.")
+    if asked.metric is not None and asked.validation is None:
+        raise ConfigError("fit: metric= is what validation is scored by, and there is none. Give validation=.")
+    if asked.checkpoint_every is not None and asked.folder is None:
+        raise ConfigError("fit: checkpoint_every= needs a place for checkpoints. Give folder=.")
+    splits = isinstance(asked.train, Split) or isinstance(asked.validation, Split)
+    if asked.batch_size is not None and not splits:
+        raise ConfigError(
+            "fit: batch_size= is for splits of deepsup.datasets, and your batches have theirs. Leave it out."
+        )
+
+
+def _check_counts(asked: _Asked) -> None:
+    """Refuse numbers that settings of `train` would refuse."""
+    least = {"epochs": 1, "batch_size": 1, "checkpoint_every": 1, "seed": 0}
+    for name, smallest in least.items():
+        value = getattr(asked, name)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and not (whole and value >= smallest):
+            raise ConfigError(f"fit: {name} must be a whole number of at least {smallest}; found {value!r}.")
+    if asked.epochs is None:
+        raise ConfigError("fit: epochs must be a whole number of at least 1; found None.")
 
 
 def _optimizer(net: nn.Module, asked: Optimizer | str, *, lr: float | None) -> Optimizer:
@@ -155,10 +170,11 @@ def _feeds(asked: _Asked, fabric: Fabric) -> tuple[Feed, Feed | None]:
     """Where batches come from, for training and for validation, this process's share of them."""
     share: dict[str, Any] = {"seed": asked.seed or 0, "rank": fabric.global_rank, "world": fabric.world_size}
     share["device"] = fabric.device
-    training = feed(asked.train, asked.batch_size, **share)
+    size = asked.batch_size or BATCH_SIZE
+    training = feed(asked.train, size, **share)
     if asked.validation is None:
         return training, None
-    return training, feed(asked.validation, asked.batch_size, shuffle=False, **share)
+    return training, feed(asked.validation, size, shuffle=False, **share)
 
 
 def _config(asked: _Asked, optimizer: Optimizer, *, batches: int | None, processes: int) -> dict[str, Any]:
