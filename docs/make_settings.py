@@ -1,22 +1,43 @@
-"""Writes the tables of docs/settings.md anew, from the settings' own classes: `python docs/make_settings.py`.
+"""Writes the tables and lists of docs/settings.md anew: `python docs/make_settings.py`.
 
-The text between the tables is written by hand, in docs/settings.md; `<!-- table SECTION -->` says where one begins.
+Tables come from the settings' own classes, lists of names from the registries. The text between them is written by hand,
+in docs/settings.md; `<!-- table SECTION -->` and `<!-- names REGISTRY -->` say where one begins.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import types
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from deepsup.datasets.layouts import LAYOUTS
+from deepsup.gradients import RULES
+from deepsup.heads import HEADS
+from deepsup.losses import LOSSES
+from deepsup.methods import BUILDERS
+from deepsup.schedules import SCHEDULES
 from deepsup.settings.training import ComparisonConfig, Settings, TrainConfig
+from deepsup.specs import Registry
+from deepsup.training.loggers import LOGGERS
 
 PAGE = Path(__file__).with_name("settings.md")
 TABLE = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", flags=re.S)
+NAMES = re.compile(r"(<!-- names (\S+) -->\n).*?(<!-- end -->)", flags=re.S)
+REGISTRIES: Mapping[str, Registry[Any]] = {
+    "datasets": LAYOUTS,
+    "methods": BUILDERS,
+    "heads": HEADS,
+    "losses": LOSSES,
+    "schedules": SCHEDULES,
+    "rules": RULES,
+    "loggers": LOGGERS,
+}
 
 _SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 _WORDS = {
@@ -37,7 +58,27 @@ def sections() -> dict[str, type[Settings]]:
 def render(page: str) -> str:
     """The page with the tables as they should be."""
     found = sections()
-    return TABLE.sub(lambda match: match[1] + table(match[2], found[match[2]]) + match[3], page)
+    page = TABLE.sub(lambda match: match[1] + table(match[2], found[match[2]]) + match[3], page)
+    return NAMES.sub(lambda match: match[1] + names(REGISTRIES[match[2]]) + match[3], page)
+
+
+def names(registry: Registry[Any]) -> str:
+    """What is registered, a line each: its name, its options, the first sentence about it."""
+    return "".join(f"- {_called(name, made, registry)}: {_summary(made)}\n" for name, made in registry.items())
+
+
+def _called(name: str, made: Callable[..., Any], registry: Registry[Any]) -> str:
+    parameters = inspect.signature(made).parameters.values()
+    if isinstance(made, type):
+        return f"`{name}({', '.join(p.name for p in parameters)})`" if parameters else f"`{name}`"
+    every = registry.kind == "method"  # of the others what a text cannot give stands before the options
+    options = [p.name for p in parameters if (every or p.kind is p.KEYWORD_ONLY) and p.name not in registry.hidden]
+    return f"`{name}` ({', '.join(options)})" if options else f"`{name}`"
+
+
+def _summary(made: Callable[..., Any]) -> str:
+    paragraph = " ".join((inspect.getdoc(made) or "").partition("\n\n")[0].split())
+    return re.split(r"(?<!al\.)(?<!eq\.)(?<=[^.]{3}\.)\s", paragraph, maxsplit=1)[0]
 
 
 def table(section: str, model: type[Settings]) -> str:
@@ -92,9 +133,11 @@ def _kind(annotation: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(map(_kind, inner))
     if origin is list:
-        return f"list of {_kind(inner[0])}{'s' * (inner[0] in (int, Any))}"
+        return f"list of {_kind(inner[0])}{'s' if inner[0] in (int, Any) else ''}"
     if origin is Annotated:
         return _kind(inner[0])
+    if origin is tuple and inner[-1] is ...:
+        return f"list of {_kind(inner[0])}"
     if origin is tuple:
         return "[height, width]"
     if origin is dict:

@@ -19,7 +19,10 @@ import deepsup as ds
 from deepsup import networks, reports
 from deepsup.cli import commands
 from deepsup.errors import DeepsupError
+from deepsup.gradients import RULES
 from deepsup.heads import HEADS
+from deepsup.probes import placement
+from deepsup.reports.pictures import PICTURES
 from tests.support.command_line import call, wide  # noqa: F401  (the fixture widens the terminal)
 from tests.support.tiny_runs import SUPERVISED, settings
 
@@ -36,7 +39,10 @@ def test_every_verb_is_there_with_help() -> None:
         text = call(verb, "--help")
         assert "Usage:" in text
         assert len(text.split()) > 20, verb
-    assert set(HEADS) <= set(re.findall(r"\w+", call("plan", "--help")))
+    helped = {command: set(re.findall(r"\w+", call(command, "--help"))) for command in ("plan", "probe", "report")}
+    assert {*HEADS, *RULES} <= helped["plan"]
+    assert set(placement.RULES) <= helped["probe"]
+    assert set(PICTURES) <= helped["report"]
 
 
 def test_layers_lists_where_the_trunk_can_be_tapped_and_all() -> None:

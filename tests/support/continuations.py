@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from functools import cache
 from typing import Any
 
 import timm
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from deepsup import networks
 from deepsup.features import Feature
 from deepsup.heads.continuation import continuation
+from deepsup.layers.dry_run import Trace, trace
 
 CLASSES = 7
 
@@ -76,3 +78,19 @@ class Head(nn.Module):
 
 def after_one(model: nn.Module) -> nn.Module:
     return continuation(Feature((64,), "NC"), CLASSES, model=model, layer="one")
+
+
+@cache  # several tables ask for one network
+def dry(spec: str, size: int) -> tuple[nn.Module, Trace]:
+    """A network without memory and its dry run."""
+    source, _, name = spec.partition(":")
+    options: dict[str, Any] = {"init_weights": False} if name == "googlenet" else {}
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if source == "torchvision":
+            model = torchvision.models.get_model(name, num_classes=10, **options)
+        elif source == "timm":
+            model = timm.create_model(name, num_classes=10)
+        else:
+            model = networks.build(spec, classes=10)
+        return model, trace(model, torch.zeros(2, 3, size, size))

@@ -20,10 +20,13 @@ from deepsup.comparisons.compare import compare as compare_arms
 from deepsup.doctor import diagnose
 from deepsup.errors import ConfigError, DeepsupError
 from deepsup.files import load_weights
+from deepsup.gradients import RULES
 from deepsup.heads import HEADS
 from deepsup.layers.dry_run import trace
 from deepsup.plans.planning import plan as make_plan
+from deepsup.probes.placement import RULES as PLACING
 from deepsup.probes.placement import check_rule
+from deepsup.reports.pictures import PICTURES
 from deepsup.settings import training
 from deepsup.specs import counted
 from deepsup.supervision.stripping import verify as verify_certificate
@@ -111,7 +114,7 @@ def plan(
     head: Annotated[str | None, typer.Option(help=f"{' | '.join(HEADS)}; options as in `cnds(hidden=256)`.")] = None,
     weight: Annotated[str | None, typer.Option(help="A number or a schedule: `linear(0.3, 0)`.")] = None,
     gradient: Annotated[
-        str | None, typer.Option(help="What enters the trunk: `add`, `project`, `scale(0.5)`...")
+        str | None, typer.Option(help=f"What enters the trunk: {' | '.join(RULES)}, `scale(0.5)`.")
     ] = None,
     size: Size = 224,
     channels: Channels = 3,
@@ -135,9 +138,7 @@ def plan(
 @app.command(no_args_is_help=True)
 def probe(
     words: Words = None,
-    rule: Annotated[
-        str | None, typer.Option(help="How to choose: threshold | drop | evenly; as configured if not given.")
-    ] = None,
+    rule: Annotated[str | None, typer.Option(help=f"How to choose: {' | '.join(PLACING)}; else as configured.")] = None,
     count: Annotated[int | None, typer.Option(min=1, help="How many branches the rule `evenly` places.")] = None,
     save: Annotated[Path | None, typer.Option(help="Write everything measured to this JSON file.")] = None,
     picture: Annotated[
@@ -266,7 +267,7 @@ def report(
     folder: Annotated[Path, typer.Argument(help="A run's or a comparison's folder.", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="Where to write; FOLDER/report.html if not given.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Also draw a PNG, of what --of says.")] = None,
-    of: Annotated[str, typer.Option(help="What it shows: gradients, scores or ablation.")] = "gradients",
+    of: Annotated[str, typer.Option(help=f"What it shows: {' | '.join(PICTURES)}.")] = "gradients",
     group: Annotated[str | None, typer.Option(help="Which group of a comparison the picture shows.")] = None,
 ) -> None:
     """Make one HTML page from the journals of a run or a comparison; it opens without a network."""

@@ -10,6 +10,7 @@ from deepsup.datasets.layouts import LAYOUTS, task_of, with_labels_a_pixel
 from deepsup.datasets.request import Dataset, Request
 from deepsup.errors import ConfigError, DatasetError
 from deepsup.specs import closest
+from deepsup.tasks import TASKS
 
 SMALLEST = 8
 Size = int | Sequence[int]
@@ -76,7 +77,7 @@ def load(
         workers,
     )  # fmt: skip
     _check_counts(request)
-    if task_of(plain) == "segmentation":
+    if TASKS[task_of(plain)].whole_images:
         _check_maps(request)
     else:
         _check_classification(request)

@@ -7,7 +7,6 @@ A key that does not exist is an error that names the closest one that does.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deepsup.errors import ConfigError
+from deepsup.specs import closest
 
 S = TypeVar("S", bound="Settings")
 
@@ -109,10 +109,9 @@ def _explain(model: type[Settings], error: ValidationError, where: str) -> list[
         cause = problem.get("ctx", {}).get("error")
         message = problem["msg"][0].lower() + problem["msg"][1:]
         if problem["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(path[-1], fields, n=3, cutoff=0.5)
             section = ".".join(path[:-1]) or "the top level"
-            hint = f"Closest: {', '.join(close)}. " if close else ""
-            lines[key] = f"there is no key {key!r}. {hint}Keys of {section}: {', '.join(fields)}."
+            hint = closest(path[-1], fields, most=3, cutoff=0.5)
+            lines[key] = f"there is no key {key!r}.{hint} Keys of {section}: {', '.join(fields)}."
         elif isinstance(cause, ConfigError):
             lines[key] = f"{key + ': ' if key else ''}{cause}"
         elif problem["type"] == "missing":

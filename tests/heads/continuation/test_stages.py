@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
-from functools import cache
-from typing import Any
-
 import pytest
-import timm
 import torch
 import torchvision
 from torch import Tensor, nn
 
-from deepsup import networks
 from deepsup.errors import LayerError
 from deepsup.heads.continuation import hierarchical, stages
-from deepsup.layers.dry_run import Trace, trace
-
-
-@cache  # several tables ask for one network
-def dry(spec: str, size: int) -> tuple[nn.Module, Trace]:
-    """A network without memory and its dry run."""
-    source, _, name = spec.partition(":")
-    options: dict[str, Any] = {"init_weights": False} if name == "googlenet" else {}
-    with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if source == "torchvision":
-            model = torchvision.models.get_model(name, num_classes=10, **options)
-        elif source == "timm":
-            model = timm.create_model(name, num_classes=10)
-        else:
-            model = networks.build(spec, classes=10)
-        return model, trace(model, torch.zeros(2, 3, size, size))
+from deepsup.layers.dry_run import trace
+from tests.support.continuations import dry
 
 
 @pytest.mark.parametrize(

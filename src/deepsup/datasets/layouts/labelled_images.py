@@ -24,6 +24,7 @@ from deepsup.specs import require
 
 @layout("classification")
 def digits(request: Request) -> Dataset:
+    """1,797 grey digits of 8x8 pixels, inside scikit-learn; a fifth of them is validation."""
     bunch = require("sklearn.datasets", purpose="the dataset digits").load_digits()
     images = torch.as_tensor(bunch.images, dtype=torch.float32)[:, None] / 16
     labels = torch.as_tensor(bunch.target)
@@ -43,21 +44,25 @@ def digits(request: Request) -> Dataset:
 
 @layout("classification")
 def mnist(request: Request) -> Dataset:
+    """Handwritten digits, 28x28, in torchvision's layout."""
     return _idx(request, _published("mnist").MNIST)
 
 
 @layout("classification")
 def fashion_mnist(request: Request) -> Dataset:
+    """Pictures of clothes, 28x28, in torchvision's layout."""
     return _idx(request, _published("fashion-mnist").FashionMNIST)
 
 
 @layout("classification")
 def cifar10(request: Request) -> Dataset:
+    """Ten kinds of things, 32x32 in colour, in torchvision's layout."""
     return _cifar(request, _published("cifar10").CIFAR10)
 
 
 @layout("classification")
 def cifar100(request: Request) -> Dataset:
+    """A hundred kinds of things, 32x32 in colour, in torchvision's layout."""
     return _cifar(request, _published("cifar100").CIFAR100)
 
 
@@ -115,6 +120,7 @@ def _cifar(request: Request, source: Any) -> Dataset:
 
 @layout("classification")
 def svhn(request: Request) -> Dataset:
+    """House numbers, 32x32 in colour, without the extra images."""
     source = _published("svhn").SVHN
     require("scipy.io", purpose="the dataset svhn")
     root = request.root or DEFAULT_ROOT
@@ -153,6 +159,7 @@ def _in_memory(
 
 @layout("classification")
 def folder(request: Request) -> Dataset:
+    """Images of one's own, or ImageNet's, in `train/CLASS/` and `val/CLASS/`."""
     _published("folder")
     if request.root is None:
         raise DatasetError("the dataset 'folder' needs root=..., a folder with train/CLASS/* and val/CLASS/* images.")

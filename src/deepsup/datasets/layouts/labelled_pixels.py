@@ -44,6 +44,7 @@ class _Layout:
 
 @layout("segmentation")
 def camvid(request: Request) -> Dataset:
+    """Streets with eleven classes, in SegNet's layout."""
     root = _root(request, "CamVid", parts := ["train", "trainannot", "val", "valannot"])
     pairs = [matched(_files(root / a), _files(root / b), where=str(root / a)) for a, b in (parts[:2], parts[2:])]
     numbers = {label: label for label in range(len(published_classes.CAMVID))} | {len(published_classes.CAMVID): VOID}
@@ -53,7 +54,7 @@ def camvid(request: Request) -> Dataset:
 
 @layout("segmentation")
 def drive(request: Request, *, observer: Annotated[int, one_of(1, 2)] = 1) -> Dataset:
-    """Validation is the published test set, by the first or the second observer; training is by the first alone."""
+    """Vessels of the retina; validation is the published test set, by the first or second observer, training by the first."""
     drawn = {"training": "1st_manual", "test": "1st_manual" if observer == 1 else "2nd_manual"}
     needed = [f"{part}/{folder}" for part in drawn for folder in ("images", drawn[part], "mask")]
     root = _root(request, "DRIVE", needed)
@@ -66,6 +67,7 @@ def drive(request: Request, *, observer: Annotated[int, one_of(1, 2)] = 1) -> Da
 
 @layout("segmentation")
 def ade20k(request: Request) -> Dataset:
+    """Scenes with 150 classes, as MIT hands them out."""
     parts = ("training", "validation")
     root = _root(
         request, "ADEChallengeData2016", [f"{kind}/{part}" for kind in ("images", "annotations") for part in parts]
@@ -93,6 +95,7 @@ def _ade20k_names(path: Path) -> list[str]:
 
 @layout("segmentation")
 def cityscapes(request: Request) -> Dataset:
+    """German streets with nineteen classes, `leftImg8bit` and `gtFine`."""
     parts = ("train", "val")
     root = _root(request, "cityscapes", [f"{kind}/{part}" for kind in ("leftImg8bit", "gtFine") for part in parts])
     own = all(_below(root / "gtFine" / part, "_gtFine_labelTrainIds.png") for part in parts)
@@ -117,7 +120,10 @@ def cityscapes(request: Request) -> Dataset:
 
 @layout("segmentation")
 def pairs(request: Request, *, void: Annotated[int | None, _NO_LABEL] = 255) -> Dataset:
-    """One's own images and masks; `void` is the number of what does not count, None where everything does."""
+    """Images and masks of one's own in `train/` and `val/`, each with `images/` and `masks/`.
+
+    `void` is the number of what does not count, None where everything does.
+    """
     if request.root is None:
         raise DatasetError(
             "the dataset 'pairs' needs root=..., a folder with train/ and val/, in each images/ and masks/."
