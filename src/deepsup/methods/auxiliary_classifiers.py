@@ -8,6 +8,7 @@ from typing import Annotated
 from deepsup import losses
 from deepsup.layers.selectors import select
 from deepsup.methods.method import BUILDERS, Method, NotNegative, Places, Positive, Preset, Scene
+from deepsup.methods.published_networks import nin_convolutions
 from deepsup.methods.stage_ends import INNER_STAGES, inner_stages
 from deepsup.specs import one_of
 from deepsup.terms import Bracket
@@ -106,15 +107,14 @@ def dsn_released(*, loss: str = "squared_hinge(form='one-vs-rest')", until: floa
 
 
 def _dsn_places(scene: Scene) -> Mapping[str, str]:
-    """NIN's convolutions, before their ReLU, as published; else the ends of the stages."""
-    published = ("conv1", "conv2", "conv3")
-    if scene.seen.model == "NIN":
-        return {name: name for name in published}
-    return inner_stages(scene)
+    """A network in network's wide convolutions, before their ReLU, as published; else the ends of the stages."""
+    published = nin_convolutions(scene)
+    return {name: name for name in published} or inner_stages(scene)
 
 
 _NIN_OR_STAGES = Places(
-    "NIN's three 5x5 and 3x3 convolutions before their ReLU, elsewhere after every stage but the last", _dsn_places
+    "in a network in network on its convolutions wider than 1x1, before their ReLU; elsewhere after every stage but the last",
+    _dsn_places,
 )
 
 

@@ -1,0 +1,98 @@
+"""The places of published branches in the published networks themselves, whatever these are called."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import deepsup as ds
+from deepsup import networks
+from deepsup.layers.dry_run import trace
+from deepsup.methods.method import Scene
+from deepsup.methods.stage_ends import inner_stages
+
+DSN = ("dsn", "dsn-released", "dsn-released(loss='cross_entropy')")
+
+
+class Renamed(nn.Module):
+    """A network in network as others write it: names of their own, in a part of its own, in-place ReLUs, functions."""
+
+    def __init__(self, normalised: bool = False) -> None:
+        super().__init__()
+        widths = [(3, 12, 5), (12, 10, 1), (10, 6, 1), (6, 12, 3), (12, 12, 1), (12, 12, 1), (12, 12, 3), (12, 12, 1)]
+        layers: list[nn.Module] = []
+        for inputs, outputs, kernel in widths:
+            layers += [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)]
+            layers += [nn.BatchNorm2d(outputs)] if normalised else []
+            layers += [nn.ReLU(inplace=True)]
+        self.classifier = nn.Sequential(*layers, nn.Conv2d(12, 4, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(self.classifier(F.max_pool2d(x, 2)), 1).flatten(1)
+
+
+@pytest.mark.parametrize("method", DSN)
+@pytest.mark.parametrize(("classes", "channels", "side"), [(10, 3, 32), (100, 3, 32), (10, 1, 28)])
+def test_dsn_reads_the_three_convolutions_of_nin_before_their_relu(
+    method: str, classes: int, channels: int, side: int
+) -> None:
+    with torch.device("meta"):
+        model = networks.build("deepsup:nin", classes=classes, in_channels=channels)
+        plan = ds.plan(model, torch.randn(2, channels, side, side), method=method)
+    sides = (side, side // 2, side // 4)
+    assert plan.names == ("conv1", "conv2", "conv3")
+    assert [b.layer for b in plan.branches] == ["conv1", "conv2", "conv3"]
+    assert [b.feature.shape for b in plan.branches] == [(192, s, s) for s in sides]
+    # 1,966,090, 491,530 and 122,890 for ten classes of 32x32 pixels: one flat linear layer each
+    assert [b.params for b in plan.branches] == [(192 * s * s + 1) * classes for s in sides]
+
+
+def test_companions_of_nin_see_what_the_convolution_gives_before_the_relu() -> None:
+    torch.manual_seed(0)
+    model = networks.build("deepsup:nin", classes=4, in_channels=1, options={"dropout": 0.0}).double()
+    x = torch.randn(2, 1, 8, 8).double()
+    net = ds.attach(model, ds.plan(model, x, method="dsn-released"))
+    found = net(x).aux
+    for layer in ("conv1", "conv2", "conv3"):
+        before = nn.Sequential(OrderedDict(list(model.named_children())[: list(model._modules).index(layer) + 1]))
+        flat = before(x).flatten(1)
+        assert flat.min() < 0
+        (linear,) = (m for m in net.heads[layer].modules() if isinstance(m, nn.Linear))
+        assert torch.allclose(found[layer], flat @ linear.weight.T + linear.bias, rtol=1e-12)
+
+
+@pytest.mark.parametrize("method", DSN)
+@pytest.mark.parametrize("normalised", [False, True])
+def test_a_network_in_network_of_any_name_is_known(method: str, normalised: bool) -> None:
+    model = Renamed(normalised)
+    wide = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1)]
+    assert ds.plan(model, torch.randn(2, 3, 16, 16), method=method).names == tuple(wide)
+
+
+def _all_convolutional() -> nn.Module:
+    widths = [(3, 8, 3, 1), (8, 8, 3, 2), (8, 8, 3, 1), (8, 8, 3, 2), (8, 8, 1, 1), (8, 4, 1, 1)]
+    layers = [nn.Sequential(nn.Conv2d(a, b, k, s, k // 2), nn.ReLU()) for a, b, k, s in widths]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torchvision.models.squeezenet1_1(num_classes=4),
+        lambda: networks.build("deepsup:resnet-20", classes=4),
+        lambda: networks.build("deepsup:mobilenet-v1", classes=4),
+        _all_convolutional,
+    ],
+)
+def test_other_networks_get_branches_after_their_stages(make: Any) -> None:
+    model = make()
+    x = torch.randn(2, 3, 64, 64)
+    assert list(ds.plan(model, x, method="dsn(loss='cross_entropy')").names) == list(
+        inner_stages(Scene(model, trace(model, x)))
+    )
