@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import final
 
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from deepsup.errors import ConfigError
 from deepsup.networks.blocks import check_positive, he_normal, repeats
 from deepsup.networks.families import family
+from deepsup.networks.public_weights import read_tensors, take
 from deepsup.specs import require
 
 WIDTHS = (16, 32, 64)
@@ -37,17 +39,24 @@ class Subsample(nn.Module):
 class Padded(nn.Module):
     """Shortcut without parameters (He et al.'s option A): shrink, then fill up with channels of zeros.
 
-    How many channels are missing is read from `like`, the residual, when it runs: so the block stays right when its
-    convolutions are rebuilt with other widths.
+    They stand behind the others, or with `centred` half of them before, rounded down. How many channels are missing is
+    read from `like`, the residual, when it runs: so the block stays right when its convolutions are rebuilt with other
+    widths.
     """
 
-    def __init__(self, shrink: nn.Module) -> None:
+    def __init__(self, shrink: nn.Module, *, centred: bool = False) -> None:
         super().__init__()
         self.shrink = shrink
+        self.centred = centred
 
     def forward(self, x: Tensor, like: Tensor) -> Tensor:  # (N, C, H, W) and (N, width, h, w)
         x = self.shrink(x)
-        return F.pad(x, (0, 0, 0, 0, 0, like.shape[1] - x.shape[1]))
+        missing = like.shape[1] - x.shape[1]
+        before = missing // 2 if self.centred else 0
+        return F.pad(x, (0, 0, 0, 0, before, missing - before))
+
+    def extra_repr(self) -> str:
+        return f"centred={self.centred}"
 
 
 @final
@@ -75,7 +84,14 @@ SHORTCUTS: dict[str, Callable[[int, int, int], nn.Module]] = {
     "subsample": lambda channels, width, stride: Padded(Subsample(stride)),
     # Rounded up, like the convolution beside it; on even sizes nothing is left over and this is DHM's AvgPool2d(2).
     "pool": lambda channels, width, stride: Padded(nn.AvgPool2d(stride, ceil_mode=True)),
+    "centred": lambda channels, width, stride: Padded(Subsample(stride), centred=True),
     "project": Projected,
+}
+PUBLIC_NAMES = {  # of the layers in weights that others publish, and ours
+    r"^compressible_|(?<=\.)compressible_": "",
+    r"^(linear|classifier)\.": "fc.",
+    r"\.(downsample|shortcut)\.0\.": ".shortcut.conv.",
+    r"\.(downsample|shortcut)\.1\.": ".shortcut.bn.",
 }
 
 
@@ -105,7 +121,9 @@ class CifarResNet(nn.Sequential):
 
 
 @family("resnet-N", *(f"resnet-{depth}" for depth in (20, 32, 44, 56, 110, 1202)))
-def resnet(depth: int, *, classes: int, in_channels: int = 3, shortcut: str = "subsample") -> CifarResNet:
+def resnet(
+    depth: int, *, classes: int, in_channels: int = 3, shortcut: str | None = None, weights: str | Path | None = None
+) -> CifarResNet:
     """The residual network of `depth` = 6n+2 layers for CIFAR: three stages of n blocks, 16, 32 and 64 channels wide.
 
     Example: `resnet(32, classes=100)` has 5 blocks a stage.
@@ -114,17 +132,25 @@ def resnet(depth: int, *, classes: int, in_channels: int = 3, shortcut: str = "s
     blocks, and the first block of layer2 and layer3 has stride 2. Input `(N, in_channels, H, W)` of any size (32 in the
     paper), output `(N, classes)`. `shortcut` says what carries the signal past a block that changes its shape:
 
-    - "subsample": every second pixel, and zeros for the new channels. Option A of the paper, its choice for CIFAR.
-    - "pool": the mean of 2x2 pixels, and zeros; what DHM's released code does (Li and Chen 2020), no parameters either.
+    - "subsample": every second pixel, and zeros behind its channels. Option A of the paper, its choice for CIFAR. The
+      default, because the paper does not say where the zeros go and behind is the plain reading.
+    - "centred": the same with half of the zeros before the channels and half behind: what akamaster's code does, and so
+      what most public weights with option A were trained with. They load into the others just as well, and answer wrongly.
+    - "pool": the mean of 2x2 pixels, and zeros behind; what DHM's released code does (Li and Chen 2020).
     - "project": 1x1 convolution and normalisation. Option B of the paper.
 
-    Initialised by `he_normal`. Source: He et al. 2016, section 4.2; parameters as in their table 6. Raises ConfigError
-    for another depth or shortcut.
+    Initialised by `he_normal`, or with the `weights` of a file: safetensors, or the state dict that `torch.save` wrote
+    (akamaster's *.th, say; only tensors are read). Wrappers' prefixes (`module.`) and usual other names (`linear`,
+    `downsample.0`) become ours, and then everything has to fit. A file without projections does not tell where its zeros
+    go, so `shortcut` must be said with it.
+
+    Source: He et al. 2016, section 4.2; parameters as in their table 6. Raises ConfigError for another depth or shortcut,
+    and where the shortcut of `weights` is not known; CheckpointError for weights that are not of this network.
     """
     n = repeats(depth, step=6, rest=2, network=f"resnet-{depth}")
     check_positive(classes=classes, in_channels=in_channels)
-    if shortcut not in SHORTCUTS:
-        raise ConfigError(f"a resnet has no shortcut {shortcut!r}. It has: {', '.join(SHORTCUTS)}.")
+    tensors = None if weights is None else read_tensors(weights, PUBLIC_NAMES)
+    shortcut = _shortcut(shortcut, tensors, weights)
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         conv1=nn.Conv2d(in_channels, WIDTHS[0], 3, padding=1, bias=False),
         bn1=nn.BatchNorm2d(WIDTHS[0]),
@@ -136,7 +162,24 @@ def resnet(depth: int, *, classes: int, in_channels: int = 3, shortcut: str = "s
         layers[f"layer{stage + 1}"] = nn.Sequential(first, *(BasicBlock(width, width) for _ in range(n - 1)))
         channels = width
     layers |= OrderedDict(avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(channels, classes))
-    return he_normal(CifarResNet(layers))
+    network = he_normal(CifarResNet(layers))
+    if tensors is not None:
+        take(network, tensors, str(weights), whose=f"resnet-{depth} of {classes} classes with shortcut={shortcut!r}")
+    return network
+
+
+def _shortcut(asked: str | None, tensors: Mapping[str, Tensor] | None, path: str | Path | None) -> str:
+    """The shortcut that was asked for, or the one that the weights show."""
+    if asked is not None and asked not in SHORTCUTS:
+        raise ConfigError(f"a resnet has no shortcut {asked!r}. It has: {', '.join(SHORTCUTS)}.")
+    projects = any(".shortcut." in name for name in tensors or ())
+    if asked is None and tensors is not None and not projects:
+        raise ConfigError(
+            f"{path} has no projections, and nothing in it tells where its shortcuts put their zeros: it would load with any "
+            "and answer wrongly with all but one. Say which: shortcut='centred' for akamaster's and most public weights, "
+            "'subsample' for zeros behind, 'pool' for DHM's (model_options.shortcut=centred)."
+        )
+    return asked or ("project" if projects else "subsample")
 
 
 @family("resnet-N-3x3", "resnet-18-3x3", "resnet-50-3x3")

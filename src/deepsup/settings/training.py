@@ -184,7 +184,8 @@ class TrainConfig(Settings):
     `package.module:factory`. That predict maps: `deepsup:pspnet`, `c1`, `ppm`, `unet`, `unetpp`, `hed`, and `smp:NAME`
     of segmentation-models-pytorch (`smp:Unet`)."""
     model_options: dict[str, Any] = Field(default={})
-    """Arguments for the network's constructor: `{pretrained: true}`; null clears those of a file."""
+    """Arguments for the network's constructor: `{pretrained: true}`, `{weights: FILE, shortcut: centred}`; null clears those
+    of a file."""
     data: DataConfig = DataConfig()
     supervise: SuperviseConfig | None = None
     loss: str | None = None
