@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from deepsup.comparisons.arm_records import arm_record, outputs
+from deepsup.comparisons.arm_records import arm_record, images_of, outputs
 from deepsup.reports import evidence
 from deepsup.terms import INPUT
 from deepsup.training import run_folders
@@ -138,3 +138,35 @@ def test_runs_without_an_end_and_whole_peers_have_their_place(tmp_path: Path) ->
         "conv3": 0.25, "peer": 1.0, "main": 1.0, "ensemble": None,
     }  # fmt: skip
     assert found["peer"]["final"] == [0.6, None]
+
+
+def test_the_images_behind_a_score_are_those_of_the_journal_or_the_fewest_that_explain_it(folder: Path) -> None:
+    run = journals(folder)[0]
+    assert run is not None
+    start = json.loads((folder / RUNS[0] / "journal.jsonl").read_text().splitlines()[0])
+    assert images_of([run]) == run.images == start["images"]
+    older = dataclasses.replace(run, images=None)
+
+    def scored(*scores: float) -> Run:
+        return dataclasses.replace(
+            older, epochs=[dataclasses.replace(run.epochs[0], score={"main": s}) for s in scores]
+        )
+
+    assert images_of([scored(0.568, 0.596), scored(0.5835)]) == 2000
+    assert images_of([scored(345 / 360, 31 / 360, 30 / 360)]) == 360
+    assert images_of([scored(0.123456789123, 0.5)]) is None  # no share of any set that is not huge
+    assert images_of([scored(1 / 99991, 1 / 99989)]) is None
+    assert images_of([scored(1.0, math.nan)]) is None
+    assert images_of([]) is None
+    assert images_of([dataclasses.replace(run, metric="mean IoU")]) is None
+
+
+def test_a_run_that_gave_up_has_diverged_and_one_that_was_stopped_is_missing(folder: Path) -> None:
+    first, second = journals(folder)
+    assert first is not None
+    assert second is not None
+    lost = dataclasses.replace(first, end=None, stop="the loss is nan")
+    record = arm_record(RUNS, [lost, dataclasses.replace(second, end=None)])
+    assert record["diverged"] == [RUNS[0]]
+    assert record["final"] == [None, None]
+    assert arm_record(RUNS, [first, None])["diverged"] == []

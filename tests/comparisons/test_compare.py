@@ -101,16 +101,19 @@ def test_many_arms_run_seed_by_seed_and_stop_between_seeds_when_time_is_over(
     assert list(group["arms"]) == arms
     assert {arm: v["n"] for arm, v in group["verdicts"].items()} == dict.fromkeys(arms[1:], 1)
     assert "each of aux, smooth, compute and wide minus none" in half["rule"]
-    assert "4 comparisons at 95 % each" in half["rule"]
+    assert "4 comparisons; the clearest is judged by an interval of 98.75 %" in half["rule"]
     assert half["rule"].endswith("for as many epochs; compute trains as many as cost the arithmetic of aux.")
 
-    whole = compare(several(tmp_path, correction="none"))  # no limit of time now, and the same comparison
+    whole = compare(several(tmp_path, correction="holm"))  # no limit of time now, and the same comparison
     assert (whole["complete"], whole["missing"], whole["rule"]) == (True, [], half["rule"])
     (group,) = whole["groups"]
     none = group["arms"]["none"]
     for arm, found in group["verdicts"].items():
-        expected = verdict(none["final"], group["arms"][arm]["final"])
+        expected = verdict(
+            none["final"], group["arms"][arm]["final"], images=found["images"], confidence=found["confidence"]
+        )
         assert found == {**expected._asdict(), "baseline": "none", "candidate": arm}
+    assert min(found["confidence"] for found in group["verdicts"].values()) <= 0.9875
     assert [c["run"] for c in whole["certificates"]] == ["all/aux/seed0", "all/aux/seed1"]
     costs = {arm: fields["train_flops"] for arm, fields in group["arms"].items()}
     announced = {e["run"].split("/")[1]: e["epochs"] for e in events if e["kind"] == "start"}
@@ -123,7 +126,7 @@ def test_many_arms_run_seed_by_seed_and_stop_between_seeds_when_time_is_over(
     assert "inference_ms" in none
     assert "inference_ms" not in group["arms"]["wide"]  # another network: its time says nothing about a method
     assert list(group["arms"]["aux"]["outputs"]) == ["relu1", "relu2", "main", "ensemble"]
-    with pytest.raises(ConfigError, match="correction was 'none', now 'bonferroni'"):
+    with pytest.raises(ConfigError, match="correction was 'holm', now 'bonferroni'"):
         compare(several(tmp_path, correction="bonferroni"))
 
 
@@ -146,28 +149,47 @@ def test_time_that_is_over_stops_no_seed_that_has_begun(monkeypatch: pytest.Monk
 def test_failures_are_told_with_the_end_of_the_log_and_the_other_runs_are_kept(tmp_path: Path):
     changes = {
         "base": {"model": "tests.support.tiny_comparisons:dies_when_supervised", "epochs": 1},
-        "groups": {
-            "adam": {"supervise": None, "model_options": {}},
-            "sgd": {"optimizer": {"schedule": "step(1, {0.4: 1e30})"}},
-        },
+        "groups": {"adam": {"supervise": None, "model_options": {}}, "sgd": {}},
         "arms": {"aux": {"model_options": {"deadly": True}}},
         "seeds": [0],
     }
     with pytest.raises(DeepsupError) as caught:
         compare(config(tmp_path, **changes))
     text = str(caught.value)
-    assert text.startswith("3 of 4 runs failed: ")
+    assert text.startswith("2 of 4 runs failed: ")
     assert "adam/plain/seed0" not in text.splitlines()[0]
-    assert "signal 9" in text or "NaN" in text
+    assert "signal 9" in text
     assert "run.log" in text
     assert read(tmp_path / "adam" / "plain" / "seed0" / "journal.jsonl")[-1]["kind"] == "end"
     assert "last words" in (tmp_path / "adam" / "aux" / "seed0" / "run.log").read_text()
-    assert "NonFiniteError: " in (tmp_path / "sgd" / "plain" / "seed0" / "run.log").read_text()
     result = json.loads((tmp_path / "compare.json").read_text())
     assert result["complete"] is False
     assert [g["verdicts"]["aux"]["n"] for g in result["groups"]] == [0, 0]
-    assert result["missing"] == ["adam/aux/seed0", "sgd/plain/seed0", "sgd/aux/seed0"]
+    assert result["missing"] == ["adam/aux/seed0", "sgd/aux/seed0"]
     assert result["groups"][0]["arms"]["aux"]["final"] == [None]
+
+
+def test_a_run_that_diverges_is_a_result_and_runs_again_with_other_settings_alone(tmp_path: Path):
+    def of(schedule: str) -> ComparisonConfig:
+        arms = {"aux": {"optimizer": {"schedule": schedule}}}
+        return config(tmp_path, base={"epochs": 1}, arms=arms, seeds=[0, 1]).model_copy(update={"groups": {"adam": {}}})
+
+    result = compare(of("step(1, {0.4: 1e30})"))
+    (group,) = result["groups"]
+    assert (result["complete"], result["missing"]) == (True, [])
+    assert group["arms"]["aux"]["diverged"] == group["arms"]["aux"]["runs"] == ["adam/aux/seed0", "adam/aux/seed1"]
+    found = group["verdicts"]["aux"]
+    assert found["n"] == 2
+    assert found["mean_difference"] == pytest.approx(-group["arms"]["plain"]["mean"])
+    assert found["remarks"] == ["aux diverged with seed 0 and seed 1, which counts as a score of 0"]
+    assert "NonFiniteError: " in (tmp_path / "adam" / "aux" / "seed0" / "run.log").read_text()
+    events: list[dict[str, Any]] = []
+    assert compare(of("step(1, {0.4: 1e30})"), on_event=events.append) == result
+    assert [e["kind"] for e in events] == ["rule"]
+    repaired = compare(of("constant(1)"), on_event=events.append)
+    assert {e["run"] for e in events if "run" in e} == {"adam/aux/seed0", "adam/aux/seed1"}
+    assert repaired["groups"][0]["arms"]["aux"]["diverged"] == []
+    assert repaired["groups"][0]["verdicts"]["aux"]["remarks"] == []
 
 
 WRONG = {

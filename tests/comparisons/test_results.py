@@ -44,7 +44,12 @@ def test_the_result_is_what_the_journals_say(finished: Finished):
         plain, aux = (group["arms"][arm] for arm in ("plain", "aux"))
         assert plain["inference_params"] == aux["inference_params"]
         assert plain["inference_flops"] == aux["inference_flops"]
-        expected = verdict(plain["final"], aux["final"])
+        assert (
+            plain["images"] == aux["images"] == read(finished.folder / plain["runs"][0] / "journal.jsonl")[0]["images"]
+        )
+        expected = verdict(plain["final"], aux["final"], images=plain["images"], confidence=1 - 0.05 / 2)
+        others = [g["verdicts"]["aux"]["p"] for g in finished.result["groups"] if g is not group]
+        assert all(expected.p > 0.05 or p > 0.05 for p in others)  # so that no interval may be narrower
         assert group["verdicts"] == {"aux": {**expected._asdict(), "baseline": "plain", "candidate": "aux"}}
         assert group["baseline"] == "plain"
 
@@ -120,16 +125,49 @@ def test_what_else_differs_is_said_before_anything_runs_and_with_the_result(tmp_
     assert shown.file.getvalue().count(f"note: {note}") == 1  # type: ignore[attr-defined]
 
 
+def arm(name: str, final: list[float | None], *diverged: int, images: int | None = 1000) -> dict[str, Any]:
+    runs = [f"all/{name}/seed{seed}" for seed in range(3, 3 + len(final))]
+    return {"runs": runs, "final": final, "diverged": [runs[i] for i in diverged], "images": images}
+
+
 def test_a_candidate_is_judged_by_the_seeds_that_it_shares_with_the_baseline():
-    config = several(Path("x"), correction="bonferroni")
     arms = {
-        "none": {"final": [0.1, 0.2, 0.3, None]},
-        "aux": {"final": [0.2, None, 0.5, 0.9]},
-        "wide": {"final": [None] * 4},
+        "none": arm("none", [0.1, 0.2, 0.3, None]),
+        "aux": arm("aux", [0.2, None, 0.5, 0.9], images=500),
+        "wide": arm("wide", [None] * 4),
     }
-    expected = verdict([0.1, 0.3], [0.2, 0.5], confidence=1 - 0.05 / 4)
-    assert results._verdict(config, arms, "aux") == {**expected._asdict(), "baseline": "none", "candidate": "aux"}
-    assert results._verdict(config, arms, "wide")["n"] == 0
+    group = {"name": "all", "baseline": "none", "arms": arms}
+    (judged,) = results.judge([group], confidence=0.95, correction="bonferroni")
+    expected = verdict([0.1, 0.3], [0.2, 0.5], confidence=1 - 0.05 / 2, images=500)
+    remarks = [
+        "none has no result yet with seed 6, which is left out",
+        "aux has no result yet with seed 4, which is left out",
+    ]
+    assert judged["verdicts"]["aux"] == {
+        **expected._asdict(), "baseline": "none", "candidate": "aux", "remarks": remarks,
+    }  # fmt: skip
+    assert judged["verdicts"]["wide"]["n"] == 0
+    shown = reports.verdict_lines({"groups": [judged]})
+    assert "(97.5 % interval" in shown[0]
+    assert shown[0].endswith(f"n = 2 paired seeds, 500 images); {'; '.join(remarks)}")
+    assert "wide has no result yet with seed 3, seed 4, seed 5 and seed 6" in shown[1]
+    assert "Aux has no result yet with seed 4, which is left out." in reports.remarks({"groups": [judged]})
+
+
+def test_a_run_that_diverged_counts_as_the_worst_and_is_named():
+    """Five seeds of which two died gave *helps* from the other three."""
+    none = arm("none", [0.5, 0.51, 0.5, 0.51, 0.5], images=10_000)
+    aux = arm("aux", [0.6, 0.6, 0.61, None, None], 3, 4, images=10_000)
+    group = {"name": "all", "baseline": "none", "arms": {"none": none, "aux": aux}}
+    (judged,) = results.judge([group], confidence=0.95, correction="holm")
+    found = judged["verdicts"]["aux"]
+    assert (found["verdict"], found["n"]) == ("no evidence", 5)
+    assert found["mean_difference"] == pytest.approx((0.1 + 0.09 + 0.11 - 0.51 - 0.5) / 5)
+    assert found["remarks"] == ["aux diverged with seed 6 and seed 7, which counts as a score of 0"]
+    aux["diverged"] = []
+    (judged,) = results.judge([group], confidence=0.95, correction="holm")
+    assert judged["verdicts"]["aux"]["verdict"] == "helps"  # had they been missing
+    assert judged["verdicts"]["aux"]["n"] == 3
 
 
 def test_timing_takes_turns():

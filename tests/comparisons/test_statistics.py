@@ -1,12 +1,16 @@
+"""The interval against scipy and closed forms, and by simulation: how often it errs where there is nothing, and what it finds."""
+
 from __future__ import annotations
 
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 from scipy import stats
 
-from deepsup.comparisons.statistics import level, rule, t_quantile, verdict
+from deepsup.comparisons import statistics
+from deepsup.comparisons.statistics import compared, half_width, independent, judged, levels, rule, t_quantile, verdict
 from deepsup.errors import ConfigError
 
 CASES = [
@@ -20,7 +24,7 @@ CASES = [
 
 @pytest.mark.parametrize(("baseline", "candidate", "word"), CASES)
 @pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
-def test_the_interval_is_that_of_scipys_paired_t_test(
+def test_without_images_the_interval_is_that_of_scipys_paired_t_test(
     baseline: list[float], candidate: list[float], word: str, confidence: float
 ):
     found = verdict(baseline, candidate, confidence=confidence)
@@ -28,10 +32,42 @@ def test_the_interval_is_that_of_scipys_paired_t_test(
     low, high = test.confidence_interval(confidence)
     assert found.ci_low == pytest.approx(low)
     assert found.ci_high == pytest.approx(high)
-    significant = test.pvalue < 1 - confidence
-    assert (found.verdict != "no evidence") == significant
+    assert found.p == pytest.approx(test.pvalue, rel=1e-6)
+    assert (found.verdict != "no evidence") == (test.pvalue < 1 - confidence)
     if confidence == 0.95:
         assert found.verdict == word
+
+
+def test_with_images_the_interval_is_that_of_the_seeds_and_that_of_the_images_and_half_an_answer():
+    baseline, candidate, n = [0.90, 0.91, 0.92], [0.95, 0.95, 0.96], 2000
+    found = verdict(baseline, candidate, images=n)
+    seeds = stats.ttest_rel(candidate, baseline).confidence_interval(0.95)
+    a = (seeds.high - seeds.low) / 2
+    shares = [(np.mean(scores) * n + 2) / (n + 4) for scores in (baseline, candidate)]
+    b = stats.t.ppf(0.975, n - 1) * math.sqrt(sum(p * (1 - p) for p in shares) / n)
+    assert (found.ci_high or 0) - (found.mean_difference or 0) == pytest.approx(math.hypot(a, b) + 1 / n)
+    assert (found.verdict, found.images) == ("helps", n)
+    for images, word in ((100, "no evidence"), (10_000, "helps")):
+        assert verdict(baseline, candidate, images=images).verdict == word
+
+
+@pytest.mark.parametrize("images", [None, 100, 2000])
+@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
+@pytest.mark.parametrize(("baseline", "candidate", "word"), CASES)
+def test_p_is_where_the_interval_begins_to_contain_0(
+    baseline: list[float], candidate: list[float], word: str, confidence: float, images: int | None
+):
+    found = verdict(baseline, candidate, images=images, confidence=confidence)
+    assert (found.verdict != "no evidence") == (found.p < 1 - confidence)
+    if found.p < 1:
+        apart = compared(baseline, candidate, images=images)
+        assert apart.half(1 - found.p) == pytest.approx(abs(apart.mean or 0), rel=1e-6)
+
+
+def test_the_interval_ends_where_differences_of_shares_do():
+    found = verdict([0.08, 0.94, 0.97], [0.97, 0.975, 0.978], images=360)
+    assert found.ci_high == 1.0
+    assert (verdict([0.08, 0.94, 0.97], [0.97, 0.975, 0.978]).ci_high or 0) > 1
 
 
 @pytest.mark.parametrize(
@@ -52,15 +88,45 @@ def test_the_quantiles_are_those_of_the_closed_forms(probability: float):
 
 def test_too_few_pairs_prove_nothing():
     assert verdict([], []).verdict == "no evidence"
-    one = verdict([0.1], [0.9])
-    assert (one.verdict, one.n, one.ci_low) == ("no evidence", 1, None)
-    assert one.mean_difference == pytest.approx(0.8)
-    assert "add seeds" in one.reason
+    for images in (None, 10_000):
+        one = verdict([0.1], [0.9], images=images)
+        assert (one.verdict, one.n, one.ci_low, one.p) == ("no evidence", 1, None, 1.0)
+        assert one.mean_difference == pytest.approx(0.8)
+        assert "add seeds" in one.reason
 
 
-def test_equal_differences_give_an_interval_of_width_zero():
-    assert verdict([0.5, 0.5], [0.5, 0.5]).verdict == "no evidence"
-    assert verdict([0.25, 0.5], [0.5, 0.75]).verdict == "helps"
+@pytest.mark.parametrize("images", [None, 100, 360])
+@pytest.mark.parametrize("n", [2, 3, 10])
+def test_ties_decide_nothing(n: int, images: int | None):
+    for low, high in ((0.5, 0.51), (0.5, 0.5), (0.0, 0.0), (0.99, 1.0)):
+        for baseline, candidate in ((low, high), (high, low)):
+            found = verdict([baseline] * n, [candidate] * n, images=images)
+            assert found.verdict == "no evidence"
+            assert (found.ci_low is None) == (images is None)
+            assert images is None or (found.ci_high or 0) - (found.ci_low or 0) > 2 / images
+    shifted = verdict([0.1, 0.2, 0.3, 0.4], [0.3, 0.4, 0.5, 0.6])  # equal but for rounding
+    assert (shifted.verdict, shifted.ci_low) == ("no evidence", None)
+    assert "all pairs differ by the same" in shifted.reason
+
+
+def test_equal_differences_far_beyond_what_the_images_allow_do_decide():
+    assert verdict([0.1, 0.1], [0.9, 0.9], images=1000).verdict == "helps"
+
+
+def test_what_is_not_a_number_is_a_run_that_diverged_and_none_is_one_that_is_missing():
+    found = verdict([0.5, 0.5, math.nan, None], [0.6, math.inf, math.nan, 0.9])
+    assert found.n == 3
+    assert found.mean_difference == pytest.approx((0.1 - 0.5 + 0) / 3)
+    assert found.remarks == [
+        "baseline diverged with pair 3, which counts as a score of 0",
+        "baseline has no result yet with pair 4, which is left out",
+        "candidate diverged with pair 2 and pair 3, which counts as a score of 0",
+    ]
+    for nothing in (math.nan, math.inf, -math.inf):
+        all_lost = verdict([nothing, nothing], [nothing, nothing], images=50)
+        assert (all_lost.verdict, all_lost.mean_difference) == ("no evidence", 0.0)
+        assert verdict([0.9] * 3, [nothing] * 3, images=1000).verdict == "hurts"
+    assert verdict([None], [None], images=3).n == 0
 
 
 def test_unpaired_lists_are_refused():
@@ -74,17 +140,22 @@ def stated(*candidates: str, **options: Any) -> str:
 
 
 def test_the_rule_names_arms_seeds_metric_and_confidence():
-    assert stated("aux") == (
-        "For each group, aux minus plain in final accuracy, paired by seed (3, 4): 'helps' if the 90 % t interval of the "
-        "mean difference lies above 0, 'hurts' if it lies below 0, otherwise 'no evidence'. Both arms start from the same "
-        "weights and see the same images in the same order for as many epochs."
+    assert (
+        stated("aux")
+        == stated("aux", correction="holm")
+        == (
+            "For each group, aux minus plain in final accuracy, paired by seed (3, 4): 'helps' if the 90 % interval of the "
+            "mean difference lies above 0, 'hurts' if it lies below 0, otherwise 'no evidence'. The interval covers chance from "
+            "seed to seed and, where the score is a share of images, in the choice of images. A run that diverges counts as a "
+            "score of 0. Both arms start from the same weights and see the same images in the same order for as many epochs."
+        )
     )
 
 
 def test_the_rule_says_that_many_comparisons_are_many_chances():
     text = stated("dsl", "dhm", "byot")
     assert "each of dsl, dhm and byot minus plain in final accuracy" in text
-    assert "'helps' if the 90 % t interval" in text
+    assert "'helps' if the 90 % interval" in text
     assert "These are 3 comparisons at 90 % each, and so 3 chances for a false verdict: nothing is corrected" in text
     assert "All arms start from the same weights" in text
     assert "These are 6 comparisons" in stated("dsl", "dhm", "byot", groups=2)
@@ -92,14 +163,44 @@ def test_the_rule_says_that_many_comparisons_are_many_chances():
     assert stated("aux", epochs="for as long as they like").endswith("same order for as long as they like.")
 
 
-def test_bonferroni_widens_every_interval_so_that_all_of_them_hold():
+def test_the_rule_says_how_many_comparisons_are_corrected_for():
     text = stated("dsl", "dhm", "byot", correction="bonferroni")
-    assert "the 96.67 % t interval" in text
+    assert "the 96.67 % interval" in text
     assert "These are 3 comparisons; each interval has 96.67 % so that all of them hold together with 90 %" in text
-    assert level(0.95, 8, correction="bonferroni") == pytest.approx(1 - 0.05 / 8)
-    assert level(0.95, 8, correction="none") == level(0.95, 1, correction="bonferroni") == 0.95
-    # what 0.05/8 gives away in each of eight comparisons adds up to no more than 0.05, however they hang together
-    assert 8 * (1 - level(0.95, 8, correction="bonferroni")) == pytest.approx(0.05)
-    wide = verdict([0.1, 0.2, 0.3], [0.2, 0.31, 0.4], confidence=level(0.95, 3, correction="bonferroni"))
-    low, high = stats.ttest_rel([0.2, 0.31, 0.4], [0.1, 0.2, 0.3]).confidence_interval(1 - 0.05 / 3)
-    assert (wide.ci_low, wide.ci_high) == (pytest.approx(low), pytest.approx(high))
+    text = stated("dsl", "dhm", "byot", correction="holm")
+    assert "the corrected interval" in text
+    assert "These are 3 comparisons; the clearest is judged by an interval of 96.67 %, the next by one a step" in text
+    assert "all of them hold together with 90 % (Holm)" in text
+
+
+def test_holm_gives_each_its_level_from_the_smallest_p_on_until_one_fails():
+    assert levels([0.04, 0.001, 0.015], 0.95, correction="holm") == pytest.approx([0.95, 1 - 0.05 / 3, 0.975])
+    assert levels([0.04, 0.03, 0.001], 0.95, correction="holm") == pytest.approx([0.975, 0.975, 1 - 0.05 / 3])
+    assert levels([1.0] * 4, 0.95, correction="holm") == [1 - 0.05 / 4] * 4
+    assert levels([1.0] * 8, 0.95, correction="bonferroni") == [1 - 0.05 / 8] * 8
+    assert levels([0.0, 1.0], 0.95, correction="none") == [0.95, 0.95]
+    assert levels([], 0.95, correction="holm") == []
+    assert levels([0.2], 0.9, correction="holm") == pytest.approx([0.9])
+
+
+def test_holms_verdicts_are_those_of_the_adjusted_p_values():
+    draw = np.random.default_rng(1)
+    for _ in range(50):
+        found = {
+            i: compared(list(draw.normal(0.5, 0.01, 4)), list(draw.normal(0.5 + 0.02 * i, 0.01, 4))) for i in range(5)
+        }
+        ps = np.array([difference.p for difference in found.values()])
+        order = np.argsort(ps)
+        adjusted = np.empty(5)
+        adjusted[order] = np.maximum.accumulate(np.minimum(1, ps[order] * np.arange(5, 0, -1)))
+        words = judged(found, confidence=0.95, correction="holm")
+        assert [v.verdict != "no evidence" for v in words.values()] == list(adjusted < 0.05)
+        for own in words.values():  # and the interval says the same as the word
+            assert ((own.ci_low or 0) > 0 or (own.ci_high or 0) < 0) == (own.verdict != "no evidence")
+
+
+def test_a_nan_among_many_arms_stops_no_verdict():
+    found = {name: compared([0.5, 0.5], scores) for name, scores in {"a": [math.nan] * 2, "b": [None] * 2}.items()}
+    words = judged(found, confidence=0.95, correction="holm")
+    assert (words["a"].verdict, words["b"].verdict) == ("no evidence", "no evidence")
+    assert statistics.listing(["x"]) == "x"

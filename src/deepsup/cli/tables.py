@@ -62,6 +62,7 @@ def comparison(result: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield table
     if max(len(reports.judged(group)) for group in result["groups"]) > 1:
         yield reports.verdict_table(result)
+        yield from (Text(remark, style="yellow") for remark in reports.remarks(result))
     else:
         yield from map(Text, reports.verdict_lines(result))
     missing = result.get("missing") or []

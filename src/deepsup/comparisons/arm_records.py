@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
 from typing import Any, Final
 
 from deepsup.terms import INPUT
-from deepsup.training.records import Run
+from deepsup.training.records import ACCURACY, Run
 
+MOST_IMAGES: Final = 100_000
 GOAL: Final = 0.9  # of the main output's score: `epochs_to_90`
 
 
@@ -24,8 +26,8 @@ def arm_record(
     """The record of an arm: `names` are its runs, `runs` their journals (None: not begun), in the same order.
 
     A run that has not finished is null in every list, and counts for nothing but what is known before the first step:
-    what the networks cost, and the memory of a step. `data` are the settings of that section, for an arm of which
-    nothing has begun. What every field means stands in docs/files.md.
+    what the networks cost, and the memory of a step. Those of them whose loss was not finite are
+    `diverged`. `data` are the settings of that section, for an arm of which nothing has begun. What every field means stands in docs/files.md.
     """
     ended = [run if run and run.end else None for run in runs]
     ends = [run.end if run else None for run in ended]
@@ -36,6 +38,10 @@ def arm_record(
     return {
         "runs": list(names),
         "final": final,
+        "diverged": [
+            name for name, run in zip(names, runs, strict=True) if run and run.stop is not None and not run.end
+        ],
+        "images": images_of(begun),
         "mean": statistics.fmean(values) if values else None,
         "std": statistics.stdev(values) if len(values) > 1 else None,
         "outputs": outputs(ended),
@@ -46,6 +52,29 @@ def arm_record(
         "step_ms": [_or_none(end.step_ms) if end else None for end in ends],
         **_cost(begun),
     }
+
+
+def images_of(runs: Iterable[Run]) -> int | None:
+    """How many images the scores of these runs are shares of; None where they are no shares of images right.
+
+    Journals of earlier versions do not say: of theirs the smallest number of which all scores are shares.
+    """
+    read = list(runs)
+    told = [run.images for run in read if run.images]
+    if not read or any(run.metric != ACCURACY for run in read):
+        return None
+    return min(told) if told else _resolution(s for run in read for epoch in run.epochs for s in epoch.score.values())
+
+
+def _resolution(scores: Iterable[float]) -> int | None:
+    """The smallest whole number that makes all scores whole; None above `MOST_IMAGES`, from where rounding hides it."""
+    found = 1
+    for score in filter(known, scores):
+        share = Fraction(score).limit_denominator(MOST_IMAGES)
+        found = math.lcm(found, share.denominator)
+        if abs(share - Fraction(score)) > 1e-12 or found > MOST_IMAGES:
+            return None
+    return found if found > 1 else None
 
 
 def outputs(runs: Sequence[Run | None]) -> dict[str, dict[str, Any]]:

@@ -42,7 +42,7 @@ def compare(config: ComparisonConfig, *, on_event: Callable[[Event], None] | Non
     `run`, and `{"kind": "done" | "failed", "run", ...}` after each. Raises `ConfigError` for a folder that holds another
     comparison and, before anything runs, for an arm that cannot be trained; and `DeepsupError` when runs failed: the
     others are kept and judged, the failed ones start again next time, with other settings of their arm if no run of it
-    has finished.
+    has finished. A run whose loss was not finite has not failed: it counts as a score of 0.
     """
     tell = on_event or (lambda event: None)
     folder = Path(config.output)
@@ -51,7 +51,7 @@ def compare(config: ComparisonConfig, *, on_event: Callable[[Event], None] | Non
     runs.check_folder(folder, config)
     with runs.locked(folder, enabled=True):
         cells = config.expand()
-        pending = [cell for cell in cells if runs.finished(folder / cell.run) is None]
+        pending = [cell for cell in cells if not _has_ended(folder, cell)]
         _check_arms(pending)
         stated = _state(config, folder, pending)
         done = [cell.run for cell in cells if cell not in pending]
@@ -60,7 +60,8 @@ def compare(config: ComparisonConfig, *, on_event: Callable[[Event], None] | Non
         if stated["complete"] and not pending:
             return stated
         rounds = Rounds(pending, minutes=config.minutes)
-        failures = dict(_run_all(rounds, jobs=min(config.jobs, len(pending)), folder=folder, tell=tell))
+        failed = dict(_run_all(rounds, jobs=min(config.jobs, len(pending)), folder=folder, tell=tell))
+        failures = {run: why for run, why in failed.items() if not runs.diverged(folder / run)}  # that is a result
         result = results.summarise(config, stated)
         _write(result, folder)
     if failures:
@@ -71,6 +72,14 @@ def compare(config: ComparisonConfig, *, on_event: Callable[[Event], None] | Non
             f"Repair the cause and start the comparison again: only these run again.{_tail(folder / first, problem)}"
         )
     return result
+
+
+def _has_ended(folder: Path, cell: Cell) -> bool:
+    """Whether there is nothing left to run: it has finished, or diverged with these very settings."""
+    run = folder / cell.run
+    if runs.finished(run) is not None:
+        return True
+    return runs.diverged(run) and not training.differences(training.load(run / "config.yaml"), cell.config)
 
 
 def _check_arms(pending: Iterable[Cell]) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +117,7 @@ def summarise(config: ComparisonConfig, stated: dict[str, Any]) -> dict[str, Any
     cells = config.expand()
     journals = {cell.run: found_run(folder / cell.run) for cell in cells}
     ended = {name: run is not None and run.finished for name, run in journals.items()}
-    groups = []
+    groups: list[dict[str, Any]] = []
     for name in config.groups:
         arms = {}
         for arm in (config.baseline, *config.candidates):
@@ -124,29 +126,52 @@ def summarise(config: ComparisonConfig, stated: dict[str, Any]) -> dict[str, Any
             arms[arm] = arm_record([c.run for c in members], [journals[c.run] for c in members], data=data)
         for arm, milliseconds in _inference_ms(folder, [c for c in cells if c.group == name and ended[c.run]]).items():
             arms[arm]["inference_ms"] = milliseconds
-        own = _losses_of_methods(config, name)
-        found = {arm: _verdict(config, arms, arm) for arm in config.candidates}
-        for arm, verdict in found.items():
+        groups.append({"name": name, "baseline": config.baseline, "arms": arms})
+    groups = judge(groups, confidence=config.confidence, correction=config.correction)
+    for group in groups:
+        own = _losses_of_methods(config, group["name"])
+        for arm, verdict in group["verdicts"].items():
             if len({own[a] for a in (arm, config.baseline) if a in own}) > 1:
                 verdict["losses_differ"] = True
-        groups.append({"name": name, "baseline": config.baseline, "arms": arms, "verdicts": found})
+    settled = {name: run is not None and (run.finished or run.stop is not None) for name, run in journals.items()}
     return {
         **stated,
-        "complete": all(ended.values()),
-        "missing": [run for run, done in ended.items() if not done],
+        "complete": all(settled.values()),
+        "missing": [run for run, done in settled.items() if not done],
         "groups": groups,
         "certificates": [c for cell in cells if (c := _certificate(folder, cell))],
     }
 
 
-def _verdict(config: ComparisonConfig, arms: dict[str, dict[str, Any]], candidate: str) -> dict[str, Any]:
-    """Judge a candidate by the seeds whose two runs have both finished."""
-    both = zip(arms[config.baseline]["final"], arms[candidate]["final"], strict=True)
-    pairs = [(b, c) for b, c in both if b is not None and c is not None]
-    number = len(config.candidates) * len(config.groups)
-    confidence = verdicts.level(config.confidence, number, correction=config.correction)
-    found = verdicts.verdict([b for b, _ in pairs], [c for _, c in pairs], confidence=confidence)
-    return {**found._asdict(), "baseline": config.baseline, "candidate": candidate}
+def judge(groups: Sequence[Mapping[str, Any]], *, confidence: float, correction: str) -> list[dict[str, Any]]:
+    """The groups with a verdict of each arm but the baseline, all of them judged together.
+
+    Asks of an arm its `runs`, `final`, `diverged` and `images` (see `arm_record`), and so judges what was written before.
+    """
+    found = {
+        (group["name"], arm): _difference(group["arms"], group["baseline"], arm)
+        for group in groups
+        for arm in group["arms"]
+        if arm != group["baseline"]
+    }
+    told = verdicts.judged(found, confidence=confidence, correction=correction)
+    judged: dict[str, dict[str, Any]] = {group["name"]: {} for group in groups}
+    baselines = {group["name"]: group["baseline"] for group in groups}
+    for (name, arm), verdict in told.items():
+        judged[name][arm] = {**verdict._asdict(), "baseline": baselines[name], "candidate": arm}
+    return [{**group, "verdicts": judged[group["name"]]} for group in groups]
+
+
+def _difference(arms: Mapping[str, Mapping[str, Any]], baseline: str, candidate: str) -> verdicts.Difference:
+    """What the pairs of two arms say, by the seeds of which both runs have ended, well or badly."""
+    both = [arms[name] for name in (baseline, candidate)]
+    seeds = [f"seed {run.rpartition('seed')[2]}" for run in both[0]["runs"]]
+    scores = [
+        [math.nan if run in arm["diverged"] else score for run, score in zip(arm["runs"], arm["final"], strict=True)]
+        for arm in both
+    ]
+    images = [arm["images"] for arm in both if arm["images"]]
+    return verdicts.compared(*scores, images=min(images, default=None), names=(baseline, candidate), pairs=seeds)
 
 
 def _certificate(folder: Path, cell: Cell) -> dict[str, Any] | None:

@@ -165,6 +165,12 @@ def verdict_lines(compare: Mapping[str, Any]) -> list[str]:
     return [": ".join(filter(None, (v.group, f"{word}. {v.text}"))) for v, word in zip(found, words, strict=True)]
 
 
+def remarks(compare: Mapping[str, Any]) -> list[str]:
+    """Return what a table of verdicts has no room for, each once: which runs diverged or are missing."""
+    found = [str(one) for group in compare["groups"] for v in judged(group).values() for one in v.get("remarks") or ()]
+    return [f"{one[:1].upper()}{one[1:]}." for one in dict.fromkeys(found)]
+
+
 def aside(verdict: Mapping[str, Any]) -> str:
     """Return what belongs beside the word of a verdict: that the arms' main losses differ, or nothing."""
     return "losses differ" if verdict.get("losses_differ") else ""
@@ -232,15 +238,18 @@ def state(run: Run) -> str:
 def _judged(verdict: Mapping[str, Any], *, metric: str) -> tuple[str, str]:
     word, mean, low, high = (verdict.get(key) for key in ("verdict", "mean_difference", "ci_low", "ci_high"))
     n, level, reason = verdict.get("n") or 0, verdict.get("confidence", 0.95), str(verdict.get("reason") or "")
+    more = list(verdict.get("remarks") or ())
     if not formats.known(mean):
-        return str(word), reason or "no pair of runs has finished"
+        return str(word), "; ".join([reason or "no pair of runs has finished", *more])
     pairs = f"n = {n} paired seed{'s' if n != 1 else ''}"
+    pairs += f", {verdict['images']:,} images" if verdict.get("images") else ""
     if formats.known(low) and formats.known(high):
         certainty = f"{100 * level:.4g} % interval {span_of(low, high, metric=metric)}, {pairs}"
     else:
         certainty = f"{pairs}: {reason}" if reason else pairs
     arms = f"{verdict.get('candidate', 'candidate')} minus {verdict.get('baseline', 'baseline')}"
-    return str(word), f"{arms}: {formats.points(mean, digits=digits(metric))} points of {metric} ({certainty})"
+    told = f"{arms}: {formats.points(mean, digits=digits(metric))} points of {metric} ({certainty})"
+    return str(word), "; ".join([told, *more])
 
 
 def _unjudged(arms: Mapping[str, Any]) -> str:

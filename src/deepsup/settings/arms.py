@@ -15,6 +15,7 @@ from deepsup.errors import ConfigError
 from deepsup.settings.section import flattened, merge, nested
 
 PLAIN = "none"
+OF_THE_COMPARISON = ("seed", "name", "output")  # keys of a run that a comparison sets for each
 
 
 def arms_of(listed: Any, arms: Any) -> dict[str, Any]:
@@ -25,6 +26,49 @@ def arms_of(listed: Any, arms: Any) -> dict[str, Any]:
     """
     found = {name: {"supervise": _supervise(name, value)} for name, value in _named(listed).items()}
     return merge(found, arms or {})
+
+
+def completed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a comparison with output, arms and baseline where they follow from the rest.
+
+    `methods` is no more once it has become arms, and is read back as such.
+    """
+    found = {**data, "output": data.get("output") or f"runs/{data.get('name', 'comparison')}"}
+    arms = data.get("arms") or {}
+    if data.get("methods") is not None and isinstance(arms, Mapping):
+        arms = arms_of(data["methods"], arms)
+        found |= {"methods": None, "arms": arms}
+    if data.get("vary") is not None and isinstance(arms, Mapping):
+        variation = varied(data["vary"])
+        arms = merge(variation.arms, arms)
+        found |= {"vary": {variation.key: list(variation.values.values())}, "arms": arms}
+    names = list(arms) if isinstance(arms, Mapping) else []
+    usual = [name for name in ("plain", "none") if name in names]
+    first = names[:1] if data.get("vary") is not None else ["none"]
+    return {**found, "baseline": data.get("baseline") or [*usual, *first, "none"][0]}
+
+
+def check_parts(
+    base: Mapping[str, Any],
+    groups: Mapping[str, Mapping[str, Any]],
+    arms: Mapping[str, Mapping[str, Any]],
+    *,
+    baseline: str,
+) -> None:
+    """Raise `ConfigError` for a comparison without two arms, names that are no folders, and keys that it sets itself."""
+    if len(arms) < 2 or baseline not in arms:
+        raise ConfigError(
+            f"a comparison has two arms or more, one of them the baseline {baseline!r}; "
+            f"found {', '.join(arms) or 'none'}. List them: methods: [none, aux], or arms: by name."
+        )
+    for name in (*groups, *arms):
+        if not name or not all(c.isalnum() or c in "-_.+=" for c in name) or name.startswith("."):
+            raise ConfigError(f"{name!r} names a folder: write a group or arm with letters, digits, - _ . + = only.")
+    for where, own in (("base", base), *groups.items(), *arms.items()):
+        if kept := [key for key in OF_THE_COMPARISON if key in own]:
+            raise ConfigError(
+                f"{where}: {', '.join(kept)} is set by the comparison for each run. Take it out; seeds: lists the seeds."
+            )
 
 
 class Variation(NamedTuple):
@@ -47,6 +91,11 @@ def varied(vary: Any) -> Variation:
             f"vary: write one key and its values, two or more, such as vary: {{supervise.weight: [0, 0.2]}}; found {vary!r}."
         )
     (key, listed), arms, values = found[0], dict[str, Any](), dict[str, Any]()
+    if key in OF_THE_COMPARISON:
+        raise ConfigError(
+            f"vary: {key!r} is set by the comparison itself, so that all values would be one and the same arm. "
+            "Write seeds: [0, 1, 2] for the seeds of every arm; vary something that the arms are to differ in."
+        )
     for value in listed:
         plain = key == "supervise.weight" and type(value) in (int, float) and value == 0
         name = PLAIN if plain else arm_name(f"{key.rpartition('.')[2]}={value}")

@@ -17,7 +17,7 @@ from pydantic import Field, field_validator, model_validator
 
 from deepsup import gradients, losses, methods, schedules
 from deepsup.errors import ConfigError
-from deepsup.settings.arms import arms_of, settings_of, varied
+from deepsup.settings.arms import check_parts, completed, settings_of
 from deepsup.settings.data import DataConfig as DataConfig
 from deepsup.settings.section import Settings, check, flattened, merge, override, read
 from deepsup.specs import closest
@@ -284,45 +284,22 @@ class ComparisonConfig(Settings):
     """After so long no further seed is begun; the same command goes on with the next. Null is no limit."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
     """Of the interval around a mean difference, on which the verdict rests."""
-    correction: Literal["none", "bonferroni"] = "none"
-    """For several verdicts at a time: `none`, or `bonferroni`, wider intervals that hold all together with `confidence`."""
+    correction: Literal["holm", "bonferroni", "none"] = "holm"
+    """For several verdicts at a time: wider intervals that hold all together with `confidence`, by `holm` no wider than needed
+    or by `bonferroni` all alike; or `none`."""
     output: str = ""
     """The comparison's folder; `runs/NAME` with the comparison's `name` if not given."""
 
     @model_validator(mode="before")
     @classmethod
     def _what_follows_from_the_rest(cls, data: Any) -> Any:
-        """Output, arms and baseline; `methods` is no more once it has become arms, and is read back as such."""
-        if not isinstance(data, Mapping):
-            return data
-        found = {**data, "output": data.get("output") or f"runs/{data.get('name', 'comparison')}"}
-        arms = data.get("arms") or {}
-        if data.get("methods") is not None and isinstance(arms, Mapping):
-            arms = arms_of(data["methods"], arms)
-            found |= {"methods": None, "arms": arms}
-        if data.get("vary") is not None and isinstance(arms, Mapping):
-            variation = varied(data["vary"])
-            arms = merge(variation.arms, arms)
-            found |= {"vary": {variation.key: list(variation.values.values())}, "arms": arms}
-        names = list(arms) if isinstance(arms, Mapping) else []
-        usual = [name for name in ("plain", "none") if name in names]
-        first = names[:1] if data.get("vary") is not None else ["none"]
-        return {**found, "baseline": data.get("baseline") or [*usual, *first, "none"][0]}
+        return completed(data) if isinstance(data, Mapping) else data
 
     @model_validator(mode="after")
     def _is_a_comparison(self) -> ComparisonConfig:
-        if len(self.arms) < 2 or self.baseline not in self.arms:
-            raise ConfigError(
-                f"a comparison has two arms or more, one of them the baseline {self.baseline!r}; "
-                f"found {', '.join(self.arms) or 'none'}. List them: methods: [none, aux], or arms: by name."
-            )
+        check_parts(self.base, self.groups, self.arms, baseline=self.baseline)
         if len(set(self.seeds)) != len(self.seeds):
             raise ConfigError(f"each seed counts once; found {self.seeds}.")
-        for name in (*self.groups, *self.arms):
-            if not name or not all(c.isalnum() or c in "-_.+=" for c in name) or name.startswith("."):
-                raise ConfigError(
-                    f"{name!r} names a folder: write a group or arm with letters, digits, - _ . + = only."
-                )
         cells = self.expand()  # so that a wrong key in a group or an arm is found before anything runs
         metrics = sorted({cell.config.score_name for cell in cells})
         if len(metrics) > 1:

@@ -160,6 +160,7 @@ class Run:
     cost: Mapping[str, Any]
     planned: int | None = None  # epochs
     metric: str = ACCURACY
+    images: int | None = None  # that the score is measured on
     gradients: tuple[Gradients, ...] = ()
     steps: tuple[Step, ...] = ()
     conflicts: tuple[Conflict, ...] = ()

@@ -212,6 +212,7 @@ def _finish(folder: Path, draft: _Draft) -> Run:
         cost=start.get("cost") or {},
         planned=start.get("epochs") or (start.get("config") or {}).get("epochs"),
         metric=str(start.get("metric") or ACCURACY),
+        images=start.get("images"),
         gradients=tuple(draft.gradients[key] for key in sorted(draft.gradients)),
         steps=tuple(draft.steps[key] for key in sorted(draft.steps)),
         conflicts=tuple(draft.conflicts[key] for key in sorted(draft.conflicts)),

@@ -178,6 +178,12 @@ def finished(folder: Path) -> Record | None:
     return records[-1] if ended else None
 
 
+def diverged(folder: Path) -> bool:
+    """Whether a run gave up because its loss was not finite; with the same settings it would do so again."""
+    records = read(folder / "journal.jsonl")
+    return bool(records) and records[-1]["kind"] == "stop"
+
+
 def configured(folder: Path) -> TrainConfig:
     """The settings of the run in a folder. Raises `ConfigError` where there is none."""
     if not (folder / "config.yaml").exists():
@@ -232,7 +238,8 @@ def _job(
         channels_last=config.engine.channels_last,
         folder=folder,
         config=config.model_dump(mode="json"),
-        start=_start(config, plan.to_dict() if isinstance(net, Supervised) else None, labels) | {"cost": plan.cost},
+        start=_start(config, plan.to_dict() if isinstance(net, Supervised) else None, labels)
+        | {"cost": plan.cost, "images": data.validation.n_images},
         opening=(placement,) if placement else (),
         sinks=sinks,
         finish=finish,
