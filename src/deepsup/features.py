@@ -207,13 +207,13 @@ def replaced(output: Any, pick: Pick, tensor: Tensor) -> Any:
 
 def show_pick(pick: Pick) -> str:
     """A pick as users write it: `0`, `hidden` or `states.0`; a key that holds digits or dots stands in quotes."""
-    return ".".join(repr(k) if isinstance(k, str) and (k.isdigit() or "." in k) else str(k) for k in pick)
+    return ".".join(repr(k) if isinstance(k, str) and (k.isdecimal() or "." in k) else str(k) for k in pick)
 
 
 def read_pick(text: str) -> Pick:
     """The inverse of `show_pick`."""
     parts = re.findall(r"'[^']*'|[^.]+", text)
-    return tuple(p[1:-1] if p.startswith("'") else int(p) if p.isdigit() else p for p in parts)
+    return tuple(p[1:-1] if p.startswith("'") else int(p) if p.isdecimal() else p for p in parts)
 
 
 def main_prediction(output: Any, pick: Pick | str = ()) -> Tensor:

@@ -27,7 +27,7 @@ from torch import Tensor
 from deepsup import schedules
 from deepsup.errors import ConfigError
 from deepsup.features import widened
-from deepsup.specs import Registry, closest
+from deepsup.specs import Registry, closest, is_number
 
 Custom: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 GradientLike: TypeAlias = "str | Rule | Custom"
@@ -84,6 +84,11 @@ class scale(Rule):
     scales = True
 
     def __post_init__(self) -> None:
+        if isinstance(self.by, (int, float)) and not (is_number(self.by) and self.by >= 0):
+            raise ConfigError(
+                f"scale takes a finite number of at least 0, or a schedule, such as scale(0.5); found {self.by!r}. A negative "
+                "one would make the trunk unlearn what the head learns."
+            )
         given = schedules.as_schedule(self.by)
         object.__setattr__(self, "by", given.value if isinstance(given, schedules.constant) else given)
 
@@ -110,7 +115,7 @@ class warmup(Rule):
     scales = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.until, (int, float)) or not 0 < self.until <= 1:
+        if not is_number(self.until) or not 0 < self.until <= 1:
             raise ConfigError(f"warmup needs a share of training in (0, 1], such as warmup(0.2); found {self.until!r}.")
 
     __call__ = scale.__call__
@@ -223,6 +228,8 @@ def get(rule: GradientLike) -> Rule:
 
 def parse(text: str) -> Rule:
     """Build a rule from its printed form; nothing is evaluated as code."""
+    if not isinstance(text, str):
+        raise ConfigError(f"a gradient rule is a text such as 'scale(0.5)'; found {text!r:.200}.")
     name, bracket, rest = text.strip().partition("(")
     if name not in RULES:
         known = f"{closest(name, RULES, cutoff=0.3)} Rules: {', '.join(RULES)}."
@@ -235,9 +242,10 @@ def parse(text: str) -> Rule:
     if not takes:
         return RULES[name]()
     try:
-        return RULES[name](ast.literal_eval(inside))
-    except (ValueError, SyntaxError):
-        return RULES[name](inside)  # a schedule's text
+        value = ast.literal_eval(inside)
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        value = inside  # a schedule's text
+    return RULES[name](value)
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

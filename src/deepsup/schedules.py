@@ -27,30 +27,33 @@ from deepsup.specs import ABOVE_ZERO, BELOW_ONE, Limit, Registry, check_options,
 
 Weight: TypeAlias = "str | float | Callable[[float], float]"
 
+_LONGEST = 10_000  # characters of a schedule's text: what is longer is no schedule, and takes Python long to parse
+
 # The classes below are lower case because users read and write them as functions: `cosine(1, 0)`.
 
 
 SCHEDULES = Registry["type[Schedule]"]("schedule", ConfigError)
 
-Number: TypeAlias = Annotated[
-    float, Limit("a finite number", lambda v: isinstance(v, (int, float)) and math.isfinite(v))
-]
+# A negative weight would train an output to be wrong, a negative rate the model.
+Number: TypeAlias = Annotated[float, Limit("a finite number of at least 0", lambda v: is_number(v) and v >= 0)]
 Epochs: TypeAlias = Annotated[
-    int,
-    Limit("a number of at least 1, the N of the paper", lambda v: isinstance(v, (int, float)) and 1 <= v < math.inf),
+    int, Limit("a number of at least 1, the N of the paper", lambda v: is_number(v) and v >= 1)
 ]
+Share: TypeAlias = Annotated[float, Limit("a share of training in (0, 1]", lambda v: is_number(v) and 0 < v <= 1)]
+End: TypeAlias = Annotated[float, Limit("a share of training in [0, 1]", lambda v: is_number(v) and 0 <= v <= 1)]
 Depth: TypeAlias = Annotated[float, Limit("a relative depth in (0, 1]", lambda v: is_number(v) and 0 < v <= 1)]
 Reading: TypeAlias = Annotated[str, one_of("iterated", "linear")]
 Drops: TypeAlias = Annotated[
     Mapping[float, float],
     Limit(
-        "a mapping from progress to weight, such as {0.5: 0.1}", lambda v: isinstance(v, Mapping) and _are_numbers(v)
+        "a mapping from progress in [0, 1] to a weight of at least 0, such as {0.5: 0.1}",
+        lambda v: isinstance(v, Mapping) and _are_drops(v),
     ),
 ]
 
 
-def _are_numbers(drops: Mapping[Any, Any]) -> bool:
-    return all(isinstance(n, (int, float)) for n in (*drops, *drops.values()))
+def _are_drops(drops: Mapping[Any, Any]) -> bool:
+    return all(is_number(n) and n >= 0 for n in (*drops, *drops.values())) and all(at <= 1 for at in drops)
 
 
 class Schedule:
@@ -208,10 +211,10 @@ class rampup(Schedule):
     """
 
     value: Number
-    until: Number
+    until: Share
 
     def __call__(self, progress: float) -> float:
-        done = min(1.0, progress / self.until) if self.until > 0 else 1.0
+        done = min(1.0, progress / self.until)
         return self.value * math.exp(-5 * (1 - done) ** 2)
 
 
@@ -253,10 +256,10 @@ class warmup(Schedule):
     """Another schedule, scaled up from 0 until progress `until` is reached."""
 
     schedule: Any
-    until: Number
+    until: Share
 
     def __call__(self, progress: float) -> float:
-        return float(self.schedule(progress)) * min(1.0, progress / self.until if self.until > 0 else 1.0)
+        return float(self.schedule(progress)) * min(1.0, progress / self.until)
 
 
 @SCHEDULES.register
@@ -265,7 +268,7 @@ class until(Schedule):
     """Another schedule, cut off to exactly 0 from progress `end` on."""
 
     schedule: Any
-    end: Number
+    end: End
 
     def __call__(self, progress: float) -> float:
         return float(self.schedule(progress)) if progress < self.end else 0.0
@@ -278,13 +281,13 @@ def parse(text: str | float) -> Schedule:
     """
     if isinstance(text, (int, float)):
         return constant(text)
-    if not isinstance(text, str):
-        raise ConfigError(f"a weight is a number, a schedule or its text; found {text!r}.")
+    if not isinstance(text, str) or len(text) > _LONGEST:
+        raise ConfigError(f"a weight is a number, a schedule or its text; found {text!r:.200}.")
     try:
         return _build(ast.parse(text.strip(), mode="eval").body)
     except ConfigError:
         raise
-    except (SyntaxError, ValueError, TypeError) as error:
+    except (SyntaxError, ValueError, TypeError, OverflowError, RecursionError, MemoryError) as error:
         reason = "it is neither a number nor a schedule" if "malformed node" in str(error) else str(error)
         known = ", ".join(f"{name}({', '.join(inspect.signature(cls).parameters)})" for name, cls in SCHEDULES.items())
         raise ConfigError(f"cannot read the schedule {text!r}: {reason}. Write a number or one of: {known}.") from None
@@ -292,12 +295,17 @@ def parse(text: str | float) -> Schedule:
 
 def _build(node: ast.expr) -> Schedule:
     if not isinstance(node, ast.Call):
-        return constant(float(ast.literal_eval(node)))
+        value = ast.literal_eval(node)
+        if not isinstance(value, (int, float)):
+            raise ValueError("it is neither a number nor a schedule")
+        return constant(value if isinstance(value, bool) else float(value))  # which refuses True
     name = node.func.id if isinstance(node.func, ast.Name) else ast.unparse(node.func)
     if name not in SCHEDULES:
         raise ValueError(f"no schedule is called {name!r}")
     args = [_value(a) for a in node.args]
-    kwargs = {k.arg: _value(k.value) for k in node.keywords if k.arg}
+    if any(k.arg is None for k in node.keywords):
+        raise ValueError("it has ** in it")
+    kwargs = {str(k.arg): _value(k.value) for k in node.keywords}
     return SCHEDULES[name](*args, **kwargs)
 
 

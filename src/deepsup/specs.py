@@ -121,8 +121,13 @@ def counted(number: int, thing: str, things: str = "") -> str:
 
 
 def is_number(value: object) -> bool:
-    """Whether `value` is a finite number; bool is an int, and no number here."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether `value` is a finite number that a float can hold; bool is an int, and no number here."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # 10**400
+        return False
 
 
 def require(module: str, *, purpose: str, install: str = "deepsup[train]") -> Any:

@@ -12,7 +12,7 @@ from deepsup.doctor.findings import WARNING, Finding, branch, error, warning
 from deepsup.doctor.patient import Setup, copied
 from deepsup.errors import ConfigError, DeepsupError
 from deepsup.layers.snapshot import untouched
-from deepsup.plans.branch_layers import RESERVED
+from deepsup.plans.naming import RESERVED
 from deepsup.plans.plan import Branch, Plan, millions
 from deepsup.supervision.objectives import Objective
 from deepsup.terms import ENSEMBLE, GATE, INPUT

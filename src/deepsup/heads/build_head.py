@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 
 from torch import nn
 
-from deepsup.errors import HeadError
+from deepsup.errors import HeadError, MissingPackageError
 from deepsup.features import Feature, Pick
 from deepsup.specs import Registry
 
@@ -88,9 +88,9 @@ def build(
         options |= _context(HEADS[name], head, model, layer, main)
         try:
             return HEADS[name](feature, classes, **options)
-        except HeadError:
+        except (HeadError, MissingPackageError):
             raise
-        except (TypeError, ValueError, RuntimeError) as error:
+        except Exception as error:  # whatever a builder makes of an option that is out of its range
             raise HeadError(
                 f"head {head!r} cannot be built for an activation of {feature} a sample: {error}."
             ) from None

@@ -13,14 +13,8 @@ from deepsup.errors import BranchNameError, ClassCountError, ConfigError, LayerE
 from deepsup.features import Feature, Pick, read_pick
 from deepsup.layers.dry_run import Layer, Trace, trace
 from deepsup.layers.selectors import check_readable, is_measure, select, split_pick
-from deepsup.terms import ENSEMBLE, INPUT, PREVIOUS
-
-RESERVED = {
-    "main": "that is the model's own output",
-    ENSEMBLE: "that is the mean of all outputs",
-    PREVIOUS: "that is the main output of the batch before",
-    "y": "that is the target",
-}
+from deepsup.plans.naming import check_name
+from deepsup.terms import INPUT
 
 
 @dataclass(frozen=True)
@@ -140,21 +134,9 @@ def _layers(asked: Asked, seen: Trace, selectors: Mapping[str, str]) -> dict[str
                 )
             selected[branch] = selector
             found[branch] = check_readable(seen, layer, None if pick is None else asked.look(layer, pick))
-    _check_names(found)
-    return dict(sorted(found.items(), key=lambda item: item[1].order))
-
-
-def _check_names(found: Mapping[str, Layer]) -> None:
-    bad = [name for name in found if not name or "/" in name or "<-" in name]  # "/" is the dot in the keys of the heads
-    if bad:
-        raise BranchNameError(
-            f"a branch needs a name without '/' and '<-'; found {bad[0]!r}. Name it: at={{'NAME': 'LAYER'}}."
-        )
     for name in found:
-        if name in RESERVED:
-            raise BranchNameError(
-                f"no branch may be called '{name}': {RESERVED[name]}. Name it: at={{'NAME': '{found[name].name}'}}."
-            )
+        check_name(name, found[name].name)
+    return dict(sorted(found.items(), key=lambda item: item[1].order))
 
 
 def _input_layer(seen: Trace, sample: Any) -> Layer:

@@ -11,28 +11,30 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from deepsup import gradients, heads, losses, schedules
-from deepsup.errors import DeepsupError, PlanError
+from deepsup import gradients, heads, losses, methods, schedules
+from deepsup.errors import ConfigError, HeadError, LayerError, OutputError, PlanError
 from deepsup.features import Feature, Pick, read_pick, show_pick
 from deepsup.files import write_atomically
 from deepsup.heads.cost import aligned
 from deepsup.heads.cost import millions as millions
-from deepsup.terms import TARGET, Bracket, Edge
+from deepsup.plans import plan_keys as keys
+from deepsup.plans.naming import check_name, check_outputs, check_terms
+from deepsup.specs import FLAG, at_least, one_of
+from deepsup.terms import ENSEMBLE, GATE, TARGET, Bracket, Edge
 
 FORMAT = 1
-# What JSON holds as it is, of a plan and of a branch; and of these what plans did without when they were first written.
+# What JSON holds as it is, of a plan and of a branch.
 _OF_PLAN = ("model", "method", "classes", "fingerprint", "main_weight", "dynamic", "views", "overlap")
 _OF_BRANCH = (
     *("name", "layer", "depth", "clone", "requires_grad", "params", "flops", "activation_bytes"),
     *("read_inside", "zero", "predicts"),
 )
-_LATER = ("main_weight", "dynamic", "views", "overlap", "read_inside", "zero", "predicts")
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,20 @@ class Branch:
     params: int = 0
     flops: int = 0
     activation_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        check_name(self.name, self.layer)
+        if self.read_inside and self.gradient.needs_above:
+            raise LayerError(
+                f"layer '{self.layer}' uses its output again before it returns it, so the gradient rule {self.gradient!r} of "
+                f"branch '{self.name}' would see a part only of what comes from above. Tap a layer inside or around it, or "
+                "use add, scale, warmup or detach."
+            )
+        if not heads.describe(self.head).scores and (self.zero or self.predicts or losses.describe(self.loss).scores):
+            raise HeadError(
+                f"the head of branch '{self.name}' ({heads.show(self.head)}) gives no class scores, so it can neither start at "
+                f"zero nor predict nor have the loss {losses.show(self.loss)}. Choose a head that does, or loss='none'."
+            )
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -102,6 +118,17 @@ class Plan:
     views: int = 1  # crops of each image that a batch holds
     overlap: bool = False  # a batch begins with the samples of the one before
 
+    def __post_init__(self) -> None:
+        check_outputs(self.outputs)
+        own = {b.name: b.loss for b in self.branches if b.loss != "none"}
+        check_terms(self.edges, own={"main": self.main_loss, **own}, outputs=self.outputs)
+        losses.check_channels(self.main_loss, self.classes)
+        if not at_least(0).fits(self.main_weight):
+            raise ConfigError(f"the weight of the main loss is a number of at least 0; found {self.main_weight!r}.")
+        weighs = any(ENSEMBLE in (e.source, e.target) for e in self.edges)
+        if weighs and any(b.name == GATE and b.predicts for b in self.branches):
+            raise HeadError("the branch 'gate' weighs the outputs of the ensemble, so it cannot predict.")
+
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the branches, in the order in which their layers run."""
@@ -138,27 +165,16 @@ class Plan:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
-        """The plan that `to_dict` wrote. Raises `PlanError` for another format or a part that cannot be stored."""
-        if data.get("format") != FORMAT:
-            raise PlanError(f"this is not a plan of format {FORMAT}: found format {data.get('format')!r}. Plan again.")
-        try:
-            return cls(
-                **_as_it_is(data, _OF_PLAN),
-                branches=tuple(_read_branch(b) for b in data["branches"]),
-                main=read_pick(data["main"]),
-                input_shape=tuple(data["input_shape"]),
-                params=data["trunk"]["params"],
-                flops=data["trunk"]["flops"],
-                notes=tuple(data["notes"]),
-                main_loss=_read_loss(data.get("main_loss", "cross_entropy")),  # plans of 0.1 had no more than branches
-                edges=tuple(_read_edge(e) for e in data.get("edges", ())),
-            )
-        except PlanError:
-            raise
-        except KeyError as error:
-            raise PlanError(f"the plan is damaged: {error} is missing. Plan again.") from None
-        except (DeepsupError, TypeError, ValueError, AttributeError) as error:
-            raise PlanError(f"the plan is damaged: {type(error).__name__}: {error}. Plan again.") from None
+        """The plan that `to_dict` wrote, checked like one that was made in Python.
+
+        Raises `PlanError` for another format, and with the key, what was found and what is allowed for all else.
+        """
+        found = data.get("format") if isinstance(data, Mapping) else None
+        if found != FORMAT or type(found) is not int:
+            what = f"format {found!r}" if isinstance(data, Mapping) else f"a {type(data).__name__}"
+            raise PlanError(f"this is not a plan of format {FORMAT}: found {what:.200}. Plan again.")
+        plan: Plan = keys.parsed(data, _PLAN)
+        return plan
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON. Raises `PlanError` for heads, losses or schedules that only exist in Python."""
@@ -169,13 +185,13 @@ class Plan:
     @classmethod
     def load(cls, path: str | Path) -> Plan:
         """Read a plan that `save` wrote. Raises `PlanError` when the file is not one."""
-        try:
-            data = json.loads(Path(path).read_text())
-        except ValueError as error:  # no JSON, or no text at all
-            raise PlanError(f"{path} is not a plan: it is no valid JSON ({error}). Plan again and save it.") from None
+        data = keys.read_json(Path(path))
         if not isinstance(data, dict):
             raise PlanError(f"{path} is not a plan: it holds {type(data).__name__}, not an object.")
-        return cls.from_dict(data)
+        try:
+            return cls.from_dict(data)
+        except PlanError as error:
+            raise PlanError(f"{path}: {error}") from None
 
     def __str__(self) -> str:
         from_trunk = f"{self.model}: {millions(self.params)} parameters, {millions(self.flops)} FLOPs a sample"
@@ -241,40 +257,87 @@ def _share(part: int, whole: int) -> str:
     return "under 0.1%" if 0 < part / whole < 5e-4 else f"{part / whole:.1%}"
 
 
-def _read_branch(data: Mapping[str, Any]) -> Branch:
-    _refuse_custom({"branches": [data]})
-    heads.read(data["head"])
-    return Branch(
-        **_as_it_is(data, _OF_BRANCH),
-        feature=Feature(tuple(data["shape"]), data["layout"]),
-        head=data["head"],
-        loss=_read_loss(data["loss"]),
-        weight=schedules.parse(data["weight"]),
-        gradient=gradients.parse(data.get("gradient", "add")),  # plans written before there were rules have none
-        pick=read_pick(data["pick"]),
-        bracket=None if data.get("gate") is None else Bracket(*data["gate"]),
-        extras=tuple(data.get("extras", ())),
-    )
+def _branch(*, shape: Sequence[int], layout: str, gate: Bracket | None, **parts: Any) -> Branch:
+    return Branch(feature=Feature(tuple(shape), layout), bracket=gate, **parts)
 
 
-def _as_it_is(data: Mapping[str, Any], parts: Sequence[str]) -> dict[str, Any]:
-    return {part: data[part] for part in parts if part in data or part not in _LATER}
+def _edge(*, to: str, gate: Bracket | None, **parts: Any) -> Edge:
+    return Edge(source=parts.pop("from"), target=to, bracket=gate, **parts)
 
 
-def _read_loss(text: str) -> str:
-    losses.get(text)
-    return text
+def _plan(*, format: int, trunk: dict[str, Any], **parts: Any) -> Plan:
+    return Plan(**trunk, **parts)
 
 
-def _read_edge(data: Mapping[str, Any]) -> Edge:
-    return Edge(
-        source=data["from"],
-        target=data["to"],
-        loss=_read_loss(data["loss"]),
-        weight=schedules.parse(data["weight"]),
-        bracket=None if data.get("gate") is None else Bracket(*data["gate"]),
-        detach=data["detach"],
-    )
+def _pick(text: str) -> Pick:
+    pick = read_pick(text)
+    if show_pick(pick) != text:
+        raise OutputError("it is no path to a tensor. Write '', '0', 'hidden' or 'states.0'.")
+    return pick
+
+
+def _known(check: Callable[[str], object]) -> Callable[[str], str]:
+    """A text that stays a text once it has been checked."""
+
+    def read(text: str) -> str:
+        check(text)
+        return text
+
+    return read
+
+
+_LOSS = keys.Key(keys.SPEC, _known(losses.check))
+_WEIGHT = keys.Key(keys.WEIGHT, schedules.parse)
+_GATE = keys.Key(keys.BRACKET, lambda pair: None if pair is None else Bracket(*pair))
+_COSTS = dict.fromkeys(("params", "flops"), keys.Key(keys.COUNT))
+
+# What a plan of JSON is made of. The younger keys, by the time when each came: 1 rules, 2 layers that read their own
+# output, 3 terms between outputs, 4 methods whose weights sum to 1.
+_BRANCH_KEYS = {
+    **dict.fromkeys(("name", "layer"), keys.Key(keys.NAME)),
+    "pick": keys.Key(keys.TEXT, _pick),
+    "shape": keys.Key(keys.SHAPE),
+    "layout": keys.Key(keys.NAME),
+    "depth": keys.Key(keys.SHARE),
+    "head": keys.Key(keys.SPEC, _known(heads.read)),
+    "loss": _LOSS,
+    "weight": _WEIGHT,
+    "gradient": keys.Key(keys.SPEC, gradients.parse, since=1, absent=gradients.ADD),
+    **dict.fromkeys(("clone", "requires_grad"), keys.Key(FLAG)),
+    "read_inside": keys.Key(FLAG, since=2, absent=False),
+    "gate": replace(_GATE, since=3),
+    "zero": keys.Key(FLAG, since=3, absent=False),
+    "predicts": keys.Key(FLAG, since=3, absent=True),
+    "extras": keys.Key(keys.NAMES, tuple, since=3, absent=()),
+    **_COSTS,
+    "activation_bytes": keys.Key(keys.COUNT),
+}
+_EDGE_KEYS = {
+    **dict.fromkeys(("from", "to"), keys.Key(keys.NAME)),
+    "loss": _LOSS,
+    "weight": _WEIGHT,
+    "gate": _GATE,
+    "detach": keys.Key(FLAG),
+}
+_PLAN_KEYS = {
+    "format": keys.Key(keys.COUNT),
+    "model": keys.Key(keys.NAME),
+    "method": keys.Key(keys.SPEC, _known(methods.get)),
+    "classes": keys.Key(keys.ABOVE_0),
+    "main": keys.Key(keys.TEXT, _pick),
+    "input_shape": keys.Key(keys.SHAPE, tuple),
+    "fingerprint": keys.Key(keys.FINGERPRINT),
+    "trunk": keys.Key(keys.Record(_COSTS)),
+    "notes": keys.Key(keys.TEXTS, tuple),
+    "main_loss": replace(_LOSS, since=3, absent="cross_entropy"),
+    "main_weight": keys.Key(at_least(0), since=4, absent=1.0),
+    "edges": keys.Key(keys.Record(_EDGE_KEYS, _edge), many=True, since=3, absent=()),
+    "dynamic": keys.Key(FLAG, since=3, absent=False),
+    "views": keys.Key(one_of(1, 2), since=3, absent=1),
+    "overlap": keys.Key(FLAG, since=3, absent=False),
+    "branches": keys.Key(keys.Record(_BRANCH_KEYS, _branch), many=True),
+}
+_PLAN = keys.Record(_PLAN_KEYS, _plan)
 
 
 def _refuse_custom(data: Mapping[str, Any]) -> None:

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from deepsup import gradients, heads, losses, methods, schedules
-from deepsup.errors import BranchNameError, HeadError, LayerError
+from deepsup.errors import BranchNameError, HeadError
 from deepsup.heads.cost import Price, price
 from deepsup.layers.dry_run import Trace
 from deepsup.layers.taps import refuse_wrapped
 from deepsup.losses.full_size import is_map
 from deepsup.plans import compatibility
-from deepsup.plans.branch_layers import RESERVED, Asked, Placed, place
+from deepsup.plans.branch_layers import Asked, Placed, place
+from deepsup.plans.naming import RESERVED
 from deepsup.plans.plan import Branch, Plan, fingerprint
 from deepsup.plans.plan_notes import notes
 from deepsup.terms import ENSEMBLE, TARGET, Edge
@@ -123,12 +124,6 @@ def _branch(
     assert layer.feature is not None  # check_readable has seen to it
     losses.get(loss)
     rule = gradients.get(gradient)
-    if layer.read_inside and rule.needs_above:
-        raise LayerError(
-            f"layer '{layer.name}' of {seen.model} uses its output again before it returns it, so the gradient rule {rule!r} of "
-            f"branch '{name}' would see a part only of what comes from above. Tap a layer inside or around it, or use add, "
-            "scale, warmup or detach."
-        )
     main = seen.output[seen.main]
     if isinstance(head, str):
         head = heads.resolve(head, layer.feature, maps=is_map(main))
@@ -191,7 +186,6 @@ def _edges(preset: methods.Method, branches: list[Branch]) -> tuple[Edge, ...]:
 
 def _plan(asked: Asked, placed: Placed, branches: list[Branch], edges: tuple[Edge, ...]) -> Plan:
     seen, preset = placed.seen, asked.preset
-    losses.check_channels(preset.main_loss, seen.classes)
     one_tensor = isinstance(asked.sample, Tensor) and asked.sample.is_floating_point()
     summing = preset.main_weight if asked.given["weight"] is None else None
     return Plan(

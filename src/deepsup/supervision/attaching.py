@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from deepsup.errors import AttachError, ConfigError, DataParallelError, PlanError, TapError
+from deepsup.errors import AttachError, ConfigError, DataParallelError, HeadError, PlanError, TapError
 from deepsup.heads import build, squared_norm, zero
 from deepsup.layers.taps import InputTap, Recorder, Tap, refuse_compiled, refuse_wrapped, taps_on
 from deepsup.layers.wrappers import chain
 from deepsup.plans.plan import Branch, Plan, fingerprint
+from deepsup.specs import closest
 from deepsup.terms import INPUT
 
 
@@ -111,9 +112,11 @@ class Supervised(nn.Module):
         found: dict[str, Tensor] = {}
         for branch in self.plan.branches:
             output = self._predict(branch, seen)
-            if isinstance(output, dict):
+            if isinstance(output, dict) and {"scores", *branch.extras} <= output.keys():
                 found[branch.name] = output["scores"]
                 found |= {f"{branch.name}/{extra}": output[extra] for extra in branch.extras}
+            elif isinstance(output, dict) or branch.extras:
+                raise HeadError(_other_outputs(branch, output))
             else:
                 found[branch.name] = output
             if branch.bracket is not None:  # here and not in the objective: DistributedDataParallel must see it happen
@@ -205,6 +208,14 @@ def input_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     return given[0]
 
 
+def _other_outputs(branch: Branch, output: Any) -> str:
+    found = ", ".join(output) if isinstance(output, dict) else "one tensor"
+    return (
+        f"the plan has the outputs {', '.join(('scores', *branch.extras))} of the head of branch '{branch.name}', and the head "
+        f"gives {found}. Plan again."
+    )
+
+
 def _no_progress(taps: dict[str, Tap]) -> str:
     name, rule = next((name, tap.rule) for name, tap in taps.items() if tap.rule.moves)
     return (
@@ -272,9 +283,16 @@ def _check_attachable(model: nn.Module, plan: Plan) -> None:
             f"{type(model).__name__} with fingerprint {found} (layer names and types, parameter shapes). Plan again for "
             "this model."
         )
+    layers = dict(model.named_modules(remove_duplicate=False))
     for branch in plan.branches:
-        if branch.layer != INPUT:
-            refuse_compiled(model, branch.layer)
+        if branch.layer == INPUT:
+            continue
+        if branch.layer not in layers:
+            raise PlanError(
+                f"branch '{branch.name}' reads the layer '{branch.layer}', which {type(model).__name__} does not have."
+                f"{closest(branch.layer, layers)} Plan again for this model."
+            )
+        refuse_compiled(model, branch.layer)
 
 
 def unwrap(net: nn.Module) -> Supervised:

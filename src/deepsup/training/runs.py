@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from deepsup import schedules
 from deepsup.datasets import Dataset
-from deepsup.errors import ConfigError
+from deepsup.errors import ConfigError, PlanError
 from deepsup.evaluation import devices
 from deepsup.evaluation.devices import is_main_process as is_main_process
 from deepsup.evaluation.evaluate import evaluating
@@ -111,6 +111,8 @@ def untouched_model(folder: str | Path, *, plan: Path | None = None) -> nn.Modul
     file = plan or place / "plan.json"
     if file.exists():
         seen = Plan.load(file)
+        if len(seen.input_shape) < 3:
+            raise PlanError(f"{file} was made for an input of shape {seen.input_shape}, and runs train on images.")
         return build(config, classes=seen.classes, channels=seen.input_shape[1], size=max(seen.input_shape[2:]))
     data = load_data(config)
     return build(config, classes=classes_of(config, data), channels=data.train.channels, size=data.train.size)
