@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from deepsup import datasets
 from deepsup.datasets import FolderSplit
+from deepsup.datasets.image_ranges import Ranges
 from deepsup.errors import DatasetError
+from tests.support.drawn_images import write
 from tests.support.published_images import forks
 from tests.support.tiny_images import write_image
 
@@ -43,13 +47,36 @@ class TestFolder:
     @pytest.mark.parametrize("content", [b"", b"no image at all", "truncated"])
     def test_an_unreadable_image_is_named(self, image_folder: Path, content: bytes | str, workers: int) -> None:
         path = image_folder / "val" / "dog" / "2.JPG"
-        path.write_bytes(path.read_bytes()[:300] if isinstance(content, str) else content)
         split = datasets.load("folder", root=image_folder, size=12, workers=workers).validation
+        path.write_bytes(path.read_bytes()[:300] if isinstance(content, str) else content)
+        with pytest.raises(DatasetError, match=r"^cannot read the image .*dog/2.JPG: "):
+            datasets.load("folder", root=image_folder)  # before anything is trained, and else when its turn comes
         with pytest.raises(DatasetError, match=r"^cannot read the image .*dog/2.JPG: ") as caught:
             list(split.batches(2, seed=0, epoch=0, shuffle=False))
         assert "Traceback" not in str(caught.value)
         assert " object at 0x" not in str(caught.value)
         assert "<_io" not in str(caught.value)
+
+    def test_sixteen_bits_are_read_by_the_range_of_all_images(self, image_folder: Path) -> None:
+        for part, high in (("train", 1000), ("val", 4095)):
+            shutil.rmtree(image_folder / part / "dog")
+            write(image_folder / part / "dog" / "0.png", np.full((40, 30), high, np.uint16))
+        data = datasets.load("folder", root=image_folder, size=12)
+        assert isinstance(data.train, FolderSplit)
+        assert data.train.ranges == Ranges(whole=4095)
+        (x, y), *_ = data.validation.batches(9, seed=0, epoch=0, shuffle=False)
+        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+        torch.testing.assert_close(x[y == 1].amax((0, 2, 3)), (1 - mean) / std)
+
+    def test_photographs_are_turned(self, image_folder: Path) -> None:
+        pixels = np.zeros((30, 90, 3), np.uint8)
+        pixels[:, :45] = 255  # left and white; seen upright it is above
+        shutil.rmtree(image_folder / "val" / "dog")
+        write(image_folder / "val" / "dog" / "0.png", pixels, orientation=6)
+        split = datasets.load("folder", root=image_folder, size=12).validation
+        (x, _), *_ = split.batches(1, seed=0, epoch=0, shuffle=False)
+        assert (x[0, :, 0] > 0).all()
+        assert (x[0, :, -1] < 0).all()
 
     def test_needs_a_root(self) -> None:
         with pytest.raises(DatasetError, match="needs root="):

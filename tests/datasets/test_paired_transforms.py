@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from deepsup import datasets
 from deepsup.datasets import paired_transforms
-from deepsup.datasets.image_files import VOID
+from deepsup.datasets.mask_files import VOID
 from deepsup.datasets.paired_transforms import Joint, Pixels
 from tests.support.patches import EPOCH, FACTOR, drawn, equal, pixels_of, red, training
 from tests.support.tiny_layouts import SHAPE, write_drive

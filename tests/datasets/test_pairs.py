@@ -13,6 +13,7 @@ from PIL import Image
 
 from deepsup import datasets
 from deepsup.errors import DatasetError
+from tests.support.drawn_images import write
 from tests.support.published_pixels import COLOURS, as_labels, maps, swapped
 from tests.support.tiny_layouts import (
     SHAPE,
@@ -110,8 +111,12 @@ class TestPairs:
             (lambda r: [p.unlink() for p in (r / "val/images").iterdir()], r"no image file \(png, .*in .*val/images"),
             (lambda r: save(r / "train/images/1.jpg", picture(blocks(1))), r"images/1.jpg and .*images/1.png are both"),
             (
-                lambda r: Image.fromarray(np.full(SHAPE, 4000, np.uint16)).save(r / "train/images/0.png"),
-                r"train/images/0.png has pixels of the kind 'I;16'.*8-bit",
+                lambda r: Image.fromarray(np.full(SHAPE, 3.7, np.float32)).save(r / "train/images/0.tif"),
+                r"images/0.png and .*images/0.tif are both",
+            ),
+            (
+                lambda r: [p.write_bytes(b"") for p in sorted((r / "train/images").iterdir())],
+                r"^3 of 10 files cannot be used:\n- cannot read the image .*train/images/0.png(.|\n)*train/images/2.png",
             ),
         ],
     )
@@ -119,6 +124,35 @@ class TestPairs:
         change(write_pairs(tmp_path))
         with pytest.raises(DatasetError, match=message):
             datasets.load("pairs", root=tmp_path)
+
+    @pytest.mark.parametrize("drawn_on", ["seen", "file"])
+    @pytest.mark.parametrize("orientation", [6, 8])
+    def test_a_mask_is_turned_with_its_photograph(self, tmp_path: Path, drawn_on: str, orientation: int) -> None:
+        root = write_pairs(tmp_path)
+        mask = blocks(0)
+        seen = np.rot90(mask, -1 if orientation == 6 else 1)
+        write(root / "train/images/0.png", picture(mask), orientation=orientation)
+        save(root / "train/masks/0.png", np.ascontiguousarray(seen) if drawn_on == "seen" else mask)
+        train, _ = maps("pairs", root)
+        assert torch.equal(train.item(0)[1], torch.from_numpy(seen.copy()).long())
+        assert torch.equal(train.picture(0)[0] // 20, torch.from_numpy(seen.copy()))
+
+    def test_half_a_turn_of_which_the_mask_says_nothing_is_refused(self, tmp_path: Path) -> None:
+        root = write_pairs(tmp_path)
+        write(root / "train/images/1.png", picture(blocks(1)), orientation=3)
+        with pytest.raises(DatasetError, match=r"train/images/1.png is turned by its EXIF orientation \(3\)"):
+            datasets.load("pairs", root=root)
+        write(root / "train/masks/1.png", blocks(1), orientation=3)
+        assert torch.equal(maps("pairs", root)[0].item(1)[1], torch.from_numpy(blocks(1)[::-1, ::-1].copy()).long())
+
+    def test_sixteen_bit_images_are_read_by_the_range_of_all(self, tmp_path: Path) -> None:
+        root = write_pairs(tmp_path)
+        for part, high in (("train", 1000), ("val", 4095)):
+            for path in (root / part / "images").iterdir():
+                save(path, np.full(SHAPE, high, np.uint16))
+        train, validation = maps("pairs", root)
+        assert train.picture(0).unique().tolist() == [round(1000 * 255 / 4095)]
+        assert validation.picture(0).unique().tolist() == [255]
 
     @pytest.mark.parametrize(
         ("classes", "message"),

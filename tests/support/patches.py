@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deepsup import datasets
 from deepsup.datasets import MapSplit, paired_transforms
-from deepsup.datasets.image_files import VOID, MaskReader
+from deepsup.datasets.mask_files import VOID, MaskReader
 from deepsup.datasets.paired_transforms import Pixels
 from deepsup.datasets.pairs import Pair, PairReader, Pairs
 from deepsup.datasets.transforms import RANGE

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from deepsup import datasets
-from deepsup.errors import ConfigError
+from deepsup.errors import ConfigError, DatasetError
 from deepsup.label_maps import write_picture
 from deepsup.settings.data import DataConfig
 from deepsup.training.inputs import FILE, Inputs
+from tests.support.drawn_images import write
+from tests.support.tiny_layouts import write_pairs
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
@@ -41,3 +43,29 @@ def test_a_new_image_is_prepared_like_those_of_validation(tmp_path: Path) -> Non
 def test_a_folder_without_them_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=FILE):
         Inputs.load(tmp_path)
+
+
+def test_new_images_are_turned_and_read_by_the_range_of_the_data_set(tmp_path: Path) -> None:
+    root = write_pairs(tmp_path / "pairs")
+    for path in root.glob("*/images/*.png"):
+        write(path, np.full((24, 32), 3000, np.uint16))
+    inputs = Inputs.of(datasets.load("pairs", root=root))
+    assert inputs.ranges == (4095, None)
+    inputs.save(tmp_path)
+    inputs = Inputs.load(tmp_path)
+    path = write(tmp_path / "new.png", np.array([[0, 4095, 2048]], np.uint16), orientation=6)
+    read, original = inputs.read(path, DataConfig(name="pairs"))
+    assert original[..., 0].tolist() == [[0], [255], [128]]
+    assert read.shape == (1, 3, 3, 1)
+    with pytest.raises(DatasetError, match=r"new\.png holds values from 0 to 5000, outside of 0 to 4095"):
+        inputs.read(write(path, np.array([[0, 5000]], np.uint16)), DataConfig(name="pairs"))
+
+
+def test_inputs_of_before_there_were_ranges_know_8_bits_alone(tmp_path: Path) -> None:
+    Inputs.of(datasets.load("digits", limit=64)).save(tmp_path)
+    told = json.loads((tmp_path / FILE).read_text())
+    del told["ranges"]
+    (tmp_path / FILE).write_text(json.dumps(told))
+    path = write(tmp_path / "new.png", np.array([[0, 5000]], np.uint16))
+    with pytest.raises(DatasetError, match=r"new\.png has whole numbers of more than 8 bits"):
+        Inputs.load(tmp_path).read(path, DataConfig(name="digits"))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from deepsup.datasets.image_files import VOID
+from deepsup.datasets.mask_files import VOID
 from deepsup.datasets.pairs import Pairs
 from deepsup.errors import DatasetError, stacklevel
 

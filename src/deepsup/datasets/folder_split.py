@@ -14,6 +14,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from deepsup import specs
 from deepsup.datasets.image_files import in_colour
+from deepsup.datasets.image_ranges import Ranges
 from deepsup.datasets.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from deepsup.datasets.splits import Split, checked_labels, derived_seed, sent
 from deepsup.errors import ConfigError, DatasetError
@@ -33,7 +34,8 @@ class FolderSplit(Split):
     `augment="standard"` takes a random part of 8 to 100 % of the area, resizes it to `size` and mirrors half of the
     images, as torchvision's recipe for ImageNet; "contrastive" is a pair of views, that one and a second one with
     changed colours; with "none" the shorter side is resized and the centre cut out. Everything is drawn from seed,
-    epoch, sample and view. `workers` processes read ahead; neither their number nor their speed changes a batch. An
+    epoch, sample and view. `ranges` say what is white in images of more than 8 bits. `workers` processes read ahead;
+    neither their number nor their speed changes a batch. An
     image that cannot be read raises DatasetError with its path when its turn comes.
     """
 
@@ -46,6 +48,7 @@ class FolderSplit(Split):
         augment: str = "none",
         views: int = 1,
         workers: int = 0,
+        ranges: Ranges | None = None,
     ) -> None:
         made, _ = AUGMENTATIONS.read(augment)
         recipe = AUGMENTATIONS[made](size)
@@ -62,6 +65,7 @@ class FolderSplit(Split):
         self.labels = checked_labels(labels, classes=self.classes)
         self.paths = tuple(path for path, _ in samples)
         self.workers = workers
+        self.ranges = ranges or Ranges()
         self.mean, self.std = IMAGENET_MEAN, IMAGENET_STD
         self._transforms = tuple(recipe[view % len(recipe)] for view in range(views))
 
@@ -69,7 +73,7 @@ class FolderSplit(Split):
         self, plan: list[Tensor], *, seed: int, epoch: int, device: torch.device | str | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         loader = DataLoader(
-            _Epoch(self.paths, self.labels, transforms=self._transforms, keys=(seed, epoch)),
+            _Epoch(self, transforms=self._transforms, keys=(seed, epoch)),
             batch_sampler=[rows.tolist() for rows in plan],
             num_workers=self.workers,
             collate_fn=_collate,
@@ -87,17 +91,14 @@ class FolderSplit(Split):
 class _Epoch(TorchDataset[Any]):
     """One epoch's view of the files: item i is the same whoever reads it and whenever."""
 
-    def __init__(
-        self, paths: Sequence[Path], labels: Tensor, *, transforms: Sequence[Transform], keys: tuple[int, int]
-    ) -> None:
-        self.paths = paths
-        self.labels = labels
+    def __init__(self, split: FolderSplit, *, transforms: Sequence[Transform], keys: tuple[int, int]) -> None:
+        self.paths, self.labels, self.ranges = split.paths, split.labels, split.ranges
         self.transforms = transforms
         self.keys = keys
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor] | DatasetError:
         try:
-            image = in_colour(self.paths[index])
+            image = in_colour(self.paths[index], self.ranges)
         except DatasetError as error:
             return error  # returned, since an exception in a worker arrives wrapped in that worker's traceback
         views = []

@@ -1,164 +1,199 @@
-"""Image and mask files, read exactly: what is in a mask becomes a label, or an error that names the file."""
+"""The one reader of images: of class folders, of images with masks, and of new images to predict.
+
+What it does to them, for all alike:
+
+- a photograph is turned as its EXIF orientation says, as every viewer shows it;
+- grey becomes three equal channels, 1 bit is black and white, a palette its colours, CMYK Pillow's plain RGB;
+- transparency lies on black;
+- more than 8 bits become bytes by the range of the data set (`image_ranges`); of 16-bit colours the upper 8 bits count;
+- one file is one image: several pages, or frames, are refused.
+"""
 
 from __future__ import annotations
 
 import importlib
-import struct
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deepsup.datasets.image_ranges import Extremes, Ranges
 from deepsup.errors import DatasetError
 
-VOID = 255
-"""How a pixel that does not count is stored, beside labels from 0 on in one byte each; served as -100."""
-MOST_CLASSES = 255
-_OUTSIDE = -1
-_NEARLY = 8  # what counts as black and white
-_NUMBERED = {"1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N"}  # Pillow's modes with one whole number a pixel
-_EIGHT_BITS = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".webp")
+"""What the names of image files end with, in whatever case."""
+_ORIENTATION = 0x0112
+_DESCRIPTION = 270
+_SIDEWAYS = 5  # from this orientation on height and width change places
+_EIGHT_BITS = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"}
+_TRANSPARENT = {"LA", "La", "PA", "RGBA", "RGBa"}
+_EIGHT_BITS_READ = Ranges()
 
 Bytes = NDArray[np.uint8]
-Colour = tuple[int, int, int]
+
+
+class Read(NamedTuple):
+    """Pixels `(H, W, 3)` or `(H, W)`, turned as their file says; `orientation` is EXIF's number for that, 1 for upright."""
+
+    pixels: NDArray[Any]
+    orientation: int
 
 
 @dataclass(frozen=True)
-class MaskReader:
-    """From a mask file to labels `(H, W)` of one byte: 0 to `classes` - 1, and `VOID`.
+class Opened:
+    """A file whose pixels are read. `orientation` is what it says; `pending` what is still to be done to its pixels."""
 
-    Example: `MaskReader({0: 0, 1: 1, 255: VOID}, classes=2).read(Path("masks/a.png"))`.
-
-    `numbers` says which label each number in a file stands for. With `colours`, one a class, masks stored as RGB are read
-    by colour; where all of them are greys, so are masks stored as grey.
-    """
-
-    numbers: Mapping[int, int]
-    classes: int
-    colours: tuple[Colour, ...] | None = None
-
-    def read(self, path: Path) -> Bytes:
-        """The labels in a file; DatasetError for one that does not open, or that holds what is no label."""
-        image = opened(path, "mask")
-        if self.colours is not None and (image.mode in ("RGB", "RGBA") or (self._greys and image.mode in ("L", "1"))):
-            return self._by_colour(np.asarray(image.convert("RGB")), path)
-        values = numbers_in(image, path)
-        table = np.full(max(*self.numbers, 255) + 2, _OUTSIDE, np.int16)
-        for number, label in self.numbers.items():
-            table[number] = label
-        last = len(table) - 1  # no number of a label
-        labels = table[np.where((values < 0) | (values > last), last, values)]
-        if (labels == _OUTSIDE).any():
-            row, column = np.argwhere(labels == _OUTSIDE)[0]
-            raise DatasetError(
-                f"the mask {path} holds {values[row, column]} (row {row}, column {column}), which is no label: "
-                f"{self._known()}. Correct the mask, or name its class."
-            )
-        return labels.astype(np.uint8)
+    path: Path
+    image: Any  # PIL's
+    orientation: int
+    pending: int
+    raw: str  # how pixels lie in the file, as Pillow calls it
 
     @property
-    def _greys(self) -> bool:
-        return all(red == green == blue for red, green, blue in self.colours or ())
+    def is_deep(self) -> bool:
+        """Whether there is one number of more than 8 bits a pixel."""
+        return str(self.image.mode).startswith(("I", "F"))
 
-    def _by_colour(self, pixels: Bytes, path: Path) -> Bytes:
-        found = _packed(pixels)
-        labels = np.full(found.shape, _OUTSIDE, np.int16)
-        for label, colour in enumerate(self.colours or ()):
-            labels[found == _packed(np.array(colour, np.uint8))] = label
-        if (labels == _OUTSIDE).any():
-            row, column = np.argwhere(labels == _OUTSIDE)[0]
-            shown = tuple(int(part) for part in pixels[row, column])
+    @property
+    def is_cut(self) -> bool:
+        """Whether the file has 16-bit colours, of which Pillow keeps the upper 8 bits."""
+        return not self.is_deep and ";16" in self.raw
+
+    @property
+    def is_transparent(self) -> bool:
+        """Whether any pixel may be transparent."""
+        return self.image.mode in _TRANSPARENT or (not self.is_deep and "transparency" in self.image.info)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width as served."""
+        height, width = self.image.height, self.image.width
+        return (width, height) if self.pending >= _SIDEWAYS else (height, width)
+
+    @property
+    def extremes(self) -> Extremes:
+        """The smallest and the largest value of any channel."""
+        found = self.image.getextrema() if not str(self.image.mode).startswith("I;") else None
+        if found is None or self.image.mode == "F":  # Pillow passes NaN over
+            values = np.asarray(self.image)
+            found = values.min(), values.max()
+        flat = np.array(found, np.float64).ravel()
+        return Extremes(self.path, float(flat.min()), float(flat.max()), self.image.mode == "F", self.is_cut)
+
+    def rgb(self, ranges: Ranges) -> Bytes:
+        """Its pixels `(H, W, 3)`, turned."""
+        image = self.image
+        if self.is_deep:
+            grey = ranges.as_bytes(np.asarray(image), self.path)
+            return turned(np.repeat(grey[..., None], 3, 2), self.pending)
+        if image.mode not in _EIGHT_BITS:
             raise DatasetError(
-                f"the mask {path} has the colour {shown} (row {row}, column {column}), which no class has. Give it a line "
-                "in classes.txt (name red green blue; the name void for what does not count), or save the mask without "
-                "smoothing: as PNG, and resized to the nearest pixel."
+                f"the image {self.path} has pixels of the kind {image.mode!r}, of which no colours are known. Save it as an "
+                "8-bit PNG in RGB."
             )
-        labels[labels >= self.classes] = VOID  # a colour after those of the classes is void
-        return labels.astype(np.uint8)
-
-    def _known(self) -> str:
-        labels = sorted(number for number, label in self.numbers.items() if label != VOID)
-        voids = sorted(number for number, label in self.numbers.items() if label == VOID)
-        spans = (
-            f"{labels[0]} to {labels[-1]}" if labels[-1] - labels[0] == len(labels) - 1 else ", ".join(map(str, labels))
-        )
-        return f"labels are {spans}" + (f", void is {', '.join(map(str, voids[:3]))}" if 0 < len(voids) <= 3 else "")
+        if self.is_cut:
+            ranges.check_cut(self.path)
+        return turned(_on_black(image) if self.is_transparent else np.array(image.convert("RGB")), self.pending)
 
 
-def read_rgb(path: Path) -> Bytes:
-    """An image as `(H, W, 3)`, grey ones in three equal channels; DatasetError for more than 8 bits a channel."""
-    image = opened(path, "image")
-    if image.mode not in _EIGHT_BITS:
-        raise DatasetError(
-            f"the image {path} has pixels of the kind {image.mode!r}, and turning them into 8 bits would lose what they say. "
-            "Scale it to 0..255 yourself and save it as an 8-bit PNG."
-        )
-    return np.array(image.convert("RGB"))
+def read_image(path: Path, ranges: Ranges = _EIGHT_BITS_READ) -> Read:
+    """An image in RGB, and its orientation; DatasetError for a file that cannot be read."""
+    opened_ = opened(path, "image")
+    return Read(opened_.rgb(ranges), opened_.orientation)
 
 
-def read_drawing(path: Path, what: str) -> NDArray[np.bool_]:
-    """A drawing in black and white, `(H, W)`, True where it is white; DatasetError for what is neither.
-
-    DRIVE's second observer saved (4, 2, 4) for black and (252, 254, 252) for white, so that a little is allowed.
-    """
-    pixels = np.asarray(opened(path, what).convert("L"))
-    grey = (pixels > _NEARLY) & (pixels < 255 - _NEARLY)
-    if grey.any():
-        raise DatasetError(
-            f"the {what} {path} should be black and white, and has {int(grey.sum())} pixels in between, such as "
-            f"{int(pixels[grey][0])}. Save it without smoothing: 0 and 255 alone."
-        )
-    return np.asarray(pixels > 127)
+def read_rgb(path: Path, ranges: Ranges = _EIGHT_BITS_READ) -> Bytes:
+    """An image as `(H, W, 3)`; DatasetError for a file that cannot be read."""
+    return read_image(path, ranges).pixels
 
 
-def numbers_in(image: Any, path: Path) -> NDArray[np.int64]:
-    """The whole numbers in a mask that is open; DatasetError where it has colours instead."""
-    if image.mode not in _NUMBERED:
-        raise DatasetError(
-            f"the mask {path} is stored as {image.mode}, not as one number a pixel. Name the colours in classes.txt beside "
-            "train/ and val/ (for each class a line: name red green blue), or save labels as an 8-bit grey PNG."
-        )
-    return np.asarray(image).astype(np.int64)
+def in_colour(path: Path, ranges: Ranges = _EIGHT_BITS_READ) -> Any:
+    """The same as a PIL image."""
+    return importlib.import_module("PIL.Image").fromarray(read_rgb(path, ranges))
 
 
-def opened(path: Path, what: str) -> Any:
-    """A file as a PIL image with its pixels read; DatasetError where that fails."""
-    with _opening(path, what) as image:
-        image.load()
-        return image
+def opened(path: Path, what: str) -> Opened:
+    """A file with its pixels read; DatasetError, with its path, where that fails, or where it holds several images."""
+    return _read(path, what, pixels=True)
 
 
-def in_colour(path: Path) -> Any:
-    """An image file as a PIL image in RGB, whatever it was saved as; DatasetError where that fails."""
-    with _opening(path, "image") as image:
-        return image.convert("RGB")
+def header(path: Path, what: str) -> Opened:
+    """A file of which the beginning alone is read."""
+    return _read(path, what, pixels=False)
 
 
 def size_in(path: Path) -> tuple[int, int]:
-    """Height and width that an image file states, without its pixels being read."""
-    with _opening(path, "image") as image:
-        return image.height, image.width
+    """Height and width of an image as it is served, without its pixels being read."""
+    return header(path, "image").size
 
 
-@contextmanager
-def _opening(path: Path, what: str) -> Iterator[Any]:
-    """A file as a PIL image; DatasetError with its path, in place of all that Pillow raises for one that is damaged."""
+def turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Pixels `(H, W, ...)` as EXIF's orientation, 1 to 8, says that they are seen."""
+    if orientation >= _SIDEWAYS:
+        pixels = pixels.swapaxes(0, 1)  # 5: mirrored along the diagonal; the others are that, and a mirror or two
+    rows = orientation in (3, 4, 7, 8)
+    columns = orientation in (2, 3, 6, 7)
+    return pixels[:: -1 if rows else 1, :: -1 if columns else 1].copy()
+
+
+def _read(path: Path, what: str, *, pixels: bool) -> Opened:
+    """All that is left to Pillow, so that all that it raises for a damaged file becomes a DatasetError with the path."""
+    if not path.is_file():  # a pipe would be waited for, a device has no end
+        found = "is no regular file" if path.exists() or path.is_symlink() else "is not there"
+        raise DatasetError(f"cannot read the {what} {path}: it {found}. Replace it by a file that opens.")
     pillow = importlib.import_module("PIL.Image")
     try:
         with path.open("rb") as file:
-            yield pillow.open(file)
-    except (OSError, SyntaxError, ValueError, struct.error, pillow.DecompressionBombError) as error:
+            image = pillow.open(file)
+            raw, before, pages = repr(image.tile), _orientation(image), _pages(image)
+            if pixels and pages == 1:
+                image.load()
+            after = _orientation(image) if pixels else before
+    except pillow.DecompressionBombError as error:
+        reason = f"{error}. If it is no trap, raise PIL.Image.MAX_IMAGE_PIXELS, or cut it into pieces"
+        raise DatasetError(f"cannot read the {what} {path}: {reason}.") from None
+    except Exception as error:  # whatever a decoder stumbles over
         # What Pillow says of a file of another kind names an object, not a reason.
         other = "cannot identify image" in str(error)
-        reason = "it is no image, or damaged at its beginning" if other else str(error)
+        reason = "it is no image, or damaged at its beginning" if other else str(error) or repr(error)
         raise DatasetError(f"cannot read the {what} {path}: {reason}. Replace it by a file that opens.") from None
+    if pages > 1:
+        raise DatasetError(
+            f"the {what} {path} holds {pages} images, and one file is one {what}. Split it, with its counterpart in the same "
+            f"order: from PIL import Image, ImageSequence; [page.save(f'{path.stem}-{{n:03}}.png') for n, page in "
+            f"enumerate(ImageSequence.Iterator(Image.open('{path.name}')))]."
+        )
+    # Pillow turns TIFF while it reads and forgets that it had to; before that it states the sides of the turned image.
+    done = (image.format == "TIFF") if not pixels else after != before
+    return Opened(path, image, before, 1 if done else before, raw)
 
 
-def _packed(pixels: Bytes) -> NDArray[np.uint32]:
-    """A colour as one number."""
-    parts = pixels.astype(np.uint32)
-    return np.asarray(parts[..., 0] << 16 | parts[..., 1] << 8 | parts[..., 2])
+def _pages(image: Any) -> int:
+    """How many images a file holds; a photograph with previews or depth beside it (MPO) is one."""
+    if image.format == "MPO":
+        return 1
+    if image.format == "TIFF":  # ImageJ keeps a large stack behind the header of its first page
+        told = str(image.tag_v2.get(_DESCRIPTION, ""))
+        stack = re.search(r"^images=(\d+)", told, re.MULTILINE) if told.startswith("ImageJ=") else None
+        if stack:
+            return int(stack[1])
+    return int(getattr(image, "n_frames", 1))
+
+
+def _orientation(image: Any) -> int:
+    """EXIF's number, 1 where there is none, or none that makes sense."""
+    try:
+        said = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged EXIF beside good pixels: viewers show them as they lie
+        return 1
+    return said if said in range(1, 9) else 1
+
+
+def _on_black(image: Any) -> Bytes:
+    """Colours as far as they are opaque; what lies behind them is black."""
+    straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
+    pixels = np.asarray((image.convert(straight) if straight else image).convert("RGBA")).astype(np.uint32)
+    return ((pixels[..., :3] * pixels[..., 3:] + 127) // 255).astype(np.uint8)

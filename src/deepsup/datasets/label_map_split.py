@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from deepsup.datasets import paired_transforms
-from deepsup.datasets.image_files import VOID, Colour
+from deepsup.datasets.mask_files import VOID, Colour
 from deepsup.datasets.paired_transforms import Joint, Pixels
 from deepsup.datasets.pairs import Pairs
 from deepsup.datasets.splits import Split, generator, sent
@@ -75,7 +75,7 @@ class MapSplit(Split):
             views=1,
         )
         self.names = pairs.names
-        self.palette = tuple(palette)
+        self.palette, self.ranges = tuple(palette), pairs.ranges
         self.crop, self.patches, self.inside, self.workers = crop, patches, inside, workers
         self.mean, self.std = mean.to(torch.float32), std.to(torch.float32)
         self._pairs, self._joint = pairs, joint

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from deepsup.datasets.image_files import VOID
+from deepsup.datasets.mask_files import VOID
 from deepsup.datasets.transforms import RANGE
 from deepsup.errors import ConfigError
 from deepsup.specs import FLAG, Limit, Registry, between, is_number

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from deepsup.datasets.image_files import VOID, Bytes, MaskReader, read_drawing, read_rgb, size_in
+from deepsup.datasets.image_files import Bytes, Read, read_image, size_in
+from deepsup.datasets.image_ranges import Ranges
+from deepsup.datasets.mask_files import VOID, MaskReader, as_photographed, read_drawing
 from deepsup.datasets.normalisation import byte_counts, counted_statistics
 from deepsup.datasets.paired_transforms import Pixels, resized, scaled_size
 from deepsup.datasets.preparation import Preparation
@@ -29,17 +31,24 @@ class Pair(NamedTuple):
     mask: Path
     view: Path | None = None
 
+    @property
+    def files(self) -> list[tuple[Path, str]]:
+        """Its files, each with what it is."""
+        views = [(self.view, "field of view")] if self.view else []
+        return [(self.image, "image"), (self.mask, "mask"), *views]
+
 
 @dataclass(frozen=True)
 class PairReader:
-    """From files to what is served: prepared, resized, void outside of the field of view.
+    """From files to what is served: turned, prepared, resized, void outside of the field of view.
 
-    `masks` None stands for drawings in black and white: 0 and 1.
+    `masks` None stands for drawings in black and white: 0 and 1. `ranges` are those of images of more than 8 bits.
     """
 
     masks: MaskReader | None
     prepare: Preparation | None = None
     size: int | tuple[int, int] | None = None
+    ranges: Ranges = field(default_factory=Ranges)
 
     @property
     def channels(self) -> int:
@@ -48,17 +57,20 @@ class PairReader:
 
     def __call__(self, pair: Pair) -> Pixels:
         """The image `(C, H, W)` and its labels `(H, W)`, both uint8; DatasetError names the file that is wrong."""
-        image, labels = read_rgb(pair.image), self._labels(pair)
+        photo = read_image(pair.image, self.ranges)
+        image, labels = photo.pixels, self._labels(pair, photo)
         _check_same(image.shape[:2], labels.shape, pair.image, pair.mask, what="mask")
         pixels = image if self.prepare is None else self.prepare(image)[..., None]
         both = Pixels(torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), torch.from_numpy(labels))
         return resized(both, scaled_size((labels.shape[0], labels.shape[1]), self.size))
 
-    def _labels(self, pair: Pair) -> Bytes:
-        labels = self.masks.read(pair.mask) if self.masks else read_drawing(pair.mask, "mask").astype("uint8")
+    def _labels(self, pair: Pair, photo: Read) -> Bytes:
+        read = self.masks.read(pair.mask) if self.masks else read_drawing(pair.mask, "mask")
+        labels: Bytes = as_photographed(read, photo, (pair.image, pair.mask), what="mask").astype("uint8", copy=False)
         if pair.view is None:
             return labels
-        view = read_drawing(pair.view, "field of view")
+        drawn = read_drawing(pair.view, "field of view")
+        view = as_photographed(drawn, photo, (pair.image, pair.view), what="field of view")
         _check_same(labels.shape, view.shape, pair.mask, pair.view, what="field of view")
         if not view.any():
             raise DatasetError(
@@ -80,7 +92,7 @@ class Pairs:
         if not pairs:
             raise DatasetError("a split needs at least one labelled image; this one is empty.")
         self.names = tuple(pair.name for pair in pairs)
-        self.channels = reader.channels
+        self.channels, self.ranges = reader.channels, reader.ranges
         self._pairs, self._reader = tuple(pairs), reader
         height, width = scaled_size(size_in(pairs[0].image), reader.size)
         fits = (self.channels + 1) * height * width * len(pairs) <= memory

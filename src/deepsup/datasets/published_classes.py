@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deepsup.datasets.image_files import Colour
+from deepsup.datasets.mask_files import Colour
 
 Named = dict[str, Colour]
 

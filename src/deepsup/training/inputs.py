@@ -1,7 +1,8 @@
 """How a run prepares its images, kept beside its settings, so that a new image can be read without the data set.
 
 `RUN/inputs.json`: `task`, `classes` (names), `palette` (a colour each, of label maps), `channels`, `size` (the side that
-images of one label are resized to), `mean` and `std` a channel.
+images of one label are resized to), `mean` and `std` a channel; `ranges`, what is white in images of more than 8 bits: in
+whole numbers, and in floats.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch.nn import functional
 from deepsup import label_maps
 from deepsup.datasets import Dataset, folder_split, preparation
 from deepsup.datasets.image_files import in_colour, read_rgb
+from deepsup.datasets.image_ranges import Ranges
 from deepsup.datasets.paired_transforms import Pixels, resized, scaled_size
 from deepsup.errors import ConfigError
 from deepsup.files import write_atomically
@@ -40,6 +42,7 @@ class Inputs:
     size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    ranges: tuple[int | None, float | None] = (None, None)
 
     @classmethod
     def of(cls, data: Dataset) -> Inputs:
@@ -47,7 +50,9 @@ class Inputs:
         split = data.validation
         mean, std = (getattr(split, name).flatten().tolist() for name in ("mean", "std"))
         palette = getattr(split, "palette", ())
-        return cls(data.task, data.class_names, palette, data.channels, split.size, tuple(mean), tuple(std))
+        ranges = getattr(split, "ranges", Ranges())
+        sides = (data.channels, split.size)
+        return cls(data.task, data.class_names, palette, *sides, tuple(mean), tuple(std), (ranges.whole, ranges.real))
 
     def save(self, folder: Path) -> None:
         """Write them into a run's folder."""
@@ -73,17 +78,18 @@ class Inputs:
             ) from None
 
     def read(self, path: Path, settings: DataConfig) -> tuple[Tensor, Tensor]:
-        """An image file as validation sees it (1, C, H, W), and its pixels (H0, W0, 3), uint8, as they are in the file.
+        """An image file as validation sees it (1, C, H, W), and its pixels (H0, W0, 3), uint8, turned as the file says.
 
         Raises `DatasetError` with the name of a file that cannot be read.
         """
-        pixels = read_rgb(path)
+        ranges = Ranges(*self.ranges)
+        pixels = read_rgb(path, ranges)
         original = torch.from_numpy(pixels)
         if TASKS[self.task].whole_images:
             x = self._map(pixels, settings)
         elif settings.name == "folder":
             (cut,) = folder_split.AUGMENTATIONS["none"](self.size)
-            x = cut(in_colour(path))
+            x = cut(in_colour(path, ranges))
         else:
             x = self._square(original)
         mean, std = (torch.tensor(value).view(-1, 1, 1) for value in (self.mean, self.std))

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from deepsup.datasets.image_files import SUFFIXES
 from deepsup.errors import CheckpointError, ConfigError, DatasetError
 from deepsup.evaluation.sliding_window import Forward, in_tiles
 from deepsup.files import load_weights
@@ -27,8 +28,6 @@ from deepsup.tasks.task import Said
 from deepsup.training import checkpoints, runs
 from deepsup.training.inputs import Inputs
 from deepsup.training.loop import load_net
-
-EXTENSIONS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".webp"}
 
 
 class Predictor(NamedTuple):
@@ -109,7 +108,7 @@ def found_images(images: Iterable[str | Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for given in map(Path, images):
         if given.is_dir():
-            paths = sorted(p for p in given.iterdir() if p.suffix.lower() in EXTENSIONS and not p.name.startswith("."))
+            paths = sorted(p for p in given.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
             if not paths:
                 raise DatasetError(f"there is no image (png, jpg, tif, ...) in the folder {given}.")
         elif given.is_file():

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from deepsup.datasets.array_split import ArraySplit
 from deepsup.datasets.folder_split import FolderSplit, class_folders, folder_samples
+from deepsup.datasets.image_survey import ranges_of, survey
 from deepsup.datasets.layouts import layout
 from deepsup.datasets.normalisation import channel_statistics
 from deepsup.datasets.published_files import read_cifar, read_idx, read_original, read_svhn
@@ -183,8 +184,14 @@ def folder(request: Request) -> Dataset:
         raise DatasetError(f"{parts['train']} has no image file (png, jpg, webp, ...) of: {', '.join(empty)}.")
     if not samples["val"]:
         raise DatasetError(f"{parts['val']} has no image file (png, jpg, webp, ...) in any class folder.")
-    shared: dict[str, Any] = {"class_names": class_names, "size": request.side or 224, "workers": request.workers}
     train = [samples["train"][row] for row in request.kept(torch.arange(len(samples["train"]))).tolist()]
+    found = survey((path, "image") for path, _ in (*train, *samples["val"]))
+    shared: dict[str, Any] = {
+        "class_names": class_names,
+        "size": request.side or 224,
+        "workers": request.workers,
+        "ranges": ranges_of(found.values()),
+    }
     return Dataset(
         "folder",
         FolderSplit(train, augment=request.augment, views=request.views, **shared),

@@ -15,16 +15,17 @@ import torch
 from deepsup import label_maps
 from deepsup.datasets import preparation, published_classes
 from deepsup.datasets.class_occurrence import check_occurrences
-from deepsup.datasets.image_files import MOST_CLASSES, VOID, Colour, MaskReader, numbers_in, opened
+from deepsup.datasets.image_files import SUFFIXES, opened
+from deepsup.datasets.image_survey import ranges_of, survey
 from deepsup.datasets.label_map_split import MapSplit
 from deepsup.datasets.layouts import layout
+from deepsup.datasets.mask_files import MOST_CLASSES, VOID, Colour, MaskReader, numbers_in
 from deepsup.datasets.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from deepsup.datasets.pairs import Pair, PairReader, Pairs, matched, statistics
 from deepsup.datasets.request import DEFAULT_ROOT, Dataset, Request
 from deepsup.errors import DatasetError
 from deepsup.specs import Limit, one_of, require
 
-_EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"}
 _NO_LABEL = Limit(
     "the number in the masks that does not count, or None", lambda v: v is None or (type(v) is int and 0 <= v <= 65535)
 )
@@ -187,7 +188,7 @@ def _counted(pairs: Sequence[Pair], void: int | None) -> list[str]:
     """As many names as the largest number in any mask asks for."""
     largest, values = 0, set()
     for pair in pairs:
-        found = np.unique(numbers_in(opened(pair.mask, "mask"), pair.mask))
+        found = np.unique(numbers_in(opened(pair.mask, "mask")))
         values |= set(found.tolist()[:3])
         largest = max([largest, *found[found != (-1 if void is None else void)].tolist()])
         if largest > MOST_CLASSES:
@@ -210,7 +211,10 @@ def _counted(pairs: Sequence[Pair], void: int | None) -> list[str]:
 
 def _dataset(request: Request, layout: _Layout) -> Dataset:
     require("torchvision.transforms.v2", purpose=f"the dataset {request.name}")
-    reader = PairReader(layout.masks, preparation.get(request.prepare), request.size)
+    files = [*layout.train, *layout.validation]
+    found = survey(file for pair in files for file in pair.files)
+    ranges = ranges_of(found[pair.image] for pair in files)
+    reader = PairReader(layout.masks, preparation.get(request.prepare), request.size, ranges)
     if reader.prepare is None:
         mean, std = IMAGENET_MEAN, IMAGENET_STD
     else:  # of everything: a quick run normalises as the full run does
@@ -260,7 +264,7 @@ def _files(folder: Path, key: Callable[[str], str] = str) -> dict[str, Path]:
     """Image files by `key` of their stem; hidden ones do not count."""
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in _EXTENSIONS or path.name.startswith("."):
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
             continue
         name = key(path.stem)
         if name in found:

@@ -1,0 +1,68 @@
+"""The look at every file before anything is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deepsup.datasets.image_ranges import Ranges
+from deepsup.datasets.image_survey import ranges_of, survey
+from deepsup.errors import DatasetError
+from tests.support.drawn_images import COLOURS, GREY, write, write_png
+
+
+def images(folder: Path, count: int = 5, ending: str = "png") -> list[tuple[Path, str]]:
+    random = np.random.default_rng(0)
+    pixels = [random.integers(0, 256, (40, 30, 3), np.uint8) for _ in range(count)]
+    return [(write(folder / f"{n}.{ending}", one), "image") for n, one in enumerate(pixels)]
+
+
+def test_what_is_in_a_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.png", COLOURS, orientation=6)
+    facts = survey([(path, "image")])[path]
+    assert (facts.kind, facts.size, facts.turned, facts.transparent, facts.deep) == ("RGB", (5, 4), True, False, False)
+    assert facts.extremes is not None
+    assert (facts.extremes.low, facts.extremes.high) == (COLOURS.min(), COLOURS.max())
+
+
+@pytest.mark.parametrize("read", [2**28, 0])  # all pixels, and beginnings and ends
+@pytest.mark.parametrize("ending", ["png", "jpg", "tif"])
+def test_all_that_is_broken_is_named_at_once(tmp_path: Path, ending: str, read: int) -> None:
+    files = images(tmp_path, 9, ending)
+    survey(files, read=read)
+    for path, _ in files[2:4]:
+        path.write_bytes(path.read_bytes()[:-600])
+    files[5][0].write_bytes(b"")
+    files[6][0].write_bytes(b"no image")
+    files[7][0].unlink()
+    with pytest.raises(DatasetError, match=r"^5 of 9 files cannot be used:\n- cannot read the image") as caught:
+        survey(files, read=read)
+    assert [n for n in range(9) if f"/{n}.{ending}: " in str(caught.value)] == [2, 3, 5]
+    assert str(caught.value).endswith("\n- and 2 more")
+
+
+def test_a_single_broken_file_is_said_as_it_is(tmp_path: Path) -> None:
+    files = images(tmp_path)
+    files[1][0].write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"^cannot read the image .*1\.png"):
+        survey(files)
+
+
+def test_of_many_files_pixels_are_left_alone_but_for_deep_ones(tmp_path: Path) -> None:
+    shallow = write(tmp_path / "a.png", GREY)
+    deep = write(tmp_path / "b.png", np.array([[0, 4000]], np.uint16))
+    found = survey([(shallow, "image"), (deep, "image")], read=0)
+    assert found[shallow].extremes is None
+    assert found[deep].kind == "16-bit grey"
+    assert ranges_of(found.values()) == Ranges(whole=4095)
+
+
+def test_a_range_is_that_of_all_files_together(tmp_path: Path) -> None:
+    files = [
+        (write(tmp_path / f"{high}.tif", np.array([[0, high]], np.uint16)), "image") for high in (200, 1000, 60000)
+    ]
+    assert ranges_of(survey(files).values()) == Ranges(whole=65535)
+    path = write_png(tmp_path / "c.png", np.full((2, 2, 3), 60000), depth=16, kind=2)
+    assert ranges_of(survey([(path, "image")]).values()) == Ranges(whole=65535)
