@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from deepsup.comparisons import statistics
-from deepsup.comparisons.statistics import compared, half_width, independent, judged, levels, rule, t_quantile, verdict
+from deepsup.comparisons.statistics import compared, judged, levels, rule, t_quantile, verdict
 from deepsup.errors import ConfigError
 
 CASES = [

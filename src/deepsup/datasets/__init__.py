@@ -7,7 +7,18 @@ from deepsup.datasets.class_occurrence import AbsentClassWarning
 from deepsup.datasets.folder_split import FolderSplit
 from deepsup.datasets.label_map_split import MapSplit
 from deepsup.datasets.loading import load, names
+from deepsup.datasets.mask_classes import DoubtfulClassesWarning
 from deepsup.datasets.request import Dataset
 from deepsup.datasets.splits import Split
 
-__all__ = ["AbsentClassWarning", "ArraySplit", "Dataset", "FolderSplit", "MapSplit", "Split", "load", "names"]
+__all__ = [
+    "AbsentClassWarning",
+    "ArraySplit",
+    "Dataset",
+    "DoubtfulClassesWarning",
+    "FolderSplit",
+    "MapSplit",
+    "Split",
+    "load",
+    "names",
+]

@@ -19,7 +19,7 @@ MOST_CLASSES = 255
 _OUTSIDE = -1
 _NEARLY = 8  # what counts as black and white
 _NUMBERED = {"1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N"}  # Pillow's modes with one whole number a pixel
-_COLOURED = {"RGB", "RGBA"}
+_COLOURED = {"RGB", "RGBA", "P", "PA"}
 _FEW_BITS = {"L;2": 85, "L;4": 17}  # numbers of 2 or 4 bits, which Pillow spreads over 0 to 255 as greys
 
 Colour = tuple[int, int, int]
@@ -31,13 +31,17 @@ class MaskReader:
 
     Example: `MaskReader({0: 0, 1: 1, 255: VOID}, classes=2).read(Path("masks/a.png"))`.
 
-    `numbers` says which label each number in a file stands for. With `colours`, one a class, masks stored as RGB are read
-    by colour; where all of them are greys, so are masks stored as grey.
+    `numbers` says which label each number in a file stands for. With `colours`, one a class and then those of void, masks
+    stored in colours or with a palette are read by colour; where all of them are greys, so are masks stored as grey.
+    Without, of a palette the number of the entry counts, or with `grey_palettes` its grey. `rule` is said where a number
+    is no label.
     """
 
     numbers: Mapping[int, int]
     classes: int
     colours: tuple[Colour, ...] | None = None
+    grey_palettes: bool = False
+    rule: str = ""
 
     def read(self, path: Path) -> Read:
         """The labels in a file; DatasetError for one that does not open, or that holds what is no label."""
@@ -46,10 +50,13 @@ class MaskReader:
         return Read(turned(self._labels(mask), mask.pending), mask.orientation)
 
     def _labels(self, mask: Opened) -> Bytes:
-        mode, path = mask.image.mode, mask.path
-        if self.colours is not None and (mode in _COLOURED or (self._greys and mode in ("L", "1"))):
-            return self._by_colour(np.asarray(mask.image.convert("RGB")), path)
+        path = mask.path
+        if self.is_by_colour(mask):
+            return self._by_colour(np.asarray(mask.image.convert("RGBA"))[..., :3], path)
         values = numbers_in(mask)
+        palette = palette_of(mask) if self.grey_palettes else None
+        if palette:
+            values = np.array([red for red, _, _ in palette])[values]
         table = np.full(max(*self.numbers, 255) + 2, _OUTSIDE, np.int16)
         for number, label in self.numbers.items():
             table[number] = label
@@ -59,9 +66,13 @@ class MaskReader:
             row, column = np.argwhere(labels == _OUTSIDE)[0]
             raise DatasetError(
                 f"the mask {path} holds {values[row, column]} (row {row}, column {column}), which is no label: "
-                f"{self._known()}. Correct the mask, or name its class."
+                f"{self._known()}. Correct the mask, or name its class.{self.rule and f' {self.rule}.'}"
             )
         return labels.astype(np.uint8)
+
+    def is_by_colour(self, mask: Opened) -> bool:
+        """Whether such a mask is read by colour, and not by number."""
+        return bool(self.colours) and (mask.image.mode in _COLOURED or (self._greys and mask.image.mode in ("L", "1")))
 
     @property
     def _greys(self) -> bool:
@@ -127,6 +138,15 @@ def numbers_in(mask: Opened) -> NDArray[np.int64]:
         )
     spread = next((step for raw, step in _FEW_BITS.items() if f"'{raw}'" in mask.raw), 1)
     return np.asarray(image).astype(np.int64) // spread
+
+
+def palette_of(mask: Opened) -> tuple[Colour, ...] | None:
+    """The colours of a mask's palette, black for numbers beyond its end; None where it has none."""
+    if mask.image.mode != "P":
+        return None
+    parts = mask.image.getpalette("RGB") or []
+    parts = [*parts, *[0] * (3 * 256 - len(parts))]
+    return tuple((parts[at], parts[at + 1], parts[at + 2]) for at in range(0, 3 * 256, 3))
 
 
 def as_photographed(mask: Read, photo: Read, paths: tuple[Path, Path], *, what: str) -> NDArray[Any]:

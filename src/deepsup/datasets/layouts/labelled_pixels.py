@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 
 from deepsup import label_maps
 from deepsup.datasets import preparation, published_classes
 from deepsup.datasets.class_occurrence import check_occurrences
-from deepsup.datasets.image_files import SUFFIXES, opened
-from deepsup.datasets.image_survey import ranges_of, survey
+from deepsup.datasets.image_files import SUFFIXES
+from deepsup.datasets.image_survey import Facts, ranges_of, survey
 from deepsup.datasets.label_map_split import MapSplit
 from deepsup.datasets.layouts import layout
-from deepsup.datasets.mask_files import MOST_CLASSES, VOID, Colour, MaskReader, numbers_in
+from deepsup.datasets.mask_classes import classes_of
+from deepsup.datasets.mask_files import VOID, MaskReader
 from deepsup.datasets.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from deepsup.datasets.pairs import Pair, PairReader, Pairs, matched, statistics
 from deepsup.datasets.request import DEFAULT_ROOT, Dataset, Request
@@ -41,6 +40,7 @@ class _Layout:
     masks: MaskReader | None
     inside: bool = False
     hint: str = ""
+    found: dict[Path, Facts] | None = None
 
 
 @layout("segmentation")
@@ -123,7 +123,7 @@ def cityscapes(request: Request) -> Dataset:
 def pairs(request: Request, *, void: Annotated[int | None, _NO_LABEL] = 255) -> Dataset:
     """Images and masks of one's own in `train/` and `val/`, each with `images/` and `masks/`.
 
-    `void` is the number of what does not count, None where everything does.
+    `void` is the number of what does not count, None where everything does; `mask_classes` says what numbers and colours mean.
     """
     if request.root is None:
         raise DatasetError(
@@ -134,19 +134,11 @@ def pairs(request: Request, *, void: Annotated[int | None, _NO_LABEL] = 255) -> 
         matched(_files(root / p / "images"), _files(root / p / "masks"), where=str(root / p / "images"))
         for p in ("train", "val")
     )
-    file = root / "classes.txt"
-    if file.is_file():
-        names, colours = _classes_in(file)
-    else:
-        names, colours = _counted((*train, *validation), void), None
-    if not 2 <= len(names) <= MOST_CLASSES:
-        raise DatasetError(f"{file} names {len(names)} classes; there must be from 2 to {MOST_CLASSES}.")
-    numbers = [number for number in range(len(names) + 1) if number != void][: len(names)]
-    table = {number: label for label, number in enumerate(numbers)} | ({} if void is None else {void: VOID})
-    classes = dict(zip(names, colours, strict=False)) if colours else _named(names)
-    masks = MaskReader(table, classes=len(names), colours=colours)
+    found = _surveyed((*train, *validation))
+    names, colours, masks = classes_of([p.mask for p in (*train, *validation)], root / "classes.txt", void=void)
+    classes = dict(zip(names, colours, strict=True)) if colours else _named(names)
     hint = _black_and_white(names) if void == 255 and colours is None else ""
-    return _dataset(request, _Layout(train, validation, classes=classes, masks=masks, hint=hint))
+    return _dataset(request, _Layout(train, validation, classes=classes, masks=masks, hint=hint, found=found))
 
 
 def _black_and_white(names: Sequence[str]) -> str:
@@ -157,63 +149,15 @@ def _black_and_white(names: Sequence[str]) -> str:
     return f"255 is void: if the masks were saved as 0 and 255, write the colours into classes.txt, the lines {lines}."
 
 
-def _classes_in(path: Path) -> tuple[list[str], tuple[Colour, ...] | None]:
-    """`name` or `name red green blue` a line: the names, and the colours, where the one called void comes last."""
-    lines = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
-    found = [re.fullmatch(r"(.+?)((?:\s+\d+){3})?", line) for line in lines]
-    rows = [(match[1], match[2].split() if match[2] else None) for match in found if match]
-    coloured = [parts is not None for _, parts in rows]
-    if any(coloured) and not all(coloured):
-        missing = next(name for name, parts in rows if parts is None)
-        raise DatasetError(
-            f"{path} gives colours to some classes and none to {missing!r}. Give all of them one, or none."
-        )
-    named = {name: _colour(parts, path) if parts else None for name, parts in rows}
-    if len(named) != len(rows) or (any(coloured) and len(set(named.values())) != len(rows)):
-        raise DatasetError(f"{path} has a name or a colour twice. Every class needs its own.")
-    names = [name for name in named if name != "void"]
-    if not any(coloured):
-        return names, None
-    return names, tuple(colour for name in [*names, "void"] if (colour := named.get(name)))
-
-
-def _colour(parts: Sequence[str], path: Path) -> Colour:
-    red, green, blue = map(int, parts)
-    if max(red, green, blue) > 255:
-        raise DatasetError(f"{path} has the colour {red} {green} {blue}; its parts must be from 0 to 255.")
-    return red, green, blue
-
-
-def _counted(pairs: Sequence[Pair], void: int | None) -> list[str]:
-    """As many names as the largest number in any mask asks for."""
-    largest, values = 0, set()
-    for pair in pairs:
-        found = np.unique(numbers_in(opened(pair.mask, "mask")))
-        values |= set(found.tolist()[:3])
-        largest = max([largest, *found[found != (-1 if void is None else void)].tolist()])
-        if largest > MOST_CLASSES:
-            raise DatasetError(
-                f"the mask {pair.mask} holds {largest}: more than {MOST_CLASSES} classes do not fit into a byte. Number "
-                "them from 0, and write one name a line into classes.txt."
-            )
-    if values == {0, 255}:
-        raise DatasetError(
-            f"the masks of {pairs[0].mask.parent} hold 0 and 255 alone. If those are two classes, write their colours into "
-            "classes.txt beside train/ and val/: the lines 'background 0 0 0' and 'object 255 255 255'."
-        )
-    count = largest if void is not None and void < largest else largest + 1
-    if count < 2:
-        raise DatasetError(
-            f"the masks of {pairs[0].mask.parent} hold one label alone, so that there is nothing to learn."
-        )
-    return [str(label) for label in range(count)]
+def _surveyed(pairs: Sequence[Pair]) -> dict[Path, Facts]:
+    return survey(file for pair in pairs for file in pair.files)
 
 
 def _dataset(request: Request, layout: _Layout) -> Dataset:
     require("torchvision.transforms.v2", purpose=f"the dataset {request.name}")
-    files = [*layout.train, *layout.validation]
-    found = survey(file for pair in files for file in pair.files)
-    ranges = ranges_of(found[pair.image] for pair in files)
+    pairs = (*layout.train, *layout.validation)
+    found = layout.found or _surveyed(pairs)
+    ranges = ranges_of(found[pair.image] for pair in pairs)
     reader = PairReader(layout.masks, preparation.get(request.prepare), request.size, ranges)
     if reader.prepare is None:
         mean, std = IMAGENET_MEAN, IMAGENET_STD
@@ -233,10 +177,10 @@ def _dataset(request: Request, layout: _Layout) -> Dataset:
         "inside": layout.inside,
         "augment": request.augment,
     }
-    pairs, validation = Pairs(train, reader), Pairs(layout.validation, reader)
+    training, validation = Pairs(train, reader), Pairs(layout.validation, reader)
     whole = len(train) == len(layout.train)
-    check_occurrences(pairs, validation, tuple(layout.classes), hint=layout.hint, whole=whole)
-    return Dataset(request.name, MapSplit(pairs, **shared, **patches), MapSplit(validation, **shared))
+    check_occurrences(training, validation, tuple(layout.classes), hint=layout.hint, whole=whole)
+    return Dataset(request.name, MapSplit(training, **shared, **patches), MapSplit(validation, **shared))
 
 
 def _named(names: Sequence[str]) -> published_classes.Named:
