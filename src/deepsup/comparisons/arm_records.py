@@ -27,7 +27,8 @@ def arm_record(
 
     A run that has not finished is null in every list, and counts for nothing but what is known before the first step:
     what the networks cost, and the memory of a step. Those of them whose loss was not finite are
-    `diverged`. `data` are the settings of that section, for an arm of which nothing has begun. What every field means stands in docs/files.md.
+    `diverged`. `data` are the settings of that section, for an arm of which nothing has begun. What every field means
+    stands in docs/files.md.
     """
     ended = [run if run and run.end else None for run in runs]
     ends = [run.end if run else None for run in ended]
