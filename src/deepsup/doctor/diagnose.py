@@ -239,8 +239,12 @@ class _Case:
         self.found += distributed(setup, values)
 
     def _attached(self, plan: Plan) -> Supervised | None:
-        """The net with copies of the user's heads, which attaching would move and run."""
-        own = [replace(b, head=copy.deepcopy(b.head)) if isinstance(b.head, nn.Module) else b for b in plan.branches]
+        """The net with copies of the user's heads, which attaching would move and run; the model's layers stay in them."""
+        core = {id(t): t for t in (*self.setup.core.modules(), *self.setup.core.parameters())}
+        own = [
+            replace(b, head=copy.deepcopy(b.head, dict(core))) if isinstance(b.head, nn.Module) else b
+            for b in plan.branches
+        ]
         try:
             return attach(self.setup.core, replace(plan, branches=tuple(own)))
         except Exception as error:

@@ -11,6 +11,7 @@ from deepsup.doctor.findings import Finding, branch, error, warning
 from deepsup.doctor.patient import Setup
 from deepsup.layers.wrappers import clean
 from deepsup.plans.plan import Plan
+from deepsup.supervision.branch_heads import Heads
 
 NOTHING_TRAINABLE = error(
     "nothing-trainable",
@@ -73,8 +74,9 @@ def optimising(setup: Setup, plan: Plan | None, optimizer: Optimizer | None) -> 
     if setup.net is None and plan is not None and plan.branches:
         what = f"it was made before the heads of {', '.join(plan.names)} are attached"
         yield HEAD_NOT_IN_OPTIMIZER.found("optimizer", what)
-    for name, head in setup.net.heads.items() if setup.net else ():
-        missing = [n for n, p in head.named_parameters() if p.requires_grad and id(p) not in held]
+    heads = setup.net.heads if setup.net else Heads({})
+    for name in heads:
+        missing = [n for n, p in heads.own(name) if p.requires_grad and id(p) not in held]
         if missing:
             what = f"the optimiser lacks {len(missing)} parameters of its head ({missing[0]}, ...)"
             yield HEAD_NOT_IN_OPTIMIZER.found(branch(name), what)
@@ -88,7 +90,8 @@ def precision(setup: Setup) -> Iterator[Finding]:
     ]
     if half:
         yield HALF_WEIGHTS.found(", ".join(half), "its trainable weights are float16")
-    for name, head in setup.net.heads.items() if setup.net else ():
-        own = list(head.parameters())
+    heads = setup.net.heads if setup.net else Heads({})
+    for name in heads:
+        own = [p for _, p in heads.own(name)]
         if own and not any(p.requires_grad for p in own):
             yield FROZEN_HEAD.found(branch(name), "every parameter of its head is frozen")

@@ -15,6 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from deepsup.errors import HeadError
 from deepsup.features import Feature, Pick
 from deepsup.heads.build_head import HeadLike, build, read, show
+from deepsup.heads.head_weights import scoring_layer
+from deepsup.heads.lent_layers import Lent, lent, tried
 from deepsup.layers.snapshot import untouched
 
 
@@ -26,6 +28,7 @@ class Price(NamedTuple):
     flops: int  # forward, per sample; multiplications and additions counted separately
     activation_bytes: int  # kept for backward, per sample
     extras: Mapping[str, tuple[int, ...]] = MappingProxyType({})  # shapes of what a head gives out beside its scores
+    borrowed: bool = False  # the layer that makes its scores is the model's own
 
 
 def price(
@@ -42,14 +45,14 @@ def price(
 
     A head named by a text is built on the meta device, so that large ones cost neither time nor memory; one that cannot
     be (some networks read numbers back as they are built) is built on the CPU. `model`, `layer` and `main` are for
-    heads made from the model. Raises `HeadError` for a head that cannot be built, cannot read `feature`, or returns neither one
-    tensor nor a dict of tensors with `scores`.
+    heads made from the model; what the model lends a head (`lent_layers`) is no new parameter. Raises `HeadError` for a
+    head that cannot be built, cannot read `feature`, or returns neither one tensor nor a dict of tensors with `scores`.
     """
 
     def on(device: str) -> Price:
         with torch.random.fork_rng(devices=[]), torch.device(device):
             module = build(head, feature, classes, model=model, layer=layer, main=main)
-        return _price(name, head, feature, module, device=device)
+        return _price(name, head, feature, module, device=device, model=model)
 
     if isinstance(head, str):
         read(head)  # what is wrong with the text is said at once
@@ -58,11 +61,15 @@ def price(
     return on("cpu")
 
 
-def _price(name: str, head: HeadLike, feature: Feature, module: nn.Module, *, device: str) -> Price:
+def _price(
+    name: str, head: HeadLike, feature: Feature, module: nn.Module, *, device: str, model: nn.Module | None
+) -> Price:
     if any(is_lazy(p) for p in module.parameters()):
         raise HeadError(
             f"the head of branch '{name}' has lazy parameters without a shape. Give its layers their sizes."
         )
+    module = tried(module, model)
+    theirs = lent(module, model)
     p = next(module.parameters(), torch.zeros((), device=device))
     x = torch.zeros(2, *feature.shape, dtype=p.dtype, device=p.device)
     version = x._version
@@ -82,11 +89,19 @@ def _price(name: str, head: HeadLike, feature: Feature, module: nn.Module, *, de
     scores, *extras = _outputs(name, out).items()
     return Price(
         tuple(scores[1].shape),
-        sum(q.numel() for q in module.parameters()),
+        sum(q.numel() for key, q in module.named_parameters() if not theirs.has(key)),
         counter.get_total_flops() // 2,
         sum(sizes) // 2,
         {key: tuple(tensor.shape) for key, tensor in extras},
+        _borrowed(module, theirs, feature),
     )
+
+
+def _borrowed(module: nn.Module, theirs: Lent, feature: Feature) -> bool:
+    if not any(True for _ in theirs.all_tensors()):
+        return False
+    path = scoring_layer(module, feature)
+    return path is not None and theirs.touches(path)
 
 
 def _outputs(name: str, out: object) -> dict[str, Tensor]:

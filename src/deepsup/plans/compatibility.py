@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from deepsup import heads, losses
 from deepsup.errors import ClassCountError, HeadError
+from deepsup.heads.cost import Price
 from deepsup.plans.plan import Branch
 from deepsup.terms import ENSEMBLE, GATE, INPUT, PREVIOUS, TARGET, Edge
 
@@ -75,6 +76,16 @@ def zeros(
             "of zero would never move. Leave the branch out of zero_heads."
         )
     return {n: zero and fits[n] for n, zero in asked.items()}
+
+
+def can_be_zero(name: str, zero: bool, cost: Price, *, by_name: bool) -> bool:
+    """Whether a head that is to start at zero does: not where its last layer is the model's own, which is refused `by_name`."""
+    if zero and cost.borrowed and by_name:
+        raise HeadError(
+            f"zero_heads= names branch '{name}', the last layer of whose head is the model's own: the model would forget what "
+            "it has learned. Leave the branch out of zero_heads."
+        )
+    return zero and not cost.borrowed
 
 
 def check_edges(edges: Iterable[Edge], shapes: Shapes) -> None:

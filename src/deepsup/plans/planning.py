@@ -144,7 +144,7 @@ def _branch(
         requires_grad=layer.requires_grad,
         read_inside=layer.read_inside,
         bracket=placed.wanted[name].bracket,
-        zero=zero,
+        zero=compatibility.can_be_zero(name, zero, cost, by_name=isinstance(asked.given["zero"], Mapping)),
         predicts=heads.describe(head).scores and compatibility.same_scores(cost.shape, main),
         extras=tuple(cost.extras),
         params=cost.params,

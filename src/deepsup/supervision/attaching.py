@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from deepsup.errors import AttachError, ConfigError, DataParallelError, HeadError, PlanError, TapError
 from deepsup.heads import build, squared_norm, zero
+from deepsup.heads.lent_layers import lent, place
 from deepsup.layers.taps import InputTap, Recorder, Tap, refuse_compiled, refuse_wrapped, taps_on
 from deepsup.layers.wrappers import chain
 from deepsup.plans.plan import Branch, Plan, fingerprint
 from deepsup.specs import closest
+from deepsup.supervision.branch_heads import Heads
 from deepsup.terms import INPUT
 
 
@@ -31,31 +33,6 @@ class Outputs(NamedTuple):
 
     main: Any
     aux: dict[str, Tensor]
-
-
-class Heads(nn.Module):
-    """The heads by branch name. Dots cannot stand in module names, so `layer1.0` is registered as `layer1/0`."""
-
-    def __init__(self, modules: dict[str, nn.Module]) -> None:
-        super().__init__()
-        for name, module in modules.items():  # add_module would refuse names of methods, such as "half"
-            self._modules[name.replace(".", "/")] = module
-
-    def __getitem__(self, name: str) -> nn.Module:
-        return self._modules[name.replace(".", "/")]  # type: ignore[return-value]
-
-    def __iter__(self) -> Iterator[str]:
-        return (key.replace("/", ".") for key in self._modules)
-
-    def __len__(self) -> int:
-        return len(self._modules)
-
-    def items(self) -> Iterator[tuple[str, nn.Module]]:
-        """Branch names and heads."""
-        return ((name, self[name]) for name in self)
-
-    def forward(self, *args: Any) -> Any:
-        raise TypeError("heads are run one by one: heads[name](activation)")
 
 
 class Supervised(nn.Module):
@@ -70,7 +47,7 @@ class Supervised(nn.Module):
     def __init__(self, model: nn.Module, heads: dict[str, nn.Module], plan: Plan) -> None:
         super().__init__()
         self.model = model
-        self.heads = Heads(heads)
+        self.heads = Heads(heads, model)
         self.plan = plan
         self.reads_input = any(branch.layer == INPUT for branch in plan.branches)
         self.learning = {b.name for b in plan.branches if b.loss != "none"}
@@ -110,6 +87,7 @@ class Supervised(nn.Module):
     def _predictions(self, seen: dict[str, Tensor]) -> dict[str, Tensor]:
         """The scores of every branch by its name, and further outputs of a head by names such as `layer1/feature`."""
         found: dict[str, Tensor] = {}
+        statistics = [(buffer, buffer.clone()) for buffer in self.heads.lent_buffers()]
         for branch in self.plan.branches:
             output = self._predict(branch, seen)
             if isinstance(output, dict) and {"scores", *branch.extras} <= output.keys():
@@ -120,7 +98,10 @@ class Supervised(nn.Module):
             else:
                 found[branch.name] = output
             if branch.bracket is not None:  # here and not in the objective: DistributedDataParallel must see it happen
-                found[f"{branch.name}/norm"] = squared_norm(self.heads[branch.name])
+                but = self.heads.lent_keys.get(branch.name, ())
+                found[f"{branch.name}/norm"] = squared_norm(self.heads[branch.name], but=but)
+        for buffer, value in statistics:  # of what the model itself has seen, and nothing else
+            buffer.data.copy_(value)
         return found
 
     def _predict(self, branch: Branch, seen: dict[str, Tensor]) -> Any:
@@ -144,7 +125,7 @@ class Supervised(nn.Module):
 
     @contextmanager
     def _own_random_stream(self) -> Iterator[None]:
-        generators = [torch.default_generator, *_cuda_generators(self.heads)]
+        generators = [torch.default_generator, *_cuda_generators(self.heads.children())]
         states = [g.get_state() for g in generators]
         several = torch.distributed.is_available() and torch.distributed.is_initialized()
         rank = torch.distributed.get_rank() if several else 0
@@ -232,8 +213,8 @@ def _check_untouched(name: str, feature: Tensor, version: int) -> None:
         )
 
 
-def _cuda_generators(module: nn.Module) -> list[torch.Generator]:
-    indices = {p.device.index for p in module.parameters() if p.is_cuda}
+def _cuda_generators(heads: Iterable[nn.Module]) -> list[torch.Generator]:
+    indices = {p.device.index for head in heads for p in head.parameters() if p.is_cuda}
     return [torch.cuda.default_generators[i] for i in sorted(i for i in indices if i is not None)]
 
 
@@ -241,7 +222,8 @@ def attach(model: nn.Module, plan: Plan) -> Supervised:
     """Supervise `model` as planned; its class, parameters and code stay as they are.
 
     Attach before `torch.compile`, DistributedDataParallel and `fully_shard`, and before making the optimiser. Heads
-    are initialised under a forked random state, on the model's device. A failed attach changes nothing.
+    are initialised under a forked random state, on the model's device. What the model lends a head stays as it is. A failed
+    attach changes nothing.
     Raises `AttachError` (already attached, compiled, wrapped) or `PlanError` (a plan of another model).
     """
     _check_attachable(model, plan)
@@ -251,10 +233,10 @@ def attach(model: nn.Module, plan: Plan) -> Supervised:
     with torch.random.fork_rng(devices=cuda):
         for branch in plan.branches:
             head = build(branch.head, branch.feature, plan.classes, model=model, layer=branch.layer, main=plan.main)
-            built[branch.name] = zero(head, branch.feature) if branch.zero else head
+            built[branch.name] = zero(head, branch.feature, model=model) if branch.zero else head
     if anchor is not None:
         for head in built.values():
-            head.to(anchor.device, anchor.dtype)
+            place(head, lent(head, model), anchor)
     net = Supervised(model, built, plan)
     for branch in plan.branches:
         if branch.layer == INPUT:
