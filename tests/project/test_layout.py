@@ -167,7 +167,7 @@ ALONE = """
 import sys
 
 HIDDEN = {"pydantic", "yaml", "rich", "typer", "timm", "torchvision", "lightning", "lightning_fabric", "sklearn",
-          "plotly", "matplotlib", "jinja2", "scipy", "torchmetrics", "tensorboard", "torchjd"}
+          "matplotlib", "jinja2", "scipy", "torchmetrics", "tensorboard", "torchjd"}
 
 class Hiding:
     def __init__(self, finder):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from scipy import stats
 
 from deepsup import reports
 from deepsup.errors import ConfigError
-from deepsup.reports import ablations
+from deepsup.reports import ablations, panels
 from deepsup.reports.ablations import Point, ablation, points
+from tests.support.drawn_figures import legend, levels, lines, said
+from tests.support.drawn_figures import points as points_of
 from tests.support.shown_reports import Page
 from tests.support.synthetic_maps import WEIGHTS, make_ablation
 
@@ -28,10 +31,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def compare(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((folder / "compare.json").read_text())
     return found
-
-
-def traces(figure: Any, name: str) -> list[dict[str, Any]]:
-    return [trace for trace in figure["data"] if trace.get("name") == name]
 
 
 def test_points_hold_every_seed_its_mean_and_the_t_interval(compare: dict[str, Any]) -> None:
@@ -59,40 +58,38 @@ def test_numbers_are_sorted_and_texts_keep_their_order(compare: dict[str, Any]) 
 
 def test_the_figure_draws_seeds_means_intervals_and_the_baseline(compare: dict[str, Any]) -> None:
     (group,) = compare["groups"]
-    figure = ablation(compare, metric="mean IoU")
-    assert figure is not None
-    (line,), (dots,), (base,) = (traces(figure, name) for name in ("mean", "one seed", "baseline"))
-    assert line["x"] == list(WEIGHTS.values())
-    assert line["y"] == [statistics.fmean(group["arms"][arm]["final"]) for arm in WEIGHTS]
-    assert list(zip(dots["x"], dots["y"], strict=True)) == [
+    sheet = ablation(compare, metric="mean IoU")
+    assert sheet is not None
+    (panel,) = sheet.panels
+    found, drawn = points(compare, group), lines(panel)
+    means = [(weight, statistics.fmean(group["arms"][arm]["final"])) for arm, weight in WEIGHTS.items()]
+    assert points_of(drawn["mean"]) == means
+    assert points_of(drawn["one seed"]) == [
         (weight, score) for arm, weight in WEIGHTS.items() for score in group["arms"][arm]["final"]
     ]
-    assert (base["x"], base["y"]) == ([0.0], [line["y"][0]])
-    (shade,) = (trace for trace in figure["data"] if trace.get("fill") == "toself")
-    found = points(compare, group)
-    assert shade["y"] == [p.high for p in found] + [p.low for p in found][::-1]
-    assert figure["layout"]["yaxis"]["title"]["text"] == "mean IoU after the last epoch"
-    assert figure["layout"]["xaxis"]["title"]["text"] == "supervise.weight"
-    (level,) = figure["layout"]["shapes"]
-    assert level["y0"] == group["arms"]["0"]["mean"]
-    assert all(not note["text"].endswith("baseline") for note in figure["layout"]["annotations"])
+    assert points_of(drawn["baseline"]) == means[:1]
+    edges = drawn["95 % interval of the mean"].get_paths()[0].vertices.tolist()
+    assert all([p.x, end] in edges for p in found for end in (p.low, p.high))
+    assert panel.get_ylabel() == "mean IoU after the last epoch"
+    assert panel.get_xlabel() == "supervise.weight"
+    assert levels(panel) == [group["arms"]["0"]["mean"]]
+    assert said(panel) == []
 
 
 def test_a_baseline_without_a_value_is_a_named_level(compare: dict[str, Any]) -> None:
     values = {arm: weight for arm, weight in WEIGHTS.items() if arm != "0"}
-    figure = ablation(compare | {"vary": {"key": "supervise.weight", "values": values}})
-    assert figure is not None
-    assert not traces(figure, "baseline")
-    assert figure["layout"]["annotations"][-1]["text"] == "0, the baseline"
+    sheet = ablation(compare | {"vary": {"key": "supervise.weight", "values": values}})
+    assert sheet is not None
+    assert "baseline" not in legend(sheet)
+    assert said(sheet.panels[0]) == ["0, the baseline"]
 
 
-def test_texts_have_a_categorical_axis_in_their_order(compare: dict[str, Any]) -> None:
+def test_texts_stand_on_the_axis_in_their_order(compare: dict[str, Any]) -> None:
     values = {"1": "everywhere", "0": "nowhere", "0.4": "at <layer3>"}
-    figure = ablation(compare | {"vary": {"key": "supervise.at", "values": values}})
-    assert figure is not None
-    axis = figure["layout"]["xaxis"]
-    assert (axis["type"], axis["categoryarray"]) == ("category", list(values.values()))
-    assert axis["ticktext"] == ["everywhere", "nowhere", "at &lt;layer3&gt;"]
+    sheet = ablation(compare | {"vary": {"key": "supervise.at", "values": values}})
+    assert sheet is not None
+    assert [label.get_text() for label in sheet.panels[0].get_xticklabels()] == list(values.values())
+    assert [x for x, _ in points_of(lines(sheet.panels[0])["mean"])] == [0, 1, 2]
 
 
 def test_what_is_no_ablation_or_has_one_value_has_no_figure(compare: dict[str, Any]) -> None:
@@ -107,10 +104,10 @@ def test_two_seeds_have_no_interval(compare: dict[str, Any]) -> None:
     arms = {arm: {**told, "final": told["final"][:2]} for arm, told in group["arms"].items()}
     few = compare | {"groups": [{**group, "arms": arms}]}
     assert all(math.isnan(p.low) and math.isnan(p.high) and len(p.scores) == 2 for p in points(few, few["groups"][0]))
-    figure = ablation(few)
-    assert figure is not None
-    assert not [trace for trace in figure["data"] if trace.get("fill") == "toself"]
-    assert len(traces(figure, "one seed")[0]["x"]) == 2 * len(WEIGHTS)
+    sheet = ablation(few)
+    assert sheet is not None
+    assert legend(sheet) == ["mean", "one seed", "baseline"]
+    assert len(points_of(lines(sheet.panels[0])["one seed"])) == 2 * len(WEIGHTS)
 
 
 def test_the_axis_shows_all_seeds_and_not_all_of_a_wide_interval() -> None:
@@ -124,30 +121,17 @@ def test_the_axis_shows_all_seeds_and_not_all_of_a_wide_interval() -> None:
 def test_the_page_shows_the_curve_of_an_ablation_alone(folder: Path) -> None:
     html = reports.render(folder)
     assert "What supervise.weight changes" in Page(html).text
-    assert '<div id="ablation"' in html
+    assert '<figure id="ablation-0"' in html
     assert "What supervise.weight changes" not in Page(reports.render(folder / "camvid/0/seed0")).text
 
 
-def test_the_picture_draws_what_the_figure_draws(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from matplotlib.axes import Axes
-
-    drawn: dict[str, tuple[Any, ...]] = {}
-    for name in ("plot", "scatter", "fill_between"):
-        real = getattr(Axes, name)
-
-        def seen(self: Any, *args: Any, _real: Any = real, **options: Any) -> Any:
-            drawn[options.get("label", "")] = args
-            return _real(self, *args, **options)
-
-        monkeypatch.setattr(Axes, name, seen)
+def test_the_picture_is_the_figure(folder: Path, tmp_path: Path) -> None:
     png = reports.picture("ablation", folder, tmp_path / "new/ablation.png").read_bytes()
     assert png.startswith(b"\x89PNG")
     assert int.from_bytes(png[16:20], "big") == 1800
-    found = points(compare := json.loads((folder / "compare.json").read_text()), compare["groups"][0])
-    assert drawn["mean"][:2] == ([p.x for p in found], [p.mean for p in found])
-    assert drawn["95 % interval of the mean"] == ([p.x for p in found], [p.low for p in found], [p.high for p in found])
-    assert list(zip(*drawn["one seed"], strict=True)) == [(p.x, s) for p in found for s in p.scores]
-    assert drawn["baseline"][:2] == ([0.0], [found[0].mean])
+    compare = json.loads((folder / "compare.json").read_text())
+    same = panels.save(partial(ablation, compare, metric=compare["metric"]), tmp_path / "same.png")
+    assert same.read_bytes() == png
     with pytest.raises(ConfigError, match=r"no group 'lion'.*'camvid'"):
         reports.ablation_picture(folder, tmp_path / "x.png", group="lion")
     with pytest.raises(ConfigError, match="holds no ablation with two finished values"):

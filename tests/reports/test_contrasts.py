@@ -6,54 +6,52 @@ from pathlib import Path
 
 import pytest
 
-from deepsup.reports import contrasts, depths, panels
+from deepsup.reports import colours, contrasts, depths
 from deepsup.reports.summary import judged
+from tests.support.drawn_figures import colour, legend, levels, lines, points, said
 from tests.support.shown_reports import group_of
-from tests.support.synthetic_journals import BRANCHES, NINE
+from tests.support.synthetic_journals import NINE
 
 
 def test_differences_are_drawn_with_their_intervals_in_the_colour_of_the_verdict(many: Path) -> None:
     group = group_of(many)
-    figure = contrasts.differences([group])
-    assert figure is not None
-    assert [trace["y"] for trace in figure["data"]] == [[arm] for arm in NINE[1:]]
-    tones = {"helps": "#00694b", "hurts": "#b24400", "no evidence": panels.MUTED}
-    for trace, verdict in zip(figure["data"], judged(group).values(), strict=True):
+    sheet = contrasts.differences([group])
+    assert sheet is not None
+    (panel,) = sheet.panels
+    assert [label.get_text() for label in panel.get_yticklabels()] == NINE[1:]
+    tones = {"helps": colours.HELPS, "hurts": colours.HURTS, "no evidence": colours.MUTED}
+    for i, (bars, verdict) in enumerate(zip(panel.containers, judged(group).values(), strict=True)):
         mean, low, high = (100 * verdict[key] for key in ("mean_difference", "ci_low", "ci_high"))
-        assert trace["x"] == [pytest.approx(mean)]
-        assert trace["error_x"]["array"] == [pytest.approx(high - mean)]
-        assert trace["error_x"]["arrayminus"] == [pytest.approx(mean - low)]
-        assert trace["marker"]["color"] == trace["error_x"]["color"] == tones[verdict["verdict"]]
-    assert figure["layout"]["xaxis"]["title"]["text"] == "points of accuracy, minus none"
-    top, bottom = figure["layout"]["yaxis"]["range"]
-    assert top > len(NINE) - 2
-    assert bottom < 0
-    assert (
-        contrasts.differences([group_of(many) | {"verdicts": {"aux": judged(group)["aux"]}}]) is None
-    )  # a sentence says it
+        dot, _, (whisker,) = bars.lines
+        assert points(dot) == [(pytest.approx(mean), i)]
+        assert whisker.get_segments()[0].tolist() == [[pytest.approx(low), i], [pytest.approx(high), i]]
+        assert colour(dot) == tones[verdict["verdict"]]
+    assert panel.get_xlabel() == "points of accuracy, minus none"
+    bottom, top = panel.get_ylim()
+    assert bottom > len(NINE) - 2  # the first arm stands on top
+    assert top < 0
+    alone = group | {"verdicts": {"aux": judged(group)["aux"]}}
+    assert contrasts.differences([alone]) is None  # a sentence says it
     one = {"verdict": "no evidence", "mean_difference": 0.1, "ci_low": None, "ci_high": None, "baseline": "none"}
     dots = contrasts.differences([group | {"verdicts": {"aux": one, "dsn": one}}])
     assert dots is not None
-    assert dots["data"][0]["error_x"]["array"] == dots["data"][0]["error_x"]["arrayminus"] == [0]
+    _, _, (whisker,) = dots.panels[0].containers[0].lines
+    assert whisker.get_segments()[0].tolist() == [[10, 0], [10, 0]]
 
 
 def test_accuracy_is_drawn_by_depth_with_the_baseline_as_a_level(demo: Path) -> None:
     groups = [group_of(demo, i) for i in (0, 1)]
-    figure = contrasts.by_depth(groups)
-    assert figure is not None
-    for i, group in enumerate(groups):
-        drawn = {
-            t["name"]: t for t in figure["data"] if t["xaxis"] == f"x{i + 1 if i else ''}" and t["mode"] != "markers"
-        }
+    sheet = contrasts.by_depth(groups)
+    assert sheet is not None
+    for panel, group in zip(sheet.panels, groups, strict=True):
         outputs = [o for o in depths.of(group["arms"]["supervised"]) if o.depth is not None]
-        assert drawn["supervised"]["x"] == [o.depth for o in outputs]
-        assert drawn["supervised"]["y"] == [o.mean for o in outputs]
-        assert drawn["supervised"]["text"] == [*BRANCHES, "main"]
-        assert drawn["plain"]["x"] == [1.0]
-        (level,) = (s for s in figure["layout"]["shapes"] if s["yref"] == f"y{i + 1 if i else ''}")
-        assert level["y0"] == group["arms"]["plain"]["mean"]
-    stars = [t for t in figure["data"] if t["mode"] == "markers"]
-    together = [depths.ensemble(group["arms"]["supervised"]) for group in groups]
-    assert [star["y"] for star in stars] == [[o.mean] for o in together if o]
-    assert all(star["x"][0] > 1 for star in stars)
+        assert points(lines(panel)["supervised"]) == [(o.depth, o.mean) for o in outputs]
+        assert [x for x, _ in points(lines(panel)["plain"])] == [1.0]
+        assert levels(panel) == [group["arms"]["plain"]["mean"]]
+        assert said(panel) == ["plain, main output"]
+        (star,) = [line for line in panel.lines if line.get_marker() == "*"]
+        together = depths.ensemble(group["arms"]["supervised"])
+        assert together is not None
+        assert points(star) == [(pytest.approx(1.15), together.mean)]
+    assert legend(sheet) == ["plain", "supervised"]
     assert contrasts.by_depth([{"name": "g", "arms": {"plain": groups[0]["arms"]["plain"]}}]) is None

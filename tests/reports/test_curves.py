@@ -45,13 +45,18 @@ def test_a_pull_counts_every_step_once(tmp_path: Path) -> None:
     run = run_folders.run(write(tmp_path, records))
     found = curves.pulls([run])
     assert list(found) == ["conv3"]
-    assert found["conv3"].cosine == pytest.approx(0.05)
-    assert found["conv3"].ratio == pytest.approx(4 ** (1 / 4))
-    assert found["conv3"].kept == pytest.approx(0.7)
-    assert found["conv3"].share == pytest.approx(0.75)
-    assert curves.pulls([run], until=0.5)["conv3"].share == 0
-    assert curves.conflicts([run])["conv3"]["kept"].mean == (1.0, 0.6)
-    assert curves.conflicts([run])["conv6"]["kept"].x == ()
+    whole, early, late = found["conv3"]
+    assert whole is not None
+    assert early is not None
+    assert late is not None
+    assert whole.cosine == pytest.approx(0.05)
+    assert whole.ratio == pytest.approx(4 ** (1 / 4))
+    assert whole.kept == pytest.approx(0.7)
+    assert whole.share == pytest.approx(0.75)
+    assert (whole.met, early.met, late.met, curves.looked_for([run])) == (40, 10, 30, 100)
+    assert (early.share, late.share) == (0, 1)
+    assert curves.conflicts([run], "kept")["conv3"].mean == (1.0, 0.6)
+    assert curves.conflicts([run], "kept")["conv6"].x == ()
     assert reports.evidence(tmp_path).single
     assert sections.pulls(reports.evidence(tmp_path)) == [
         "For 75 % of the 40 steps in which both gradients reached the layer (of 100) (0 % in the first half of training, "
@@ -82,3 +87,16 @@ def test_many_losses_that_share_a_weight_are_not_all_named(demo: Path) -> None:
     names = ["main", *(f"branch{i}<-main" for i in range(12))]
     steps = tuple(dataclasses.replace(step, weights=dict.fromkeys(names, 1.0)) for step in run.steps)
     assert list(curves.weights([dataclasses.replace(run, steps=steps)])) == ["main and 12 more"]
+
+
+def test_of_many_records_evenly_many_are_drawn_and_always_the_first_and_the_last(demo: Path) -> None:
+    run = run_folders.run(demo / "sgd/supervised/seed0")
+    longer = tuple(dataclasses.replace(run.epochs[0], epoch=i) for i in range(1, 2 * curves.MOST + 2))
+    runs = [dataclasses.replace(run, epochs=longer), dataclasses.replace(run, epochs=longer[:100])]
+    assert curves.stride(runs, "epochs") == 3
+    x = curves.scores(runs)["main"].x
+    assert x[:3] == (1, 4, 7)
+    assert x[-1] == longer[-1].epoch
+    assert len(x) <= curves.MOST + 2  # and the last of the shorter run
+    assert curves.stride([run], "epochs") == curves.stride([], "epochs") == 1
+    assert curves.scores([run])["main"].x == tuple(range(1, len(run.epochs) + 1))

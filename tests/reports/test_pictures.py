@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ import pytest
 from deepsup import reports
 from deepsup.errors import ConfigError
 from deepsup.probes import Probe
+from deepsup.reports import figures, panels
 from tests.support.probing import hand_made
-from tests.support.synthetic_journals import NINE
 
 
 def supervised(probe: Probe, *branches: str) -> Probe:
@@ -56,18 +57,20 @@ def test_pictures_are_drawn(demo: Path, tmp_path: Path) -> None:
             draw(demo, tmp_path / "x.png", group="lion")
 
 
-def test_pictures_of_many_arms_show_the_main_outputs_and_the_first_candidate(
-    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from matplotlib.axes import Axes
+def test_a_picture_of_gradients_sets_the_first_candidate_against_the_baseline(many: Path, tmp_path: Path) -> None:
+    runs = reports.evidence(many).groups["all"]
+    pair = {arm: runs[arm] for arm in ("none", "label-smoothing")}
+    limits = figures.limits({"": pair})
+    same = panels.save(partial(figures.gradients, pair, limits=limits), tmp_path / "same.png").read_bytes()
+    assert reports.gradient_picture(many, tmp_path / "gradients.png").read_bytes() == same
 
-    names: list[str] = []
-    plot = Axes.plot
-    monkeypatch.setattr(Axes, "plot", lambda self, *a, **k: (names.append(k.get("label", "")), plot(self, *a, **k))[1])
-    reports.score_picture(many, tmp_path / "accuracy.png")
-    assert names == NINE
-    titles: list[str] = []
-    head = Axes.set_title
-    monkeypatch.setattr(Axes, "set_title", lambda self, text, **k: (titles.append(text), head(self, text, **k))[1])
-    reports.gradient_picture(many, tmp_path / "gradients.png")
-    assert titles[:2] == ["none (mean of 2 seeds)", "label-smoothing (mean of 2 seeds)"]
+
+def test_a_picture_of_scores_is_the_figure_of_the_page(many: Path, tmp_path: Path) -> None:
+    groups = reports.evidence(many).groups
+    same = panels.save(partial(figures.score, groups, baselines={"all": "none"}), tmp_path / "same.png").read_bytes()
+    assert reports.score_picture(many, tmp_path / "scores.png").read_bytes() == same
+
+
+def test_an_unknown_picture_is_refused(many: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no picture of 'losses'\. Choose: gradients, scores, ablation"):
+        reports.picture("losses", many, tmp_path / "x.png")

@@ -10,10 +10,8 @@ from typing import Any, Final
 
 from deepsup.comparisons.statistics import t_quantile
 from deepsup.reports import colours, panels
-from deepsup.reports.curves import Curve
 from deepsup.reports.formats import known
-from deepsup.reports.metrics import digits
-from deepsup.reports.panels import Figure, plain
+from deepsup.reports.panels import WIDE, Sheet
 from deepsup.reports.summary import baseline
 from deepsup.training.records import ACCURACY
 
@@ -72,67 +70,37 @@ def span(drawn: Sequence[Point]) -> tuple[float, float]:
     return max(low - room, min([low, *ends]), 0.0), min(high + room, max([high, *ends]), 1.0)
 
 
-def ablation(compare: Mapping[str, Any], *, metric: str = ACCURACY) -> Figure | None:
-    """Draw the score over the setting, one panel a group: every seed a dot, the mean a line with its 95 % interval.
+def ablation(compare: Mapping[str, Any], *, metric: str = ACCURACY, width: int = WIDE) -> Sheet | None:
+    """Draw the score over the setting, one panel a group: every seed a circle, the mean a line with its 95 % interval.
 
     The baseline is a diamond where it is one of the values, and a dotted level. None where this is no ablation, or
     fewer than two values have a score.
     """
-    key = varied(compare)
-    drawn = {str(group["name"]): (group, points(compare, group)) for group in compare["groups"]} if key else {}
+    drawn = {str(group["name"]): (group, points(compare, group)) for group in compare["groups"]}
     drawn = {name: (group, found) for name, (group, found) in drawn.items() if len(found) > 1}
-    if not key or not drawn:
+    if not drawn:
         return None
-    figure = panels.beside(list(drawn), height=400)
-    for i, (group, found) in enumerate(drawn.values()):
-        figure["data"] += _traces(found, reference=baseline(group), panel=i, metric=metric)
-        panels.axis(figure, "x", i)["title"] = {"text": plain(key), "standoff": 8}
-        if isinstance(found[0].x, str):
-            order = {"type": "category", "categoryorder": "array", "categoryarray": [p.x for p in found]}
-            panels.axis(figure, "x", i).update(
-                order | {"tickvals": [p.x for p in found], "ticktext": [plain(str(p.x)) for p in found]}
-            )
-    panels.shares(figure, [end for _, found in drawn.values() for end in span(found)], fine=metric != ACCURACY)
-    for i, (group, found) in enumerate(drawn.values()):
-        name = baseline(group)
-        mean, marked = group["arms"].get(name, {}).get("mean"), any(point.arm == name for point in found)
+    sheet = Sheet(list(drawn), [290], width)
+    for panel, (group, found) in zip(sheet.panels, drawn.values(), strict=True):
+        x = [p.x if known(p.x) else i for i, p in enumerate(found)]
+        name, blue = baseline(group), colours.ACCENT
+        panel.plot(x, [p.mean for p in found], color=blue, linewidth=2.2, marker="o", markersize=4, label="mean")
+        if any(known(p.low) for p in found):
+            ends = ([getattr(p, end) if known(p.low) else p.mean for p in found] for end in ("low", "high"))
+            panel.fill_between(x, *ends, color=blue, alpha=0.16, linewidth=0, label="95 % interval of the mean")
+        seeds = [(at, score) for at, p in zip(x, found, strict=True) for score in p.scores]
+        look = {"color": blue, "markerfacecolor": "none", "markersize": 6, "label": "one seed"}
+        panel.plot(*zip(*seeds, strict=True), "o", **look)
+        marked = [(at, p.mean) for at, p in zip(x, found, strict=True) if p.arm == name]
+        if marked:
+            panel.plot(*marked[0], "D", color=colours.BASELINE, markersize=9, zorder=2.5, label="baseline")
+        mean = group["arms"].get(name, {}).get("mean")
         if known(mean):
-            panels.level(figure, mean, panel=i, text="" if marked else plain(f"{name}, the baseline"), left=True)
-    panels.axis(figure, "y", 0)["title"] = {"text": plain(f"{metric} after the last epoch")}
-    return panels.with_legend(figure)
-
-
-def _traces(found: Sequence[Point], *, reference: str | None, panel: int, metric: str) -> list[Figure]:
-    """Return the shade of the intervals, the line of the means, the seeds, and the baseline's diamond."""
-    form = f".{digits(metric)}%"
-    x, means = tuple(p.x for p in found), tuple(p.mean for p in found)
-    ends = [(p.low, p.high) if known(p.low) else (p.mean, p.mean) for p in found]
-    curve = Curve(x, means, tuple(low for low, _ in ends), tuple(high for _, high in ends))
-    line = panels.line(curve, name="mean", colour=colours.ACCENT, width=2.4, panel=panel, value=form)
-    line |= {"mode": "lines+markers", "marker": {"size": 7, "color": colours.ACCENT}}
-    dots = {
-        "type": "scatter",
-        "mode": "markers",
-        "name": "one seed",
-        "legendgroup": "one seed",
-        "x": [p.x for p in found for _ in p.scores],
-        "y": [score for p in found for score in p.scores],
-        "marker": {
-            "size": 8,
-            "color": colours.clear(colours.PAPER, 0),
-            "line": {"color": colours.ACCENT, "width": 1.3},
-        },
-        "hovertemplate": f"%{{x}}, one seed: %{{y:{form}}}<extra></extra>",
-    } | panels.on(panel)
-    base = next((p for p in found if p.arm == reference), None)
-    marks = []
-    if base:
-        look = {"mode": "markers", "marker": {"size": 13, "symbol": "diamond", "color": colours.BASELINE}}
-        marks = [dots | {"name": "baseline", "legendgroup": "baseline", "x": [base.x], "y": [base.mean]} | look]
-        marks[0]["hovertemplate"] = f"{plain(base.arm)}, the baseline: %{{y:{form}}}<extra></extra>"
-    return [
-        *(panels.band(curve, colour=colours.ACCENT, panel=panel) if any(known(p.low) for p in found) else ()),
-        line,
-        dots,
-        *marks,
-    ]
+            panels.level(panel, mean, text="" if marked else f"{name}, the baseline", left=True)
+        if not known(found[0].x):
+            panel.set_xticks(x, [str(p.x) for p in found])
+    panels.shares(sheet.panels[0].yaxis)
+    low, high = span([p for _, found in drawn.values() for p in found])
+    sheet.panels[0].set_ylim(low - 0.04 * (high - low), high + 0.04 * (high - low))
+    sheet.labels(x=str(varied(compare)), y=f"{metric} after the last epoch")
+    return sheet.laid_out()

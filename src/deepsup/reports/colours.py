@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 PAPER: Final = "#ffffff"
@@ -49,17 +49,12 @@ CSS: Final = {
 """The page's colours by the name of their variable: `var(--ink)`."""
 
 
-def arm_colours(arms: Sequence[str], *, baseline: str | None) -> dict[str, str]:
-    """A colour for each arm; the baseline's is `BASELINE`."""
+def of_arms(arms: Collection[str], *, baseline: str | None) -> Iterator[tuple[str, str, str]]:
+    """Each arm, its colour, and how its line is drawn where many lie over each other; the baseline's is `BASELINE`."""
     others = [arm for arm in arms if arm != baseline]
-    found = {arm: _ARMS[i % len(_ARMS)] for i, arm in enumerate(others)}
-    return {arm: found.get(arm, BASELINE) for arm in arms}
-
-
-def arm_dashes(arms: Sequence[str], *, baseline: str | None) -> dict[str, str]:
-    """How the line of each arm is drawn where many lie over each other."""
-    others = [arm for arm in arms if arm != baseline]
-    return {arm: "dash" if arm in others[_SOLID:] else "solid" for arm in arms}
+    for arm in arms:
+        i = others.index(arm) if arm in others else -1
+        yield arm, BASELINE if i < 0 else _ARMS[i % len(_ARMS)], "--" if i >= _SOLID else "-"
 
 
 def depth_colours(n: int) -> list[str]:
@@ -70,11 +65,6 @@ def depth_colours(n: int) -> list[str]:
 def tint(colour: str, amount: float) -> str:
     """A colour mixed with white: 0 leaves it, 1 is white."""
     return _blend((colour, PAPER), amount)
-
-
-def clear(colour: str, alpha: float) -> str:
-    """A colour that lets through what lies under it, as CSS: `alpha` 0 is nothing, 1 the colour itself."""
-    return f"rgba({', '.join(map(str, _channels(colour)))}, {alpha:g})"
 
 
 def _channels(colour: str) -> tuple[int, int, int]:

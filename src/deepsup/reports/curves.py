@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Final
 
 from deepsup.reports.formats import known, listing
@@ -17,6 +18,9 @@ THRESHOLD: Final = 1e-7
 
 FEW: Final = 3
 """Arms up to which a figure has room for everything about each of them."""
+
+MOST: Final = 300
+"""Records of a run that a figure draws at most; of more it draws some."""
 
 _LONGEST = 32  # characters that the names of losses which share a curve may take
 
@@ -51,20 +55,36 @@ class Curve:
         ]
         return Curve(*(tuple(column) for column in zip(*rows, strict=True))) if rows else Curve((), (), (), ())
 
+    def at(self, names: Sequence[Any]) -> Curve:
+        """Return the same over the places that the values of x have among `names`."""
+        return dataclasses.replace(self, x=tuple(map(names.index, self.x)))
+
 
 def layers(runs: Iterable[Run]) -> list[str]:
     """Return the weight-bearing layers that gradients were recorded of, in model order."""
     return list(dict.fromkeys(layer for run in runs for record in run.gradients for layer in record.layers))
 
 
-def gradients(runs: Iterable[Run]) -> dict[str, Curve]:
-    """Return, for each layer in model order, its mean |gradient| over the first iterations."""
+def stride(runs: Iterable[Run], kind: str) -> int:
+    """Return of how many records of a `kind` (a field of `Run`) one is drawn: the same for all runs of an arm."""
+    return math.ceil(max((len(getattr(run, kind)) for run in runs), default=1) / MOST) or 1
+
+
+def _means(runs: Sequence[Run], kind: str, at: str, values: Callable[[Any], Mapping[str, float]]) -> dict[str, Curve]:
+    """Return the curve of each name in the `values` of records of a `kind`, over the field `at` of the record."""
     samples: dict[str, dict[Any, list[float]]] = {}
+    step = stride(runs, kind)
     for run in runs:
-        for record in run.gradients:
-            for layer, value in record.layers.items():
-                samples.setdefault(layer, {}).setdefault(record.step, []).append(value)
-    return {layer: Curve.of(dict(sorted(steps.items()))) for layer, steps in samples.items()}
+        records = getattr(run, kind)
+        for record in (*records[:-1:step], *records[-1:]):
+            for name, value in values(record).items():
+                samples.setdefault(name, {}).setdefault(getattr(record, at), []).append(value)
+    return {name: Curve.of(dict(sorted(by.items()))) for name, by in samples.items()}
+
+
+def gradients(runs: Sequence[Run]) -> dict[str, Curve]:
+    """Return, for each layer in model order, its mean |gradient| over the first iterations."""
+    return _means(runs, "gradients", "step", lambda record: record.layers)
 
 
 def profile(runs: Iterable[Run]) -> Curve:
@@ -96,26 +116,17 @@ def branch_layers(runs: Sequence[Run]) -> list[str]:
     return list(found)
 
 
-def scores(runs: Iterable[Run]) -> dict[str, Curve]:
+def scores(runs: Sequence[Run]) -> dict[str, Curve]:
     """Return the validation score (a fraction) over epochs of each head: "main" first, then the branches."""
-    samples: dict[str, dict[Any, list[float]]] = {"main": {}}
-    for run in runs:
-        for epoch in run.epochs:
-            for head, value in epoch.score.items():
-                samples.setdefault(head, {}).setdefault(epoch.epoch, []).append(value)
-    return {head: Curve.of(dict(sorted(by.items()))) for head, by in samples.items() if by}
+    found = _means(runs, "epochs", "epoch", lambda record: record.score)
+    return dict(sorted(found.items(), key=lambda item: item[0] != "main"))
 
 
-def weights(runs: Iterable[Run]) -> dict[str, Curve]:
+def weights(runs: Sequence[Run]) -> dict[str, Curve]:
     """Return the weight of each loss over progress (0 to 1). Losses with the very same weights share one curve."""
-    samples: dict[str, dict[Any, list[float]]] = {}
-    for run in runs:
-        for step in run.steps:
-            for head, value in step.weights.items():
-                samples.setdefault(head, {}).setdefault(step.progress, []).append(value)
     together: dict[Curve, list[str]] = {}
-    for head, by in samples.items():
-        together.setdefault(Curve.of(dict(sorted(by.items()))), []).append(head)
+    for head, curve in _means(runs, "steps", "progress", lambda record: record.weights).items():
+        together.setdefault(curve, []).append(head)
     return {_together_named(heads): curve for curve, heads in together.items()}
 
 
@@ -124,46 +135,45 @@ def _together_named(heads: Sequence[str]) -> str:
     return text if len(text) <= _LONGEST or len(heads) < 2 else listing([heads[0], f"{len(heads) - 1} more"])
 
 
-def conflicts(runs: Iterable[Run]) -> dict[str, dict[str, Curve]]:
-    """Return, for each branch, the curves `cosine`, `ratio` and `kept` over progress (0 to 1)."""
-    samples: dict[str, dict[str, dict[Any, list[float]]]] = {}
+def conflicts(runs: Sequence[Run], quantity: str) -> dict[str, Curve]:
+    """Return, for each branch, the curve of its `cosine`, `ratio` or `kept` over progress (0 to 1)."""
+    read = attrgetter(quantity)
+    return _means(runs, "conflicts", "progress", lambda record: {b: read(pull) for b, pull in record.branches.items()})
+
+
+def pulls(runs: Iterable[Run]) -> dict[str, list[Pull | None]]:
+    """Return each branch's pull over all steps, over those of the first half of training, and those of the second.
+
+    Each step counts once, the strength is a geometric mean, `met` says in how many steps it was measured. A branch that
+    never was (a weight of 0, a frozen trunk) is left out. A record of an older journal, which does not say in how many
+    steps, counts with all of its steps.
+    """
+    sums: dict[str, tuple[list[float], list[float]]] = {}
     for run in runs:
         for record in run.conflicts:
             for branch, pull in record.branches.items():
-                by = samples.setdefault(branch, {"cosine": {}, "ratio": {}, "kept": {}})
-                for quantity, at in by.items():
-                    at.setdefault(record.progress, []).append(getattr(pull, quantity))
+                if not (pull.ratio > 0 and math.isfinite(pull.cosine + pull.ratio + pull.kept + pull.share)):
+                    continue
+                half = sums.setdefault(branch, ([0.0] * 5, [0.0] * 5))[record.progress > 0.5]
+                n = pull.met or record.steps
+                for i, value in enumerate((1, pull.cosine, math.log(pull.ratio), pull.kept, pull.share)):
+                    half[i] += n * value
     return {
-        branch: {quantity: Curve.of(dict(sorted(at.items()))) for quantity, at in by.items()}
-        for branch, by in samples.items()
+        branch: [_pull(map(sum, zip(*halves, strict=True))), *map(_pull, halves)] for branch, halves in sums.items()
     }
 
 
-def pulls(runs: Iterable[Run], *, since: float = 0.0, until: float = 1.0) -> dict[str, Pull]:
-    """Return each branch's pull over all steps of the runs between two shares of training, each step counted once.
-
-    A branch that was never measured there (a weight of 0, a frozen trunk) is left out. The strength is a geometric mean.
-    """
-    found: dict[str, list[tuple[int, Pull]]] = {}
-    for run in runs:
-        for record in run.conflicts:
-            for branch, pull in record.branches.items():
-                whole = all(map(known, (pull.cosine, pull.ratio, pull.kept, pull.share))) and pull.ratio > 0
-                if whole and since <= record.progress <= until:
-                    found.setdefault(branch, []).append((pull.met or record.steps, pull))
-    return {branch: _together(weighted) for branch, weighted in found.items()}
+def _pull(sums: Iterable[float]) -> Pull | None:
+    n, *rest = sums
+    if not n:
+        return None
+    cosine, ratio, kept, share = (value / n for value in rest)
+    return Pull(cosine, math.exp(ratio), kept, share, met=round(n))
 
 
-def met(runs: Iterable[Run], branch: str) -> tuple[int, int]:
-    """Return in how many steps the pull of `branch` was measured, and in how many it was looked for.
-
-    A record of an older journal, which does not say, counts with all of its steps if it holds values.
-    """
-    records = [record for run in runs for record in run.conflicts]
-    whole = [
-        r for r in records if branch in r.branches and known(r.branches[branch].share) and r.branches[branch].ratio > 0
-    ]
-    return sum(r.branches[branch].met or r.steps for r in whole), sum(r.steps for r in records)
+def looked_for(runs: Iterable[Run]) -> int:
+    """Return in how many steps the pulls of branches were looked for."""
+    return sum(record.steps for run in runs for record in run.conflicts)
 
 
 def at_parameters(runs: Iterable[Run]) -> dict[str, list[float]]:
@@ -174,16 +184,6 @@ def at_parameters(runs: Iterable[Run]) -> dict[str, list[float]]:
             for branch, cosines in record.parameters.items():
                 found.setdefault(branch, []).extend(cosine for cosine in cosines if known(cosine))
     return found
-
-
-def _together(weighted: Sequence[tuple[int, Pull]]) -> Pull:
-    steps = sum(n for n, _ in weighted)
-    return Pull(
-        cosine=sum(n * pull.cosine for n, pull in weighted) / steps,
-        ratio=math.exp(sum(n * math.log(pull.ratio) for n, pull in weighted) / steps),
-        kept=sum(n * pull.kept for n, pull in weighted) / steps,
-        share=sum(n * pull.share for n, pull in weighted) / steps,
-    )
 
 
 def first_iterations(runs: Iterable[Run]) -> int:

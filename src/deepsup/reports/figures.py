@@ -1,94 +1,119 @@
-"""The figures of the page made from journals: functions from runs by group and arm to a plotly figure as a plain dict."""
+"""The figures made from journals: functions from runs by group and arm to a sheet, drawn as wide as asked."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from deepsup.reports import colours, curves, panels
-from deepsup.reports.curves import THRESHOLD, Curve
-from deepsup.reports.formats import magnitude, short
-from deepsup.reports.panels import DASHES, Figure, plain
+from deepsup.reports.curves import FEW, THRESHOLD
+from deepsup.reports.formats import magnitude
+from deepsup.reports.panels import WIDE, Axes, Sheet
 from deepsup.training.records import ACCURACY, Run
 
-_CAPTIONS = (
-    "<b>Agreement</b> (cosine); shaded: against the rest",
-    "<b>Relative strength</b>; 1: as strong as the rest",
-    "<b>Kept</b>; 1: nothing is taken from the rest",
-)
-
-_FRAME = (-1.0, 3.0)
+DASHES: Final[tuple[Any, ...]] = (":", "--", "-.", (0, (5, 1)), (0, (1, 1)))
+_SHADE: Final = 0.16
+_PROGRESS: Final = "share of training done"
+_FRAME: Final = (-1.0, 3.0)
 """What is shown of `kept` at most: where a branch is a thousand times as strong, nothing else could be seen."""
 
 Arms = Mapping[str, Sequence[Run]]
 Baselines = Mapping[str, str | None]
+Limits = tuple[float, float]
 
 
-def gradients(arms: Arms, *, limits: tuple[float, float]) -> Figure:
-    """Draw the mean |gradient| of each layer over the first iterations, the arms side by side on one log axis.
+def gradients(
+    arms: Arms, *, limits: Limits, threshold: float = THRESHOLD, along: str = "", width: int = WIDE
+) -> Sheet | None:
+    """Draw the mean |gradient| of each layer over the first iterations, an arm a panel, on one log axis.
 
-    `limits` are the smallest and largest gradient the axis must hold, so that several figures can share it.
+    `limits` are the smallest and largest gradient the axis must hold, so that several figures can share it. `along` is
+    the title of one more panel: the same means against the layer, the first arm the baseline. None without an arm.
     """
-    arms = {arm: runs for arm, runs in arms.items() if curves.first_iterations(runs)}
-    titles = [short(arm, 26) if len(arms) > 2 else _title(arm, runs) for arm, runs in arms.items()]
-    figure = panels.beside(titles, height=430, right=150)
+    if not arms:
+        return None
+    few = len(arms) < 3  # a title of several panels has no room for more than a name
+    titles = [f"{arm}, mean of {n} seeds" if (n := len(runs)) > 1 and few else arm for arm, runs in arms.items()]
     layers = curves.layers(run for runs in arms.values() for run in runs)
+    bottom = panels.under_layers(layers) if along else 46
+    sheet = Sheet([*titles, *([along] if along else [])], [300], width, right=104, bottom=bottom)
     tones = dict(zip(layers, colours.depth_colours(len(layers)), strict=True))
-    for i, runs in enumerate(arms.values()):
+    for panel, runs in zip(sheet.panels, arms.values(), strict=False):
         for layer, curve in curves.gradients(runs).items():
-            figure["data"].append(
-                panels.line(curve.positive(), name=layer, colour=tones[layer], width=1.8, panel=i, value=".1e")
-            )
-        panels.axis(figure, "x", i)["title"] = {"text": "iteration", "standoff": 8}
-        panels.logarithmic(figure, i, limits)
-        _threshold(figure, panel=i, label=i == len(arms) - 1)
-    panels.axis(figure, "y", 0)["title"] = {"text": "mean |gradient|"}
-    panels.depth_bar(figure, layers, list(tones.values()))
-    return figure
+            panels.line(panel, curve.positive(), colour=tones[layer], linewidth=1.6)
+        panels.whole(panel)
+    sheet.labels(x="iteration", y="mean |gradient|")
+    if along:
+        _along(sheet, sheet.panels[-1], arms, baseline=next(iter(arms)))
+    _on_log_axis(sheet, limits, threshold)
+    panels.layer_bar(sheet.laid_out(), tones)
+    return sheet
 
 
-def profile(groups: Mapping[str, Arms], *, baselines: Baselines, limits: tuple[float, float]) -> Figure:
+def profile(groups: Mapping[str, Arms], *, baselines: Baselines, limits: Limits, width: int = WIDE) -> Sheet:
     """Draw the mean |gradient| over those iterations against the layer, arms over each other, one panel a group."""
-    figure = panels.beside(list(groups), height=400)
-    for i, (group, arms) in enumerate(groups.items()):
-        tones = colours.arm_colours(list(arms), baseline=baselines.get(group))
-        dashes = colours.arm_dashes(list(arms), baseline=baselines.get(group))
-        for arm, runs in arms.items():
-            curve, colour = curves.profile(runs).positive(), tones[arm]
-            line = panels.line(curve, name=arm, colour=colour, width=2.4, panel=i, value=".1e", dash=dashes[arm])
-            dots = {"mode": "lines+markers", "marker": {"size": 6, "color": colour}}
-            shade = panels.band(curve, colour=colour, panel=i, faint=len(arms) > curves.FEW)
-            figure["data"] += [*shade, line | dots]
-            marks = _branch_marks(curve, arm, runs, colour=colour, panel=i)
-            figure["data"] += [mark | {"showlegend": len(arms) <= curves.FEW} for mark in marks]
-        panels.by_layer(figure, i, curves.layers(run for runs in arms.values() for run in runs))
-        panels.logarithmic(figure, i, limits)
-        _threshold(figure, panel=i, label=i == len(groups) - 1)
-    panels.axis(figure, "y", 0)["title"] = {"text": "mean |gradient|"}
-    return panels.with_legend(figure)
+    every = curves.layers(run for arms in groups.values() for runs in arms.values() for run in runs)
+    sheet = Sheet(list(groups), [270], width, bottom=panels.under_layers(every))
+    sheet.labels(x="", y="mean |gradient|")
+    for panel, (group, arms) in zip(sheet.panels, groups.items(), strict=True):
+        _along(sheet, panel, arms, baseline=baselines.get(group))
+    _on_log_axis(sheet, limits, THRESHOLD)
+    return sheet.laid_out()
 
 
-def score(groups: Mapping[str, Arms], *, baselines: Baselines, metric: str = ACCURACY) -> Figure:
+def _along(sheet: Sheet, panel: Axes, arms: Arms, *, baseline: str | None) -> None:
+    """Draw the profiles of arms, with a diamond after each layer that a branch follows."""
+    layers = curves.layers(run for runs in arms.values() for run in runs)
+    for arm, colour, dash in colours.of_arms(arms, baseline=baseline):
+        curve = curves.profile(arms[arm]).positive().at(layers)
+        look = {"linestyle": dash, "marker": "o", "markersize": 4, "linewidth": 2.2}
+        panels.line(panel, curve, name=arm, colour=colour, shade=_shade(arms), **look)
+        starts = set(map(layers.index, curves.branch_layers(arms[arm])))
+        marks = [(x, y) for x, y in zip(curve.x, curve.mean, strict=True) if x in starts]
+        if marks:
+            name = f"{arm}: a branch starts here" if len(arms) <= FEW else ""
+            look = {"linestyle": "", "marker": "D", "markersize": 8, "markerfacecolor": colours.PAPER, "zorder": 2.5}
+            panel.plot(*zip(*marks, strict=True), label=name, color=colour, markeredgewidth=1.8, **look)
+    panels.by_layer(panel, layers, room=sheet.inner)
+    panel.set_xlabel("layer, from the input to the output")
+
+
+def _on_log_axis(sheet: Sheet, limits: Limits, threshold: float) -> None:
+    """Make the axis that all panels share logarithmic, with the threshold on it, which the last panel names."""
+    panels.logarithmic(sheet.panels[0], limits)
+    for panel in sheet.panels:
+        whose = "CNDS paper's threshold" if threshold == THRESHOLD else "threshold"
+        panels.level(panel, threshold, text=f"{magnitude(threshold)}, the {whose}" if panel is sheet.panels[-1] else "")
+
+
+def score(groups: Mapping[str, Arms], *, baselines: Baselines, metric: str = ACCURACY, width: int = WIDE) -> Sheet:
     """Draw the score over epochs: the main output of each arm thick with its range, its branches thin.
 
     Of more than a few arms only the main outputs are drawn.
     """
-    figure = panels.beside(list(groups), height=430)
-    for i, (group, arms) in enumerate(groups.items()):
-        tones = colours.arm_colours(list(arms), baseline=baselines.get(group))
-        dashes = colours.arm_dashes(list(arms), baseline=baselines.get(group)) if len(arms) > curves.FEW else {}
-        for arm, runs in arms.items():
-            figure["data"] += _heads(arm, runs, colour=tones[arm], panel=i, alone=dashes.get(arm))
-        panels.axis(figure, "x", i)["title"] = {"text": "epoch", "standoff": 8}
-    drawn = [y for trace in figure["data"] for y in trace["y"]]
-    low, _ = panels.shares(figure, drawn, fine=metric != ACCURACY)
-    for i in range(len(groups) if low < 0.9 and metric == ACCURACY else 0):
-        panels.level(figure, 0.9, panel=i, text="90 %", left=True)
-    panels.axis(figure, "y", 0)["title"] = {"text": plain(f"{metric} on validation data")}
-    return panels.with_legend(figure)
+    sheet = Sheet(list(groups), [300], width, caption=_caption(groups, "epochs"))
+    for panel, (group, arms) in zip(sheet.panels, groups.items(), strict=True):
+        for arm, colour, dash in colours.of_arms(arms, baseline=baselines.get(group)):
+            heads = curves.scores(arms[arm])
+            main, few = heads.pop("main", None), len(arms) <= FEW
+            for i, (head, curve) in enumerate(heads.items() if few else ()):
+                style, pale = DASHES[i % len(DASHES)], colours.tint(colour, 0.25)
+                panels.line(panel, curve, name=f"{arm}: {head}", colour=pale, linewidth=1.3, linestyle=style)
+            if main:
+                look = {"linewidth": 2.6, "zorder": 3} if few else {"linewidth": 2, "linestyle": dash}
+                name = f"{arm}: main output" if few else arm
+                panels.line(panel, main, name=name, colour=colour, shade=_shade(arms), **look)
+        low, high = panel.get_ylim()
+        if metric == ACCURACY and low < 0.9 < high:
+            panels.level(panel, 0.9, text="90 %", left=True)
+        panels.whole(panel)
+    panels.shares(sheet.panels[0].yaxis)
+    sheet.labels(x="epoch", y=f"{metric} on validation data")
+    return sheet.laid_out()
 
 
-def weights(groups: Mapping[str, Arms], *, baselines: Baselines) -> Figure | None:
+def weights(groups: Mapping[str, Arms], *, baselines: Baselines, width: int = WIDE) -> Sheet | None:
     """Draw the weight of each loss over progress, one panel a group; None when no arm has a branch.
 
     Of more than a few arms the main outputs, whose weight is 1, are left out.
@@ -96,62 +121,58 @@ def weights(groups: Mapping[str, Arms], *, baselines: Baselines) -> Figure | Non
     groups = {group: arms for group, arms in groups.items() if any(map(_has_branches, arms.values()))}
     if not groups:
         return None
-    figure = panels.beside(list(groups), height=330)
-    for i, (group, arms) in enumerate(groups.items()):
-        tones = colours.arm_colours(list(arms), baseline=baselines.get(group))
-        for arm, runs in arms.items():
-            drawn = _schedules(arm, runs, colour=tones[arm], panel=i) if _has_branches(runs) else {}
-            figure["data"] += [line for heads, line in drawn.items() if heads != "main" or len(arms) <= curves.FEW]
-        title = {"text": "share of training done", "standoff": 8}
-        panels.axis(figure, "x", i).update(title=title, tickformat=".0%", range=[0, 1])
-        panels.axis(figure, "y", i)["rangemode"] = "tozero"
-    panels.axis(figure, "y", 0)["title"] = {"text": "weight of the loss"}
-    return panels.with_legend(figure)
+    sheet = Sheet(list(groups), [200], width, caption=_caption(groups, "steps"))
+    for panel, (group, arms) in zip(sheet.panels, groups.items(), strict=True):
+        for arm, colour, _ in colours.of_arms(arms, baseline=baselines.get(group)):
+            dashes = itertools.cycle(("-", *DASHES))
+            for heads, curve in curves.weights(arms[arm]).items() if _has_branches(arms[arm]) else ():
+                if heads != "main":
+                    panels.line(
+                        panel, curve, name=f"{arm}: {heads}", colour=colour, linestyle=next(dashes), linewidth=2.2
+                    )
+                elif len(arms) <= FEW:
+                    panels.line(panel, curve, name=f"{arm}: main output", colour=colours.BASELINE, zorder=3)
+        _over_progress(panel)
+        panel.set_ylim(bottom=0)
+    sheet.labels(x=_PROGRESS, y="weight of the loss")
+    return sheet.laid_out()
 
 
-def conflict(arms: Arms, *, titled: bool = True) -> Figure:
+def conflict(arms: Arms, *, titled: bool = True, width: int = WIDE) -> Sheet:
     """Draw, for each branch over progress, its cosine with what comes from above, its relative strength, and `kept`.
 
     One column an arm; two arms are as many as there is room for.
     """
-    titles = list(arms) if titled else [""]
-    figure = panels.grid(titles, rows=[190, 130, 130], captions=_CAPTIONS)
-    pulls = {arm: curves.conflicts(runs) for arm, runs in arms.items()}
-    branches = list(dict.fromkeys(branch for by in pulls.values() for branch in by))
+    quantities = {"cosine": "agreement (cosine)", "ratio": "relative strength", "kept": "kept"}
+    sheet = Sheet(list(arms) if titled else [""], [180, 130, 110], width, caption=_caption({"": arms}, "conflicts"))
+    pulls = [(quantity, curves.conflicts(runs, quantity)) for runs in arms.values() for quantity in quantities]
+    branches = list(dict.fromkeys(branch for _, by in pulls for branch in by))
     tones = dict(zip(branches, colours.depth_colours(len(branches) + 1), strict=False))  # the palest is hard to see
-    found = [by for arm in pulls.values() for by in arm.values()]
-    for i, arm in enumerate(pulls.values()):
-        for row, quantity in enumerate(("cosine", "ratio", "kept")):
-            for branch, by in arm.items():
-                figure["data"] += _pull(by[quantity], branch, quantity, colour=tones[branch], panel=3 * i + row)
-        _pull_axes(figure, 3 * i, [[by[quantity] for by in found] for quantity in ("cosine", "ratio", "kept")])
-    return panels.with_legend(figure)
+    drawn: dict[str, list[float]] = {quantity: [] for quantity in quantities}
+    for panel, (quantity, by) in zip(sheet.panels, pulls, strict=True):
+        for branch, curve in by.items():
+            shown = curve.positive() if quantity == "ratio" else curve
+            drawn[quantity] += [*shown.low, *shown.high]
+            panels.line(panel, shown, name=branch, colour=tones[branch], shade=_SHADE, linewidth=1.8)
+        panel.axhline(0 if quantity == "cosine" else 1, color=colours.MUTED, linewidth=1.2)
+        _over_progress(panel)
+    _pull_axes(sheet, **drawn)
+    sheet.labels(x=_PROGRESS, y=list(quantities.values()))
+    return sheet.laid_out()
 
 
-def _pull(curve: Curve, branch: str, quantity: str, *, colour: str, panel: int) -> list[Figure]:
-    curve = curve.positive() if quantity == "ratio" else curve
-    line = panels.line(curve, name=branch, colour=colour, width=2, panel=panel, value=".2r")
-    return [*panels.band(curve, colour=colour, panel=panel), line]
+def _pull_axes(sheet: Sheet, *, cosine: Sequence[float], ratio: Sequence[float], kept: Sequence[float]) -> None:
+    """Set the axes of the conflict timelines so that each holds the line that values are read against."""
+    bottom = max(-1.05, min([-0.15, *cosine]) - 0.08)
+    sheet.panels[0].set_ylim(bottom, min(1.05, max([0.15, *cosine]) + 0.08))
+    for panel in sheet.panels[::3]:
+        panel.axhspan(bottom, 0, color=colours.MARK, alpha=0.1, linewidth=0)
+    panels.logarithmic(sheet.panels[1], (min([1, *ratio]), max([1, *ratio])), most=4)
+    low, high = min([0.9, *kept]) - 0.05, max([1.1, *kept]) + 0.05
+    sheet.panels[2].set_ylim(max(_FRAME[0], low), min(_FRAME[1], high))
 
 
-def _pull_axes(figure: Figure, panel: int, drawn: Sequence[Sequence[Curve]]) -> None:
-    """Set the axes of one column of the conflict timeline, with the line in each panel that values are read against."""
-    cosine, ratio, kept = ([v for curve in row for v in (*curve.low, *curve.high)] for row in drawn)
-    span = [max(-1.05, min([-0.15, *cosine]) - 0.08), min(1.05, max([0.15, *cosine]) + 0.08)]
-    panels.axis(figure, "y", panel)["range"] = span
-    panels.below(figure, 0, panel=panel)
-    positive = [1, *(value for value in ratio if value > 0)]
-    panels.logarithmic(figure, panel + 1, (min(positive), max(positive)), ticks=4)
-    panels.level(figure, 1, panel=panel + 1)
-    low, high = max(_FRAME[0], min([0.9, *kept]) - 0.05), min(_FRAME[1], max([1.1, *kept]) + 0.05)
-    panels.axis(figure, "y", panel + 2)["range"] = [low, high]
-    panels.level(figure, 1, panel=panel + 2)
-    for row in range(3):
-        panels.axis(figure, "x", panel + row).update(tickformat=".0%", range=[0, 1])
-    panels.axis(figure, "x", panel + 2)["title"] = {"text": "share of training done", "standoff": 8}
-
-
-def limits(groups: Mapping[str, Arms]) -> tuple[float, float]:
+def limits(groups: Mapping[str, Arms]) -> Limits:
     """Return the range that holds every gradient of every group, and the threshold."""
     found = [THRESHOLD]
     for arms in groups.values():
@@ -161,57 +182,20 @@ def limits(groups: Mapping[str, Arms]) -> tuple[float, float]:
     return min(found), max(found)
 
 
-def _heads(arm: str, runs: Sequence[Run], *, colour: str, panel: int, alone: str | None) -> list[Figure]:
-    """Return the lines of one arm: the main output over its branches and named before them, or it `alone`, so dashed."""
-    heads = curves.scores(runs)
-    main = heads.pop("main", None)
-    pale = colours.tint(colour, 0.25)
-    traces = []
-    for i, (head, curve) in enumerate({} if alone else heads.items()):
-        dash = DASHES[i % len(DASHES)]
-        line = panels.line(curve, name=f"{arm}: {head}", colour=pale, width=1.4, panel=panel, value=".1%", dash=dash)
-        traces.append(line | {"legendrank": 1001})
-    if main:
-        name, width = (arm, 2.2) if alone else (f"{arm}: main output", 3)
-        dash = alone or "solid"
-        line = panels.line(main, name=name, colour=colour, width=width, panel=panel, value=".1%", dash=dash)
-        traces = [*panels.band(main, colour=colour, panel=panel, faint=alone is not None), *traces, line]
-    return traces
+def _over_progress(panel: Axes) -> None:
+    panels.shares(panel.xaxis)
+    panel.set_xlim(0, 1)
 
 
-def _schedules(arm: str, runs: Sequence[Run], *, colour: str, panel: int) -> dict[str, Figure]:
-    """Return the line of each schedule by the losses that have it."""
-    dashes = itertools.cycle(("solid", *DASHES))
-    traces = {}
-    for heads, curve in curves.weights(runs).items():
-        main = heads == "main"
-        name, tone = (f"{arm}: main output", colours.BASELINE) if main else (f"{arm}: {heads}", colour)
-        width, dash = (1.6, "solid") if main else (2.4, next(dashes))
-        traces[heads] = panels.line(curve, name=name, colour=tone, width=width, panel=panel, value=".3f", dash=dash)
-    return traces
+def _shade(arms: Arms) -> float:
+    return _SHADE if len(arms) <= FEW else 0.07
 
 
-def _branch_marks(curve: Curve, arm: str, runs: Sequence[Run], *, colour: str, panel: int) -> list[Figure]:
-    """Return the diamonds that show after which layers the branches start."""
-    start = set(curves.branch_layers(runs))
-    height = {x: [y] for x, y in zip(curve.x, curve.mean, strict=True) if x in start}
-    if not height:
-        return []
-    at = Curve.of(height)
-    trace = panels.line(at, name=f"{arm}: a branch starts here", colour=colour, width=0, panel=panel, value=".1e")
-    marker = {"symbol": "diamond", "size": 12, "color": colours.PAPER, "line": {"color": colour, "width": 2}}
-    return [trace | {"mode": "markers", "marker": marker}]
-
-
-def _threshold(figure: Figure, *, panel: int, label: bool) -> None:
-    text = f"{magnitude(THRESHOLD)}, the CNDS paper's threshold" if label else ""
-    panels.level(figure, THRESHOLD, panel=panel, text=text, log=True)
+def _caption(groups: Mapping[str, Arms], kind: str) -> str:
+    """Say that not every record is drawn, where that is so."""
+    every = max(curves.stride(runs, kind) for arms in groups.values() for runs in arms.values())
+    return f"Of long runs one record in {every} is drawn, and the last." if every > 1 else ""
 
 
 def _has_branches(runs: Sequence[Run]) -> bool:
     return any(len(step.weights) > 1 for run in runs for step in run.steps)
-
-
-def _title(arm: str, runs: Sequence[Run]) -> str:
-    n = sum(bool(run.gradients) for run in runs)
-    return f"{arm} (mean of {n} seeds)" if n > 1 else arm

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from deepsup import label_maps
 from deepsup.reports import (
@@ -21,11 +24,11 @@ from deepsup.reports import (
     formats,
     galleries,
     metric_tables,
+    panels,
     sections,
     text_tables,
 )
 from deepsup.reports.metrics import digits, meaning, titled
-from deepsup.reports.panels import Figure
 from deepsup.reports.sections import path
 from deepsup.reports.summary import Evidence, baseline, evidence
 from deepsup.specs import require
@@ -33,6 +36,16 @@ from deepsup.training import run_folders
 from deepsup.training.records import Run
 
 Views = Mapping[str, figures.Arms]
+
+
+class Shown(NamedTuple):
+    """A figure of the page: its name there, the group that it is of, the drawing, and what is said under it."""
+
+    name: str
+    group: str
+    svg: str
+    caption: str
+
 
 _BEFORE, _AFTER = "before, without branches", "after, with branches"
 
@@ -43,7 +56,7 @@ def write_html(path_in: str | Path, out: str | Path) -> Path:
     >>> write_html("runs/demo", "runs/demo/report.html")      # doctest: +SKIP
     PosixPath('runs/demo/report.html')
 
-    About 5 MB, most of it plotly.js. Needs the extra: `pip install "deepsup[report]"`.
+    Needs the extra: `pip install "deepsup[report]"`.
     """
     target = Path(out)
     target = target / "report.html" if target.is_dir() or not target.suffix else target
@@ -61,8 +74,6 @@ def render(path_in: str | Path, *, beside: str | Path | None = None) -> str:
     `beside` is the directory that the file will lie in, so that links to certificates work; by default `path_in`.
     """
     jinja2 = require("jinja2", purpose="a report", install="deepsup[report]")
-    offline = require("plotly.offline", purpose="a report", install="deepsup[report]")
-    found = evidence(path_in)
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -70,14 +81,30 @@ def render(path_in: str | Path, *, beside: str | Path | None = None) -> str:
         lstrip_blocks=True,
         loader=jinja2.FunctionLoader(lambda name: resources.files(__package__).joinpath(name).read_text("utf-8")),
     )
-    environment.filters["count"] = formats.count
-    environment.filters["size"] = formats.size
-    environment.filters["percent"] = formats.percent
-    environment.filters["titled"] = titled
-    environment.filters["magnitude"] = formats.magnitude
+    environment.filters |= {
+        "count": formats.count,
+        "size": formats.size,
+        "percent": formats.percent,
+        "titled": titled,
+        "magnitude": formats.magnitude,
+    }
     page = environment.get_template("page.html.j2")
-    html: str = page.render(content(found, beside=Path(beside or found.path)), plotly_js=offline.get_plotlyjs())
+    with _undisturbed():
+        found = evidence(path_in)
+        html: str = page.render(content(found, beside=Path(beside or found.path)))
     return html
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Pause the garbage collector: it would look again and again at the million objects of a long journal, which stay."""
+    paused = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if paused:
+            gc.enable()
 
 
 def content(found: Evidence, *, beside: Path) -> dict[str, Any]:
@@ -159,36 +186,37 @@ def _views(found: Evidence) -> tuple[Views, figures.Baselines]:
     return found.groups, {group["name"]: baseline(group) for group in found.compare["groups"]}
 
 
-def _figures(found: Evidence, views: Views, baselines: figures.Baselines) -> dict[str, Any]:
-    """Return the scripts of the figures; an empty list or None where no journal holds what a figure shows."""
-    groups = found.groups
-    arms_of = {group["name"]: baseline(group) for group in found.compare["groups"]}
-    probed = {group: arms for group, arms in views.items() if any(map(curves.first_iterations, arms.values()))}
+def _figures(found: Evidence, views: Views, baselines: figures.Baselines) -> dict[str, list[Shown]]:
+    """Return the figures by their kind; an empty list where no journal holds what a figure shows."""
+    groups, told = found.groups, found.compare["groups"]
+    metric: Any = {"metric": found.metric}
+    arms_of = {group["name"]: baseline(group) for group in told}
+    probed = {group: _probed(arms) for group, arms in views.items() if any(map(curves.first_iterations, arms.values()))}
     trained = {group: arms for group, arms in groups.items() if any(run.epochs for r in arms.values() for run in r)}
-    stepwise = {group: _with_steps(arms) for group, arms in probed.items()}
     same = {group: curves.same_span(arms)[0] for group, arms in probed.items()}
-    span = figures.limits(probed)
-    weights = figures.weights(groups, baselines=arms_of)
-    told, metric = found.compare["groups"], found.metric
-    ablation = ablations.ablation(found.compare, metric=metric)
-    differences, by_depth = contrasts.differences(told, metric=metric), contrasts.by_depth(told, metric=metric)
-    timelines = [(group, chunk) for group, arms in groups.items() for chunk in _conflicts(arms, single=found.single)]
-    return {
-        "gradients": [
-            {"group": group, "html": _div(figures.gradients(arms, limits=span), f"gradients-{i}")}
-            for i, (group, arms) in enumerate(stepwise.items())
-        ],
-        "profile": _div(figures.profile(same, baselines=baselines, limits=span), "profile") if probed else None,
-        "differences": _div(differences, "differences") if differences else None,
-        "ablation": _div(ablation, "ablation") if ablation else None,
-        "depth": _div(by_depth, "depth") if by_depth else None,
-        "score": _div(figures.score(trained, baselines=arms_of, metric=metric), "score") if trained else None,
-        "weights": _div(weights, "weights") if weights else None,
-        "conflicts": [
-            {"group": "" if found.single else group, "html": _div(figure, f"conflict-{i}")}
-            for i, (group, figure) in enumerate(timelines)
-        ],
+    span: Any = {"limits": figures.limits(probed)}
+    timelines = [(group, chunk) for group, arms in groups.items() for chunk in _conflicts(arms)]
+    titled = {"titled": not found.single}
+    drawn: dict[str, list[tuple[str, panels.Draw]]] = {
+        "gradients": [(group, partial(figures.gradients, _with_steps(arms), **span)) for group, arms in probed.items()],
+        "profile": [("", partial(figures.profile, same, baselines=baselines, **span))] if probed else [],
+        "differences": [("", partial(contrasts.differences, told, **metric))],
+        "ablation": [("", partial(ablations.ablation, found.compare, **metric))],
+        "depth": [("", partial(contrasts.by_depth, told, **metric))],
+        "score": [("", partial(figures.score, trained, baselines=arms_of, **metric))] if trained else [],
+        "weights": [("", partial(figures.weights, groups, baselines=arms_of))],
+        "conflicts": [("" if found.single else g, partial(figures.conflict, arms, **titled)) for g, arms in timelines],
     }
+    return {kind: _shown(kind, of_kind) for kind, of_kind in drawn.items()}
+
+
+def _shown(kind: str, drawn: Iterable[tuple[str, panels.Draw]]) -> list[Shown]:
+    made = ((f"{kind}-{i}", group, panels.inline(draw, f"{kind}-{i}")) for i, (group, draw) in enumerate(drawn))
+    return [Shown(name, group, *inline) for name, group, inline in made if inline[0]]
+
+
+def _probed(arms: figures.Arms) -> figures.Arms:
+    return {arm: runs for arm, runs in arms.items() if curves.first_iterations(runs)}
 
 
 def _with_steps(arms: figures.Arms) -> figures.Arms:
@@ -196,19 +224,11 @@ def _with_steps(arms: figures.Arms) -> figures.Arms:
     return {arm: runs for arm, runs in arms.items() if arm != _BEFORE or curves.first_iterations(runs) > 1}
 
 
-def _conflicts(arms: figures.Arms, *, single: bool) -> list[Figure]:
-    """Return the conflict timelines of a group, a figure for every two arms."""
+def _conflicts(arms: figures.Arms) -> Iterator[figures.Arms]:
+    """Yield the arms of a group with measured conflicts, two at a time."""
     measured = [arm for arm, runs in arms.items() if curves.pulls(runs)]
-    chunks = [measured[i : i + 2] for i in range(0, len(measured), 2)]
-    return [figures.conflict({arm: arms[arm] for arm in chunk}, titled=not single) for chunk in chunks]
-
-
-def _div(figure: Figure, name: str) -> str:
-    """Return the figure as a `<div>` and the script that draws it; the page holds the library and `draw` once."""
-    parts = [json.dumps(part, ensure_ascii=False) for part in (name, figure["data"], figure["layout"])]
-    arguments = ", ".join(part.replace("<", "\\u003c") for part in parts)  # a name must not end the script
-    height = figure["layout"]["height"]
-    return f'<div id="{name}" class="plot" style="min-height: {height}px"></div><script>draw({arguments})</script>'
+    for i in range(0, len(measured), 2):
+        yield {arm: arms[arm] for arm in measured[i : i + 2]}
 
 
 def _weakest_layers(views: Views) -> list[str]:

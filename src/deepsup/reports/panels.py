@@ -1,174 +1,216 @@
-"""The parts that figures are put together from, as the plain dicts plotly takes: panels, lines, bands, levels, legends.
+"""The parts that figures are put together from: panels sized in pixels, lines with their shade, levels, axes, legends.
 
-Nothing here imports plotly: a figure is data until the page draws it.
+A figure is drawn by one function that takes its width. `inline` puts it into a page, as wide as a desk's screen and as
+narrow as a phone's; `save` makes a PNG of it.
 """
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
-from deepsup.reports import colours
 from deepsup.reports.colours import EDGE, GRID, INK, MUTED, PAPER
 from deepsup.reports.curves import Curve
-from deepsup.reports.formats import short
+from deepsup.reports.formats import magnitude, short
+from deepsup.specs import require
 
-Figure = dict[str, Any]
+Axes = Any  # matplotlib's: its own types forbid the options that its documentation shows
 
-FONT: Final = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
-DASHES: Final = ("dot", "dash", "dashdot", "longdash", "longdashdot", "5px,2px")
+WIDE: Final = 900
+NARROW: Final = 358
+"""Pixels: what a page has room for on a desk's screen, and on a phone's."""
 
 MOST: Final = 3
 """Panels that stand side by side at most."""
 
-_GAP = 0.045  # between columns of panels, as a share of the width
-_BETWEEN = 34  # between rows of panels; this and the margins are pixels
-_TOP, _BOTTOM = 42, 60
-_SILENT: Figure = {"showticklabels": False, "ticks": ""}
-_AXIS: Figure = {
-    "gridcolor": GRID,
-    "linecolor": EDGE,
-    "tickcolor": EDGE,
-    "tickfont": {"color": MUTED, "size": 12},
-    "ticks": "outside",
-    "ticklen": 4,
-    "zeroline": False,
-    "automargin": True,
+_LOOK: Final = {
+    "font.family": "DejaVu Sans",
+    "font.size": 12,
+    "text.parse_math": False,  # a name with dollar signs is a name
+    "text.color": INK,
+    "axes.edgecolor": EDGE,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 13,
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "xtick.color": EDGE,
+    "ytick.color": EDGE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "xtick.labelsize": 11,
+    "ytick.labelsize": 11,
+    "legend.frameon": False,
+    "legend.fontsize": 11.5,
+    "svg.fonttype": "none",
 }
+_LETTER: Final = 6.6  # pixels that a letter takes about
+_TITLE, _BETWEEN, _GAP = 28, 16, 18  # pixels over the first of a column's panels, over the others, and between columns
 
 
-def beside(titles: Sequence[str], *, height: int, right: int = 28) -> Figure:
-    """Return an empty figure with one panel for each title, side by side, with the scale of their y axes in common.
+@dataclass
+class Sheet:
+    """A figure while it is drawn: panels of these `heights` one below the other for each title, each title a column.
 
-    More than `MOST` panels go on below. `height` (of one line of panels) and `right` (the right margin) are pixels.
+    All measures are pixels: `width` of the whole, `left` and `bottom` the room for the labels of an axis, `right` for what
+    stands beside the panels. Columns that have no room side by side go on below. `caption` is said under the figure.
     """
-    lines = math.ceil(len(titles) / MOST)
-    figure = grid(titles, rows=[height - _TOP - _BOTTOM], right=right)
-    if lines > 1:
-        _fold(figure, lines=lines, line=height - _TOP - _BOTTOM)
-    return figure
+
+    titles: Sequence[str]
+    heights: Sequence[int]
+    width: int
+    left: float = 66
+    right: float = 20
+    bottom: float = 46
+    caption: str = ""
+    figure: Any = field(init=False)
+    panels: list[Axes] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.figure = _mpl("figure").Figure(dpi=72)
+        rows = len(self.heights)
+        for i in range(len(self.titles) * rows):
+            shared = self.panels[i % rows] if i >= rows else None
+            panel = self.figure.add_axes((0, 0, 1, 1), label=str(i), sharey=shared)
+            first = not i // rows % self.across
+            panel.tick_params(left=first, labelleft=first, labelbottom=i % rows == rows - 1)
+            panel.set_title("" if i % rows else short(self.titles[i // rows], int(self.inner / 7.6)), loc="left")
+            self.panels.append(panel)
+
+    @property
+    def across(self) -> int:
+        """How many columns stand side by side."""
+        lines = math.ceil(len(self.titles) / (MOST if self.width >= WIDE else 1))
+        return math.ceil(len(self.titles) / lines)
+
+    @property
+    def inner(self) -> float:
+        """The width of a panel."""
+        return (self.width - self.left - self.right - _GAP * (self.across - 1)) / self.across
+
+    def labels(self, *, x: str, y: str | Sequence[str]) -> None:
+        """Name the axes: x under the last panel of each column, y of each row left of the first."""
+        rows = [y] if isinstance(y, str) else y
+        for i, panel in enumerate(self.panels):
+            column, row = divmod(i, len(rows))
+            panel.set_xlabel(x if row == len(rows) - 1 else "")
+            panel.set_ylabel("" if column % self.across else rows[row], rotation_mode="anchor")
+
+    def laid_out(self) -> Sheet:
+        """Put every panel in its place, below a legend that names each line once, those of a zorder of 3 first."""
+        top = self._legend()
+        block = _TITLE + sum(self.heights) + _BETWEEN * (len(self.heights) - 1) + self.bottom
+        tall = top + block * math.ceil(len(self.titles) / self.across)
+        self.figure.set_size_inches(self.width / 72, tall / 72)
+        for i, panel in enumerate(self.panels):
+            column, row = divmod(i, len(self.heights))
+            line, place = divmod(column, self.across)
+            under = top + line * block + _TITLE + sum(self.heights[: row + 1]) + _BETWEEN * row
+            left, height = self.left + place * (self.inner + _GAP), self.heights[row]
+            panel.set_position((left / self.width, 1 - under / tall, self.inner / self.width, height / tall))
+        return self
+
+    def _legend(self) -> float:
+        named: dict[str, Any] = {}
+        for panel in self.panels:
+            for handle, name in zip(*panel.get_legend_handles_labels(), strict=True):
+                named.setdefault(name, handle)
+        if not named:
+            return 0
+        names = sorted(named, key=lambda name: named[name].get_zorder() < 3)
+        columns = max(1, int((self.width - 8) // (44 + wide(names))))
+        look: dict[str, Any] = {"loc": "upper left", "borderpad": 0.2, "borderaxespad": 0.5, "columnspacing": 1.2}
+        self.figure.legend([named[name] for name in names], names, ncols=min(columns, len(names)), **look)
+        return 18.5 * math.ceil(len(names) / columns) + 10
 
 
-def _fold(figure: Figure, *, lines: int, line: int) -> None:
-    """Lay the panels of a row out in several lines, each `line` pixels high."""
-    layout = figure["layout"]
-    n = sum(key.startswith("xaxis") for key in layout)
-    across = math.ceil(n / lines)
-    gap = _TOP + _BOTTOM
-    inner = lines * line + (lines - 1) * gap
-    width = (1 - _GAP * (across - 1)) / across
-    for panel in range(n):
-        down, left = panel // across, panel % across * (width + _GAP)
-        upper = 1 - down * (line + gap) / inner
-        axis(figure, "x", panel)["domain"] = [left, left + width]
-        axis(figure, "y", panel)["domain"] = [max(0.0, upper - line / inner), upper]
-        if panel % across == 0:
-            axis(figure, "y", panel).update(showticklabels=True, ticks="outside")
-    layout["height"] += inner - line
+Draw = Callable[..., Sheet | None]
+"""Draws a figure of a `width`; None where there is nothing to draw."""
 
 
-def grid(titles: Sequence[str], *, rows: Sequence[int], captions: Sequence[str] = (), right: int = 28) -> Figure:
-    """Return an empty figure with one column of panels for each title, and in it panels of the heights `rows`, in pixels.
+def inline(draw: Draw, name: str) -> tuple[str, str]:
+    """Return a figure as SVG to stand in a page, wide and narrow, and its caption; empty where nothing is drawn.
 
-    Panels count down the first column, then down the next. A column has its x axis in common, a row its y axis.
-    `captions` (markup, one a row) stand over the panels. The first annotations of the layout are the headings, one a panel.
+    `name` tells figures of one page apart.
     """
-    captions = captions or [""] * len(rows)
-    inner = sum(rows) + _BETWEEN * (len(rows) - 1)
-    top = _TOP + (18 if captions[0] and any(titles) else 0)
-    layout: Figure = {
-        "height": inner + top + _BOTTOM,
-        "margin": {"l": 70, "r": right, "t": top, "b": _BOTTOM},
-        "font": {"family": FONT, "size": 13, "color": INK},
-        "paper_bgcolor": colours.clear(PAPER, 0),
-        "plot_bgcolor": colours.clear(PAPER, 0),
-        "hovermode": "closest",
-        "hoverlabel": {"font": {"family": FONT}, "namelength": -1},
-        "showlegend": False,
-        "annotations": [],
-        "shapes": [],
-    }
-    n = len(titles)
-    width = (1 - _GAP * (n - 1)) / max(n, 1)
-    for column, title in enumerate(titles):
-        left = column * (width + _GAP)
-        for row, height in enumerate(rows):
-            panel, upper = column * len(rows) + row, 1 - (sum(rows[:row]) + _BETWEEN * row) / inner
-            x = {"domain": [left, left + width], "anchor": _ref("y", panel), "showline": True}
-            y = {"domain": [max(0.0, upper - height / inner), upper], "anchor": _ref("x", panel)}
-            last = (column + 1) * len(rows) - 1
-            layout[_key("x", panel)] = _AXIS | x | ({} if panel == last else _SILENT | {"matches": _ref("x", last)})
-            layout[_key("y", panel)] = _AXIS | y | (_SILENT | {"matches": _ref("y", row)} if column else {})
-            layout["annotations"].append(_heading("" if row else title, captions[row], panel))
-    return {"data": [], "layout": layout}
+    found, caption = "", ""
+    for kind, width in (("wide", WIDE), ("narrow", NARROW)):
+        with _mpl("").rc_context(_LOOK | {"svg.hashsalt": f"{name} {kind}"}):
+            sheet = draw(width=width)
+            if sheet is None:
+                return "", ""
+            drawn = io.StringIO()
+            none = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+            sheet.figure.savefig(drawn, format="svg", transparent=True, metadata=none)
+        text = drawn.getvalue()
+        text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, count=1, flags=re.DOTALL)  # the page has it
+        text = re.sub(r'<g id="[^"]*"', "<g", text)
+        text = re.sub(
+            r'^.*?<svg[^>]*( viewBox="[^"]*")[^>]*>', rf'<svg class="{kind}"\1>', text, count=1, flags=re.DOTALL
+        )
+        found, caption = found + text, sheet.caption
+    return found, caption
 
 
-def _heading(title: str, caption: str, panel: int) -> Figure:
-    """Return a title, and a caption under it, over the left end of a panel."""
-    place = {"xref": f"{_ref('x', panel)} domain", "yref": f"{_ref('y', panel)} domain", "x": 0, "y": 1}
-    small = f'<span style="font-size: 12.5px; color: {MUTED}">{caption}</span>'
-    lines = [text for text, given in ((f"<b>{plain(title)}</b>", title), (small, caption)) if given]
-    look = {"xanchor": "left", "yanchor": "bottom", "align": "left", "showarrow": False, "font": {"size": 14}}
-    return place | look | {"text": "<br>".join(lines), "yshift": 2 if caption else 8}
+def save(draw: Draw, out_png: str | Path) -> Path:
+    """Write a figure as PNG: twice as many pixels as it is wide, for sharp screens."""
+    out = Path(out_png)
+    with _mpl("").rc_context(_LOOK):
+        sheet = draw(width=WIDE)
+        assert sheet is not None
+        out.parent.mkdir(parents=True, exist_ok=True)
+        sheet.figure.savefig(out, format="png", dpi=144, facecolor=PAPER, metadata={"Software": None})
+    return out
 
 
-def axis(figure: Figure, letter: str, panel: int) -> Figure:
-    """Return the axis of a panel, to be changed in place; `letter` is "x" or "y"."""
-    found: Figure = figure["layout"].setdefault(_key(letter, panel), {})
-    return found
+def line(panel: Axes, curve: Curve, *, colour: str, name: str = "", shade: float = 0, **look: Any) -> None:
+    """Draw the mean of a curve, and a shade as strong as `shade` from the smallest to the largest run where there are several."""
+    point = {} if len(curve.x) > 1 else {"marker": "o"}
+    panel.plot(curve.x, curve.mean, label=name, color=colour, **point | look)
+    if shade and curve.low != curve.high and len(curve.x) > 1:
+        panel.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=shade, linewidth=0)
 
 
-def line(curve: Curve, *, name: str, colour: str, width: float, panel: int, value: str, dash: str = "solid") -> Figure:
-    """Return the mean of a curve as a line; `value` is the d3 format of y in the label under the mouse."""
-    return {
-        "type": "scatter",
-        "mode": "lines" if len(curve.x) > 1 else "markers",
-        "name": plain(name),
-        "legendgroup": plain(name),
-        "x": list(curve.x),
-        "y": list(curve.mean),
-        "line": {"color": colour, "width": width, "dash": dash},
-        "marker": {"color": colour},
-        "hovertemplate": f"%{{fullData.name}}<br>%{{x}}: %{{y:{value}}}<extra></extra>",
-    } | on(panel)
+def level(panel: Axes, value: float, *, text: str = "", left: bool = False) -> None:
+    """Draw a dotted line over the whole width of a panel, its label under the right (or over the left) end."""
+    panel.axhline(value, color=MUTED, linewidth=1.2, linestyle=":")
+    look: dict[str, Any] = {"xycoords": panel.get_yaxis_transform(), "textcoords": "offset points", "color": MUTED}
+    look |= {"xytext": (4, 3), "ha": "left"} if left else {"xytext": (-2, -4), "ha": "right", "va": "top"}
+    behind = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 0}
+    if text:
+        panel.annotate(text, (0 if left else 1, value), fontsize=11, bbox=behind, **look)
 
 
-def band(curve: Curve, *, colour: str, panel: int, faint: bool = False) -> list[Figure]:
-    """Return the shade between the smallest and the largest run; nothing where there is only one."""
-    if curve.low == curve.high or len(curve.x) < 2:
-        return []
-    x, low, high = list(curve.x), list(curve.low), list(curve.high)
-    shade = {
-        "type": "scatter",
-        "mode": "lines",
-        "fill": "toself",
-        "fillcolor": colours.clear(colour, 0.07 if faint else 0.16),
-    }
-    outline = {"x": x + x[::-1], "y": high + low[::-1], "line": {"width": 0}}
-    return [shade | outline | {"hoverinfo": "skip", "showlegend": False} | on(panel)]
+def logarithmic(panel: Axes, limits: tuple[float, float], *, most: int = 8) -> None:
+    """Make the y axis logarithmic, from a little below the smaller limit to a little above the larger, so many powers named."""
+    panel.set(yscale="log", ylim=(limits[0] / 2.2, limits[1] * 2.2))
+    panel.yaxis.set_major_locator(_mpl("ticker").LogLocator(numticks=most))
+    panel.yaxis.set_minor_locator(_mpl("ticker").NullLocator())
+    panel.yaxis.set_major_formatter(lambda value, _: magnitude(value))
 
 
-def on(panel: int) -> Figure:
-    """Return what puts a trace on a panel."""
-    return {"xaxis": _ref("x", panel), "yaxis": _ref("y", panel)}
+def wide(texts: Iterable[str]) -> float:
+    """Return about how many pixels the longest of these texts takes."""
+    return _LETTER * max(map(len, texts), default=0)
 
 
-def depth_bar(figure: Figure, layers: Sequence[str], tones: Sequence[str]) -> None:
-    """Add an invisible trace whose colour bar is the legend: one band a layer, the first at the bottom."""
-    n = len(layers)
-    scale = [[(i + edge) / n, colour] for i, colour in enumerate(tones) for edge in (0, 1)]
-    shown = some(n)
-    bar = {"title": {"text": "layer", "side": "top"}, "thickness": 14, "len": 1.0, "outlinewidth": 0, "ticks": ""}
-    bar |= {
-        "tickvals": shown,
-        "ticktext": [plain(short(layers[i])) for i in shown],
-        "tickfont": {"size": 11.5, "color": MUTED},
-    }
-    figure["layout"]["coloraxis"] = {"cmin": -0.5, "cmax": n - 0.5, "colorscale": scale, "colorbar": bar}
-    hidden = {"x": [None], "y": [None], "hoverinfo": "skip", "showlegend": False}
-    marker = {"color": [0], "coloraxis": "coloraxis"}
-    figure["data"].append({"type": "scatter", "mode": "markers", "marker": marker} | hidden)
+def shares(axis: Any) -> None:
+    """Write the numbers of an axis in percent."""
+    axis.set_major_formatter(_mpl("ticker").PercentFormatter(1, symbol=" %"))
+
+
+def whole(panel: Axes) -> None:
+    """Let the x axis name whole numbers alone: epochs, iterations."""
+    panel.xaxis.set_major_locator(_mpl("ticker").MaxNLocator(integer=True, nbins=7, steps=[1, 2, 5, 10]))
 
 
 def some(n: int, *, most: int = 16) -> list[int]:
@@ -177,111 +219,30 @@ def some(n: int, *, most: int = 16) -> list[int]:
     return [round(i * (n - 1) / (ticks - 1)) for i in range(ticks)] if ticks > 1 else list(range(n))
 
 
-def logarithmic(figure: Figure, panel: int, limits: tuple[float, float], *, ticks: int = 10) -> None:
-    """Make the y axis of a panel logarithmic, from a little below the smaller limit to a little above the larger.
-
-    At most `ticks` powers of ten are named.
-    """
-    low, high = math.log10(limits[0]) - 0.35, math.log10(limits[1]) + 0.35
-    step = max(1, math.ceil((high - low) / ticks))  # in powers of ten
-    axis(figure, "y", panel).update(type="log", range=[low, high], exponentformat="power", dtick=step)
+def under_layers(layers: Sequence[str]) -> float:
+    """Return about how many pixels the labels of an axis `by_layer` take."""
+    return 52 + 0.7 * wide(short(layer, 14) for layer in layers)
 
 
-def shares(figure: Figure, values: Sequence[float], *, fine: bool = False) -> tuple[float, float]:
-    """Fit the y axes of all panels to these shares, in steps that can be read, and return their ends.
-
-    `fine` allows steps below one percent.
-    """
-    low, high = min(values, default=0.0), max(values, default=1.0)
-    steps = (*((0.001, 0.002, 0.005) if fine else ()), 0.01, 0.02, 0.05, 0.1, 0.2)
-    step = next(s for s in steps if (high - low) / s <= 8 or s == 0.2)
-    low, high = step * math.floor(low / step + 1e-9), step * math.ceil(high / step - 1e-9)
-    for panel in range(sum(key.startswith("yaxis") for key in figure["layout"])):
-        spare = 0.02 * (high - low)
-        axis(figure, "y", panel).update(range=[low - spare, high + spare], tickformat=".0%", dtick=step, tick0=0)
-        if step < 0.01:
-            axis(figure, "y", panel)["tickformat"] = ".1%"
-    return low, high
+def by_layer(panel: Axes, layers: Sequence[str], *, room: float) -> None:
+    """Name the places 0, 1, ... of the x axis, which has `room` pixels, after layers: of many layers some."""
+    shown = some(len(layers), most=int(room / 15))
+    panel.set_xticks(shown, [short(layers[i], 14) for i in shown], rotation=45, ha="right", rotation_mode="anchor")
 
 
-def by_layer(figure: Figure, panel: int, layers: Sequence[str]) -> None:
-    """Put the layers on the x axis of a panel, in this order; long names are cut, and of many layers some are named."""
-    named = [layers[i] for i in some(len(layers), most=26)]
-    title = {"text": "layer, from the input to the output", "standoff": 10}
-    order = {"type": "category", "categoryorder": "array", "categoryarray": list(layers)}
-    ticks = {"tickvals": named, "ticktext": [plain(short(name)) for name in named], "tickangle": -45}
-    axis(figure, "x", panel).update(order | ticks | {"title": title})
+def layer_bar(sheet: Sheet, tones: Mapping[str, str]) -> None:
+    """Draw the colours of layers right of the first panels of a sheet that is laid out, the first layer at the bottom."""
+    _, bottom, _, height = sheet.panels[0].get_position().bounds
+    bar = sheet.figure.add_axes((1 - (sheet.right - 14) / sheet.width, bottom, 12 / sheet.width, height))
+    bar.bar([0] * len(tones), 1, 1, bottom=range(len(tones)), color=list(tones.values()))
+    shown = some(len(tones))
+    bar.set(xlim=(-0.5, 0.5), ylim=(0, len(tones)), xticks=[])
+    bar.set_yticks([i + 0.5 for i in shown], [short(list(tones)[i], 12) for i in shown])
+    bar.tick_params(left=False, labelleft=False, labelright=True)
+    bar.grid(visible=False)
+    bar.spines[:].set_visible(False)
+    bar.set_title("layer", fontsize=11, fontweight="normal")
 
 
-def level(figure: Figure, value: float, *, panel: int, text: str = "", log: bool = False, left: bool = False) -> None:
-    """Draw a dotted horizontal line over the whole width of a panel, its label under the right (or over the left) end."""
-    place = {"xref": f"{_ref('x', panel)} domain", "yref": _ref("y", panel)}
-    ends = {"type": "line", "x0": 0, "x1": 1, "y0": value, "y1": value}
-    figure["layout"]["shapes"].append(place | ends | {"line": {"color": MUTED, "width": 1.2, "dash": "dot"}})
-    if not text:
-        return
-    height = math.log10(value) if log else value  # plotly wants the exponent here, the value in a shape
-    where = {"x": 0 if left else 1, "y": height, "xanchor": "left" if left else "right"}
-    label = {
-        "text": text,
-        "showarrow": False,
-        "yanchor": "bottom" if left else "top",
-        "bgcolor": colours.clear(PAPER, 0.8),
-    }
-    figure["layout"]["annotations"].append(place | where | label | {"font": {"size": 11.5, "color": MUTED}})
-
-
-def below(figure: Figure, value: float, *, panel: int) -> None:
-    """Draw a line over the whole width of a panel at `value`, and shade what lies under it."""
-    place = {"xref": f"{_ref('x', panel)} domain", "yref": _ref("y", panel), "x0": 0, "x1": 1, "y0": value}
-    line = {"type": "line", "y1": value, "line": {"color": MUTED, "width": 1.2}}
-    bottom = min(value, axis(figure, "y", panel)["range"][0])
-    shade = {
-        "type": "rect",
-        "y1": bottom,
-        "line": {"width": 0},
-        "fillcolor": colours.clear(colours.MARK, 0.1),
-        "layer": "below",
-    }
-    figure["layout"]["shapes"] += [place | shade, place | line]
-
-
-def with_legend(figure: Figure) -> Figure:
-    """Show each name once, above the panels, and make room for as many rows as the names will need."""
-    names: dict[str, None] = {}
-    for trace in figure["data"]:
-        if trace.get("showlegend", True):
-            trace["showlegend"] = trace["legendgroup"] not in names
-            names[trace["legendgroup"]] = None
-    room = legend_height(names, 880)
-    layout = figure["layout"]
-    layout["showlegend"] = True
-    layout["legend"] = {"orientation": "h", "x": 0, "xanchor": "left", "yref": "container", "y": 1, "yanchor": "top"}
-    layout["legend"] |= {"font": {"size": 12.5}, "bgcolor": colours.clear(PAPER, 0)}
-    layout["margin"]["t"] += room
-    layout["height"] += room
-    return figure
-
-
-def legend_height(names: Iterable[str], width: float) -> int:
-    """Return about how many pixels a legend needs above the panels if it is so many pixels wide."""
-    rows, left = 0, 0.0
-    for name in names:
-        entry = 50 + 7 * len(name)
-        if entry > left:
-            rows, left = rows + 1, width
-        left -= entry
-    return max(0, 28 * rows - 6)
-
-
-def plain(text: str) -> str:
-    """Escape what plotly would take for markup in a name."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _key(letter: str, panel: int) -> str:
-    return f"{letter}axis{panel + 1 if panel else ''}"
-
-
-def _ref(letter: str, panel: int) -> str:
-    return f"{letter}{panel + 1 if panel else ''}"
+def _mpl(module: str) -> Any:
+    return require(f"matplotlib.{module}".rstrip("."), purpose="a figure", install="deepsup[report]")

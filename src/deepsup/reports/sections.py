@@ -163,17 +163,17 @@ def pulls(found: Evidence) -> list[str]:
     sentences = []
     for group, arms in found.groups.items():
         for arm, runs in arms.items():
-            halves = curves.pulls(runs, until=0.5), curves.pulls(runs, since=0.5)
-            for branch, pull in curves.pulls(runs).items():
-                told = _told(branch, pull, *(half.get(branch) for half in halves), met=curves.met(runs, branch))
-                told += _at_parameters(runs, branch)
+            steps, cosines = curves.looked_for(runs), curves.at_parameters(runs)
+            for branch, (pull, early, late) in curves.pulls(runs).items():
+                told = _told(branch, pull, early, late, steps) if pull else ""
+                told += _at_parameters(cosines.get(branch))
                 sentences.append(_sentence(told) if found.single else f"{path(group, arm)}: {told}")
     return sentences
 
 
-def _told(branch: str, pull: Pull, early: Pull | None, late: Pull | None, *, met: tuple[int, int]) -> str:
-    of_all = f" (of {met[1]})" if met[0] < met[1] else ""
-    steps = f"the {met[0]} steps in which both gradients reached the layer{of_all}"
+def _told(branch: str, pull: Pull, early: Pull | None, late: Pull | None, looked_for: int) -> str:
+    of_all = f" (of {looked_for})" if pull.met < looked_for else ""
+    steps = f"the {pull.met} steps in which both gradients reached the layer{of_all}"
     when = ""
     if early and late and abs(early.share - late.share) >= 0.2:
         when = f" ({_share(early.share)} in the first half of training, {_share(late.share)} in the second)"
@@ -182,11 +182,8 @@ def _told(branch: str, pull: Pull, early: Pull | None, late: Pull | None, *, met
     elif round(pull.kept, 2) < 1:
         left = f"left {_share(pull.kept)} of what they asked for"
     else:
-        left = (
-            f"added {_share(pull.kept - 1)} to what they asked for"
-            if round(pull.kept, 2) > 1
-            else "took nothing from them"
-        )
+        added = round(pull.kept, 2) > 1
+        left = f"added {_share(pull.kept - 1)} to what they asked for" if added else "took nothing from them"
     against = f"for {_share(pull.share)} of {steps}{when} the branch at {branch} pulled"
     if pull.share == 0:
         against = f"in none of {steps} did the branch at {branch} pull"
@@ -196,8 +193,7 @@ def _told(branch: str, pull: Pull, early: Pull | None, late: Pull | None, *, met
     )
 
 
-def _at_parameters(runs: Sequence[Run], branch: str) -> str:
-    cosines = curves.at_parameters(runs).get(branch)
+def _at_parameters(cosines: Sequence[float] | None) -> str:
     if not cosines:
         return ""
     against = sum(c < 0 for c in cosines) / len(cosines)

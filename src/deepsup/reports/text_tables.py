@@ -207,9 +207,10 @@ def run_facts(run: Run) -> list[tuple[str, str]]:
         reached = run.epochs_to(0.9)
         if reached or run.metric == ACCURACY:
             facts.append(("epochs to 90 %", formats.epochs([reached])))
-    if pulls := curves.pulls([run]):
-        met = {branch: curves.met([run], branch) for branch in pulls}
-        notes = {branch: f" (of {some} measured)" if some < every else "" for branch, (some, every) in met.items()}
+    pulls = {branch: pull for branch, (pull, *_) in curves.pulls([run]).items() if pull}
+    if pulls:
+        steps = curves.looked_for([run])
+        notes = {branch: f" (of {pull.met} measured)" if pull.met < steps else "" for branch, pull in pulls.items()}
         shares = ", ".join(f"{branch} {100 * pull.share:.0f}{notes[branch]}" for branch, pull in pulls.items())
         facts.append(("steps in conflict, %", shares))
     facts.append(("training time", _time(run)))
