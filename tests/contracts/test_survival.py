@@ -96,7 +96,7 @@ class Checkpointed(nn.Module):
 
     def __init__(self, reentrant: bool) -> None:
         super().__init__()
-        self.body = ARCHITECTURES["resnet18"].build()
+        self.body = ARCHITECTURES["resnet"].build()
         self.reentrant = reentrant
 
     def forward(self, x: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ class Checkpointed(nn.Module):
 
 
 def test_non_reentrant_checkpointing_gives_the_same_gradients() -> None:
-    arch = ARCHITECTURES["resnet18"]._replace(at=["body.layer2.0", "body.layer3"])
+    arch = ARCHITECTURES["resnet"]._replace(at=["body.layer2.0", "body.layer3"])
     model = Checkpointed(reentrant=False)
     twin = copy.deepcopy(model)
     net = supervised(arch, model)
@@ -121,7 +121,7 @@ def test_non_reentrant_checkpointing_gives_the_same_gradients() -> None:
 
 
 def test_reentrant_checkpointing_over_a_tap_is_refused() -> None:
-    arch = ARCHITECTURES["resnet18"]
+    arch = ARCHITECTURES["resnet"]
     with pytest.raises(LayerError, match="use_reentrant=False"):
         ds.plan(Checkpointed(reentrant=True), arch.sample(), at="body.layer2.0")
     model = Checkpointed(reentrant=False)

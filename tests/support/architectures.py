@@ -1,4 +1,7 @@
-"""The architectures that every law is tested on: the smallest member of each kind, at a small input."""
+"""The architectures that every law is tested on: of each kind a member of few blocks and channels, at a small input.
+
+They are built by the zoos' own code, so that every layer is of the kind that it is in the large ones.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,15 @@ from typing import Any, NamedTuple
 import timm
 import torch
 import torchvision
+from timm.models.mlp_mixer import MlpMixer
 from torch import Tensor, nn
+from torchvision.models import mobilenetv3
+from torchvision.models.googlenet import Inception
 
 from deepsup import Feature, networks
 
 CLASSES = 5
+tv = torchvision.models
 
 
 @dataclass
@@ -82,33 +89,55 @@ class Architecture(NamedTuple):
         return torch.randint(0, CLASSES, (batch,), generator=torch.Generator().manual_seed(seed))
 
 
-def _torchvision(name: str, **options: Any) -> nn.Module:
+def _googlenet() -> nn.Module:
+    """GoogLeNet with both auxiliary classifiers and three of its nine inception blocks."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # GoogLeNet announces a change of its initialisation
-        return torchvision.models.get_model(name, num_classes=CLASSES, **options)
+        model = tv.googlenet(num_classes=CLASSES, init_weights=False)
+    for name in ("3b", "4b", "4c", "4e", "5a", "5b"):
+        setattr(model, f"inception{name}", nn.Identity())
+    model.inception4a = Inception(256, 192, 96, 208, 16, 48, 64)  # reads what 3a gives
+    model.fc = nn.Linear(528, CLASSES)  # reads what 4d gives
+    return model
+
+
+def _mobilenet_v3() -> nn.Module:
+    """Every kind of block of MobileNetV3: with and without squeeze-and-excitation and expansion, ReLU and hard swish."""
+    block = mobilenetv3.InvertedResidualConfig
+    blocks = [
+        block(16, 3, 16, 16, True, "RE", 2, 1, 1.0),
+        block(16, 3, 36, 24, False, "RE", 2, 1, 1.0),
+        block(24, 3, 44, 24, False, "RE", 1, 1, 1.0),
+        block(24, 5, 48, 32, True, "HS", 2, 1, 1.0),
+    ]
+    return mobilenetv3.MobileNetV3(blocks, last_channel=64, num_classes=CLASSES)
 
 
 def _timm(name: str, **options: Any) -> nn.Module:
     return timm.create_model(name, num_classes=CLASSES, **options)
 
 
+resnet = partial(tv.ResNet, tv.resnet.BasicBlock, [1, 1, 1, 1], num_classes=CLASSES)
+densenet = partial(tv.DenseNet, 8, (2, 2), 16, num_classes=CLASSES)
+vit = partial(_timm, "vit_tiny_patch16_224", img_size=64, depth=3, embed_dim=48)
+swin = partial(_timm, "swin_tiny_patch4_window7_224", img_size=64, depths=(2, 1, 1), embed_dim=24, num_heads=(1, 2, 4))
+convnext = partial(_timm, "convnext_atto", depths=(1, 1, 1, 1), dims=(16, 24, 32, 40))
+efficientnet = partial(_timm, "test_efficientnet")
+mixer = partial(MlpMixer, CLASSES, 64, num_blocks=3, embed_dim=64)
 tokens = ("NLC", "NLC")
+
 ARCHITECTURES: dict[str, Architecture] = {
     "plain-12": Architecture(partial(networks.build, "deepsup:plain-12", classes=CLASSES), 16, ["relu3", "relu9"]),
     "structured": Architecture(Structured, 16, ["first", "second@hidden"]),
-    "resnet18": Architecture(partial(_torchvision, "resnet18"), 32, ["bn1", "layer2.0"]),
-    "densenet121": Architecture(partial(_torchvision, "densenet121"), 32, ["features.transition1", "features.norm5"]),
-    "mobilenet_v3_small": Architecture(partial(_torchvision, "mobilenet_v3_small"), 32, ["features.3", "60%"]),
-    "googlenet": Architecture(
-        partial(_torchvision, "googlenet", init_weights=False), 64, ["inception3a", "inception4c"]
-    ),
-    "vit_tiny": Architecture(partial(_timm, "vit_tiny_patch16_224", img_size=64), 64, ["blocks.3", "blocks.7"], tokens),
-    "swin_tiny": Architecture(
-        partial(_timm, "swin_tiny_patch4_window7_224", img_size=64), 64, ["layers.0", "layers.2"], ("NHWC", "NHWC")
-    ),
-    "convnext_atto": Architecture(partial(_timm, "convnext_atto"), 64, ["stages.1", "stages.2"]),
-    "efficientnet_b0": Architecture(partial(_timm, "efficientnet_b0"), 32, ["blocks.1", "blocks.3.1"]),
-    "mixer": Architecture(partial(_timm, "mixer_s16_224", img_size=64), 64, ["blocks.2", "blocks.5"], tokens),
+    "resnet": Architecture(resnet, 32, ["bn1", "layer2.0"]),
+    "densenet": Architecture(densenet, 32, ["features.transition1", "features.norm5"]),
+    "mobilenet_v3": Architecture(_mobilenet_v3, 32, ["features.2", "60%"]),
+    "googlenet": Architecture(_googlenet, 64, ["inception3a", "inception4d"]),
+    "vit": Architecture(vit, 64, ["blocks.0", "blocks.1"], tokens),
+    "swin": Architecture(swin, 64, ["layers.0", "layers.1"], ("NHWC", "NHWC")),
+    "convnext": Architecture(convnext, 64, ["stages.1", "stages.2"]),
+    "efficientnet": Architecture(efficientnet, 32, ["blocks.1", "blocks.3.0"]),
+    "mixer": Architecture(mixer, 64, ["blocks.0", "blocks.1"], tokens),
 }
 
 
