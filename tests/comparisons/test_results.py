@@ -19,8 +19,9 @@ from deepsup.cli.progress import Display
 from deepsup.comparisons import results
 from deepsup.comparisons.compare import compare
 from deepsup.comparisons.results import time_side_by_side
-from deepsup.comparisons.statistics import verdict
+from deepsup.comparisons.statistics import compared, verdict
 from deepsup.settings import training
+from deepsup.tasks.classification import answers
 from deepsup.training.journal import read
 from tests.support.tiny_comparisons import Finished, several
 
@@ -47,7 +48,14 @@ def test_the_result_is_what_the_journals_say(finished: Finished):
         assert (
             plain["images"] == aux["images"] == read(finished.folder / plain["runs"][0] / "journal.jsonl")[0]["images"]
         )
-        expected = verdict(plain["final"], aux["final"], images=plain["images"], confidence=1 - 0.05 / 2)
+        measured = aux["image_variance"]
+        right = [answers(finished.folder / run) for run in (plain["runs"][0], aux["runs"][0])]
+        assert right[0] is not None
+        assert right[1] is not None
+        assert float(right[1].double().mean()) == pytest.approx(aux["final"][0])
+        assert measured[0] == pytest.approx(float((right[1].double() - right[0].double()).var()))
+        apart = compared(plain["final"], aux["final"], images=plain["images"], variance=measured[-1])
+        expected = apart.verdict(1 - 0.05 / 2)
         others = [g["verdicts"]["aux"]["p"] for g in finished.result["groups"] if g is not group]
         assert all(expected.p > 0.05 or p > 0.05 for p in others)  # so that no interval may be narrower
         assert group["verdicts"] == {"aux": {**expected._asdict(), "baseline": "plain", "candidate": "aux"}}

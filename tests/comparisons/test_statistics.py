@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from deepsup.comparisons import statistics
-from deepsup.comparisons.statistics import compared, judged, levels, rule, t_quantile, verdict
+from deepsup.comparisons.image_variance import variance
+from deepsup.comparisons.statistics import compared, half_width, judged, levels, rule, t_quantile, verdict
 from deepsup.errors import ConfigError
+from tests.support.simulated_scores import World, decided, simulate
 
 CASES = [
     ([0.90, 0.91, 0.92], [0.95, 0.95, 0.96], "helps"),
@@ -146,7 +149,8 @@ def test_the_rule_names_arms_seeds_metric_and_confidence():
         == (
             "For each group, aux minus plain in final accuracy, paired by seed (3, 4): 'helps' if the 90 % interval of the "
             "mean difference lies above 0, 'hurts' if it lies below 0, otherwise 'no evidence'. The interval covers chance from "
-            "seed to seed and, where the score is a share of images, in the choice of images. A run that diverges counts as a "
+            "seed to seed and, where the score is a share of images, in the choice of images: by the images on which two "
+            "runs disagree, and where that was not kept as if their errors were independent. A run that diverges counts as a "
             "score of 0. Both arms start from the same weights and see the same images in the same order for as many epochs."
         )
     )
@@ -204,3 +208,90 @@ def test_a_nan_among_many_arms_stops_no_verdict():
     words = judged(found, confidence=0.95, correction="holm")
     assert (words["a"].verdict, words["b"].verdict) == ("no evidence", "no evidence")
     assert statistics.listing(["x"]) == "x"
+
+
+@pytest.mark.parametrize("measured", [True, False])
+@pytest.mark.parametrize("images", [100, 360, 2000, 10_000])
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10])
+def test_where_there_is_nothing_at_most_six_percent_of_verdicts_at_five_are_false(
+    seeds: int, images: int, measured: bool
+):
+    for k in (1, 2, 4, 8, 16):
+        for shared in (0.0, 0.5, 1.0):
+            for tau in (0.0, 4 / images, 0.01):
+                world = World(images, k, shared=shared, tau=tau)
+                found = decided(simulate(world, seeds=seeds, trials=10_000, seed=k), 0.95, measured=measured)
+                assert np.abs(found).mean() <= 0.06, world
+
+
+@pytest.mark.parametrize("k", [1, 2, 4, 8, 16])
+def test_the_t_interval_over_seeds_alone_would_fail_that(k: int):
+    trials = simulate(World(360, k), seeds=2, trials=20_000)
+    half = half_width(0.95, 2, trials.differences.var(1, ddof=1), None, 0.0)
+    false = (np.abs(trials.differences.mean(1)) > half + 1e-12).mean()
+    assert false > 0.06  # 8.9, 11.1, 10.1, 8.1 and 6.6 %
+    same = simulate(
+        World(2000, 16, shared=1.0, tau=0.0005), seeds=10, trials=5000
+    )  # the images are those of every seed
+    half = half_width(0.95, 10, same.differences.var(1, ddof=1), None, 0.0)
+    assert (np.abs(same.differences.mean(1)) > half).mean() > 0.5
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_where_images_are_hard_for_both_arms_verdicts_are_seldom_false(measured: bool):
+    """Single answers: an image is as hard for both, an arm has favourites, and seeds differ as a whole and by image."""
+    draw = np.random.default_rng(3)
+    trials, seeds, images = 600, 3, 360
+    hard = draw.normal(-1, 1.5, (trials, 1, images))
+    right = [
+        hard
+        + draw.normal(0, 0.7, (trials, 1, images))
+        + draw.normal(0, 0.2, (trials, seeds, 1))
+        + draw.normal(0, 0.5, (trials, seeds, images))
+        < 0
+        for _ in range(2)
+    ]
+    false = 0
+    for baseline, candidate in zip(*right, strict=True):
+        pairs = [(torch.from_numpy(b), torch.from_numpy(c)) for b, c in zip(baseline, candidate, strict=True)]
+        by_image = variance(pairs) if measured else None
+        found = compared(list(baseline.mean(1)), list(candidate.mean(1)), images=images, variance=by_image)
+        false += abs(found.mean or 0) > (found.half(0.95) or 0)
+    assert false / trials <= 0.06
+
+
+POWER = [  # images, disagreeing, seeds, deviation of seeds, gap; share found with answers kept, without; accuracy 85 % or so
+    (360, 20, 3, 0.005, 0.06, 0.93, 0.50),
+    (2000, 200, 3, 0.003, 0.02, 0.57, 0.10),
+    (2000, 200, 3, 0.003, 0.04, 0.97, 0.93),
+    (10_000, 800, 3, 0.005, 0.02, 0.82, 0.73),
+    (10_000, 800, 5, 0.005, 0.01, 0.73, 0.15),
+    (10_000, 800, 10, 0.005, 0.01, 0.96, 0.38),
+]
+
+
+@pytest.mark.parametrize(("images", "disagreeing", "seeds", "tau", "gap", "kept", "lost"), POWER)
+def test_a_gap_of_sensible_size_is_found(
+    images: int, disagreeing: float, seeds: int, tau: float, gap: float, kept: float, lost: float
+):
+    trials = simulate(World(images, disagreeing, shared=0.3, tau=tau, gap=gap, common=0.1), seeds=seeds, trials=5000)
+    for measured, share in ((True, kept), (False, lost)):
+        found = decided(trials, 0.95, measured=measured)
+        assert (found == 1).mean() >= share
+        assert (found == -1).mean() < 0.001
+
+
+def test_among_many_arms_without_a_difference_a_false_verdict_is_as_seldom_as_with_one():
+    draw = np.random.default_rng(2)
+    false = 0
+    for _ in range(300):
+        none = draw.normal(0.5, 0.01, 4)
+        arms = {arm: compared(list(none), list(none + draw.normal(0, 0.01, 4))) for arm in range(6)}
+        arms[6] = compared(list(none), list(none + 0.2 + draw.normal(0, 0.01, 4)))  # one that is better
+        words = judged(arms, confidence=0.95, correction="holm")
+        false += any(words[arm].verdict != "no evidence" for arm in range(6))
+        assert words[6].verdict == "helps"
+    assert false / 300 <= 0.06
+    plain = [verdict(list(draw.normal(0.5, 0.01, 4)), list(draw.normal(0.5, 0.01, 4))) for _ in range(600)]
+    alone = np.array([found.verdict != "no evidence" for found in plain]).reshape(100, 6)
+    assert alone.any(1).mean() > 0.15  # nothing corrected

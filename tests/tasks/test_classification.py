@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from deepsup.datasets import load
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks import TASKS
-from deepsup.tasks.classification import ACCURACY, Hits
+from deepsup.tasks.classification import ACCURACY, Hits, answers
 
 
 def test_labels_below_zero_do_not_count_and_counts_add_up() -> None:
@@ -34,3 +37,20 @@ def test_it_takes_class_indices_of_a_batch_alone() -> None:
     assert task.takes(torch.tensor([1, 2]))
     assert not task.takes(torch.tensor([0.5, 1.0]))
     assert not task.takes(torch.zeros(2, 4, 4, dtype=torch.long))
+
+
+def test_a_finished_run_keeps_which_images_it_is_right_for(tmp_path: Path) -> None:
+    split = load("digits").validation
+    truth = torch.cat([y for _, y in split.batches(100, seed=0, epoch=0, shuffle=False)])
+
+    def says(x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.one_hot(torch.full((len(x),), 3), 10).float()
+
+    assert answers(tmp_path) is None
+    TASKS["classification"].save(tmp_path, split, Objective(None), says, metric=ACCURACY)
+    found = answers(tmp_path)
+    assert found is not None
+    assert torch.equal(found, truth == 3)
+    places = tmp_path / "places"
+    TASKS["classification"].save(places, split, Objective(None), lambda x: torch.zeros(len(x), 10, 7), metric=ACCURACY)
+    assert answers(places) is None  # several answers an image

@@ -170,6 +170,7 @@ def test_train_leaves_plain_weights_a_proof_and_a_finished_journal(tmp_path: Pat
         "config.yaml",
         "plan.json",
         "inputs.json",
+        "answers.json",
         "journal.jsonl",
         "checkpoint.ckpt",
         "heads.safetensors",

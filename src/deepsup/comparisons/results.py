@@ -16,6 +16,7 @@ from torch import nn
 from deepsup import losses, methods
 from deepsup.comparisons import statistics as verdicts
 from deepsup.comparisons.arm_records import arm_record
+from deepsup.comparisons.image_variance import image_variances
 from deepsup.files import load_weights
 from deepsup.plans.plan import Plan
 from deepsup.settings.arms import varied
@@ -126,6 +127,9 @@ def summarise(config: ComparisonConfig, stated: dict[str, Any]) -> dict[str, Any
             arms[arm] = arm_record([c.run for c in members], [journals[c.run] for c in members], data=data)
         for arm, milliseconds in _inference_ms(folder, [c for c in cells if c.group == name and ended[c.run]]).items():
             arms[arm]["inference_ms"] = milliseconds
+        for arm in config.candidates:
+            both = arms[config.baseline], arms[arm]
+            arms[arm]["image_variance"] = image_variances(folder, *both, _images(*both))
         groups.append({"name": name, "baseline": config.baseline, "arms": arms})
     groups = judge(groups, confidence=config.confidence, correction=config.correction)
     for group in groups:
@@ -146,7 +150,8 @@ def summarise(config: ComparisonConfig, stated: dict[str, Any]) -> dict[str, Any
 def judge(groups: Sequence[Mapping[str, Any]], *, confidence: float, correction: str) -> list[dict[str, Any]]:
     """The groups with a verdict of each arm but the baseline, all of them judged together.
 
-    Asks of an arm its `runs`, `final`, `diverged` and `images` (see `arm_record`), and so judges what was written before.
+    Asks of an arm its `runs`, `final`, `diverged` and `images` (see `arm_record`) and uses `image_variance`, and so judges what
+    was written before.
     """
     found = {
         (group["name"], arm): _difference(group["arms"], group["baseline"], arm)
@@ -170,8 +175,14 @@ def _difference(arms: Mapping[str, Mapping[str, Any]], baseline: str, candidate:
         [math.nan if run in arm["diverged"] else score for run, score in zip(arm["runs"], arm["final"], strict=True)]
         for arm in both
     ]
-    images = [arm["images"] for arm in both if arm["images"]]
-    return verdicts.compared(*scores, images=min(images, default=None), names=(baseline, candidate), pairs=seeds)
+    variance = (arms[candidate].get("image_variance") or [None])[-1]
+    names = baseline, candidate
+    return verdicts.compared(*scores, images=_images(*both), variance=variance, names=names, pairs=seeds)
+
+
+def _images(*arms: Mapping[str, Any]) -> int | None:
+    """How many images the scores of arms are shares of."""
+    return min((arm["images"] for arm in arms if arm["images"]), default=None)
 
 
 def _certificate(folder: Path, cell: Cell) -> dict[str, Any] | None:

@@ -124,12 +124,14 @@ def compared(
     candidate: Sequence[float | None],
     *,
     images: int | None = None,
+    variance: float | None = None,
     names: tuple[str, str] = ("baseline", "candidate"),
     pairs: Sequence[str] | None = None,
 ) -> Difference:
     """Read two lists of scores, paired by position: None is missing and leaves its pair out, nan or inf is a run that diverged.
 
-    One that diverged counts as 0. `names` and `pairs` are what remarks call the arms and the pairs.
+    One that diverged counts as 0. `variance` is that of the mean difference on one of the `images`, where it is known from
+    the answers of each run; else errors are taken as independent. `names` and `pairs` are what remarks call arms and pairs.
     """
     if len(baseline) != len(candidate):
         raise ConfigError(
@@ -152,8 +154,8 @@ def compared(
         return Difference(None, 0, images=images, remarks=tuple(told))
     spread = statistics.variance(differences) if len(differences) > 1 else 0.0
     mean_b, mean_c = (statistics.fmean(scores) for scores in zip(*both, strict=True))
-    variance = 0.0 if images is None else float(independent(mean_b, mean_c, images))
-    return Difference(statistics.fmean(differences), len(both), spread, images, variance, tuple(told))
+    by_image = 0.0 if images is None else variance if variance is not None else independent(mean_b, mean_c, images)
+    return Difference(statistics.fmean(differences), len(both), spread, images, float(by_image), tuple(told))
 
 
 def verdict(
@@ -219,7 +221,8 @@ def rule(
         f"For each group, {arms} minus {baseline} in final {metric}, paired by seed "
         f"({', '.join(map(str, seeds))}): 'helps' if the {width} interval of the mean difference lies above 0, "
         "'hurts' if it lies below 0, otherwise 'no evidence'. The interval covers chance from seed to seed and, where the score "
-        "is a share of images, in the choice of images. A run that diverges counts as a score of 0. "
+        "is a share of images, in the choice of images: by the images on which two runs disagree, and where that was not kept as "
+        "if their errors were independent. A run that diverges counts as a score of 0. "
         f"{_chances(number, confidence, correction)}{'All' if several else 'Both'} arms start from the same weights "
         f"and see the same images in the same order {epochs}."
     )

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from deepsup import losses
+from deepsup.files import write_atomically
 from deepsup.supervision.objectives import Objective
-from deepsup.tasks.outputs import loss_of, with_ensemble
+from deepsup.tasks.outputs import loss_of, scores_of, with_ensemble
 from deepsup.tasks.task import Counts, Said, Task, Values, Writer, metric, register
 
 ACCURACY = "accuracy"
+ANSWERS = "answers.json"
 
 
 class Hits(Counts):
@@ -104,3 +108,25 @@ class Classification(Task):
         for name, scores in with_ensemble(found, objective).items():
             if self.takes(target) and scores.ndim == target.ndim + 1:
                 counts.setdefault(name, Hits()).add(scores, target)
+
+    def save(
+        self, folder: Path, split: Any, objective: Objective, run: Callable[[Tensor], Any], *, metric: str
+    ) -> None:
+        """Which validation images the main output is right for, as `answers.json`: two runs can be set side by side by them."""
+        right: list[str] = []
+        for x, y in split.batches(64, seed=0, epoch=0, shuffle=False):
+            scores = scores_of(run(x), objective)["main"]
+            if scores.ndim != 2 or y.ndim != 1:  # several answers an image
+                return
+            right += ["1" if one else "0" for one in (scores.argmax(1).cpu() == y.cpu()).tolist()]
+        text = json.dumps({"format": 1, "right": "".join(right)}) + "\n"
+        write_atomically(folder / ANSWERS, lambda file: file.write_text(text, "utf-8"))
+
+
+def answers(
+    folder: Path,
+) -> Tensor | None:  # (N), bool
+    """Which validation images a finished run's main output is right for; None where that was not kept."""
+    if not (folder / ANSWERS).exists():
+        return None
+    return torch.tensor([one == "1" for one in json.loads((folder / ANSWERS).read_text("utf-8"))["right"]])

@@ -50,6 +50,7 @@ LOCK_SECONDS = 10.0
 FREE = ("output", "jobs", "minutes", "vary")  # keys that may change from one start to the next; `vary` has become arms
 FILES = (
     "config.yaml", "inputs.json", "plan.json", "checkpoint.ckpt", "heads.safetensors", "model.safetensors", "certificate.json",
+    "answers.json",
 )  # fmt: skip
 
 
