@@ -3,6 +3,8 @@
 import sys
 
 from deepsup.specs import import_all
+from deepsup.tasks.retrieval import RetrievalScores as RetrievalScores
+from deepsup.tasks.retrieval import retrieval_scores as retrieval_scores
 from deepsup.tasks.task import METRICS as METRICS
 from deepsup.tasks.task import TASKS as TASKS
 from deepsup.tasks.task import Counts as Counts
