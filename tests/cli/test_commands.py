@@ -26,7 +26,7 @@ from deepsup.reports.pictures import PICTURES
 from tests.support.command_line import call, wide  # noqa: F401  (the fixture widens the terminal)
 from tests.support.tiny_runs import SUPERVISED, settings
 
-VERBS = ["layers", "plan", "probe", "doctor", "train", "compare", "report", "predict", "strip", "methods"]
+VERBS = ["layers", "plan", "probe", "doctor", "train", "compare", "report", "predict", "score", "strip", "methods"]
 ROOT = Path(__file__).parents[2]
 QUICK = ["model=deepsup:plain-6", "epochs=1", "data.limit=64", "engine.threads=1"]
 

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-
-class Search(NamedTuple):
-    """What is searched, in the order of `retrieval_scores`."""
-
-    query: Tensor
-    gallery: Tensor
-    query_identities: Tensor
-    gallery_identities: Tensor
-    query_cameras: Tensor | None
-    gallery_cameras: Tensor | None
+from deepsup.tasks.search_files import Search
 
 
 def search(

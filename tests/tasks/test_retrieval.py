@@ -11,7 +11,8 @@ from sklearn.metrics import average_precision_score
 
 from deepsup.errors import ConfigError, DatasetError
 from deepsup.tasks import retrieval, retrieval_scores
-from tests.support.retrieval_data import Search, peak_bytes, search, slow_metrics, slow_ranks
+from deepsup.tasks.search_files import Search
+from tests.support.retrieval_data import peak_bytes, search, slow_metrics, slow_ranks
 
 
 def line(identities: list[int], cameras: list[int] | None = None) -> dict[str, float]:

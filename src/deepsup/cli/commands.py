@@ -1,4 +1,4 @@
-"""The command line: layers, plan, probe, doctor, train, compare, report, predict, strip, methods. Only this file prints."""
+"""The command line: layers, plan, probe, doctor, train, compare, report, predict, score, strip, methods."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from deepsup import __version__, networks, reports
 from deepsup import methods as method_table
 from deepsup.cli import tables
 from deepsup.cli.progress import Display, plain_warnings
+from deepsup.cli.scoring import score
 from deepsup.comparisons import results
 from deepsup.comparisons.compare import compare as compare_arms
 from deepsup.doctor import diagnose
@@ -301,6 +302,9 @@ def predict(
     console.print(f"written to {written[0].parent}", highlight=False, markup=False, soft_wrap=True)
 
 
+app.command(no_args_is_help=True)(score)
+
+
 @app.command()
 def strip(
     folder: Annotated[Path, typer.Argument(help="A run's folder, finished or not.", show_default=False)],
@@ -326,9 +330,8 @@ def strip(
         model = runs.untouched_model(folder)
         load_weights(model, weights)
         proof = verify_certificate(certificate, model)
-        console.print(
-            f"verified: weights sha256 {proof['state_sha256'][:16]}, no hook left, outputs {proof['outputs']}",
-            highlight=False,
+        _print_lines(
+            [f"verified: weights sha256 {proof['state_sha256'][:16]}, no hook left, outputs {proof['outputs']}"]
         )
 
 
@@ -351,9 +354,7 @@ def _load(words: list[str] | None) -> training.Config:
     """Words without `=` are the file, the others overrides."""
     files = [w for w in words or [] if "=" not in w]
     if len(files) > 1:
-        raise ConfigError(
-            f"one configuration file at a time; found {', '.join(files)}. Settings are written key=value."
-        )
+        raise ConfigError(f"one configuration file at a time; found {', '.join(files)}. Settings are key=value.")
     return training.load(files[0] if files else None, [w for w in words or [] if "=" in w])
 
 
