@@ -17,7 +17,7 @@ from deepsup.errors import ContinuationError
 from deepsup.features import Feature, Pick
 from deepsup.heads.build_head import head
 from deepsup.heads.continuation.cutting import INPUT, Point, cut, trace
-from deepsup.heads.continuation.stage_blocks import Stage, following, has_stride
+from deepsup.heads.continuation.stage_blocks import Stage, following, has_stride, stages_of
 from deepsup.heads.continuation.widths import Resizing, check_plain, fit_convolution, fit_linear
 
 
@@ -42,7 +42,8 @@ def continuation(
     multiplies the channels of everything in the copy, rounded; what comes in and the scores keep theirs, depthwise
     convolutions stay depthwise, grouped ones keep their groups. `blocks` says how many blocks each following stage has
     (`blocks.stages_of`): one count for each of them, or a factor, rounded up; stages are cut at their end or go on with
-    copies of their last block. The layer `INPUT` repeats the whole model, as the peers of deep mutual learning do.
+    copies of their last block. A DenseNet's transition then keeps its compression: it makes the same share of the channels
+    that arrive. The layer `INPUT` repeats the whole model, as the peers of deep mutual learning do.
 
     Convolutions are drawn from N(0, 2 / fan_out), He et al. 2015, fan_out being kernel positions times output channels
     in a group; normalisations start as identity, everything else as its own `reset_parameters` says. Parameters of
@@ -61,7 +62,8 @@ def continuation(
     rest = cut(point)
     path, last = _classifier(point, rest)
     if changed:
-        resizing = Resizing(point, values, width=width, classifier=last, classes=classes)
+        within = [path for stage in stages_of(replica) for path in stage.paths]
+        resizing = Resizing(point, values, width=width, classifier=last, classes=classes, blocks=within)
         found = resizing.run(rest, feature)
         if found != (2, classes):
             raise point.refusal(f"it gives out {'x'.join(map(str, found[1:]))} a sample instead of {classes} scores")

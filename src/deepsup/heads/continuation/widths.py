@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Collection
 from functools import partial
 from typing import Any, final
 
@@ -15,6 +16,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from deepsup.errors import ContinuationError
 from deepsup.features import Feature
 from deepsup.heads.continuation.cutting import LEAVES, Point
+from deepsup.heads.continuation.dense_growth import is_transition, transition_width
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 _UNEQUAL_SUM = (
@@ -36,16 +38,26 @@ class Resizing:
     `width` multiplies the outputs of every layer but `classifier`, which gets `classes`. Parameters on the way are
     replaced by empty ones of the new shape. Those that belong to no layer of PyTorch's and hold one number a channel
     (ConvNeXt's layer scale) are widened alike: `values` says what parameters held, and learns what the new ones are to.
+    Between the stages of a DenseNet, whose channels grow with their blocks, the transition keeps its compression: it makes
+    the same share of what arrives, as DHM's code does. `blocks` are the paths of all blocks.
     """
 
     def __init__(
-        self, point: Point, values: dict[Tensor, Tensor], *, width: float, classifier: nn.Module, classes: int
+        self,
+        point: Point,
+        values: dict[Tensor, Tensor],
+        *,
+        width: float,
+        classifier: nn.Module,
+        classes: int,
+        blocks: Collection[str] = (),
     ) -> None:
         self.point = point
         self.values = values
         self.width = width
         self.classifier = classifier
         self.classes = classes
+        self.blocks = blocks
         self.done: set[nn.Module] = set()
 
     def run(self, rest: fx.GraphModule, feature: Feature) -> tuple[int, ...]:
@@ -54,7 +66,7 @@ class Resizing:
         for path, layer in rest.named_modules():
             if isinstance(layer, LEAVES):
                 check_plain(self.point, layer, path)
-                handles.append(layer.register_forward_pre_hook(partial(self._fit, path)))
+                handles.append(layer.register_forward_pre_hook(partial(self._fit, rest, path)))
             else:
                 self._scale_vectors(layer, path, list(layer._parameters))
         try:
@@ -99,13 +111,14 @@ class Resizing:
                 f"{inside} cannot take {shapes} a sample: {type(error).__name__}: {error}", _AS_IT_IS
             ) from error
 
-    def _fit(self, path: str, layer: nn.Module, args: tuple[Any, ...]) -> None:
+    def _fit(self, rest: fx.GraphModule, path: str, layer: nn.Module, args: tuple[Any, ...]) -> None:
         if layer in self.done or not args:
             return
         self.done.add(layer)
         shape = args[0].shape
         outputs = self.classes if layer is self.classifier else None
         if isinstance(layer, _ConvNd):
+            outputs = outputs or self._compressed(rest, path, layer, shape[1])
             fit_convolution(self.point, layer, path, shape[1], width=self.width, outputs=outputs)
         elif isinstance(layer, nn.Linear):
             fit_linear(layer, shape[-1], outputs or scaled(layer.out_features, self.width))
@@ -113,6 +126,14 @@ class Resizing:
             self._fit_norm(layer, path, shape)
         own = [name for name in layer._parameters if name not in ("weight", "bias")]
         self._scale_vectors(layer, path, own)  # the gain of a weight-standardised convolution
+
+    def _compressed(self, rest: fx.GraphModule, path: str, layer: _ConvNd, channels: int) -> int | None:
+        """What the transition of a DenseNet makes of `channels`; None for other layers, and where it is as ever."""
+        usual = channels in (layer.in_channels, scaled(layer.in_channels, self.width))
+        inside = any(f"{path}.".startswith(f"{block}.") for block in self.blocks)
+        if usual or inside or not is_transition(rest, path, layer):
+            return None
+        return transition_width(layer, channels)
 
     def _fit_norm(self, layer: nn.Module, path: str, shape: torch.Size) -> None:
         channels = shape[1]
