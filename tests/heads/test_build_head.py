@@ -132,7 +132,10 @@ def test_a_head_is_read_from_its_text(text: str, read: tuple[str, dict[str, Any]
         ("cnds(256)", "no head is called 'cnds(256)'. Closest: cnds."),
         ("heads.pool", "no head is called 'heads.pool'."),
         ("pool(hidden=3)", "head 'pool' has no option 'hidden'. Options: none."),
-        ("cnds(hiden=3)", "head 'cnds' has no option 'hiden'. Options: width, hidden, dropout. Closest: hidden."),
+        (
+            "cnds(hiden=3)",
+            "head 'cnds' has no option 'hiden'. Options: width, hidden, dropout, ceil, start. Closest: hidden.",
+        ),
         ("cnds(feature=3)", "head 'cnds' has no option 'feature'."),
         ("cnds(**{'hidden': 3})", "head 'cnds' has no option"),
     ],

@@ -26,21 +26,63 @@ def test_linear_has_the_parameters_of_the_released_dsn(feature: tuple[int, ...],
 
 
 def test_cnds_is_the_branch_of_the_released_network() -> None:
-    # conv3_2 of the released 8-layer network: 256 channels, 27x27 for a 227 crop, 205 places.
+    # conv3_2 of the released 8-layer network: 256 channels, 28x28 for a 227 crop, 205 places.
     with torch.device("meta"):
-        head = heads.build("cnds", Feature((256, 27, 27), "NCHW"), 205)
+        head = heads.build("cnds", Feature((256, 28, 28), "NCHW"), 205)
     kinds = ["AvgPool2d", "Conv2d", "Flatten", "Linear", "ReLU", "Dropout", "Linear", "ReLU", "Dropout", "Linear"]
     assert [type(m).__name__ for m in head.children()] == kinds
     pool, conv, _, fc1, _, drop1, fc2, _, drop2, fc3 = head.children()
     assert (pool.kernel_size, pool.stride) == ((5, 5), 2)
     assert (conv.in_channels, conv.out_channels, conv.kernel_size) == (256, 64, (1, 1))
     assert [(m.in_features, m.out_features) for m in (fc1, fc2, fc3)] == [
-        (64 * 12 * 12, 1024),
+        (64 * 13 * 13, 1024),
         (1024, 1024),
         (1024, 205),
     ]
     assert drop1.p == drop2.p == 0.5
-    assert head(torch.zeros(2, 256, 27, 27, device="meta")).shape == (2, 205)
+    assert parameters(head) == 12_352_781
+    assert head(torch.zeros(2, 256, 28, 28, device="meta")).shape == (2, 205)
+
+
+def caffe_average(x: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
+    """Caffe's average pooling without padding: rounded up, a window that hangs over averages what it holds."""
+    rows, columns = (-(-(n - kernel) // stride) + 1 for n in x.shape[2:])
+    windows = [
+        [
+            x[:, :, r * stride : r * stride + kernel, c * stride : c * stride + kernel].mean((2, 3))
+            for c in range(columns)
+        ]
+        for r in range(rows)
+    ]
+    return torch.stack([torch.stack(row, -1) for row in windows], -2)
+
+
+@pytest.mark.parametrize("size", [(28, 28), (27, 27), (8, 11), (6, 5)], ids=str)
+def test_cnds_pools_as_caffe_does(size: tuple[int, int]) -> None:
+    feature = Feature((6, *size), "NCHW")
+    head = heads.build("cnds(width=4, hidden=8)", feature, CLASSES).double().eval()
+    x = activation(feature).double()
+    conv, fc1, fc2, fc3 = (m for m in head if isinstance(m, (nn.Conv2d, nn.Linear)))
+    pooled = caffe_average(x, 5, 2)
+    narrow = torch.einsum("nchw,dc->ndhw", pooled, conv.weight[:, :, 0, 0]) + conv.bias[:, None, None]
+    hidden = torch.relu(narrow.flatten(1) @ fc1.weight.T + fc1.bias)
+    hidden = torch.relu(hidden @ fc2.weight.T + fc2.bias)
+    assert torch.allclose(head(x), hidden @ fc3.weight.T + fc3.bias, rtol=1e-10, atol=1e-12)
+    older = heads.build("cnds(width=4, hidden=8, ceil=False)", feature, CLASSES)
+    rows, columns = ((n - 5) // 2 + 1 for n in size)
+    assert older[3].in_features == 4 * rows * columns
+
+
+def test_cnds_begins_as_released() -> None:
+    torch.manual_seed(0)
+    head = heads.build("cnds(start='released')", Feature((16, 8, 8), "NCHW"), 50)
+    layers = [m for m in head if isinstance(m, (nn.Conv2d, nn.Linear))]
+    for layer, bias in zip(layers, (0.1, 1.0, 1.0, 0.0), strict=True):
+        assert abs(layer.weight.std().item() / 0.01 - 1) < 4 / (2 * layer.weight.numel()) ** 0.5
+        assert abs(layer.weight.mean().item()) < 4 * 0.01 / layer.weight.numel() ** 0.5
+        assert layer.bias.tolist() == pytest.approx([bias] * len(layer.bias))
+    with pytest.raises(HeadError):
+        heads.build("cnds(start='caffe')", Feature((16, 8, 8), "NCHW"), 50)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 7), (4, 4), (5, 5), (6, 9)])

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import deepsup as ds
 from deepsup import networks
+from deepsup.errors import ConfigError
 from deepsup.layers.dry_run import trace
 from deepsup.methods.method import Scene
 from deepsup.methods.stage_ends import inner_stages
@@ -96,3 +97,39 @@ def test_other_networks_get_branches_after_their_stages(make: Any) -> None:
     assert list(ds.plan(model, x, method="dsn(loss='cross_entropy')").names) == list(
         inner_stages(Scene(model, trace(model, x)))
     )
+
+
+@pytest.mark.parametrize("method", ["cnds", "cnds-released", "cnds(reading='linear')"])
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("deepsup:cnds-8", ["relu3_2"]),
+        ("deepsup:cnds-13", ["relu2_2", "relu3_3", "relu4_3"]),
+        ("torchvision:vgg11", ["features.9"]),  # the same eight convolutions in the same groups
+        ("torchvision:vgg11_bn", ["features.13"]),
+        ("torchvision:vgg16", ["features.8", "features.15", "features.22"]),
+    ],
+)
+def test_cnds_follows_the_fourth_convolution_and_its_relu(method: str, spec: str, expected: list[str]) -> None:
+    with torch.device("meta"):
+        model = networks.build(spec, classes=7, **({"size": 64} if "cnds" in spec else {}))
+        plan = ds.plan(model, torch.zeros(2, 3, 64, 64), method=method)
+    assert list(plan.names) == expected
+    assert all(type(model.get_submodule(name)) is nn.ReLU for name in plan.names)
+
+
+def test_cnds_elsewhere_has_to_be_told_where() -> None:
+    for model in (Renamed(), networks.build("deepsup:plain-12", classes=4)):
+        with pytest.raises(ConfigError, match="method 'cnds-released' needs at=: layer names, or 'auto'"):
+            ds.plan(model, torch.randn(2, 3, 16, 16), method="cnds-released")
+
+
+def test_the_branch_of_cnds_8_is_the_released_one() -> None:
+    with torch.device("meta"):
+        model = networks.build("deepsup:cnds-8", classes=205)
+        plan = ds.plan(model, torch.zeros(2, 3, 227, 227), method="cnds-released")
+    (branch,) = plan.branches
+    assert branch.feature.shape == (256, 28, 28)
+    # 1x1 from 256 to 64; 13x13 of these, rounded up from (28 - 5) / 2 + 1, to 1024; 1024; 205
+    expected = 64 * 257 + 1024 * (64 * 13 * 13 + 1) + 1024 * 1025 + 205 * 1025
+    assert branch.params == expected == 12_352_781

@@ -97,9 +97,9 @@ def test_a_plan_prints_as_a_table() -> None:
     assert str(plan) == (
         "Plain: 1.48k parameters, 258k FLOPs a sample; 2 branches by method 'cnds'\n"
         "  branch  shape    depth  head    loss           weight          params  FLOPs\n"
-        "  conv1   8x16x16    33%  cnds    cross_entropy  0.25             3.42M  6.86M\n"
+        "  conv1   8x16x16    33%  cnds    cross_entropy  0.25             4.27M  8.58M\n"
         "  relu2   16x8x8     67%  linear  cross_entropy  linear(0.3, 0)   5.12k  10.2k\n"
-        "  training adds 2316 times the parameters, 27 times the FLOPs; inference adds nothing"
+        "  training adds 2893 times the parameters, 33 times the FLOPs; inference adds nothing"
     )
 
 

@@ -113,10 +113,10 @@ def test_costs_are_those_computed_by_hand() -> None:
     a, b, c = plan.branches
     assert (a.params, a.flops) == (2048 * 5 + 5, 2 * 2048 * 5)
     assert a.activation_bytes == 4 * (2048 + 5)  # the flattened activation, the scores
-    # 16x16 pooled 5/2 is 6x6; 1x1 convolution to 64; 2304 -> 32 -> 32 -> 5
-    assert b.params == (8 * 64 + 64) + (2304 * 32 + 32) + (32 * 32 + 32) + (32 * 5 + 5)
-    assert b.flops == 2 * (8 * 64 * 36 + 2304 * 32 + 32 * 32 + 32 * 5)
-    assert b.activation_bytes == 4 * (8 * 36 + 64 * 36 + 2304 + 6 * 32 + 5)
+    # 16x16 pooled 5/2 is 7x7, rounded up; 1x1 convolution to 64; 3136 -> 32 -> 32 -> 5
+    assert b.params == (8 * 64 + 64) + (3136 * 32 + 32) + (32 * 32 + 32) + (32 * 5 + 5)
+    assert b.flops == 2 * (8 * 64 * 49 + 3136 * 32 + 32 * 32 + 32 * 5)
+    assert b.activation_bytes == 4 * (8 * 49 + 64 * 49 + 3136 + 6 * 32 + 5)
     assert (c.params, c.flops, c.activation_bytes) == (16 * 5 + 5, 2 * 16 * 5, 4 * (16 + 5))
     assert plan.cost["head_params"] == a.params + b.params + c.params
     assert plan.cost["head_flops"] == a.flops + b.flops + c.flops

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from typing import Annotated
 
 from torch import nn
 
@@ -17,10 +18,12 @@ from deepsup.heads.modules import (
     Scored,
     chain_shape,
     channels_first,
+    filled,
     initialised,
     pooled,
     separable_chain,
 )
+from deepsup.specs import one_of
 
 
 @head(light=True)
@@ -53,18 +56,29 @@ def token(feature: Feature, classes: int, *, take: str = "mean") -> nn.Module:
 
 
 @head(large=True)
-def cnds(feature: Feature, classes: int, *, width: int = 64, hidden: int = 1024, dropout: float = 0.5) -> nn.Module:
+def cnds(
+    feature: Feature,
+    classes: int,
+    *,
+    width: int = 64,
+    hidden: int = 1024,
+    dropout: float = 0.5,
+    ceil: bool = True,
+    start: Annotated[str, one_of("usual", "released")] = "usual",
+) -> nn.Module:
     """The branch of CNDS as released (Wang et al. 2015, train_val.prototxt): average pool 5/2, 1x1 convolution to
     `width` without activation, two fully connected layers of `hidden` with ReLU and dropout, one plain one.
 
-    On maps smaller than 5 the pool covers the whole map. Needs a fixed input size.
+    The pool rounds up, as Caffe's do: 13x13 from the 28x28 of CNDS-8, windows at the border being averages of what they
+    hold; `ceil=False` rounds down. On maps smaller than 5 it covers the whole map. `start="released"` draws all weights from
+    N(0, 0.01²), with biases of 0.1, 1, 1 and 0. Needs a fixed input size.
     """
     front = channels_first("cnds", feature)
     kernel = [min(5, n) for n in feature.size]
-    left = [(n - k) // 2 + 1 for n, k in zip(feature.size, kernel, strict=True)]
-    return nn.Sequential(
+    left = [(n - k + ceil) // 2 + 1 for n, k in zip(feature.size, kernel, strict=True)]
+    branch = nn.Sequential(
         *front,
-        nn.AvgPool2d((kernel[0], kernel[1]), stride=2),
+        nn.AvgPool2d((kernel[0], kernel[1]), stride=2, ceil_mode=ceil),
         nn.Conv2d(feature.channels, width, 1),
         nn.Flatten(),
         nn.Linear(width * left[0] * left[1], hidden),
@@ -75,6 +89,7 @@ def cnds(feature: Feature, classes: int, *, width: int = 64, hidden: int = 1024,
         nn.Dropout(dropout),
         nn.Linear(hidden, classes),
     )
+    return filled(branch, "gaussian", biases=(0.1, 1, 1, 0)) if start == "released" else branch
 
 
 @head(large=True)

@@ -8,7 +8,7 @@ from typing import Annotated
 from deepsup import losses
 from deepsup.layers.selectors import select
 from deepsup.methods.method import BUILDERS, Method, NotNegative, Places, Positive, Preset, Scene
-from deepsup.methods.published_networks import nin_convolutions
+from deepsup.methods.published_networks import cnds_activations, nin_convolutions
 from deepsup.methods.stage_ends import INNER_STAGES, inner_stages
 from deepsup.specs import one_of
 from deepsup.terms import Bracket
@@ -128,12 +128,13 @@ def cnds(*, alpha: NotNegative = 0.3, reading: str = "iterated") -> Method:
     return Method(
         formula="L = L_main + alpha_t L_s,  alpha_t = 0.3 prod_{s<=t} (1 - s/N)",
         source="CNDS (Wang, Lee, Tu, Lazebnik 2015, arXiv 1505.02496)",
-        deviations="the branch follows the released network (1x1 conv 64, FC 1024 twice); the released solver keeps "
-        "the weight constant at 0.4 (`cnds-released`), here it decays as in the paper; cnds(reading='linear') is the other "
-        "reading. at='auto' places it by the paper's probe, elsewhere than conv3_2 say where",
+        deviations="the branch has the layers of the released network (1x1 conv 64, FC 1024 twice) and PyTorch's initial "
+        "values, the paper naming none; the released one keeps the weight constant at 0.4 (`cnds-released`), here it decays "
+        "as in the paper; cnds(reading='linear') is the other reading. at='auto' places it by the paper's probe",
         head="cnds",
         weight=f"cnds({alpha}, {{epochs}}{shown})",
         rule="threshold",
+        published=_CNDS,
     )
 
 
@@ -143,11 +144,18 @@ def cnds_released(*, weight: NotNegative = 0.4) -> Method:
     return Method(
         formula="L = L_main + 0.4 L_s",
         source="github.com/lwwang/Places_CNDS_model at abb3c10, train_val.prototxt",
-        deviations="places itself after conv3_2's ReLU in CNDS-8; in other networks by the probe or by name",
-        head="cnds",
+        deviations="CNDS-8 alone was released: in other networks place it by name or by the probe. No solver was released",
+        head="cnds(start='released')",
         weight=f"constant({weight})",
         rule="threshold",
+        published=_CNDS,
     )
+
+
+_CNDS = Places(
+    "in a chain of 8 convolutions after the 4th and its ReLU, in one of 13 after the 4th, 7th and 10th",
+    lambda scene: {name: name for name in cnds_activations(scene)},
+)
 
 
 @BUILDERS.register

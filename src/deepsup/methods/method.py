@@ -52,7 +52,8 @@ class Method:
     """One method: what it does, its formula and source, where it departs from the source, and its defaults.
 
     `head`, `loss`, `weight`, `gradient` and `bracket` are those of every branch; `{epochs}` in a weight stands for the length of
-    the training. `places` says where its branches go if the user does not. `arrange` turns layers into branches where
+    the training. `places` says where its branches go if the user does not; `published` says so for the networks of the
+    paper alone, and elsewhere the user has to. `arrange` turns layers into branches where
     they are not all alike. `edges` are its terms between outputs, given the names of the branches; `main_weight` is for
     weights that sum to 1.
     """
@@ -72,6 +73,7 @@ class Method:
     maps: bool = False  # for networks that predict maps
     heads: str = ""  # what `arrange` gives the branches, in words
     places: Places | None = None
+    published: Places | None = None
     arrange: Arrange | None = None
     edges: Mimicry | None = None
     main_loss: str | losses.Loss = ""  # unless said, that of the branches
@@ -108,9 +110,9 @@ class Method:
 
     def facts(self) -> dict[str, str]:
         """What there is to know about the method, by title, for people."""
-        branches = {
-            "branches": self.places.where if self.places else "at layers of your choice, or where the probe says"
-        }
+        own = "at layers of your choice, or where the probe says"
+        own = f"{self.published.where}; elsewhere {own}" if self.published else own
+        branches = {"branches": self.places.where if self.places else own}
         branches |= {"head": self.heads or self.head, "loss": losses.show(self.loss)}
         branches["weight"] = self.weight.replace("{epochs}", "N")
         if self.gradient != "add":

@@ -52,13 +52,15 @@ class Placed(NamedTuple):
 
 def place(asked: Asked) -> Placed:
     """Find the layers that `at` means or, where it says nothing, those that the method chooses itself."""
-    own = asked.preset.places if asked.at is None else None
+    own = (asked.preset.places or asked.preset.published) if asked.at is None else None
     selectors = _selectors(asked) if own is None else {}
     picked = {name for name, pick in map(split_pick, selectors.values()) if pick is not None}
     seen = asked.run({name: text for name, text in asked.layout.items() if name not in picked})
     _check_asked(asked, seen)
     scene = methods.Scene(asked.model, seen)
-    found = _layers(asked, seen, selectors if own is None else own.find(scene))
+    if own is not None:
+        selectors = dict(own.find(scene)) or _selectors(asked)  # which refuses where the network is none of the paper's
+    found = _layers(asked, seen, selectors)
     wanted = asked.preset.branches(scene, {name: layer.name for name, layer in found.items()})
     return Placed(seen, wanted, _arranged(asked, seen, wanted, found))
 

@@ -23,6 +23,7 @@ from deepsup.features import Feature, Pick, read_pick, show_pick
 from deepsup.files import write_atomically
 from deepsup.heads.cost import aligned
 from deepsup.heads.cost import millions as millions
+from deepsup.heads.older_heads import as_written
 from deepsup.plans import plan_keys as keys
 from deepsup.plans.naming import check_name, check_outputs, check_terms
 from deepsup.specs import FLAG, at_least, one_of
@@ -265,8 +266,9 @@ def _edge(*, to: str, gate: Bracket | None, **parts: Any) -> Edge:
     return Edge(source=parts.pop("from"), target=to, bracket=gate, **parts)
 
 
-def _plan(*, format: int, trunk: dict[str, Any], **parts: Any) -> Plan:
-    return Plan(**trunk, **parts)
+def _plan(*, format: int, trunk: dict[str, Any], branches: Sequence[Branch], classes: int, **parts: Any) -> Plan:
+    found = (replace(b, head=as_written(b.head, b.feature, classes, b.params)) for b in branches)
+    return Plan(**trunk, branches=tuple(found), classes=classes, **parts)
 
 
 def _pick(text: str) -> Pick:
