@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from deepsup.comparisons.results import judge
+from deepsup.reports.summary import baseline, evidence, judged
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -116,10 +119,36 @@ def test_the_dense_loss_is_told_as_it_was_measured() -> None:
             assert row["memory_mib"]["ratio"] <= 0.0215
 
 
-def test_the_readme_says_what_helped() -> None:
-    result = json.loads((ROOT / "benchmarks/results/cifar100-methods/compare.json").read_text())
-    judged = result["groups"][0]["verdicts"]
-    assert {arm for arm, found in judged.items() if found["verdict"] == "helps"} == {"cds", "equal-compute"}
-    readme = (ROOT / "README.md").read_text()
-    for arm, words in (("cds", "contrast helped ({} points"), ("equal-compute", "the plain network brought {}")):
-        assert words.format(f"{100 * judged[arm]['mean_difference']:+.1f}") in readme
+def test_the_log_and_the_readme_claim_what_stands_by_the_rule_of_today() -> None:
+    told = (ROOT / "docs/log.md").read_text().partition("judged again: of six")[2].partition("\n## ")[0]
+    listed = [[c.strip() for c in line.strip("|").split("|")] for line in told.splitlines() if line.startswith("| ")][
+        1:
+    ]
+    found, stands = [], {}
+    for file in sorted((ROOT / "benchmarks/results").glob("*/compare.json")):
+        groups = [{**g, "baseline": baseline(g)} for g in evidence(file.parent).compare["groups"]]
+        for before, now in zip(groups, judge(groups, confidence=0.95, correction="holm"), strict=True):
+            for arm, new in now["verdicts"].items():
+                old, name = judged(before)[arm]["verdict"], arm if len(groups) == 1 else f"{now['name']}/{arm}"
+                stands[file.parent.name, name] = new
+                if "no evidence" not in (old, new["verdict"]) or old != new["verdict"]:
+                    low, high = (f"{100 * new[end]:+.2f}" for end in ("ci_low", "ci_high"))
+                    span = f"{low} to {high} ({100 * new['confidence']:.4g} %)"
+                    points, p = f"{100 * new['mean_difference']:+.2f}", f"{new['p']:.4f}"
+                    found.append([file.parent.name, name, points, old, new["verdict"], span, p])
+    assert sorted(listed) == sorted(found)
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    methods = [v for (comparison, _), v in stands.items() if comparison == "cifar100-methods"]
+    assert [v["verdict"] for v in methods] == ["no evidence"] * 10
+    assert "none stands against the plain network after three seeds" in readme
+    most = max(
+        (v for (comparison, _), v in stands.items() if comparison == "cifar100-methods"),
+        key=lambda v: v["mean_difference"],
+    )
+    assert (most["candidate"], f"{100 * most['mean_difference']:+.1f}") == ("equal-compute", "+7.3")
+    assert "the largest difference, +7.3 points, was that of spending DKS's compute on more epochs" in readme
+    digits = stands["digits-comparison", "sgd/supervised"]
+    low, high = (f"+{100 * digits[end]:.1f}" for end in ("ci_low", "ci_high"))
+    span = f"{100 * digits['confidence']:.4g} % interval {low} to {high}"
+    assert f"+{100 * digits['mean_difference']:.1f} points, {span}" in readme
+    assert stands["digits-comparison", "adam/supervised"]["verdict"] == "no evidence"
