@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -101,6 +102,49 @@ class TestFolder:
         for path in [*(image_folder / part / "cat").glob("*.png"), *(image_folder / part / "dog").glob("*.JPG")]:
             path.unlink()
         with pytest.raises(DatasetError, match=f"{part} has no image file .*{message}"):
+            datasets.load("folder", root=image_folder)
+
+    def test_files_that_are_no_images_are_said(self, image_folder: Path) -> None:
+        for path in (image_folder / "train" / "cat").glob("*.png"):
+            path.rename(path.with_suffix(".heic"))
+        with pytest.raises(DatasetError, match=r"of: cat\. Files that are none: 4 \*\.heic, 1 \*\.txt\.$"):
+            datasets.load("folder", root=image_folder)
+
+    def test_only_the_users_images_count(self, image_folder: Path) -> None:
+        before = datasets.load("folder", root=image_folder, size=12)
+        for name in ("._0.png", ".DS_Store", "Thumbs.db", ".ipynb_checkpoints/0-checkpoint.png", "__MACOSX/._0.png"):
+            write(image_folder / "train/cat" / (name if name.endswith("png") else "x.png"), np.zeros((4, 4), np.uint8))
+            (image_folder / "train/cat/x.png").unlink(missing_ok=True)
+            (image_folder / "train/cat" / name).write_bytes(b"no image")
+        (image_folder / "train" / "__MACOSX").mkdir()
+        os.mkfifo(image_folder / "train" / "cat" / "pipe.png")
+        (image_folder / "train" / "cat" / "zero.png").symlink_to("/dev/zero")
+        (image_folder / "train" / "dog" / "again").symlink_to(image_folder / "train" / "dog" / "more")
+        after = datasets.load("folder", root=image_folder, size=12)
+        assert isinstance(before.train, FolderSplit)
+        assert isinstance(after.train, FolderSplit)
+        assert len(after.train) == len(before.train)
+        assert after.class_names == before.class_names
+
+    def test_a_link_back_is_refused(self, image_folder: Path) -> None:
+        (image_folder / "train" / "cat" / "all").symlink_to(image_folder / "train")
+        with pytest.raises(
+            DatasetError, match=r"train/cat/all/cat leads through a link back to .*train/cat, which it lies in"
+        ):
+            datasets.load("folder", root=image_folder)
+
+    def test_a_file_of_two_classes_is_refused(self, image_folder: Path) -> None:
+        (image_folder / "train" / "dog" / "x.png").symlink_to(image_folder / "train" / "cat" / "0.png")
+        with pytest.raises(
+            DatasetError, match=r"cat/0\.png and .*dog/x\.png are one file, through a link, in two classes"
+        ):
+            datasets.load("folder", root=image_folder)
+
+    def test_a_single_class_is_refused(self, image_folder: Path) -> None:
+        for part in ("train", "val"):
+            shutil.rmtree(image_folder / part / "dog")
+        write(image_folder / "val" / "cat" / "0.png", np.zeros((4, 4), np.uint8))
+        with pytest.raises(DatasetError, match=r"train has the class folder 'cat' alone\. With one class"):
             datasets.load("folder", root=image_folder)
 
     def test_no_class_folders_at_all(self, tmp_path: Path) -> None:

@@ -194,10 +194,18 @@ class TestWhatCannotBeRead:
         with pytest.raises(DatasetError, match=rf"^cannot read the image .*a\.{ending}: "):
             read_rgb(path)
 
-    @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to(path)])
-    def test_only_regular_files_are_opened(self, tmp_path: Path, make: Callable[[Path], object]) -> None:
+    @pytest.mark.parametrize(
+        ("make", "message"),
+        [
+            (os.mkfifo, "no regular file"),
+            (Path.mkdir, "no regular file"),
+            (lambda path: path.symlink_to("/dev/zero"), "no regular file"),
+            (lambda path: path.symlink_to(path), "a link to nothing"),
+        ],
+    )
+    def test_only_regular_files_are_opened(self, tmp_path: Path, make: Callable[[Path], object], message: str) -> None:
         make(tmp_path / "a.png")
-        with pytest.raises(DatasetError, match=r"a\.png: it is no regular file"):
+        with pytest.raises(DatasetError, match=rf"a\.png: it is {message}"):
             read_rgb(tmp_path / "a.png")
 
     def test_a_socket_is_not_opened(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -66,3 +67,13 @@ def test_a_range_is_that_of_all_files_together(tmp_path: Path) -> None:
     assert ranges_of(survey(files).values()) == Ranges(whole=65535)
     path = write_png(tmp_path / "c.png", np.full((2, 2, 3), 60000), depth=16, kind=2)
     assert ranges_of(survey([(path, "image")]).values()) == Ranges(whole=65535)
+
+
+def test_a_name_that_no_report_could_write_is_refused(tmp_path: Path) -> None:
+    strange = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
+    write(tmp_path / "a.png", GREY).rename(strange)
+    with pytest.raises(DatasetError, match=r"name of the image b'.*caf\\xe9\.png' is not UTF-8\. Rename") as caught:
+        survey([(strange, "image")])
+    str(caught.value).encode("utf-8")
+    path = write(tmp_path / "Größe — 写真 (1).PNG", GREY)
+    assert path in survey([(path, "image")])

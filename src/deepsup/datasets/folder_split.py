@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, final
@@ -14,6 +16,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from deepsup import specs
 from deepsup.datasets.image_files import in_colour
+from deepsup.datasets.image_listing import BESIDE, folders_in, listed
 from deepsup.datasets.image_ranges import Ranges
 from deepsup.datasets.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from deepsup.datasets.splits import Split, checked_labels, derived_seed, sent
@@ -157,17 +160,30 @@ def _steps(*steps: Any) -> Transform:
     return composed
 
 
-def folder_samples(folder: Path, *, class_names: Sequence[str]) -> list[tuple[Path, int]]:
-    """All image files below `folder/<class name>/`, sorted, with the class's position as label; links are followed.
+def folder_samples(folder: Path, *, class_names: Sequence[str]) -> tuple[list[tuple[Path, int]], Counter[str]]:
+    """All image files below `folder/<class name>/`, sorted, with the class's position as label; and what is none, counted.
 
-    Example: `folder_samples(Path("data/train"), class_names=["cat", "dog"])`. A class without a folder has none.
+    Example: `folder_samples(Path("data/train"), class_names=["cat", "dog"])`. A class without a folder has none. Links are
+    followed, and each file counts once; DatasetError for one that two classes have.
     """
-    reader = importlib.import_module("torchvision.datasets.folder")
-    positions = {name: label for label, name in enumerate(class_names)}
-    found = reader.make_dataset(str(folder), positions, extensions=reader.IMG_EXTENSIONS, allow_empty=True)
-    return [(Path(path), label) for path, label in found]
+    samples: list[tuple[Path, int]] = []
+    skipped = Counter({BESIDE: len(listed(folder).files)})
+    owners: dict[str, tuple[Path, int]] = {}
+    for label, name in enumerate(class_names):
+        if not (folder / name).is_dir():
+            continue
+        found = listed(folder / name, below=True)
+        skipped += found.skipped
+        for path in found.files:
+            other, owner = owners.setdefault(os.path.realpath(path), (path, label))
+            if owner != label:
+                raise DatasetError(
+                    f"{other} and {path} are one file, through a link, in two classes. Decide which of them it is of."
+                )
+            samples.append((path, label))
+    return samples, skipped
 
 
 def class_folders(folder: Path) -> list[str]:
     """The names of the class folders below `folder`, sorted; hidden ones do not count."""
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return [path.name for path in folders_in(folder)]

@@ -12,6 +12,7 @@ What it does to them, for all alike:
 from __future__ import annotations
 
 import importlib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,8 +142,9 @@ def turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 def _read(path: Path, what: str, *, pixels: bool) -> Opened:
     """All that is left to Pillow, so that all that it raises for a damaged file becomes a DatasetError with the path."""
-    if not path.is_file():  # a pipe would be waited for, a device has no end
-        found = "is no regular file" if path.exists() or path.is_symlink() else "is not there"
+    if not os.path.isfile(path):  # a pipe would be waited for, a device has no end
+        absent = "is a link to nothing" if path.is_symlink() else "is not there"
+        found = "is no regular file" if os.path.exists(path) else absent
         raise DatasetError(f"cannot read the {what} {path}: it {found}. Replace it by a file that opens.")
     pillow = importlib.import_module("PIL.Image")
     try:

@@ -73,13 +73,22 @@ def raise_together(errors: Sequence[DatasetError], *, of: int, what: str) -> Non
 
 def _looked_at(path: Path, what: str, *, whole: bool) -> Facts | DatasetError:
     try:
-        file = header(path, what)
-        if whole or _is_deep(file) or not _ends(file):
-            file = opened(path, what)
-            return _facts(file, file.extremes)
-        return _facts(file, None)
+        _check_name(path, what)
+        begun = None if whole else header(path, what)
+        if begun and not _is_deep(begun) and _ends(begun):
+            return _facts(begun, None)
+        file = opened(path, what)
+        return _facts(file, file.extremes)
     except DatasetError as error:
         return error
+
+
+def _check_name(path: Path, what: str) -> None:
+    """Names are written into journals and reports, which are UTF-8."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        raise DatasetError(f"the name of the {what} {os.fsencode(path)!r} is not UTF-8. Rename it.") from None
 
 
 def _facts(file: Opened, extremes: Extremes | None) -> Facts:

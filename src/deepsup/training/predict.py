@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from deepsup.datasets.image_files import SUFFIXES
+from deepsup.datasets.image_listing import listed
 from deepsup.errors import CheckpointError, ConfigError, DatasetError
 from deepsup.evaluation.sliding_window import Forward, in_tiles
 from deepsup.files import load_weights
@@ -108,7 +108,7 @@ def found_images(images: Iterable[str | Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for given in map(Path, images):
         if given.is_dir():
-            paths = sorted(p for p in given.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+            paths = list(listed(given).files)
             if not paths:
                 raise DatasetError(f"there is no image (png, jpg, tif, ...) in the folder {given}.")
         elif given.is_file():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -165,11 +166,40 @@ def folder(request: Request) -> Dataset:
     if request.root is None:
         raise DatasetError("the dataset 'folder' needs root=..., a folder with train/CLASS/* and val/CLASS/* images.")
     parts = {part: request.root / part for part in ("train", "val")}
+    class_names = _class_names(request, parts)
+    found = {part: folder_samples(place, class_names=class_names) for part, place in parts.items()}
+    samples = {part: listing for part, (listing, _) in found.items()}
+    empty = sorted(set(class_names) - {class_names[label] for _, label in samples["train"]})
+    if empty:
+        raise DatasetError(
+            f"{parts['train']} has no image file (png, jpg, webp, ...) of: {', '.join(empty)}.{_others(found['train'][1])}"
+        )
+    if not samples["val"]:
+        raise DatasetError(
+            f"{parts['val']} has no image file (png, jpg, webp, ...) in any class folder.{_others(found['val'][1])}"
+        )
+    train = [samples["train"][row] for row in request.kept(torch.arange(len(samples["train"]))).tolist()]
+    facts = survey((path, "image") for path, _ in (*train, *samples["val"]))
+    shared: dict[str, Any] = {
+        "class_names": class_names,
+        "size": request.side or 224,
+        "workers": request.workers,
+        "ranges": ranges_of(facts.values()),
+    }
+    return Dataset(
+        "folder",
+        FolderSplit(train, augment=request.augment, views=request.views, **shared),
+        FolderSplit(samples["val"], **shared),
+    )
+
+
+def _class_names(request: Request, parts: Mapping[str, Path]) -> list[str]:
+    """Those of the class folders, where both parts have such as fit together."""
     for part, place in parts.items():
         if not place.is_dir():
-            there = ", ".join(class_folders(request.root)) if request.root.is_dir() else ""
+            there = ", ".join(class_folders(place.parent)) if place.parent.is_dir() else ""
             raise DatasetError(
-                f"{place} is not a folder. Looked in {request.root} for train/ and val/, found: {there or 'nothing'}."
+                f"{place} is not a folder. Looked in {place.parent} for train/ and val/, found: {there or 'nothing'}."
             )
         if not class_folders(place):
             raise DatasetError(f"{place} has no class folders. Put the images of each {part} class in its own folder.")
@@ -178,25 +208,17 @@ def folder(request: Request) -> Dataset:
     if strange:
         raise DatasetError(f"{parts['val']} has classes that {parts['train']} has not: {', '.join(strange)}.")
     class_names = request.known(class_names)
-    samples = {part: folder_samples(place, class_names=class_names) for part, place in parts.items()}
-    empty = sorted(set(class_names) - {class_names[label] for _, label in samples["train"]})
-    if empty:
-        raise DatasetError(f"{parts['train']} has no image file (png, jpg, webp, ...) of: {', '.join(empty)}.")
-    if not samples["val"]:
-        raise DatasetError(f"{parts['val']} has no image file (png, jpg, webp, ...) in any class folder.")
-    train = [samples["train"][row] for row in request.kept(torch.arange(len(samples["train"]))).tolist()]
-    found = survey((path, "image") for path, _ in (*train, *samples["val"]))
-    shared: dict[str, Any] = {
-        "class_names": class_names,
-        "size": request.side or 224,
-        "workers": request.workers,
-        "ranges": ranges_of(found.values()),
-    }
-    return Dataset(
-        "folder",
-        FolderSplit(train, augment=request.augment, views=request.views, **shared),
-        FolderSplit(samples["val"], **shared),
-    )
+    if len(class_names) == 1:
+        raise DatasetError(
+            f"{parts['train']} has the class folder {class_names[0]!r} alone. With one class there is nothing to learn: give "
+            "every class a folder."
+        )
+    return class_names
+
+
+def _others(skipped: Counter[str]) -> str:
+    told = ", ".join(f"{count} {reason}" for reason, count in skipped.items() if count)
+    return f" Files that are none: {told}." if told else ""
 
 
 def _published(name: str) -> Any:

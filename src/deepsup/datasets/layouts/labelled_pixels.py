@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 from deepsup import label_maps
 from deepsup.datasets import preparation, published_classes
 from deepsup.datasets.class_occurrence import check_occurrences
-from deepsup.datasets.image_files import SUFFIXES
+from deepsup.datasets.image_listing import folders_in, listed
 from deepsup.datasets.image_survey import Facts, ranges_of, survey
 from deepsup.datasets.label_map_split import MapSplit
 from deepsup.datasets.layouts import layout
@@ -207,9 +207,7 @@ def _root(request: Request, folder: str, needed: Sequence[str]) -> Path:
 def _files(folder: Path, key: Callable[[str], str] = str) -> dict[str, Path]:
     """Image files by `key` of their stem; hidden ones do not count."""
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
-            continue
+    for path in listed(folder).files:
         name = key(path.stem)
         if name in found:
             raise DatasetError(f"{found[name]} and {path} are both called {name!r}. Keep one of them.")
@@ -224,5 +222,6 @@ def _number(stem: str) -> str:
 
 def _below(folder: Path, ending: str) -> dict[str, Path]:
     """`CITY/NAME` + ending, by CITY/NAME."""
-    found: Iterator[Path] = chain.from_iterable(city.glob(f"*{ending}") for city in sorted(folder.iterdir()))
+    every = chain.from_iterable(listed(city).files for city in folders_in(folder))
+    found = (path for path in every if path.name.endswith(ending))
     return {f"{path.parent.name}/{path.name.removesuffix(ending)}": path for path in found}
