@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -31,6 +31,13 @@ def of(arm: Mapping[str, Any]) -> list[Output]:
         if values:
             found.append(Output(str(name), output.get("depth"), statistics.fmean(values), min(values), max(values)))
     return found
+
+
+def in_order(outputs: Iterable[str], plan: Mapping[str, Any] | None) -> list[str]:
+    """Return names of outputs from the first to the last: the branches of a plan by depth, main, all together."""
+    places = {str(b.get("name")): float(b.get("depth") or 0) for b in (plan or {}).get("branches") or ()}
+    places |= {"main": 2.0, ENSEMBLE: 3.0}
+    return sorted(outputs, key=lambda output: places.get(output, 1.5))
 
 
 def branches(arm: Mapping[str, Any]) -> list[Output]:

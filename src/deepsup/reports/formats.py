@@ -18,6 +18,16 @@ def percent(fraction: Any, *, digits: int = 1) -> str:
     return f"{100 * fraction:.{digits}f}" if known(fraction) else NONE
 
 
+def share(fraction: Any) -> str:
+    """Write a fraction as percent with its sign: `share(0.385)` is `"38.5 %"`."""
+    return f"{percent(fraction)} %" if known(fraction) else NONE
+
+
+def shape(sizes: Any) -> str:
+    """Write a shape: `shape([16, 8, 8])` is `"16 x 8 x 8"`."""
+    return " x ".join(map(str, sizes or ())) or NONE
+
+
 def spread(mean: Any, std: Any, *, digits: int = 1) -> str:
     """Write a mean of fractions and its standard deviation in percent: `spread(0.9634, 0.004)` is `"96.3 ± 0.4"`."""
     text = percent(mean, digits=digits)

@@ -13,9 +13,9 @@ from typing import Any, Final
 from deepsup import label_maps
 from deepsup.errors import DatasetError, DeepsupError
 from deepsup.reports import depths
-from deepsup.reports.formats import known, percent
-from deepsup.reports.metrics import digits
-from deepsup.reports.summary import Evidence, baseline
+from deepsup.reports.formats import known
+from deepsup.reports.metrics import percent
+from deepsup.reports.summary import Evidence
 from deepsup.specs import require
 from deepsup.training.records import Run
 
@@ -91,9 +91,8 @@ def galleries(found: Evidence) -> list[Gallery]:
     """
     if not any(_maps_of(run) for run in found.runs):
         return []
-    groups = [("", {"": found.runs})] if found.single else list(found.groups.items())
-    shares = max(1, _SAMPLES // len(groups))
-    made = [_gallery(found, title, arms, most=shares) for title, arms in groups[:_SAMPLES]]
+    groups = [""] if found.single else list(found.groups)
+    made = [_gallery(found, title, most=max(1, _SAMPLES // len(groups))) for title in groups[:_SAMPLES]]
     _embed([p for g in made for sample in g.samples for column in sample.columns for p in column.pictures])
     return [gallery for gallery in made if gallery.samples or gallery.problems]
 
@@ -126,10 +125,12 @@ def _maps_of(run: Run) -> bool:
     return (run.path / FOLDER).is_dir() or bool(run.epochs and run.epochs[-1].scores)
 
 
-def _gallery(found: Evidence, title: str, arms: Mapping[str, Sequence[Run]], *, most: int) -> Gallery:
+def _gallery(found: Evidence, title: str, *, most: int) -> Gallery:
+    """Return the first samples of a run, or of one run of each arm of a group, as many as there is room for."""
     problems: list[str] = []
     maps: dict[str, tuple[Run, Maps]] = {}
-    for arm, run in _first_seeds(found, title, arms).items():
+    seen = {"": found.runs} if found.single else found.ordered(title)
+    for arm, (run, *_) in list(seen.items())[:_ARMS]:
         try:
             maps[arm] = run, read(run)
         except DeepsupError as error:
@@ -154,15 +155,6 @@ def _gallery(found: Evidence, title: str, arms: Mapping[str, Sequence[Run]], *, 
     )
 
 
-def _first_seeds(found: Evidence, title: str, arms: Mapping[str, Sequence[Run]]) -> dict[str, Run]:
-    """Return one run an arm: the baseline's first, then the others in their order, as many as there is room for."""
-    if found.single:
-        return {"": found.runs[0]}
-    group = next(group for group in found.compare["groups"] if group["name"] == title)
-    order = [arm for arm in dict.fromkeys((baseline(group), *arms)) if arm is not None and arms.get(arm)]
-    return {arm: arms[arm][0] for arm in order[:_ARMS]}
-
-
 def _given(maps: Maps, sample: Mapping[str, Any]) -> Column:
     """Return the image and its labels laid over it."""
     image, truth = _image(maps, sample), _labels(maps, sample["truth"])
@@ -175,9 +167,7 @@ def _given(maps: Maps, sample: Mapping[str, Any]) -> Column:
 
 def _outputs(run: Run, maps: Maps, sample: Mapping[str, Any]) -> Iterator[Column]:
     """Yield a column for each output: the branches by depth, then main, then all of them together."""
-    places = {str(b.get("name")): float(b.get("depth") or 0) for b in (run.plan or {}).get("branches") or ()}
-    places |= {"main": 2.0, depths.ENSEMBLE: 3.0}
-    for name in sorted(sample["outputs"], key=lambda output: places.get(output, 1.5)):
+    for name in depths.in_order(sample["outputs"], run.plan):
         yield _column(maps, sample, output=name, name=name)
 
 
@@ -209,7 +199,7 @@ def _column(maps: Maps, sample: Mapping[str, Any], *, output: str, name: str) ->
     for picture in pictures:  # what it says where nothing counts is not asked
         picture.array = label_maps.hatched(picture.array, truth, ignore=maps.ignore)
     score = told.get("score")
-    text = f"{percent(score, digits=digits(maps.metric))} %" if known(score) else ""
+    text = f"{percent(score, maps.metric)} %" if known(score) else ""
     return Column(name, text, tuple(_shrunk(pictures)))
 
 
@@ -243,12 +233,7 @@ def _named_classes(maps: Maps, samples: Sequence[Mapping[str, Any]]) -> tuple[tu
         shown = set()
         for sample in samples:
             try:
-                shown |= set(
-                    map(
-                        int,
-                        _needed("numpy").unique(_labels(maps, sample["truth"])),
-                    )
-                )
+                shown |= set(_needed("numpy").unique(_labels(maps, sample["truth"])).tolist())
             except (DeepsupError, KeyError):
                 continue
     pairs = enumerate(zip(maps.classes, maps.palette, strict=False))

@@ -10,7 +10,7 @@ from typing import Final
 from deepsup.errors import DeepsupError
 from deepsup.reports import depths, galleries, metrics
 from deepsup.reports.formats import NONE, known, percent
-from deepsup.reports.summary import Evidence, baseline
+from deepsup.reports.summary import Evidence
 from deepsup.training.records import Run
 
 _CONFUSION: Final = "confusion"
@@ -37,21 +37,19 @@ def score_tables(found: Evidence) -> list[ScoreTable]:
         columns = {output: [scores] for output, scores in _of_outputs(found.runs[0]).items()}
         return [_table("", columns, found=found)] if columns else []
     tables = []
-    for group in found.compare["groups"]:
-        arms = found.groups[group["name"]]
-        order = [arm for arm in dict.fromkeys((baseline(group), *arms)) if arm is not None and arm in arms]
-        columns = {arm: [s for run in arms[arm] if (s := _of_outputs(run).get("main"))] for arm in order}
+    for group in found.groups:
+        columns = {
+            a: [s for r in runs if (s := _of_outputs(r).get("main"))] for a, runs in found.ordered(group).items()
+        }
         if any(columns.values()):
-            tables.append(_table(str(group["name"]), columns, found=found))
+            tables.append(_table(group, columns, found=found))
     return tables
 
 
 def _of_outputs(run: Run) -> dict[str, Mapping[str, float]]:
     """Return the scores of each output after the last epoch: branches by depth, main, all together."""
     scores = run.epochs[-1].scores if run.epochs else {}
-    places = {str(b.get("name")): float(b.get("depth") or 0) for b in (run.plan or {}).get("branches") or ()}
-    places |= {"main": 2.0, depths.ENSEMBLE: 3.0}
-    return {name: _named(scores[name]) for name in sorted(scores, key=lambda output: places.get(output, 1.5))}
+    return {name: _named(scores[name]) for name in depths.in_order(scores, run.plan)}
 
 
 def _named(scores: Mapping[str, float]) -> dict[str, float]:

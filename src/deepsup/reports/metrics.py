@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
-from deepsup.reports.formats import known, percent
+from deepsup.reports import formats
+from deepsup.reports.formats import known
 from deepsup.tasks import METRICS
 
 COUNTS: Final = (
@@ -18,6 +19,11 @@ COUNTS: Final = (
 def digits(metric: str) -> int:
     """How many decimals a percent of this score has: accuracy one, the scores of maps two, as their articles print them."""
     return METRICS[metric].digits if metric in METRICS else 2
+
+
+def percent(fraction: Any, metric: str) -> str:
+    """Write such a score in percent, without the sign."""
+    return formats.percent(fraction, digits=digits(metric))
 
 
 def titled(metric: str) -> str:
@@ -34,7 +40,7 @@ def meaning(metric: str) -> str:
 def value(name: str, number: float) -> str:
     """Write one of the numbers of a table of all scores: shares in percent, a threshold and counts of pixels as they are."""
     if not known(number):
-        return percent(number)
+        return formats.percent(number)
     if "threshold" in name.lower():
         return f"{number:.3g}"
-    return f"{number:,.0f}" if name in COUNTS else percent(number, digits=2)
+    return f"{number:,.0f}" if name in COUNTS else formats.percent(number, digits=2)

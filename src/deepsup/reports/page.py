@@ -8,11 +8,11 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from deepsup import label_maps
+from deepsup.files import write_atomically
 from deepsup.reports import (
     ablations,
     colours,
@@ -28,9 +28,9 @@ from deepsup.reports import (
     sections,
     text_tables,
 )
-from deepsup.reports.metrics import digits, meaning, titled
+from deepsup.reports.metrics import meaning, percent, titled
 from deepsup.reports.sections import path
-from deepsup.reports.summary import Evidence, baseline, evidence
+from deepsup.reports.summary import Evidence, evidence
 from deepsup.specs import require
 from deepsup.training import run_folders
 from deepsup.training.records import Run
@@ -61,10 +61,7 @@ def write_html(path_in: str | Path, out: str | Path) -> Path:
     target = Path(out)
     target = target / "report.html" if target.is_dir() or not target.suffix else target
     text = render(path_in, beside=target.parent)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(target.name + ".part")  # a reader never sees half a report
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(target)
+    write_atomically(target, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
     return target
 
 
@@ -79,15 +76,10 @@ def render(path_in: str | Path, *, beside: str | Path | None = None) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        loader=jinja2.FunctionLoader(lambda name: resources.files(__package__).joinpath(name).read_text("utf-8")),
+        loader=jinja2.PackageLoader(__package__, ""),
     )
-    environment.filters |= {
-        "count": formats.count,
-        "size": formats.size,
-        "percent": formats.percent,
-        "titled": titled,
-        "magnitude": formats.magnitude,
-    }
+    written = (formats.count, formats.size, formats.percent, formats.share, formats.shape, formats.magnitude, titled)
+    environment.filters |= {write.__name__: write for write in written}
     page = environment.get_template("page.html.j2")
     with _undisturbed():
         found = evidence(path_in)
@@ -160,7 +152,7 @@ def _facts(found: Evidence) -> dict[str, Any]:
         "grouped": len(compare["groups"]) > 1,
         "results": columns.page_table(compare, columns.RESULTS),
         "costs": columns.page_table(compare, *columns.COSTS),
-        "baseline": next((baseline(group) for group in compare["groups"]), None),
+        "baseline": next(iter(found.baselines.values()), None),
     }
 
 
@@ -168,9 +160,7 @@ def _outcome(found: Evidence) -> list[text_tables.Verdict]:
     """Return the verdict of each group, or the state of the one run."""
     if found.single:
         run = found.runs[0]
-        score = (
-            f" {titled(run.metric)} {formats.percent(run.end.score, digits=digits(run.metric))} %." if run.end else ""
-        )
+        score = f" {titled(run.metric)} {percent(run.end.score, run.metric)} %." if run.end else ""
         state = text_tables.state(run)
         return [text_tables.Verdict("", "", "", f"{state[:1].upper()}{state[1:]}.{score}")]
     return text_tables.verdicts(found.compare)
@@ -183,14 +173,13 @@ def _views(found: Evidence) -> tuple[Views, figures.Baselines]:
     """
     if found.single and (earlier := sections.before(found.runs[0])):
         return {"": {_BEFORE: (earlier,), _AFTER: found.runs}}, {"": _BEFORE}
-    return found.groups, {group["name"]: baseline(group) for group in found.compare["groups"]}
+    return found.groups, found.baselines
 
 
 def _figures(found: Evidence, views: Views, baselines: figures.Baselines) -> dict[str, list[Shown]]:
     """Return the figures by their kind; an empty list where no journal holds what a figure shows."""
     groups, told = found.groups, found.compare["groups"]
     metric: Any = {"metric": found.metric}
-    arms_of = {group["name"]: baseline(group) for group in told}
     probed = {group: _probed(arms) for group, arms in views.items() if any(map(curves.first_iterations, arms.values()))}
     trained = {group: arms for group, arms in groups.items() if any(run.epochs for r in arms.values() for run in r)}
     same = {group: curves.same_span(arms)[0] for group, arms in probed.items()}
@@ -203,8 +192,8 @@ def _figures(found: Evidence, views: Views, baselines: figures.Baselines) -> dic
         "differences": [("", partial(contrasts.differences, told, **metric))],
         "ablation": [("", partial(ablations.ablation, found.compare, **metric))],
         "depth": [("", partial(contrasts.by_depth, told, **metric))],
-        "score": [("", partial(figures.score, trained, baselines=arms_of, **metric))] if trained else [],
-        "weights": [("", partial(figures.weights, groups, baselines=arms_of))],
+        "score": [("", partial(figures.score, trained, baselines=found.baselines, **metric))] if trained else [],
+        "weights": [("", partial(figures.weights, groups, baselines=found.baselines))],
         "conflicts": [("" if found.single else g, partial(figures.conflict, arms, **titled)) for g, arms in timelines],
     }
     return {kind: _shown(kind, of_kind) for kind, of_kind in drawn.items()}
@@ -253,12 +242,9 @@ def _last_scores(found: Evidence) -> list[str]:
     lines = []
     for group in found.compare["groups"]:
         for arm, fields in group["arms"].items():
-            outputs = depths.of(fields)
+            outputs = [f"{o.name} {percent(o.mean, found.metric)} %" for o in depths.of(fields)]
             if len(outputs) > 1:
-                values = ", ".join(
-                    f"{output.name} {formats.percent(output.mean, digits=digits(found.metric))} %" for output in outputs
-                )
-                lines.append(f"After the last epoch, {path(group['name'], arm)}: {values}.")
+                lines.append(f"After the last epoch, {path(group['name'], arm)}: {', '.join(outputs)}.")
     return lines
 
 
@@ -279,24 +265,13 @@ def _plan(plan: Mapping[str, Any], runs: Sequence[Run], *, everyone: Sequence[Ru
     trunk = plan.get("trunk") or {}
     heads = {key: sum(b.get(key) or 0 for b in branches) for key in ("params", "flops", "activation_bytes")}
     ratio = {key: heads[key] / trunk[key] if trunk.get(key) else None for key in ("params", "flops")}
+    absent = {"model": "the network", "method": None, "notes": (), "main_loss": "cross_entropy", "edges": ()}
     return {
-        "model": plan.get("model") or "the network",
-        "method": plan.get("method"),
+        **absent,
+        **{key: value for key, value in plan.items() if value},
         "used_by": sections.owners(runs, everyone),
         "rules": any(branch.get("gradient") not in (None, "add") for branch in branches),
-        "notes": list(plan.get("notes") or ()),
-        "main_loss": plan.get("main_loss") or "cross_entropy",
-        "edges": [f"{e['from']} <- {e['to']}: {e['loss']}, weight {e['weight']}" for e in plan.get("edges") or ()],
-        "branches": [
-            branch
-            | {
-                "shape": " x ".join(map(str, branch.get("shape") or ())) or formats.NONE,
-                "depth": f"{formats.percent(branch.get('depth'))} %"
-                if formats.known(branch.get("depth"))
-                else formats.NONE,
-            }
-            for branch in branches
-        ],
+        "branches": branches,
         "trunk": trunk,
         "heads": heads,
         "extra": {key: formats.added(value) for key, value in ratio.items()},
@@ -305,29 +280,22 @@ def _plan(plan: Mapping[str, Any], runs: Sequence[Run], *, everyone: Sequence[Ru
 
 def _certificates(found: Evidence, *, beside: Path) -> list[dict[str, Any]]:
     """Return the strip certificates that compare.json lists, or else those that lie beside the journals."""
-    listed = list(found.compare.get("certificates") or ())
-    if not listed:
-        files = [
-            (run, run.path / run_folders.CERTIFICATE)
-            for run in found.runs
-            if (run.path / run_folders.CERTIFICATE).is_file()
-        ]
-        listed = [run_folders.document(file) | {"run": run.name, "path": str(file.resolve())} for run, file in files]
+    files = [(run, run.path / run_folders.CERTIFICATE) for run in found.runs]
+    listed = found.compare.get("certificates") or [
+        run_folders.document(file) | {"run": run.name, "path": str(file.resolve())}
+        for run, file in files
+        if file.is_file()
+    ]
     result = []
     for entry in listed:
         path = Path(str(entry.get("path") or ""))
         places = [found.path / path, found.path / str(entry.get("run", "")) / path.name, path]
         file = next((place for place in places if place.is_file()), None)
         link = Path(os.path.relpath(file.resolve(), beside.resolve())).as_posix() if file else None
-        identical = entry.get("identical", entry.get("result"))
+        identical = entry.get("identical", entry.get("result")) in (True, "identical")
+        sha256 = str(entry.get("state_sha256") or formats.NONE)
         result.append(
-            {
-                "run": entry.get("run"),
-                "identical": identical in (True, "identical"),
-                "link": link,
-                "sha256": str(entry.get("state_sha256") or formats.NONE),
-                "file": path.name,
-            }
+            {"run": entry.get("run"), "identical": identical, "link": link, "sha256": sha256, "file": path.name}
         )
     return result
 
@@ -345,11 +313,8 @@ def _environment(found: Evidence) -> list[tuple[str, str]]:
     commits = values.get("commit", [])
     values["commit"] = [f"{c[:-1]}, and changes that were not committed" if c.endswith("+") else c for c in commits]
     order = ["command", "commit", "deepsup", "torch", "python"]
-    return [
-        (key, "; ".join(values[key]))
-        for key in sorted(values, key=lambda k: order.index(k) if k in order else 99)
-        if values[key]
-    ]
+    order += [key for key in values if key not in order]
+    return [(key, "; ".join(values[key])) for key in order if values.get(key)]
 
 
 def _configs(runs: Sequence[Run]) -> list[dict[str, str]]:

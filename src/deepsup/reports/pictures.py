@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from deepsup.errors import ConfigError
 from deepsup.reports import ablations, curves, figures, panels
-from deepsup.reports.summary import Evidence, baseline, evidence, judged
+from deepsup.reports.summary import Evidence, evidence, judged
 from deepsup.specs import counted
 from deepsup.training.records import Gradients, Run
 
@@ -37,10 +37,10 @@ def gradient_picture(path_in: str | Path, out_png: str | Path, group: str | None
     probed = {g: arms for g, arms in found.groups.items() if any(map(curves.first_iterations, arms.values()))}
     nothing = f"no gradients were recorded in {path_in}. Train with log.gradients above 0."
     name = next(iter(_chosen(group, probed, nothing)))
-    stated = _stated(found)[name]
-    order = dict.fromkeys((baseline(stated), *list(judged(stated))[:1], *probed[name]))
-    arms = {arm: probed[name][arm] for arm in order if arm is not None and probed[name].get(arm)}
-    pair = {arm: runs for arm, runs in list(arms.items())[:2] if curves.first_iterations(runs)}
+    arms = found.ordered(name)
+    judge = next(iter(judged(_stated(found)[name])), "")
+    order = sorted(arms, key=lambda arm: (arm != found.baselines[name], arm != judge))
+    pair = {arm: arms[arm] for arm in order[:2] if curves.first_iterations(arms[arm])}
     return panels.save(partial(figures.gradients, pair, limits=figures.limits({name: pair})), out_png)
 
 
@@ -82,8 +82,7 @@ def score_picture(path_in: str | Path, out_png: str | Path, group: str | None = 
     trained = {g: arms for g, arms in found.groups.items() if any(run.epochs for r in arms.values() for run in r)}
     nothing = f"no epoch has finished in {path_in}, so there is no score to draw yet."
     chosen = _chosen(group, trained, nothing)
-    baselines = {name: baseline(stated) for name, stated in _stated(found).items()}
-    return panels.save(partial(figures.score, chosen, baselines=baselines, metric=found.metric), out_png)
+    return panels.save(partial(figures.score, chosen, baselines=found.baselines, metric=found.metric), out_png)
 
 
 def ablation_picture(path_in: str | Path, out_png: str | Path, group: str | None = None) -> Path:

@@ -10,8 +10,8 @@ from typing import Any
 
 from deepsup.comparisons.arm_records import arm_record, known
 from deepsup.errors import ConfigError
-from deepsup.reports.formats import listing, percent
-from deepsup.reports.metrics import digits
+from deepsup.reports.formats import listing
+from deepsup.reports.metrics import percent
 from deepsup.training import run_folders
 from deepsup.training.records import ACCURACY, Run
 
@@ -38,6 +38,18 @@ class Evidence:
     def single(self) -> bool:
         """Whether this is one run, so that there is nothing to compare it with."""
         return (self.path / run_folders.JOURNAL).is_file()
+
+    @property
+    def baselines(self) -> dict[str, str | None]:
+        """The arm of each group that the others are measured against."""
+        return {group["name"]: baseline(group) for group in self.compare["groups"]}
+
+    def ordered(self, group: str) -> dict[str, tuple[Run, ...]]:
+        """The arms of a group that have runs, the baseline first."""
+        arms = self.groups[group]
+        return {
+            arm: arms[arm] for arm in dict.fromkeys((self.baselines[group], *arms)) if arm is not None and arms.get(arm)
+        }
 
     @property
     def groups(self) -> dict[str, dict[str, tuple[Run, ...]]]:
@@ -143,7 +155,7 @@ def _disagreements(stated: Mapping[str, Any], runs: Sequence[Run], *, folder: Pa
         for arm in (group.get("arms") or {}).values():
             for name, value in zip(arm.get("runs") or (), arm.get("final") or (), strict=False):
                 if name in journals and known(value) and not math.isclose(value, journals[name], abs_tol=1e-6):
-                    told, found = (f"{percent(v, digits=digits(metric))} %" for v in (value, journals[name]))
+                    told, found = (f"{percent(v, metric)} %" for v in (value, journals[name]))
                     result.append(
                         f"{run_folders.COMPARISON} gives {name} {told} {metric}, its journal {found}: the run changed after the "
                         "comparison. Run the comparison again."
