@@ -18,6 +18,7 @@ from deepsup.heads.build_head import Traits as Traits
 from deepsup.heads.build_head import build as build
 from deepsup.heads.build_head import describe as describe
 from deepsup.heads.build_head import head as head
+from deepsup.heads.build_head import made_once as made_once
 from deepsup.heads.build_head import read as read
 from deepsup.heads.build_head import resolve as resolve
 from deepsup.heads.build_head import show as show
@@ -31,6 +32,7 @@ from deepsup.heads.classifiers import pool as pool
 from deepsup.heads.classifiers import sepconv as sepconv
 from deepsup.heads.classifiers import token as token
 from deepsup.heads.continuation import continuation as continuation
+from deepsup.heads.continuation import main as main
 from deepsup.heads.embeddings import embed as embed
 from deepsup.heads.embeddings import gate as gate
 from deepsup.heads.embeddings import mean as mean

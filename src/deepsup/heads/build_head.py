@@ -1,12 +1,13 @@
 """Heads by name: the registry, texts such as `cnds(hidden=256)`, and the building of heads.
 
 A head is named by a text (`"pool"`, `"cnds(hidden=256)"`), or is the user's own: a module, or a function of
-`(feature, classes)` that returns one.
+`(feature, classes)` that returns one. `"shared(pool)"` is made once, for the first branch that says it, and is that of all.
 """
 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
@@ -22,6 +23,7 @@ HeadLike: TypeAlias = "str | nn.Module | Builder"
 AUTO = "auto"
 CONTEXT = frozenset({"model", "layer", "main"})  # what `build` gives to builders that ask for it, and no text can
 HEADS = Registry[Builder]("head", HeadError, hidden=CONTEXT)
+_SHARED = re.compile(r"shared\((.*)\)", re.DOTALL)
 
 
 class Traits(NamedTuple):
@@ -49,15 +51,24 @@ def head(**traits: bool) -> Callable[[Builder], Builder]:
 
 def describe(head: HeadLike) -> Traits:
     """What is known of a head; one of the user's own and `"auto"` give class scores."""
-    if not isinstance(head, str) or head == AUTO:
+    if not isinstance(head, str) or AUTO in (head, made_once(head)):
         return Traits()
     return _TRAITS.get(HEADS[read(head)[0]], Traits())
+
+
+def made_once(head: HeadLike) -> str | None:
+    """The head that `"shared(pool)"` makes once for all branches that say it, `"pool"`; None for any other head."""
+    inside = _SHARED.fullmatch(head.strip()) if isinstance(head, str) else None
+    return inside[1].strip() if inside else None
 
 
 def resolve(text: str, feature: Feature, *, maps: bool = False) -> str:
     """`"auto"` as the head it stands for: `fcn` where the model predicts maps, `token` for tokens, `pool` for everything
     else. Others stay.
     """
+    inside = made_once(text)
+    if inside is not None:
+        return f"shared({resolve(inside, feature, maps=maps)})"  # in one spelling
     if text != AUTO:
         return text
     if maps:
@@ -127,8 +138,9 @@ def _context(
 
 
 def read(text: str) -> tuple[str, dict[str, object]]:
-    """`"cnds(hidden=256)"` as name and options; nothing is evaluated as code. Raises `HeadError`."""
-    return HEADS.read(text)
+    """`"cnds(hidden=256)"`, also in `"shared(...)"`, as name and options; nothing is evaluated as code. Raises `HeadError`."""
+    inside = made_once(text)
+    return HEADS.read(text if inside is None else inside)
 
 
 def show(head: HeadLike) -> str:

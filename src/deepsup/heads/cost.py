@@ -40,18 +40,20 @@ def price(
     model: nn.Module | None = None,
     layer: str | None = None,
     main: Pick = (),
+    made_for: Feature | None = None,
 ) -> Price:
     """Run the head of branch `name` once on an empty activation; nothing of it, nor the random state, is changed.
 
     A head named by a text is built on the meta device, so that large ones cost neither time nor memory; one that cannot
     be (some networks read numbers back as they are built) is built on the CPU. `model`, `layer` and `main` are for
-    heads made from the model; what the model lends a head (`lent_layers`) is no new parameter. Raises `HeadError` for a
-    head that cannot be built, cannot read `feature`, or returns neither one tensor nor a dict of tensors with `scores`.
+    heads made from the model; what the model lends a head (`lent_layers`) is no new parameter. `made_for` is the
+    activation that the head is made for, if it is another. Raises `HeadError` for a head that cannot be built, cannot read
+    `feature`, or returns neither one tensor nor a dict of tensors with `scores`.
     """
 
     def on(device: str) -> Price:
         with torch.random.fork_rng(devices=[]), torch.device(device):
-            module = build(head, feature, classes, model=model, layer=layer, main=main)
+            module = build(head, made_for or feature, classes, model=model, layer=layer, main=main)
         return _price(name, head, feature, module, device=device, model=model)
 
     if isinstance(head, str):

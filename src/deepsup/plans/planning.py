@@ -20,6 +20,7 @@ from deepsup.plans.branch_layers import Asked, Placed, place
 from deepsup.plans.naming import RESERVED
 from deepsup.plans.plan import Branch, Plan, fingerprint
 from deepsup.plans.plan_notes import notes
+from deepsup.plans.shared_heads import check_alike, first_of, refuse_one_module
 from deepsup.terms import ENSEMBLE, TARGET, Edge
 
 
@@ -66,7 +67,9 @@ def plan(
     asked = Asked(model, sample, at, preset, given, epochs, classes, main, layout or {}, batches)
     placed = place(asked)
     settings = _settings(asked, placed.wanted)
-    priced = [_branch(asked, placed, name, **settings[name]) for name in placed.layers]
+    priced: list[tuple[Branch, Price]] = []
+    for name in placed.layers:
+        priced.append(_branch(asked, placed, name, before=[b for b, _ in priced], **settings[name]))
     branches, edges = _agreed(preset, priced, placed.seen)
     return _plan(asked, placed, branches, edges)
 
@@ -77,7 +80,7 @@ def _settings(asked: Asked, wanted: Mapping[str, methods.Preset]) -> dict[str, d
         part: _by_branch(part, value, _defaults(part, wanted, asked.epochs), wanted)
         for part, value in asked.given.items()
     }
-    _refuse_shared(parts["head"])
+    refuse_one_module(parts["head"])
     by_name = isinstance(asked.given["zero"], Mapping)
     parts["zero"] = compatibility.zeros(parts["zero"], parts["head"], parts["loss"], by_name=by_name)
     return {name: {part: values[name] for part, values in parts.items()} for name in wanted}
@@ -106,18 +109,17 @@ def _by_branch(
     return {name: given.get(name, defaults[name]) for name in wanted}
 
 
-def _refuse_shared(chosen: Mapping[str, heads.HeadLike]) -> None:
-    owner: dict[int, str] = {}
-    for name, head in chosen.items():
-        if isinstance(head, nn.Module) and owner.setdefault(id(head), name) != name:
-            raise HeadError(
-                f"branches '{owner[id(head)]}' and '{name}' would share one head module. Pass a function of (feature, "
-                "classes) that makes a new one for each, or head={'BRANCH': module, ...}."
-            )
-
-
 def _branch(
-    asked: Asked, placed: Placed, name: str, *, head: Any, loss: Any, weight: Any, gradient: Any, zero: bool
+    asked: Asked,
+    placed: Placed,
+    name: str,
+    *,
+    before: list[Branch],
+    head: Any,
+    loss: Any,
+    weight: Any,
+    gradient: Any,
+    zero: bool,
 ) -> tuple[Branch, Price]:
     """One branch, its head run once on nothing to see what it gives and costs."""
     seen, layer = placed.seen, placed.layers[name]
@@ -127,7 +129,12 @@ def _branch(
     main = seen.output[seen.main]
     if isinstance(head, str):
         head = heads.resolve(head, layer.feature, maps=is_map(main))
-    cost = price(name, head, layer.feature, seen.classes, model=asked.model, layer=layer.name, main=seen.main)
+    first = first_of(before, head)
+    if first is not None:
+        check_alike(first, name, layer.feature)
+    source, made_for = (first.layer, first.feature) if first else (layer.name, None)
+    given: dict[str, Any] = {"model": asked.model, "layer": source, "main": seen.main, "made_for": made_for}
+    cost = price(name, head, layer.feature, seen.classes, **given)
     compatibility.check_output(name, layer.name, head=head, loss=loss, shape=cost.shape, main=main)
     copied = 4 * torch.Size(layer.feature.shape).numel() if layer.overwritten else 0
     branch = Branch(
@@ -147,7 +154,7 @@ def _branch(
         zero=compatibility.can_be_zero(name, zero, cost, by_name=isinstance(asked.given["zero"], Mapping)),
         predicts=heads.describe(head).scores and compatibility.same_scores(cost.shape, main),
         extras=tuple(cost.extras),
-        params=cost.params,
+        params=0 if first else cost.params,
         flops=cost.flops,
         activation_bytes=cost.activation_bytes + copied,
     )

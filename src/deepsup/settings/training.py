@@ -51,7 +51,8 @@ class SuperviseConfig(Settings):
     """Where: `auto` asks the probe; else layers (`[layer2, 75%]`), or names for the branches (`{early: layer2}`); null is
     where the method puts them itself, and `auto` for methods that leave it open."""
     head: str | dict[str, str] | None = None
-    """`auto`, `linear`, `pool`, `cnds`, `continuation`, ... with options: `cnds(hidden=256)`; null is the method's."""
+    """`auto`, `linear`, `pool`, `cnds`, `continuation`, `main`, ... with options: `cnds(hidden=256)`; `shared(pool)` is one for
+    all branches that say it; null is the method's."""
     weight: Weight | dict[str, Weight] | None = None
     """A number or a schedule over the training: `linear(0.3, 0)`; null is the method's."""
     loss: str | dict[str, str] | None = None

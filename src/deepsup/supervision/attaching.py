@@ -20,6 +20,7 @@ from deepsup.heads.lent_layers import lent, place
 from deepsup.layers.taps import InputTap, Recorder, Tap, refuse_compiled, refuse_wrapped, taps_on
 from deepsup.layers.wrappers import chain
 from deepsup.plans.plan import Branch, Plan, fingerprint
+from deepsup.plans.shared_heads import check_alike, first_of
 from deepsup.specs import closest
 from deepsup.supervision.branch_heads import Heads
 from deepsup.terms import INPUT
@@ -232,7 +233,7 @@ def attach(model: nn.Module, plan: Plan) -> Supervised:
     cuda = [anchor.device.index] if anchor is not None and anchor.is_cuda else []
     with torch.random.fork_rng(devices=cuda):
         for branch in plan.branches:
-            head = build(branch.head, branch.feature, plan.classes, model=model, layer=branch.layer, main=plan.main)
+            head = _head(branch, built, plan, model)
             built[branch.name] = zero(head, branch.feature, model=model) if branch.zero else head
     if anchor is not None:
         for head in built.values():
@@ -254,6 +255,15 @@ def attach(model: nn.Module, plan: Plan) -> Supervised:
         net.taps[branch.name] = tap
     net.set_factors(0.0, first=True)
     return net
+
+
+def _head(branch: Branch, built: dict[str, nn.Module], plan: Plan, model: nn.Module) -> nn.Module:
+    """The head of a branch; one that branches share is the one that was built for the first of them."""
+    first = first_of(plan.branches, branch.head)
+    if first is not None and first.name in built:
+        check_alike(first, branch.name, branch.feature)
+        return built[first.name]
+    return build(branch.head, branch.feature, plan.classes, model=model, layer=branch.layer, main=plan.main)
 
 
 def _check_attachable(model: nn.Module, plan: Plan) -> None:

@@ -15,16 +15,22 @@ class Heads(nn.Module):
     """The heads by branch name. Dots cannot stand in module names, so `layer1.0` is registered as `layer1/0`.
 
     A layer or parameter that is also the `model`'s (`lent_layers`) runs here and belongs there: it is none of the
-    `parameters`, not in the state dict, and `train`, `to` and the like leave it alone.
+    `parameters`, not in the state dict, and `train`, `to` and the like leave it alone. A head that branches share is there
+    once, under the first of them.
     """
 
     lent = Lent({}, {})  # until it is known
+    again: Mapping[str, str] = MappingProxyType(
+        {}
+    )  # keys of branches whose head is that of an earlier branch, with its key
     lent_keys: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
     def __init__(self, modules: dict[str, nn.Module], model: nn.Module | None = None) -> None:
         super().__init__()
         for name, module in modules.items():  # add_module would refuse names of methods, such as "half"
             self._modules[name.replace(".", "/")] = module
+        firsts = {id(module): key for key, module in reversed(self._modules.items())}
+        self.again = {key: first for key, m in self._modules.items() if (first := firsts[id(m)]) != key}
         self.lent = lent(self, model)
         self.lent_keys = {name: keys for name in modules if (keys := self._lent_to(name))}
         self.register_state_dict_post_hook(_only_new)  # type: ignore[no-untyped-call]
@@ -74,7 +80,10 @@ class Heads(nn.Module):
 
     def _new(self, found: Iterator[tuple[str, Any]], prefix: str) -> Iterator[tuple[str, Any]]:
         start = f"{prefix}." if prefix else ""
-        return ((key, value) for key, value in found if not self.lent.has(key.removeprefix(start)))
+        return ((key, value) for key, value in found if self._is_new(key.removeprefix(start)))
+
+    def _is_new(self, key: str) -> bool:
+        return not self.lent.has(key) and key.partition(".")[0] not in self.again
 
     def train(self, mode: bool = True) -> Heads:
         """As any module, but the model's layers keep the flag that the model gave them."""
@@ -97,9 +106,13 @@ class Heads(nn.Module):
             state_dict.update({f"{prefix}{path}.{key}": value for key, value in held.items()})
         for key, (owner, name) in self.lent.tensors.items():
             state_dict[prefix + key] = getattr(owner, name)
+        for key, first in self.again.items():
+            start = f"{prefix}{first}."
+            found = {k.removeprefix(start): value for k, value in state_dict.items() if k.startswith(start)}
+            state_dict.update({f"{prefix}{key}.{k}": value for k, value in found.items()})
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 def _only_new(heads: Heads, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    for key in [key for key in state if key.startswith(prefix) and heads.lent.has(key.removeprefix(prefix))]:
+    for key in [key for key in state if key.startswith(prefix) and not heads._is_new(key.removeprefix(prefix))]:
         del state[key]

@@ -1,6 +1,7 @@
-"""Branches that repeat the rest of the trunk, and where published methods put them."""
+"""Branches that repeat the rest of the trunk or share its end with it, and where published methods put them."""
 
+from deepsup.heads.continuation.own_layers import main
 from deepsup.heads.continuation.repeating import continuation
 from deepsup.heads.continuation.stages import hierarchical, stages
 
-__all__ = ["continuation", "hierarchical", "stages"]
+__all__ = ["continuation", "hierarchical", "main", "stages"]
