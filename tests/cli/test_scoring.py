@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 from deepsup.errors import ConfigError, DatasetError
 from tests.support.command_line import call
-from tests.support.retrieval_data import search, slow_metrics, slow_ranks
+from tests.support.retrieval_data import ranks_by, search, slow_metrics, slow_ranks
+from tests.support.slow_reranking import dense_reranking
 
 LINE = {
     "query": np.zeros((1, 1)),
@@ -69,6 +70,16 @@ def test_features_of_either_kind_of_file_are_scored(tmp_path: Path, ending: str,
         save_file(arrays, file)
     found = json.loads(call("score", str(file), "--distance", distance, "--json"))
     assert found == pytest.approx(slow_metrics(slow_ranks(data, distance)), abs=1e-12)
+
+
+def test_reranking_is_that_of_the_formulas(tmp_path: Path) -> None:
+    data = search(2, queries=20, gallery=90)
+    gallery = torch.randn(90, 6, generator=torch.manual_seed(1))  # without doubles
+    np.savez(tmp_path / "x.npz", **{n: a.numpy() for n, a in data._replace(gallery=gallery)._asdict().items()})
+    found = json.loads(call("score", str(tmp_path / "x.npz"), "--rerank", "--json"))
+    far = dense_reranking(data.query, gallery, "cosine", 20, 6, 0.3)
+    assert found == pytest.approx(slow_metrics(ranks_by(data, far)), abs=1e-12)
+    assert found["mAP"] != json.loads(call("score", str(tmp_path / "x.npz"), "--json"))["mAP"]
 
 
 def test_it_says_when_cameras_do_not_count(tmp_path: Path, line: str) -> None:

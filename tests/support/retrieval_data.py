@@ -38,11 +38,13 @@ def slow_ranks(data: Search, distance: str) -> list[list[int]]:
     query, gallery = data.query.double(), data.gallery.double()
     if distance == "cosine":
         query, gallery = (side / side.norm(dim=1, keepdim=True) for side in (query, gallery))
-    found = []
-    for i in range(len(query)):
-        far = 1 - (gallery * query[i]).sum(1) if distance == "cosine" else (gallery - query[i]).square().sum(1)
-        found.append(_ranks(data, i, far.sort(stable=True).indices.tolist()))
-    return found
+    far = [1 - (gallery * q).sum(1) if distance == "cosine" else (gallery - q).square().sum(1) for q in query]
+    return ranks_by(data, torch.stack(far))
+
+
+def ranks_by(data: Search, far: Tensor) -> list[list[int]]:
+    """The same by given distances (Q, G)."""
+    return [_ranks(data, i, row.sort(stable=True).indices.tolist()) for i, row in enumerate(far)]
 
 
 def _ranks(data: Search, i: int, order: list[int]) -> list[int]:

@@ -11,6 +11,7 @@ import typer
 
 from deepsup.tasks import retrieval_scores
 from deepsup.tasks.feature_distances import DISTANCES
+from deepsup.tasks.reranking import KReciprocal
 from deepsup.tasks.search_files import Search, read_search
 
 
@@ -19,6 +20,9 @@ def score(
     distance: Annotated[str, typer.Option(help=f"Between features: {' | '.join(DISTANCES)}.")] = "cosine",
     no_cameras: Annotated[
         bool, typer.Option("--no-cameras", help="Count the query's own identity on its own camera as matches.")
+    ] = False,
+    rerank: Annotated[
+        bool, typer.Option("--rerank", help="Re-rank by k-reciprocal neighbours first: k1=20, k2=6, lambda=0.3.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with shares from 0 to 1.")] = False,
 ) -> None:
@@ -32,7 +36,7 @@ def score(
     known = search.query_cameras is not None or search.gallery_cameras is not None
     if no_cameras:
         search = search._replace(query_cameras=None, gallery_cameras=None)
-    found = retrieval_scores(*search, distance=distance).metrics()
+    found = retrieval_scores(*search, distance=distance, rerank=KReciprocal() if rerank else None).metrics()
     typer.echo(json.dumps(found) if as_json else "\n".join([*_table(found), _note(search, known=known)]))
 
 

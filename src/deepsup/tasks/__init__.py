@@ -3,6 +3,7 @@
 import sys
 
 from deepsup.specs import import_all
+from deepsup.tasks.reranking import KReciprocal as KReciprocal
 from deepsup.tasks.retrieval import RetrievalScores as RetrievalScores
 from deepsup.tasks.retrieval import retrieval_scores as retrieval_scores
 from deepsup.tasks.task import METRICS as METRICS

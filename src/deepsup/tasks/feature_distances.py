@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -110,6 +111,12 @@ class Distances:
         """Those of a few queries."""
         return QueryDistances(self, rows)
 
+    def among(self, chosen: Tensor) -> Distances:
+        """The same, of which other gallery images take part."""
+        found = copy(self)
+        found.chosen = chosen.to(self.gallery.device)
+        return found
+
     def rows(self, features: Tensor, index: Tensor | slice) -> Tensor:
         """Rows (n, D) in float64, scaled and centred."""
         return features[index].double() * self.scale - self.centre
@@ -199,6 +206,17 @@ class QueryDistances:
         if not whole.cosine:
             return Exact(key, key - norms)
         return Exact(key, key.sign() * (key.abs() / norms).sqrt() if whole.integral else key)
+
+    @property
+    def base(self) -> Tensor:
+        """What a number of a block lacks to a squared distance (R,); of the cosine to half of it, 1 - cos."""
+        norms = self.whole.query_norms[self.index].cpu()
+        return torch.ones_like(norms) if self.whole.cosine else norms
+
+    def squares(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Squared distances of pairs in float64, on the CPU; of the cosine 1 - cos."""
+        key, place = self.exact(rows, columns)
+        return 1 + place if self.whole.cosine else key
 
     def blocks(self) -> Iterator[Block]:
         """All distances in float32, block by block: -cos, or the squared distance less the query's squared length."""

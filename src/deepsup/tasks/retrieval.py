@@ -26,6 +26,7 @@ from deepsup.errors import DatasetError
 from deepsup.specs import counted
 from deepsup.tasks.feature_distances import Distances, full_precision
 from deepsup.tasks.match_ranks import Keys, Own, ranks
+from deepsup.tasks.reranking import KReciprocal, Reranked
 
 JUNK, DISTRACTOR = -1, 0
 RANKS = (1, 5, 10, 20)
@@ -85,6 +86,7 @@ def retrieval_scores(
     gallery_cameras: Tensor | Sequence[int] | None = None,  # (G,)
     *,
     distance: str = "cosine",  # or "euclidean"
+    rerank: KReciprocal | None = None,  # by shared neighbours, see `deepsup.tasks.reranking`
     block: int | None = None,  # gallery images at a time; changes no score
 ) -> RetrievalScores:
     """Rank the gallery for every query and score where its matches are.
@@ -96,6 +98,9 @@ def retrieval_scores(
     with full_precision(query.device):
         distances = Distances(query, gallery, distance, chosen=labels.chosen, block=block)
         labels.check(len(query), len(gallery))
+        if rerank is not None:
+            reranked = Reranked(query, gallery, distance, rerank, chosen=labels.chosen)
+            return labels.scores(reranked.of, at_once=min(QUERIES, reranked.at_once))
         return labels.scores(distances.of, at_once=max(1, min(QUERIES, 2 * distances.step)))
 
 
