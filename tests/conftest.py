@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from tests.support.warm_python import WarmPython
+
 if TYPE_CHECKING:
     from tests.support.tiny_comparisons import Finished
 
@@ -21,6 +23,14 @@ def _seeded_single_thread() -> None:
 
 
 @pytest.fixture(scope="session")
+def warm() -> Iterator[WarmPython]:
+    """Starts processes without their imports; made where it is asked for first."""
+    python = WarmPython()
+    yield python
+    python.close()
+
+
+@pytest.fixture(scope="session")
 def workers_find_these_tests() -> Iterator[None]:
     """Processes that a comparison starts can build the networks of the tests, from whatever folder pytest was called."""
     with pytest.MonkeyPatch.context() as patch:
@@ -28,9 +38,18 @@ def workers_find_these_tests() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def warm_workers(warm: WarmPython, workers_find_these_tests: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers of comparisons are started warm."""
+    monkeypatch.setattr("deepsup.comparisons.compare.subprocess", warm.instead_of_subprocess())
+
+
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, workers_find_these_tests: None) -> Finished:
+def finished(tmp_path_factory: pytest.TempPathFactory, warm: WarmPython, workers_find_these_tests: None) -> Finished:
     """A comparison that has ended; no test changes it."""
     from tests.support.tiny_comparisons import Finished  # not above: the tests of the core do without what it needs
 
-    return Finished(tmp_path_factory.mktemp("comparison") / "tiny")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("deepsup.comparisons.compare.subprocess", warm.instead_of_subprocess())
+        patch.setattr("deepsup.comparisons.results.TIMING_SECONDS", 0.05)
+        return Finished(tmp_path_factory.mktemp("comparison") / "tiny")

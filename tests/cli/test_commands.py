@@ -25,6 +25,7 @@ from deepsup.probes import placement
 from deepsup.reports.pictures import PICTURES
 from tests.support.command_line import call, wide  # noqa: F401  (the fixture widens the terminal)
 from tests.support.tiny_runs import SUPERVISED, settings
+from tests.support.warm_python import WarmPython
 
 VERBS = ["layers", "plan", "probe", "doctor", "train", "compare", "report", "predict", "score", "strip", "methods"]
 ROOT = Path(__file__).parents[2]
@@ -257,13 +258,14 @@ def test_mistakes_are_named_errors(words: list[str], message: str) -> None:
     assert message in str(caught.value)
 
 
-def test_the_command_prints_an_error_without_a_traceback() -> None:
-    command = [sys.executable, "-m", "deepsup", "plan", "deepsup:plain-12", "--at", "relu99", "--size", "16"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert done.stderr.startswith("UnknownLayerError: no layer matches 'relu99' in Plain.")
-    assert "Traceback" not in done.stderr
+def test_the_command_prints_an_error_without_a_traceback(warm: WarmPython, tmp_path: Path) -> None:
+    command = ["-m", "deepsup", "plan", "deepsup:plain-12", "--at", "relu99", "--size", "16"]
+    with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
+        assert warm.start(command, stdout=out, stderr=err).wait() == 1
+    assert (tmp_path / "out").read_text() == ""
+    told = (tmp_path / "err").read_text()
+    assert told.startswith("UnknownLayerError: no layer matches 'relu99' in Plain.")
+    assert "Traceback" not in told
 
 
 def test_a_missing_package_is_named_before_anything_else(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from deepsup.training.runs import train
 from tests.support.tiny_comparisons import Finished, config, several
 from tests.support.tiny_runs import SUPERVISED, settings
 
-pytestmark = pytest.mark.usefixtures("workers_find_these_tests")
+pytestmark = pytest.mark.usefixtures("warm_workers")
 
 
 def test_the_rule_is_on_the_disk_before_anything_runs(finished: Finished):

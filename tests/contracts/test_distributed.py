@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.warm_python import WarmPython
 
 
 @pytest.mark.parametrize("way", ["ddp", "ddp-find-unused", "fsdp2"])
-def test_two_processes_stay_in_step(way: str, tmp_path: Path) -> None:
-    worker = ROOT / "tests" / "support" / "distributed_worker.py"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(worker), way]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}"}
-    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, env=environment, timeout=200)
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_two_processes_stay_in_step(way: str, tmp_path: Path, warm: WarmPython) -> None:
+    words = ["-m", "tests.support.distributed_worker", way, str(tmp_path)]
+    with (tmp_path / "said").open("w") as said:
+        both = [warm.start([*words, str(rank)], stdout=said, stderr=said) for rank in range(2)]
+    assert [process.wait() for process in both] == [0, 0], (tmp_path / "said").read_text()[-3000:]
     for rank in range(2):
         result = json.loads((tmp_path / f"{rank}.json").read_text())
         assert result["same_on_both_ranks"]

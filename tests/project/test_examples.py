@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -24,8 +25,18 @@ LAST_LINES = {
 }
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_a_script_runs_to_its_end(script: Path, tmp_path: Path):
+@pytest.mark.parametrize("script", SCRIPTS[1:], ids=lambda path: path.name)
+def test_a_script_runs_to_its_end(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(script), run_name="__main__")  # every warning is an error here
+    assert capsys.readouterr().out.splitlines()[-1] == LAST_LINES[script.name]
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_script_runs_in_an_interpreter_of_its_own(tmp_path: Path):
+    script = SCRIPTS[0]
     done = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", str(script)],
         cwd=tmp_path,

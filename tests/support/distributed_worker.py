@@ -1,6 +1,6 @@
-"""Run by test_distributed.py in each of two processes (gloo, CPU): train a supervised model in one of several ways.
+"""Run in each of two processes (gloo, CPU) that meet in a file: train a supervised model in one of several ways.
 
-Prints one JSON line a process: whether weights agree between the ranks, whether they moved, and the heads' gradients.
+Writes a JSON file a process: whether weights agree between the ranks, whether they moved, and the heads' gradients.
 """
 
 from __future__ import annotations
@@ -105,9 +105,11 @@ def agree(parameter: Tensor) -> bool:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
-    result = train(sys.argv[1])
-    with open(f"{sys.argv[2]}/{result['rank']}.json", "w") as file:
+    way, folder, rank = sys.argv[1:]
+    meeting = f"file://{folder}/meeting"
+    dist.init_process_group("gloo", meeting, timedelta(seconds=60), world_size=2, rank=int(rank))
+    result = train(way)
+    with open(f"{folder}/{rank}.json", "w") as file:
         json.dump(result, file)
     dist.barrier()
     dist.destroy_process_group()

@@ -1,7 +1,12 @@
-"""Training runs that take a second: digits, a handful of batches, nets of a few thousand weights."""
+"""Training runs that take a second: digits, a handful of batches, nets of a few thousand weights.
+
+`python -m tests.support.tiny_runs SETTINGS` trains one in a process of its own, with the settings as JSON.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +14,7 @@ from torch import nn
 
 from deepsup.settings import training
 from deepsup.settings.training import TrainConfig
+from deepsup.training import runs
 
 SUPERVISED = {"method": "aux", "at": ["relu1", "relu2"], "head": "cnds(width=4, hidden=8)", "weight": "linear(0.5, 0)"}
 
@@ -52,3 +58,9 @@ def config(output: Path | str, **changes: Any) -> TrainConfig:
     checked = training.parse(settings(output, **changes))
     assert isinstance(checked, TrainConfig)
     return checked
+
+
+if __name__ == "__main__":
+    checked = training.parse(json.loads(sys.argv[1]))
+    assert isinstance(checked, TrainConfig)
+    runs.train(checked)

@@ -174,7 +174,7 @@ def test_a_score_of_two_classes_is_refused_for_three_before_anything_is_trained(
 
 
 def test_one_key_is_varied_by_one_command_and_the_result_says_which(
-    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm_workers: None
 ):
     monkeypatch.setattr(results, "TIMING_SECONDS", 0.01)
     base = settings(shapes, tmp_path / "unused", epochs=1)
