@@ -23,6 +23,7 @@ from deepsup.gradients import RULES
 from deepsup.heads import HEADS
 from deepsup.probes import placement
 from deepsup.reports.pictures import PICTURES
+from deepsup.training.journal import read
 from tests.support.command_line import call, wide  # noqa: F401  (the fixture widens the terminal)
 from tests.support.tiny_runs import SUPERVISED, settings
 from tests.support.warm_python import WarmPython
@@ -169,11 +170,22 @@ def test_a_picture_needs_a_place_for_branches(tmp_path: Path) -> None:
         call("probe", *words, "--rule", "median")
 
 
+def data_lines(run: Path) -> list[str]:
+    """What a run's journal says of its data."""
+    (start,) = read(run / "journal.jsonl", "start")
+    lines: list[str] = start["data"]["lines"]
+    assert lines[0].startswith("training: ")
+    return lines
+
+
 def test_train_strip_verify_and_report(tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = [*QUICK, "supervise.at=[relu2]", f"output={run}"]
     text = call("train", *words)
     assert "finished, 1 epoch " in text
+    for line in data_lines(run):
+        assert text.count(line) == 1
+        assert text.index(line) < text.index("epoch 1/")
     assert "finished already" in call("train", *words)
     text = call("strip", str(run), "--verify", "--out", str(tmp_path / "plain.safetensors"))
     assert "no hook left, outputs identical" in text
@@ -192,6 +204,7 @@ def test_train_strip_verify_and_report(tmp_path: Path) -> None:
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path) -> None:
     text = call("train", *QUICK, "supervise.at=[relu2]", f"output={tmp_path / 'run'}", "--dry-run")
     assert "1 branch by method 'aux'" in text
+    assert "training: 64 images, 16x16, values 0 to 1; " in text
     assert "1 epoch of 2 batches of 32" in text
     text = call("compare", str(ROOT / "examples/digits-comparison.yaml"), f"output={tmp_path / 'run'}", "--dry-run")
     assert text.count("3 branches by method 'aux'") == 2
@@ -292,7 +305,9 @@ def test_ctrl_c_says_in_one_line_that_the_same_command_goes_on(command: str, tmp
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a background shell ignores it
     )
     assert process.stdout is not None
-    assert "epoch 1/" in process.stdout.readline()
+    said_of_data = ("training: ", "validation: ", "served with ")
+    first = next(line for line in process.stdout if not line.startswith(said_of_data))
+    assert "epoch 1/" in first
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=20)
     assert said == "stopped; the same command goes on\n"

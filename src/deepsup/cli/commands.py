@@ -367,7 +367,7 @@ def _train_config(words: list[str] | None) -> training.TrainConfig:
 
 def _dry_run(config: training.TrainConfig) -> None:
     prepared = prepare.prepare(config)
-    _print_lines(str(prepared.plan).splitlines())
+    _print_lines([*prepared.data.found.lines, *str(prepared.plan).splitlines()])
     batches = prepared.data.train.n_batches(config.data.batch_size)
     lengths = f"{counted(prepared.epochs, 'epoch')} of {batches} batches of {config.data.batch_size}"
     _print_lines([f"{lengths}, into {config.output}"])

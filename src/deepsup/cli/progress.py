@@ -9,7 +9,7 @@ Only the command line uses it; nothing else here prints.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from rich.cells import cell_len
@@ -78,7 +78,9 @@ class Display:
 
     def _print(self, name: str, line: Mapping[str, Any], event: Mapping[str, Any]) -> None:
         """What scrolls by: above the table what the doctor found and which run is resumed, without a table all news."""
-        if event["kind"] == "doctor":
+        if event["kind"] == "start":
+            self._print_data((event.get("data") or {}).get("lines", ()))
+        elif event["kind"] == "doctor":
             self._print_findings(name, event["findings"])
         elif event["kind"] == "resume":
             self.console.print(f"{name}: resumes at epoch {event['epoch']}", highlight=False)
@@ -90,6 +92,13 @@ class Display:
                 cells.score and f"{_short(line)} {cells.score}",
             ]
             self.console.print(f"{name}: {', '.join(filter(None, news))}", highlight=False)
+
+    def _print_data(self, lines: Iterable[str]) -> None:
+        """What the data set consists of, once for all runs of a comparison that share it."""
+        for line in (line for line in lines if line not in self.found):
+            self.found.add(line)
+            style = "yellow" if line.startswith("note: ") else None
+            self.console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
     def _print_findings(self, name: str, findings: list[Mapping[str, str]]) -> None:
         """Each once, however many runs of a comparison have it."""

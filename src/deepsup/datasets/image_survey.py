@@ -6,6 +6,7 @@ no image, empty, or cut off; images of more than 8 bits are read all the same, s
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +42,7 @@ class Facts(NamedTuple):
     transparent: bool
     extremes: Extremes | None
     deep: bool  # more than 8 bits
+    digest: bytes  # of all its bytes; empty where they were not read
 
 
 def survey(files: Iterable[tuple[Path, str]], *, read: int = READ) -> dict[Path, Facts]:
@@ -78,7 +80,7 @@ def _looked_at(path: Path, what: str, *, whole: bool) -> Facts | DatasetError:
         if begun and not _is_deep(begun) and _ends(begun):
             return _facts(begun, None)
         file = opened(path, what)
-        return _facts(file, file.extremes)
+        return _facts(file, file.extremes, digest=whole)
     except DatasetError as error:
         return error
 
@@ -91,10 +93,13 @@ def _check_name(path: Path, what: str) -> None:
         raise DatasetError(f"the name of the {what} {os.fsencode(path)!r} is not UTF-8. Rename it.") from None
 
 
-def _facts(file: Opened, extremes: Extremes | None) -> Facts:
+def _facts(file: Opened, extremes: Extremes | None, *, digest: bool = False) -> Facts:
+    digested = hashlib.blake2b(file.path.read_bytes(), digest_size=16).digest() if digest else b""
     mode = str(file.image.mode)
     kind = "16-bit colours" if file.is_cut else "16-bit grey" if mode.startswith("I;16") else _MODES.get(mode, mode)
-    return Facts(file.path, kind, file.size, file.orientation != 1, file.is_transparent, extremes, _is_deep(file))
+    return Facts(
+        file.path, kind, file.size, file.orientation != 1, file.is_transparent, extremes, _is_deep(file), digested
+    )
 
 
 def _is_deep(file: Opened) -> bool:

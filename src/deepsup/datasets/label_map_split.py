@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, final
 
 import torch
@@ -89,6 +90,14 @@ class MapSplit(Split):
     def n_images(self) -> int:
         """How many images there are; the length of the split is its samples, with `patches` from each."""
         return len(self.names)
+
+    def file(self, index: int) -> Path:
+        """Where image number `index` comes from."""
+        return self._pairs.file(index)
+
+    def counts(self) -> Tensor | None:
+        """How many pixels have each of the 256 stored labels; None where images are not kept in memory."""
+        return self._pairs.counts()
 
     def picture(self, index: int) -> Tensor:
         """Image number `index` as it is served but for normalisation: uint8 `(3, H, W)`, whole, not augmented."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ VOID = 255
 """How a pixel that does not count is stored, beside labels from 0 on in one byte each; served as -100."""
 MOST_CLASSES = 255
 _OUTSIDE = -1
+_SAID = 10  # of many numbers
 _NEARLY = 8  # what counts as black and white
 _NUMBERED = {"1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N"}  # Pillow's modes with one whole number a pixel
 _COLOURED = {"RGB", "RGBA", "P", "PA"}
@@ -69,6 +70,15 @@ class MaskReader:
                 f"{self._known()}. Correct the mask, or name its class.{self.rule and f' {self.rule}.'}"
             )
         return labels.astype(np.uint8)
+
+    def said(self, names: Sequence[str]) -> str:
+        """How masks are read, in words."""
+        if self.colours:
+            return "masks are read by the colours of the classes, those without colours by number"
+        shown = [f"{number} is {names[label]}" for number, label in sorted(self.numbers.items()) if label != VOID]
+        few = ", ".join(shown[:_SAID]) + (", ..." if len(shown) > _SAID else "")
+        voids = [str(number) for number, label in sorted(self.numbers.items()) if label == VOID]
+        return f"in masks {few}" + (f"; void {', '.join(voids)}" if 0 < len(voids) <= _SAID else "")
 
     def is_by_colour(self, mask: Opened) -> bool:
         """Whether such a mask is read by colour, and not by number."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from deepsup.datasets.found import Files, Found, found
 from deepsup.datasets.label_map_split import MapSplit
 from deepsup.datasets.splits import Split, generator
 from deepsup.errors import DatasetError
@@ -26,6 +27,12 @@ class Dataset:
     name: str
     train: Split
     validation: Split
+    files: Files | None = field(default=None, compare=False)
+
+    @property
+    def found(self) -> Found:
+        """What it consists of: images, classes and their shares, sizes, values, what was not read; `print` shows it."""
+        return found(self.train, self.validation, self.files)
 
     @property
     def task(self) -> str:

@@ -242,7 +242,7 @@ def _job(
         folder=folder,
         config=config.model_dump(mode="json"),
         start=_start(config, plan.to_dict() if isinstance(net, Supervised) else None, labels)
-        | {"cost": plan.cost, "images": data.validation.n_images},
+        | {"cost": plan.cost, "images": data.validation.n_images, "data": data.found.to_dict()},
         opening=(placement,) if placement else (),
         sinks=sinks,
         finish=finish,

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from deepsup.datasets.array_split import ArraySplit
 from deepsup.datasets.folder_split import FolderSplit, class_folders, folder_samples
+from deepsup.datasets.found import Files
 from deepsup.datasets.image_survey import ranges_of, survey
 from deepsup.datasets.layouts import layout
 from deepsup.datasets.normalisation import channel_statistics
@@ -190,6 +191,7 @@ def folder(request: Request) -> Dataset:
         "folder",
         FolderSplit(train, augment=request.augment, views=request.views, **shared),
         FolderSplit(samples["val"], **shared),
+        Files(facts, found["train"][1] + found["val"][1]),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -13,6 +14,7 @@ import torch
 from deepsup import label_maps
 from deepsup.datasets import preparation, published_classes
 from deepsup.datasets.class_occurrence import check_occurrences
+from deepsup.datasets.found import Files
 from deepsup.datasets.image_listing import folders_in, listed
 from deepsup.datasets.image_survey import Facts, ranges_of, survey
 from deepsup.datasets.label_map_split import MapSplit
@@ -180,7 +182,14 @@ def _dataset(request: Request, layout: _Layout) -> Dataset:
     training, validation = Pairs(train, reader), Pairs(layout.validation, reader)
     whole = len(train) == len(layout.train)
     check_occurrences(training, validation, tuple(layout.classes), hint=layout.hint, whole=whole)
-    return Dataset(request.name, MapSplit(training, **shared, **patches), MapSplit(validation, **shared))
+    files = Files(found, _skipped(pairs), layout.masks.said(tuple(layout.classes)) if layout.masks else "")
+    return Dataset(request.name, MapSplit(training, **shared, **patches), MapSplit(validation, **shared), files)
+
+
+def _skipped(pairs: Sequence[Pair]) -> Counter[str]:
+    """What lies beside the images and masks, and is none."""
+    folders = sorted({path.parent for pair in pairs for path, _ in pair.files})
+    return sum((listed(folder).skipped for folder in folders), Counter())
 
 
 def _named(names: Sequence[str]) -> published_classes.Named:
