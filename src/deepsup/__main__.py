@@ -18,4 +18,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if (
+        not sys.flags.safe_path
+    ):  # `-m` has put the current folder first: a jinja2.py in it would be taken for the package
+        sys.path.pop(0)
     main()

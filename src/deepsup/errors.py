@@ -18,6 +18,7 @@ DeepsupError
 │   └── TapError                      a tap did not fire, fired twice, or lost its gradient
 ├── NonFiniteError(ArithmeticError)   a loss became infinite or NaN
 ├── ConfigError(ValueError)           a configuration, schedule text or option is wrong
+│   └── TrustError                    a file asks for code that only a person may ask for
 ├── DatasetError(ValueError)          a dataset is empty, missing or corrupt
 ├── CheckpointError(RuntimeError)     a checkpoint is truncated, foreign or from another version
 ├── CertificateError(RuntimeError)    a strip certificate does not hold
@@ -105,6 +106,10 @@ class NonFiniteError(DeepsupError, ArithmeticError):
 
 class ConfigError(DeepsupError, ValueError):
     """A configuration, schedule text or option is wrong."""
+
+
+class TrustError(ConfigError):
+    """A file asks for code that is neither deepsup's nor a known library's, and nobody has allowed it."""
 
 
 class DatasetError(DeepsupError, ValueError):

@@ -297,7 +297,7 @@ def test_ctrl_c_says_in_one_line_that_the_same_command_goes_on(command: str, tmp
     described = tmp_path / "c.yaml"
     described.write_text(json.dumps((tiny if command == "train" else arms) | {"output": str(tmp_path / "out")}))
     process = subprocess.Popen(
-        [sys.executable, "-m", "deepsup", command, str(described)],
+        [sys.executable, "-m", "deepsup", command, str(described), "--trust"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

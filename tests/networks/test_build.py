@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,10 +18,16 @@ from deepsup.errors import ConfigError, MissingPackageError
 torch.set_num_threads(1)
 
 FACTORIES = """
+import functools
+import os
+import subprocess
+
 import torch
 from torch import nn
 
 SEEN = {}
+system = functools.partial(os.system, "false")
+shout = print
 
 def named(num_classes, in_channels, size):
     SEEN.update(num_classes=num_classes, in_channels=in_channels, size=size)
@@ -95,7 +102,12 @@ class TestFactory:
             ("fuzzy", r"has no 'fuzzy'. Closest: fussy"),
             ("fussy", r"signature \(width, \*, num_classes\).*missing a required argument: 'width'"),
             ("no_module", "returned int, not an nn.Module"),
-            ("number", "'number' is no function and no class: int"),
+            ("number", "'number' is neither a class of nn.Modules nor a function that makes one: 3"),
+            ("Holder", "'Holder' is neither a class of nn.Modules nor"),
+            ("os.system", "'os.system' is neither a class of nn.Modules nor"),
+            ("subprocess.run", "'subprocess.run' is neither a class of nn.Modules nor"),
+            ("system", "'system' is neither a class of nn.Modules nor"),
+            ("shout", "'shout' is neither a class of nn.Modules nor"),
         ],
     )
     def test_says_why_not(self, factories: str, name: str, message: str) -> None:
@@ -127,11 +139,35 @@ class TestFactory:
         ("torchvision:resnet18", {"depth": 3}, "could not be built.*depth=3"),
         ("tim:resnet18", {}, "no module 'tim' can be imported. Closest: timm"),
         ("torch.no_such_part:net", {}, "no module 'torch.no_such_part'.*PYTHONPATH"),
+        ("os:system", {"command": "false"}, "os is a module of Python itself, which makes no networks"),
+        ("os.path:join", {}, r"os\.path is a module of Python itself"),
+        ("subprocess:run", {"args": "false"}, "subprocess is a module of Python itself"),
+        ("builtins:exec", {}, "builtins is a module of Python itself"),
     ],
 )
 def test_bad_specs_say_what_to_do(spec: str, options: Mapping[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         networks.build(spec, classes=10, options=options)
+
+
+def test_the_current_folder_is_the_last_place_and_for_this_name_and_moment_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
+    net = "import colorsys, here_beside\nfrom torch import nn\n\ndef net():\n    return nn.Identity()\n"
+    for name, text in (("here_alone", net), ("here_beside", ""), ("yaml", "raise RuntimeError"), ("here_left", "")):
+        (tmp_path / f"{name}.py").write_text(text)
+    before = list(sys.path)
+    assert isinstance(networks.build("here_alone:net", classes=3), nn.Identity)
+    assert sys.path == before
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("here_left")
+    monkeypatch.delitem(sys.modules, "yaml", raising=False)
+    with pytest.raises(ConfigError, match="'yaml' has no 'net'"):  # the installed one, not the file here
+        networks.build("yaml:net", classes=3)
+    for name in ("here_alone", "here_beside"):
+        monkeypatch.delitem(sys.modules, name)
 
 
 def test_class_count_must_be_positive() -> None:

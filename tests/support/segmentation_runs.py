@@ -37,7 +37,7 @@ def pixels(path: Path) -> Any:
 
 
 def supervised(folder: Path) -> ds.Supervised:
-    net = ds.attach(runs.untouched_model(folder), ds.Plan.load(folder / "plan.json")).eval()
+    net = ds.attach(runs.untouched_model(folder, trust=True), ds.Plan.load(folder / "plan.json")).eval()
     ds.load_weights(net.model, folder / "model.safetensors")
     ds.load_weights(net.heads, folder / "heads.safetensors")
     return net

@@ -45,6 +45,19 @@ def test_a_folder_without_them_is_named(tmp_path: Path) -> None:
         Inputs.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("task", "os:system"), ("classes", "abc"), ("palette", [[0, 0, 300]]), ("palette", 3), ("channels", 0), ("size", True),
+     ("size", 10**9), ("mean", ["a"]), ("std", None), ("taks", "classification")],
+)  # fmt: skip
+def test_what_cannot_be_is_named(tmp_path: Path, key: str, value: object) -> None:
+    Inputs.of(datasets.load("digits", limit=64)).save(tmp_path)
+    told = json.loads((tmp_path / FILE).read_text())
+    (tmp_path / FILE).write_text(json.dumps(told | {key: value}))
+    with pytest.raises(ConfigError, match=rf"{FILE} is damaged \(.*{key}"):
+        Inputs.load(tmp_path)
+
+
 def test_new_images_are_turned_and_read_by_the_range_of_the_data_set(tmp_path: Path) -> None:
     root = write_pairs(tmp_path / "pairs")
     for path in root.glob("*/images/*.png"):

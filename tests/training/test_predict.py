@@ -22,7 +22,7 @@ from tests.support.tiny_shapes import PALETTE, SIDE, config
 def test_predictions_are_those_of_validation_in_the_size_of_the_image(trained: Path, shapes: Path, tmp_path: Path):
     with Image.open(shapes / "val" / "images" / "val0.png") as image:
         image.save(tmp_path / "same.png")
-    text = call("predict", str(trained), str(tmp_path), "--out", str(tmp_path / "out"), "--branches")
+    text = call("predict", "--trust", str(trained), str(tmp_path), "--out", str(tmp_path / "out"), "--branches")
     assert "same.png: same.labels.png, same.overlay.png, same.stage1.labels.png" in text
     split = datasets.load("pairs", root=shapes).validation
     assert isinstance(split, datasets.MapSplit)
@@ -40,13 +40,13 @@ def test_an_image_of_another_size_is_resized_as_in_validation_and_its_labels_are
     run = tmp_path / "run"
     runs.train(config(two, run, data={"size": [24, 40]}, loss="binary", epochs=1, supervise=None))
     Image.new("RGB", (50, 36), (220, 10, 10)).save(tmp_path / "wide.png")
-    text = call("predict", str(run), str(tmp_path / "wide.png"))
+    text = call("predict", "--trust", str(run), str(tmp_path / "wide.png"))
     assert f"written to {run / 'predictions'}" in text
     for kind in ("labels", "overlay", "probability"):
         assert pixels(run / "predictions" / f"wide.{kind}.png").shape[:2] == (36, 50)
     x, original = Inputs.load(run).read(tmp_path / "wide.png", config(two, run, data={"size": [24, 40]}).data)
     assert (tuple(x.shape), tuple(original.shape)) == ((1, 3, 24, 40), (36, 50, 3))
-    net = runs.untouched_model(run).eval()
+    net = runs.untouched_model(run, trust=True).eval()
     ds.load_weights(net, run / "model.safetensors")
     expected = F.interpolate(net(x), (36, 50), mode="bilinear", align_corners=False).sigmoid()[0, 0]
     found = torch.from_numpy(pixels(run / "predictions" / "wide.probability.png"))
@@ -63,7 +63,7 @@ def test_predict_gives_one_label_an_image_as_a_table(tmp_path: Path):
     for index, image in enumerate(x):
         pixels = (image[0] * data.std + data.mean).clamp(0, 1)  # type: ignore[attr-defined]
         Image.fromarray((255 * pixels).round().byte().numpy()).save(tmp_path / f"{index}.png")
-    text = call("predict", str(run), str(tmp_path / "0.png"), str(tmp_path / "1.png"), "--branches")
+    text = call("predict", "--trust", str(run), str(tmp_path / "0.png"), str(tmp_path / "1.png"), "--branches")
     rows = (run / "predictions" / "predictions.csv").read_text().splitlines()
     assert rows[0].startswith("image,class,probability,class (relu1),probability (relu1),")
     net = supervised(run)
@@ -78,17 +78,17 @@ def test_predict_gives_one_label_an_image_as_a_table(tmp_path: Path):
 def test_predict_names_what_it_cannot_use(trained: Path, shapes: Path, tmp_path: Path):
     image = shapes / "val" / "images" / "val0.png"
     with pytest.raises(ConfigError, match=r"there is no run in .*no config\.yaml"):
-        call("predict", str(tmp_path), str(image))
+        call("predict", "--trust", str(tmp_path), str(image))
     with pytest.raises(DatasetError, match=r"there is no image \(png.*in the folder"):
-        call("predict", str(trained), str(tmp_path))
+        call("predict", "--trust", str(trained), str(tmp_path))
     with pytest.raises(DatasetError, match=r"there is no image or folder .*nowhere\.png"):
-        call("predict", str(trained), str(tmp_path / "nowhere.png"))
+        call("predict", "--trust", str(trained), str(tmp_path / "nowhere.png"))
     (tmp_path / "broken.png").write_bytes(b"\x89PNG nothing")
     told = r"cannot read the image .*broken\.png: it is no image, or damaged at its beginning. Replace it by a file that opens.$"
     with pytest.raises(DatasetError, match=told):
-        call("predict", str(trained), str(tmp_path / "broken.png"), "--out", str(tmp_path / "out"))
+        call("predict", "--trust", str(trained), str(tmp_path / "broken.png"), "--out", str(tmp_path / "out"))
     (tmp_path / "val0.png").write_bytes(image.read_bytes())
     with pytest.raises(ConfigError, match="are both called 'val0'"):
-        call("predict", str(trained), str(image), str(tmp_path / "val0.png"))
+        call("predict", "--trust", str(trained), str(image), str(tmp_path / "val0.png"))
     with pytest.raises(ConfigError, match=r"--stride is the distance of tiles"):
-        call("predict", str(trained), str(image), "--stride", "4")
+        call("predict", "--trust", str(trained), str(image), "--stride", "4")

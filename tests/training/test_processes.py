@@ -149,7 +149,7 @@ def test_maps_are_counted_by_two_processes_as_by_one(finished: Path):
     run = finished / "maps"
     told = read(run / "journal.jsonl", "epoch")[-1]["validation"]
     plan = ds.Plan.load(run / "plan.json")
-    net = ds.attach(runs.untouched_model(run), plan)
+    net = ds.attach(runs.untouched_model(run, trust=True), plan)
     ds.load_weights(net.model, run / "model.safetensors")
     ds.load_weights(net.heads, run / "heads.safetensors")
     split = datasets.load("pairs", root=finished / "shapes").validation

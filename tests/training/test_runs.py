@@ -141,7 +141,7 @@ def test_the_heads_of_a_finished_run_can_be_used_again(tmp_path: Path):
     train(config(tmp_path))
     (epoch,) = read(tmp_path / "journal.jsonl", "epoch")[-1:]
     plan = ds.Plan.load(tmp_path / "plan.json")
-    net = ds.attach(runs.untouched_model(tmp_path), plan)
+    net = ds.attach(runs.untouched_model(tmp_path, trust=True), plan)
     ds.load_weights(net.model, tmp_path / "model.safetensors")
     ds.load_weights(net.heads, tmp_path / "heads.safetensors")
     net.eval()
@@ -235,8 +235,8 @@ def test_a_run_is_stripped_again_finished_or_not(tmp_path: Path):
     with pytest.raises(Interrupted):
         train(config(tmp_path / "half"), on_record=stop_at(16))
     for name in ("whole", "half"):
-        weights, certificate = runs.strip_run(tmp_path / name)
-        model = runs.untouched_model(tmp_path / name)
+        weights, certificate = runs.strip_run(tmp_path / name, trust=True)
+        model = runs.untouched_model(tmp_path / name, trust=True)
         ds.load_weights(model, weights)
         assert certificate is not None
         assert ds.verify(certificate, model)["outputs"] == "identical"
@@ -249,8 +249,8 @@ def test_a_run_is_stripped_again_finished_or_not(tmp_path: Path):
 
 def test_a_plain_run_has_nothing_to_strip_and_no_run_is_said_so(tmp_path: Path):
     train(config(tmp_path / "plain", supervise=None, epochs=1))
-    weights, certificate = runs.strip_run(tmp_path / "plain")
+    weights, certificate = runs.strip_run(tmp_path / "plain", trust=True)
     assert certificate is None
-    ds.load_weights(runs.untouched_model(tmp_path / "plain"), weights)
+    ds.load_weights(runs.untouched_model(tmp_path / "plain", trust=True), weights)
     with pytest.raises(ConfigError, match="there is no run in"):
         runs.strip_run(tmp_path)

@@ -16,6 +16,7 @@ from deepsup import methods as method_table
 from deepsup.cli import tables
 from deepsup.cli.progress import Display, plain_warnings
 from deepsup.cli.scoring import score
+from deepsup.cli.words import run_settings, settings_of
 from deepsup.comparisons import results
 from deepsup.comparisons.compare import compare as compare_arms
 from deepsup.doctor import diagnose
@@ -64,6 +65,12 @@ Words = Annotated[
         metavar="[CONFIG.yaml] [KEY=VALUE]...",
         help="A YAML file, and settings laid over it: `optimizer.lr=0.1 supervise.at=[relu5]`.",
         show_default=False,
+    ),
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Import what the files name (`mymodule:Net`): you know who wrote them. See docs/security.md."
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost, and stop.")]
@@ -146,13 +153,14 @@ def probe(
         Path | None,
         typer.Option(help="Measure again with branches (where configured, or recommended) and draw both as a PNG."),
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Measure where gradients vanish on your data, and recommend layers to supervise.
 
     Takes the same settings as `train`: `deepsup probe model=torchvision:resnet18 data.name=cifar10 data.root=data`.
     Nothing is trained, and nothing written but what you ask for.
     """
-    config = _load(words)
+    config = settings_of(words, trust=trust)
     if isinstance(config, training.ComparisonConfig):  # the arms share the model and the data
         config = next(c.config for c in config.expand() if c.arm in config.candidates)
     supervise = config.supervise or training.SuperviseConfig()
@@ -191,6 +199,7 @@ def doctor(
     channels: Channels = 3,
     classes: Classes = 1000,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples in a batch that you will train on.")] = 32,
+    trust: Trust = False,
 ) -> None:
     """Find the traps before training does: one line each, with its fix. Exit status 1 if there is an error.
 
@@ -204,7 +213,7 @@ def doctor(
     elif at:
         raise ConfigError("--at goes with a model's name; in a configuration write supervise.at=[LAYER, ...].")
     else:
-        config = _load(words)
+        config = settings_of(words, trust=trust)
         found = prepare.diagnose(config)
         _print_lines(f"note: {note}" for note in results.notes(config))
     for name, diagnosis in found.items():
@@ -214,12 +223,12 @@ def doctor(
 
 
 @app.command(no_args_is_help=True)
-def train(words: Words = None, dry_run: DryRun = False) -> None:
+def train(words: Words = None, dry_run: DryRun = False, trust: Trust = False) -> None:
     """Train one run as configured; a stopped run goes on from its checkpoint, a finished one is left alone.
 
     `deepsup train examples/digits.yaml optimizer.name=adam optimizer.lr=0.001`
     """
-    config = _train_config(words)
+    config = run_settings(words, trust=trust)
     if dry_run:
         _dry_run(config)
         return
@@ -233,13 +242,13 @@ def train(words: Words = None, dry_run: DryRun = False) -> None:
 
 
 @app.command(no_args_is_help=True)
-def compare(words: Words = None, dry_run: DryRun = False) -> None:
+def compare(words: Words = None, dry_run: DryRun = False, trust: Trust = False) -> None:
     """Train several arms, methods or settings, from the same seeds, and judge by a rule that is written down first.
 
     `deepsup compare config.yaml "methods=[none, label-smoothing, dsl]" minutes=30`; the same command goes on where it was
     stopped. Prints the table, the paired verdicts and the strip certificates, and writes `report.html`.
     """
-    config = _load(words)
+    config = settings_of(words, trust=trust)
     if not isinstance(config, training.ComparisonConfig):
         raise ConfigError(
             "this configuration describes one run: it has no arms. Use `deepsup train`, or add arms or methods and seeds."
@@ -287,6 +296,7 @@ def predict(
         int | None, typer.Option(min=1, help="Side of tiles in pixels; as in the run's validation.")
     ] = None,
     stride: Annotated[int | None, typer.Option(min=1, help="Pixels from one tile to the next; half a tile.")] = None,
+    trust: Trust = False,
 ) -> None:
     """Let a trained run look at new images, prepared as in its validation.
 
@@ -294,7 +304,7 @@ def predict(
     NAME.probability.png, in the size of the image. With one label an image: class and probability, and predictions.csv.
     """
     written: list[Path] = []
-    for said in predict_images(folder, images, out=out, branches=branches, tile=tile, stride=stride):
+    for said in predict_images(folder, images, out=out, branches=branches, tile=tile, stride=stride, trust=trust):
         written = list(said.files)
         found = [f"{label} {share:.1%}{tables.of_output(name)}" for name, (label, share) in said.classes.items()]
         told = ", ".join(found or [file.name for file in written])
@@ -310,12 +320,13 @@ def strip(
     folder: Annotated[Path, typer.Argument(help="A run's folder, finished or not.", show_default=False)],
     verify: Annotated[bool, typer.Option("--verify", help="Check the certificate against the weights again.")] = False,
     out: Annotated[Path | None, typer.Option(help="Copy the plain weights to this file.")] = None,
+    trust: Trust = False,
 ) -> None:
     """Write the plain weights of a run (safetensors) and a certificate that nothing of deepsup is left in them.
 
     `--verify` builds the untouched model anew, loads the weights strictly and runs it on the certified input.
     """
-    weights, certificate = runs.strip_run(folder)
+    weights, certificate = runs.strip_run(folder, trust=trust)
     if out:
         out.write_bytes(weights.read_bytes())
         weights = out
@@ -327,7 +338,7 @@ def strip(
         return
     console.print(f"certificate: {certificate}", highlight=False)
     if verify:
-        model = runs.untouched_model(folder)
+        model = runs.untouched_model(folder, trust=trust)
         load_weights(model, weights)
         proof = verify_certificate(certificate, model)
         _print_lines(
@@ -350,21 +361,6 @@ def _build(model: str, size: int, channels: int, classes: int) -> torch.nn.Modul
     return networks.build(model, classes=classes, in_channels=channels, size=size)
 
 
-def _load(words: list[str] | None) -> training.Config:
-    """Words without `=` are the file, the others overrides."""
-    files = [w for w in words or [] if "=" not in w]
-    if len(files) > 1:
-        raise ConfigError(f"one configuration file at a time; found {', '.join(files)}. Settings are key=value.")
-    return training.load(files[0] if files else None, [w for w in words or [] if "=" in w])
-
-
-def _train_config(words: list[str] | None) -> training.TrainConfig:
-    config = _load(words)
-    if isinstance(config, training.ComparisonConfig):
-        raise ConfigError("this configuration describes a comparison. Use `deepsup compare`, or a file without arms.")
-    return config
-
-
 def _dry_run(config: training.TrainConfig) -> None:
     prepared = prepare.prepare(config)
     _print_lines([*prepared.data.found.lines, *str(prepared.plan).splitlines()])
@@ -381,7 +377,6 @@ def _print_lines(lines: Iterable[str]) -> None:
 def run() -> NoReturn:
     """The `deepsup` command: named errors are printed without a traceback, with exit status 1."""
     plain_warnings()
-    sys.path.insert(0, "")  # `package.module:factory` may lie in the current folder, as for `python -m`
     try:
         app()
     except DeepsupError as error:

@@ -79,7 +79,7 @@ def _has_ended(folder: Path, cell: Cell) -> bool:
     run = folder / cell.run
     if runs.finished(run) is not None:
         return True
-    return runs.diverged(run) and not training.differences(training.load(run / "config.yaml"), cell.config)
+    return runs.diverged(run) and not training.differences(training.load(run / "config.yaml", trust=True), cell.config)
 
 
 def _check_arms(pending: Iterable[Cell]) -> None:
@@ -103,7 +103,7 @@ def _state(config: ComparisonConfig, folder: Path, pending: Iterable[Cell]) -> d
     """
     path, file = folder / "compare.json", folder / "config.yaml"
     if path.exists():
-        if not training.differences(training.load(file), config, ignore=runs.FREE):
+        if not training.differences(training.load(file, trust=True), config, ignore=runs.FREE):
             before: dict[str, Any] = json.loads(path.read_text("utf-8"))
             return before
         for cell in pending:
@@ -120,7 +120,8 @@ def _state(config: ComparisonConfig, folder: Path, pending: Iterable[Cell]) -> d
 
 def _set_aside(run: Path, config: training.TrainConfig) -> None:
     """Rename the folder of a run that was begun with other settings."""
-    if not (run / "config.yaml").exists() or not training.differences(training.load(run / "config.yaml"), config):
+    file = run / "config.yaml"
+    if not file.exists() or not training.differences(training.load(file, trust=True), config):
         return
     number = 1
     while (aside := run.with_name(f"{run.name}.old{number}")).exists():
@@ -226,7 +227,8 @@ class _Worker(threading.Thread):
         threads = [] if self._threads is None else [str(self._threads)]
         with self._log.open("w") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "deepsup.comparisons.workers", *threads],
+                # -P: nothing is imported from the current folder but what the settings name.
+                [sys.executable, "-P", "-m", "deepsup.comparisons.workers", *threads],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

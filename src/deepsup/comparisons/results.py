@@ -20,7 +20,7 @@ from deepsup.comparisons.image_variance import image_variances
 from deepsup.files import load_weights
 from deepsup.plans.plan import Plan
 from deepsup.settings.arms import varied
-from deepsup.settings.training import Cell, ComparisonConfig, Config, TrainConfig
+from deepsup.settings.training import Cell, ComparisonConfig, Config, TrainConfig, asked_names
 from deepsup.training import runs
 from deepsup.training.journal import environment
 from deepsup.training.run_folders import found_run
@@ -204,10 +204,10 @@ def _inference_ms(folder: Path, cells: list[Cell]) -> dict[str, float]:
     plans = [path for cell in first.values() if (path := folder / cell.run / "plan.json").exists()]
     if not plans:
         return {}
-    shape = Plan.load(plans[0]).input_shape
+    shape = Plan.load(plans[0], trust=True).input_shape  # for its numbers alone
     size = next(iter(first.values())).config.data.batch_size
-    state = {arm: _stripped(folder / cell.run, plans[0]).state_dict() for arm, cell in first.items()}
-    model = runs.untouched_model(folder / next(iter(first.values())).run, plan=plans[0]).eval()
+    state = {arm: _stripped(folder, cell, plans[0]).state_dict() for arm, cell in first.items()}
+    model = _stripped(folder, next(iter(first.values())), plans[0])
     x = torch.randn(size, *shape[1:], generator=torch.Generator().manual_seed(0))
     return time_side_by_side(model, state, x, seconds=TIMING_SECONDS / 2 * len(state))
 
@@ -247,8 +247,8 @@ def _network(cell: Cell) -> tuple[Any, ...]:
     return config.model, config.model_options, config.data.name, config.data.size
 
 
-def _stripped(folder: Path, plan: Path) -> nn.Module:
+def _stripped(folder: Path, cell: Cell, plan: Path) -> nn.Module:
     """A run's model with its plain weights; the arms of a pair are alike, so one's plan tells the other's input, too."""
-    model = runs.untouched_model(folder, plan=plan)
-    load_weights(model, folder / "model.safetensors")
+    model = runs.untouched_model(folder / cell.run, plan=plan, trust=asked_names(cell.config))
+    load_weights(model, folder / cell.run / "model.safetensors")
     return model.eval()

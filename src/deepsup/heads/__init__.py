@@ -15,6 +15,7 @@ from deepsup.heads.build_head import HEADS as HEADS
 from deepsup.heads.build_head import Builder as Builder
 from deepsup.heads.build_head import HeadLike as HeadLike
 from deepsup.heads.build_head import Traits as Traits
+from deepsup.heads.build_head import asks as asks
 from deepsup.heads.build_head import build as build
 from deepsup.heads.build_head import describe as describe
 from deepsup.heads.build_head import head as head

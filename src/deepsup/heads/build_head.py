@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias
 
 from torch import nn
 
+from deepsup import trust
 from deepsup.errors import HeadError, MissingPackageError
 from deepsup.features import Feature, Pick
 from deepsup.specs import Registry
@@ -141,6 +142,15 @@ def read(text: str) -> tuple[str, dict[str, object]]:
     """`"cnds(hidden=256)"`, also in `"shared(...)"`, as name and options; nothing is evaluated as code. Raises `HeadError`."""
     inside = made_once(text)
     return HEADS.read(text if inside is None else inside)
+
+
+def asks(head: HeadLike) -> list[trust.Asked]:
+    """What the text of a head asks for that a file may not: a head with an option `name` has a network of that name."""
+    if not isinstance(head, str) or head == AUTO:
+        return []
+    options = read(head)[1]
+    name, given = options.get("name"), options.get("options")
+    return trust.of_network(name, given if isinstance(given, Mapping) else None) if isinstance(name, str) else []
 
 
 def show(head: HeadLike) -> str:

@@ -9,9 +9,13 @@ package.module:factory      a callable that returns an nn.Module
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -65,8 +69,15 @@ def build(
 
 
 def _build_imported(spec: str, *, known: Mapping[str, Any], options: dict[str, Any]) -> nn.Module:
-    """Call `package.module:factory` with what its signature takes of the known facts, and with all options."""
-    factory = _imported(spec)
+    """Call `package.module:factory` with what its signature takes of the known facts, and with all options.
+
+    A module that is nowhere else may lie in the current folder, which is looked into for this name and at this moment alone.
+    """
+    with _current_folder():
+        return _called(spec, _imported(spec), known=known, options=options)
+
+
+def _called(spec: str, factory: Callable[..., Any], *, known: Mapping[str, Any], options: dict[str, Any]) -> nn.Module:
     try:
         signature = inspect.signature(factory)
     except ValueError:  # some builtins have none
@@ -100,8 +111,41 @@ _NOT_BY_NAME = {
 }
 
 
+@contextmanager
+def _current_folder() -> Iterator[None]:
+    """The current folder as the last place where modules are looked for, so that nothing in it stands in for a package."""
+    here = os.getcwd()
+    if here in sys.path or "" in sys.path:
+        yield
+        return
+    sys.path.append(here)
+    try:
+        yield
+    finally:
+        if here in sys.path:
+            sys.path.remove(here)
+
+
+def _is_factory(target: object) -> bool:
+    """A class of networks, or a function that somebody wrote in Python to make one; none of Python's own."""
+    if isinstance(target, functools.partial):
+        return _is_factory(target.func)
+    if isinstance(target, type):
+        return issubclass(target, nn.Module)
+    function = inspect.unwrap(target) if callable(target) else target
+    return (inspect.isfunction(function) or inspect.ismethod(function)) and not _is_pythons(function.__module__)
+
+
+def _is_pythons(module: str | None) -> bool:
+    return (module or "").partition(".")[0] in sys.stdlib_module_names
+
+
 def _imported(spec: str) -> Callable[..., Any]:
     path, _, attribute = spec.partition(":")
+    if _is_pythons(path):
+        raise ConfigError(
+            f"model {spec!r}: {path} is a module of Python itself, which makes no networks. Write {_FORMS}."
+        )
     try:
         module = importlib.import_module(path)
     except ModuleNotFoundError as error:
@@ -109,8 +153,8 @@ def _imported(spec: str) -> Callable[..., Any]:
             raise  # the module is there; something that it imports is not, and its own message says it best
         raise ConfigError(
             f"model {spec!r}: no module {error.name!r} can be imported."
-            f"{closest(path, ('deepsup', *ZOOS), most=3, cutoff=0.5)} Install it, or put its folder on PYTHONPATH "
-            f"(PYTHONPATH=. for this one). Other forms: {_FORMS}."
+            f"{closest(path, ('deepsup', *ZOOS), most=3, cutoff=0.5)} Install it, or put its folder on PYTHONPATH. "
+            f"Other forms: {_FORMS}."
         ) from None
     target: Any = module
     for part in attribute.split("."):
@@ -118,6 +162,8 @@ def _imported(spec: str) -> Callable[..., Any]:
             public = [name for name in vars(target) if not name.startswith("_")]
             raise ConfigError(f"model {spec!r}: {path!r} has no {part!r}.{closest(part, public, most=3, cutoff=0.5)}")
         target = getattr(target, part)
-    if not callable(target):
-        raise ConfigError(f"model {spec!r}: {attribute!r} is no function and no class: {type(target).__name__}.")
+    if not _is_factory(target):
+        raise ConfigError(
+            f"model {spec!r}: {attribute!r} is neither a class of nn.Modules nor a function that makes one: {target!r:.200}."
+        )
     return target  # type: ignore[no-any-return]

@@ -28,6 +28,8 @@ from deepsup.plans import plan_keys as keys
 from deepsup.plans.naming import check_name, check_outputs, check_terms
 from deepsup.specs import FLAG, at_least, one_of
 from deepsup.terms import ENSEMBLE, GATE, TARGET, Bracket, Edge
+from deepsup.trust import Trust
+from deepsup.trust import check as check_trust
 
 FORMAT = 1
 # What JSON holds as it is, of a plan and of a branch.
@@ -165,16 +167,22 @@ class Plan:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Plan:
+    def from_dict(cls, data: Mapping[str, Any], *, trust: Trust = False) -> Plan:
         """The plan that `to_dict` wrote, checked like one that was made in Python.
 
-        Raises `PlanError` for another format, and with the key, what was found and what is allowed for all else.
+        Raises `PlanError` for another format, and with the key, what was found and what is allowed for all else;
+        `TrustError` for heads that attaching would import from elsewhere, unless `trust` allows it.
         """
+        return cls._of(data, "the plan", trust)
+
+    @classmethod
+    def _of(cls, data: Mapping[str, Any], where: str, trust: Trust) -> Plan:
         found = data.get("format") if isinstance(data, Mapping) else None
         if found != FORMAT or type(found) is not int:
             what = f"format {found!r}" if isinstance(data, Mapping) else f"a {type(data).__name__}"
             raise PlanError(f"this is not a plan of format {FORMAT}: found {what:.200}. Plan again.")
         plan: Plan = keys.parsed(data, _PLAN)
+        check_trust([asked for b in plan.branches for asked in heads.asks(b.head)], where=where, trust=trust)
         return plan
 
     def save(self, path: str | Path) -> None:
@@ -184,13 +192,13 @@ class Plan:
         write_atomically(Path(path), lambda file: file.write_text(text))
 
     @classmethod
-    def load(cls, path: str | Path) -> Plan:
-        """Read a plan that `save` wrote. Raises `PlanError` when the file is not one."""
+    def load(cls, path: str | Path, *, trust: Trust = False) -> Plan:
+        """Read a plan that `save` wrote. Raises `PlanError` when the file is not one, `TrustError` as `from_dict` does."""
         data = keys.read_json(Path(path))
         if not isinstance(data, dict):
             raise PlanError(f"{path} is not a plan: it holds {type(data).__name__}, not an object.")
         try:
-            return cls.from_dict(data)
+            return cls._of(data, str(path), trust)
         except PlanError as error:
             raise PlanError(f"{path}: {error}") from None
 

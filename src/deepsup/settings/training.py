@@ -17,12 +17,15 @@ from pydantic import Field, field_validator, model_validator
 
 from deepsup import gradients, losses, methods, schedules
 from deepsup.errors import ConfigError
+from deepsup.settings import foreign
 from deepsup.settings.arms import check_parts, completed, settings_of
 from deepsup.settings.data import DataConfig as DataConfig
 from deepsup.settings.section import Settings, check, flattened, merge, override, read
 from deepsup.specs import closest
 from deepsup.tasks import TASKS
 from deepsup.tasks.task import metrics_of
+from deepsup.trust import Asked, Trust
+from deepsup.trust import check as check_trust
 
 Weight = float | str
 
@@ -336,16 +339,32 @@ class ComparisonConfig(Settings):
 Config = TrainConfig | ComparisonConfig
 
 
-def load(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
+def load(path: str | Path | None = None, overrides: Iterable[str] = (), *, trust: Trust = False) -> Config:
     """The settings of a YAML file (or the defaults) with dotted overrides such as `optimizer.lr=0.1` laid over them.
 
     The value of an override is read as YAML: `supervise.at=[stage1, stage2]`, `supervise=null`.
-    Raises `ConfigError` that names the key, what was found and the closest key that exists.
+    Raises `ConfigError` that names the key, what was found and the closest key that exists; `TrustError` where the file
+    names a network that would be imported from elsewhere, unless an override names it too or `trust` allows it.
     """
+    typed = tuple(overrides)
     data = {} if path is None else read(Path(path))
-    for text in overrides:
+    for text in typed:
         data = override(data, text)
-    return parse(data, where="the defaults" if path is None else str(path))
+    config = parse(data, where="the defaults" if path is None else str(path))
+    if path is not None:
+        check_trust(asks(config), where=str(path), trust=trust if trust is True else (*(trust or ()), *typed))
+    return config
+
+
+def asks(config: Config) -> list[Asked]:
+    """What settings ask for that a file may not, see `foreign`."""
+    runs = [config] if isinstance(config, TrainConfig) else [cell.config for cell in config.expand()]
+    return [one for run in runs for one in foreign.asks(run.model_dump())]
+
+
+def asked_names(config: Config) -> tuple[str, ...]:
+    """The names of what settings ask for: who has these settings at hand, and no file, has been told of them."""
+    return tuple(dict.fromkeys(one.name for one in asks(config)))
 
 
 def parse(data: Mapping[str, Any], *, where: str = "the configuration") -> Config:

@@ -8,6 +8,7 @@ whole numbers, and in floats.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,32 @@ from deepsup.datasets.paired_transforms import Pixels, resized, scaled_size
 from deepsup.errors import ConfigError
 from deepsup.files import write_atomically
 from deepsup.settings.data import DataConfig
+from deepsup.specs import WHOLE, Limit, between, is_number, one_of
 from deepsup.tasks import TASKS
 
 FILE = "inputs.json"
 _GREY = (0.299, 0.587, 0.114)
+_LARGEST = 2**15  # pixels
+
+
+def _is_list(value: object, of: Callable[[object], bool]) -> bool:
+    return isinstance(value, tuple) and all(map(of, value))
+
+
+def _is_colour(value: object) -> bool:
+    return _is_list(value, lambda n: WHOLE.fits(n) and between(0, 255).fits(n)) and len(value) == 3  # type: ignore[arg-type]
+
+
+_NUMBERS = Limit("a list of numbers", lambda v: _is_list(v, is_number))
+_LIMITS = {  # of what the file says; tuples are its lists
+    "task": one_of(*TASKS),
+    "classes": Limit("a list of texts", lambda v: _is_list(v, lambda name: isinstance(name, str))),
+    "palette": Limit("a list of colours, three numbers from 0 to 255 each", lambda v: _is_list(v, _is_colour)),
+    "channels": Limit("a whole number of at least 1", lambda v: WHOLE.fits(v) and v >= 1),
+    "size": Limit(f"a whole number from 1 to {_LARGEST}", lambda v: WHOLE.fits(v) and 1 <= v <= _LARGEST),
+    "mean": _NUMBERS,
+    "std": _NUMBERS,
+}
 
 
 @dataclass(frozen=True)
@@ -66,13 +89,16 @@ class Inputs:
         try:
             told: dict[str, Any] = json.loads((folder / FILE).read_text("utf-8"))
             values: dict[str, Any] = {key: _frozen(value) for key, value in told.items()}
+            for name, limit in _LIMITS.items():
+                if name in values and not limit.fits(values[name]):
+                    raise ValueError(f"{name} is {values[name]!r:.100}, and needs to be {limit.says}")
             return cls(**values)
         except FileNotFoundError:
             raise ConfigError(
                 f"{folder} does not say how its images were prepared: it has no {FILE}. Runs of an older deepsup have none; "
                 "start the run once more in another folder."
             ) from None
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigError(
                 f"{folder / FILE} is damaged ({error}). Start the run once more in another folder."
             ) from None

@@ -28,6 +28,7 @@ from deepsup.tasks.task import Said
 from deepsup.training import checkpoints, runs
 from deepsup.training.inputs import Inputs
 from deepsup.training.loop import load_net
+from deepsup.trust import Trust
 
 
 class Predictor(NamedTuple):
@@ -40,20 +41,21 @@ class Predictor(NamedTuple):
     device: torch.device
 
 
-def load(folder: str | Path, *, branches: bool = False) -> Predictor:
+def load(folder: str | Path, *, branches: bool = False, trust: Trust = False) -> Predictor:
     """The net of a run, finished or not, with its last weights; with its heads if `branches` are asked for.
 
-    Raises `ConfigError` for a folder without a run and for branches that a run has not, `CheckpointError` without weights.
+    Raises `ConfigError` for a folder without a run and for branches that a run has not, `CheckpointError` without
+    weights, `TrustError` where settings or plan name a network from elsewhere, unless `trust` allows it.
     """
     place = Path(folder)
-    config, inputs = runs.configured(place), Inputs.load(place)
-    plan = Plan.load(place / "plan.json") if (place / "plan.json").exists() else None
+    config, inputs = runs.configured(place, trust=trust), Inputs.load(place)
+    plan = Plan.load(place / "plan.json", trust=trust) if (place / "plan.json").exists() else None
     if branches and plan is None:
         raise ConfigError(f"{place} trained the plain model: it has no branches. Leave --branches out.")
     done = runs.finished(place) is not None
     if not done and not (place / "checkpoint.ckpt").exists():
         raise CheckpointError(f"{place} has no weights yet: its first epoch has not finished. Train it first.")
-    net = runs.untouched_model(place)
+    net = runs.untouched_model(place, trust=trust)
     if plan is not None and (branches or not done):
         net = attach(net, plan)
     if not done:
@@ -76,6 +78,7 @@ def predict(
     branches: bool = False,
     tile: int | None = None,
     stride: int | None = None,
+    trust: Trust = False,
 ) -> Iterator[Said]:
     """Predict images, and all images in folders, as the run in `folder` was validated; one at a time, in their order.
 
@@ -88,7 +91,7 @@ def predict(
     the name of a file that cannot be read.
     """
     files = found_images(images)
-    predictor = load(folder, branches=branches)
+    predictor = load(folder, branches=branches, trust=trust)
     place = Path(folder) / "predictions" if out is None else Path(out)
     if tile is not None or stride is not None:
         predictor = _retiled(predictor, tile, stride)

@@ -47,19 +47,20 @@ class Prepared(NamedTuple):
 def prepare(config: TrainConfig, *, plan: dict[str, Any] | None = None, fabric: Fabric | None = None) -> Prepared:
     """Load the data, build the model and attach its branches, on the CPU; writes nothing.
 
-    `plan` is that of a checkpoint; without one it is made here, by the probe if `supervise.at` is `auto`. The model's
-    weights depend on the seed alone, not on the branches. Raises `ClassCountError` when model and data disagree.
+    `plan` is that of a checkpoint, which may name what the settings name; without one it is made here, by the probe if
+    `supervise.at` is `auto`. The model's weights depend on the seed alone, not on the branches. Raises
+    `ClassCountError` when model and data disagree.
     """
     data = load_data(config)
     devices.seed_everything(config.seed)
     model = build(config, classes=classes_of(config, data), channels=data.train.channels, size=data.train.size)
     placement = None
     if plan is not None and config.supervise is not None:
-        chosen = Plan.from_dict(plan)
+        chosen = Plan.from_dict(plan, trust=training.asked_names(config))
     else:
         chosen, placement = _plan(config, model, data)
         if fabric is not None and fabric.world_size > 1 and chosen.branches:
-            chosen = Plan.from_dict(devices.gathered(fabric, chosen.to_dict())[0])
+            chosen = Plan.from_dict(devices.gathered(fabric, chosen.to_dict())[0], trust=True)
     epochs = _equal_epochs(config, model, data) if is_equal_compute(config) else config.epochs
     return Prepared(attach(model, chosen) if chosen.branches else model, chosen, data, placement, epochs)
 

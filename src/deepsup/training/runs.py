@@ -42,6 +42,7 @@ from deepsup.training.inputs import Inputs
 from deepsup.training.journal import Record, Sink, environment, final_score, read
 from deepsup.training.loop import Job, Loop, load_net
 from deepsup.training.prepare import Prepared, build, classes_of, load_data, prepare, training_feed
+from deepsup.trust import Trust
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -101,39 +102,42 @@ def train(
     return _result(folder, end._asdict(), resumed=checkpoint is not None)
 
 
-def untouched_model(folder: str | Path, *, plan: Path | None = None) -> nn.Module:
+def untouched_model(folder: str | Path, *, plan: Path | None = None, trust: Trust = False) -> nn.Module:
     """A new plain model like the one that the run in `folder` trained, with weights of its own.
 
-    Classes and input shape come from the run's `plan.json` or another `plan`; without either the data is loaded. Raises
-    `ConfigError` for a folder without a run.
+    Classes and input shape come from the run's `plan.json` or another `plan`; without either the data is loaded, and
+    nothing fetched. Raises `ConfigError` for a folder without a run, `TrustError` where its settings name a network from
+    elsewhere, unless `trust` allows it.
     """
     place = Path(folder)
-    config = configured(place)
+    config = configured(place, trust=trust)
     file = plan or place / "plan.json"
     if file.exists():
-        seen = Plan.load(file)
+        seen = Plan.load(file, trust=True)  # for its numbers alone
         if len(seen.input_shape) < 3:
             raise PlanError(f"{file} was made for an input of shape {seen.input_shape}, and runs train on images.")
         return build(config, classes=seen.classes, channels=seen.input_shape[1], size=max(seen.input_shape[2:]))
-    data = load_data(config)
+    data = load_data(config.model_copy(update={"data": config.data.model_copy(update={"download": False})}))
     return build(config, classes=classes_of(config, data), channels=data.train.channels, size=data.train.size)
 
 
-def strip_run(folder: str | Path) -> tuple[Path, Path | None]:
+def strip_run(folder: str | Path, *, trust: Trust = False) -> tuple[Path, Path | None]:
     """The plain weights of a run and their certificate (None for a run of the plain model).
 
     A finished run has them already; of an unfinished one the last checkpoint is stripped. Raises `ConfigError` for a
-    folder without a run, `CheckpointError` for a run without a checkpoint.
+    folder without a run, `CheckpointError` for a run without a checkpoint, `TrustError` where settings or checkpoint name a
+    network from elsewhere, unless `trust` allows it.
     """
     place = Path(folder)
-    config = configured(place)
+    config = configured(place, trust=trust)
     weights, certificate = place / "model.safetensors", place / "certificate.json"
     if finished(place) is None:
         with locked(place, enabled=True):
             checkpoint = checkpoints.load(place / "checkpoint.ckpt")
-            net = untouched_model(place)
-            if config.supervise is not None and checkpoint.plan is not None:
-                net = attach(net, Plan.from_dict(checkpoint.plan))
+            plan = None if config.supervise is None or checkpoint.plan is None else checkpoint.plan
+            planned = None if plan is None else Plan.from_dict(plan, trust=trust)  # before anything is built
+            net = untouched_model(place, trust=trust)
+            net = net if planned is None else attach(net, planned)
             load_net(net, checkpoint)
             _finish(net, place)
     return weights, certificate if certificate.exists() else None
@@ -150,7 +154,7 @@ def check_folder(folder: Path, config: training.Config) -> None:
         if any((folder / name).exists() for name in ("journal.jsonl", "checkpoint.ckpt", "compare.json")):
             raise ConfigError(f"{folder} holds {what} without its config.yaml. Choose another output folder.")
         return
-    there = training.load(file)
+    there = training.load(file, trust=True)  # to be compared, not to be built
     if type(there) is not type(config):
         kind = "a comparison" if isinstance(there, training.ComparisonConfig) else "a single run"
         raise ConfigError(f"{folder} holds {kind}. Choose another output folder.")
@@ -187,11 +191,11 @@ def diverged(folder: Path) -> bool:
     return bool(records) and records[-1]["kind"] == "stop"
 
 
-def configured(folder: Path) -> TrainConfig:
-    """The settings of the run in a folder. Raises `ConfigError` where there is none."""
+def configured(folder: Path, *, trust: Trust = False) -> TrainConfig:
+    """The settings of the run in a folder. Raises `ConfigError` where there is none, `TrustError` as `training.load` does."""
     if not (folder / "config.yaml").exists():
         raise ConfigError(f"there is no run in {folder}: it has no config.yaml. Give the folder of a run.")
-    config = training.load(folder / "config.yaml")
+    config = training.load(folder / "config.yaml", trust=trust)
     if isinstance(config, training.ComparisonConfig):
         runs = ", ".join(cell.run for cell in config.expand())
         raise ConfigError(f"{folder} holds a comparison. Give the folder of one of its runs: {runs}.")
