@@ -182,7 +182,7 @@ class TestNames:
             ("resnet32", {}, "Closest: deepsup:resnet-32"),
             ("nin-3", {}, "no network of ours is called 'deepsup:nin-3'"),
             ("resnet-8", {"shortcut": "b"}, "no shortcut 'b'. It has: subsample, pool, centred, project"),
-            ("resnet-8", {"widen": 2}, "no option widen. It takes: shortcut, weights"),
+            ("resnet-8", {"widen": 2}, "no option widen. It takes: shortcut, block, weights"),
             ("wrn-16-1", {"dropout": 1.0}, "dropout=1.0 must be a number of at least 0 and below 1"),
             ("wrn-16-1", {"dropout": "high"}, "dropout='high'"),
             ("mobilenet-v1", {"width": 0}, "width=0 must be a positive number"),

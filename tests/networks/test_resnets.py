@@ -101,6 +101,28 @@ def test_the_resnet_of_small_images_keeps_their_size_and_has_the_published_param
         networks.build("deepsup:resnet-20-3x3", classes=100)
 
 
+def bottlenecks_on_paper(s: dict[str, Tensor], x: Tensor) -> Tensor:
+    """ResNet-14 of bottlenecks: two a stage, each 1x1, 3x3 with the stride, 1x1 to four times the width."""
+    x = F.relu(norm(s, "bn1", F.conv2d(x, s["conv1.weight"], padding=1)))
+    for stage in (1, 2, 3):
+        for i in range(2):
+            b = f"layer{stage}.{i}"
+            stride = 2 if stage > 1 and i == 0 else 1
+            y = F.relu(norm(s, f"{b}.bn1", F.conv2d(x, s[f"{b}.conv1.weight"])))
+            y = F.relu(norm(s, f"{b}.bn2", F.conv2d(y, s[f"{b}.conv2.weight"], stride=stride, padding=1)))
+            y = norm(s, f"{b}.bn3", F.conv2d(y, s[f"{b}.conv3.weight"]))
+            if i == 0:
+                x = norm(s, f"{b}.shortcut.bn", F.conv2d(x, s[f"{b}.shortcut.conv.weight"], stride=stride))
+            x = F.relu(x + y)
+    return score(s, x)
+
+
+def test_bottlenecks_compute_what_the_release_of_one_says() -> None:
+    assert_computes("resnet-14", {"block": "bottleneck"}, bottlenecks_on_paper)
+    with pytest.raises(ConfigError, match=r"a resnet has no block 'wide'\. It has: basic, bottleneck"):
+        networks.resnet(14, classes=7, block="wide")
+
+
 class Akamaster(nn.Module):
     """The network of the public weights, as their author writes it: planes // 4 zero channels on both sides."""
 

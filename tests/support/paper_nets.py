@@ -19,6 +19,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "resnet-14": {"shortcut": "pool"},
     "resnet-20": {"shortcut": "project"},
     "resnet-26": {"shortcut": "centred"},
+    "resnet-32": {"block": "bottleneck"},
     "wrn-16-2": {},
     "densenet-10-4": {},
     "densenet-bc-16-4": {},

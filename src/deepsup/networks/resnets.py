@@ -17,6 +17,7 @@ from deepsup.networks.public_weights import read_tensors, take
 from deepsup.specs import require
 
 WIDTHS = (16, 32, 64)
+WIDENING = {"basic": 1, "bottleneck": 4}  # what a block gives out, in widths
 IMAGENET_DEPTHS = (18, 34, 50, 101, 152)
 
 
@@ -116,13 +117,47 @@ class BasicBlock(nn.Module):
 
 
 @final
+class BottleneckBlock(nn.Module):
+    """ReLU(residual + shortcut), the residual being 1x1, 3x3 and 1x1 convolutions with normalisation; four times `width`."""
+
+    def __init__(self, channels: int, width: int, *, stride: int = 1, shortcut: str = "project") -> None:
+        super().__init__()
+        wide = WIDENING["bottleneck"] * width
+        self.conv1 = nn.Conv2d(channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.relu2 = nn.ReLU()
+        self.conv3 = nn.Conv2d(width, wide, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(wide)
+        same = stride == 1 and channels == wide
+        self.shortcut = Same() if same else SHORTCUTS[shortcut](channels, wide, stride)
+        self.relu3 = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, channels, H, W) to (N, 4 * width, h, w)
+        residual = self.relu2(self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x))))))
+        residual = self.bn3(self.conv3(residual))
+        return self.relu3(residual + self.shortcut(x, residual))  # type: ignore[no-any-return]
+
+
+BLOCKS: dict[str, Callable[..., nn.Module]] = {"basic": BasicBlock, "bottleneck": BottleneckBlock}
+
+
+@final
 class CifarResNet(nn.Sequential):
     """What `resnet` builds: the layers run in the order of their names."""
 
 
 @family("resnet-N", *(f"resnet-{depth}" for depth in (20, 32, 44, 56, 110, 1202)))
 def resnet(
-    depth: int, *, classes: int, in_channels: int = 3, shortcut: str | None = None, weights: str | Path | None = None
+    depth: int,
+    *,
+    classes: int,
+    in_channels: int = 3,
+    shortcut: str | None = None,
+    block: str = "basic",
+    weights: str | Path | None = None,
 ) -> CifarResNet:
     """The residual network of `depth` = 6n+2 layers for CIFAR: three stages of n blocks, 16, 32 and 64 channels wide.
 
@@ -139,18 +174,23 @@ def resnet(
     - "pool": the mean of 2x2 pixels, and zeros behind; what DHM's released code does (Li and Chen 2020).
     - "project": 1x1 convolution and normalisation. Option B of the paper.
 
+    `block="bottleneck"` is what ONE's code (Lan et al. 2018) and others call ResNet-110: as many blocks, but of three
+    convolutions, four times as wide and with projections unless said otherwise, 164 layers.
+
     Initialised by `he_normal`, or with the `weights` of a file: safetensors, or the state dict that `torch.save` wrote
     (akamaster's *.th, say; only tensors are read). Wrappers' prefixes (`module.`) and usual other names (`linear`,
     `downsample.0`) become ours, and then everything has to fit. A file without projections does not tell where its zeros
     go, so `shortcut` must be said with it.
 
-    Source: He et al. 2016, section 4.2; parameters as in their table 6. Raises ConfigError for another depth or shortcut,
-    and where the shortcut of `weights` is not known; CheckpointError for weights that are not of this network.
+    Source: He et al. 2016, section 4.2; parameters as in their table 6. Raises ConfigError for another depth, shortcut or
+    block, and where the shortcut of `weights` is not known; CheckpointError for weights that are not of this network.
     """
     n = repeats(depth, step=6, rest=2, network=f"resnet-{depth}")
     check_positive(classes=classes, in_channels=in_channels)
+    if block not in BLOCKS:
+        raise ConfigError(f"a resnet has no block {block!r}. It has: {', '.join(BLOCKS)}.")
     tensors = None if weights is None else read_tensors(weights, PUBLIC_NAMES)
-    shortcut = _shortcut(shortcut, tensors, weights)
+    shortcut = _shortcut(shortcut, tensors, weights) or ("subsample" if block == "basic" else "project")
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         conv1=nn.Conv2d(in_channels, WIDTHS[0], 3, padding=1, bias=False),
         bn1=nn.BatchNorm2d(WIDTHS[0]),
@@ -158,9 +198,9 @@ def resnet(
     )
     channels = WIDTHS[0]
     for stage, width in enumerate(WIDTHS):
-        first = BasicBlock(channels, width, stride=1 if stage == 0 else 2, shortcut=shortcut)
-        layers[f"layer{stage + 1}"] = nn.Sequential(first, *(BasicBlock(width, width) for _ in range(n - 1)))
-        channels = width
+        first = BLOCKS[block](channels, width, stride=1 if stage == 0 else 2, shortcut=shortcut)
+        channels = WIDENING[block] * width
+        layers[f"layer{stage + 1}"] = nn.Sequential(first, *(BLOCKS[block](channels, width) for _ in range(n - 1)))
     layers |= OrderedDict(avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(channels, classes))
     network = he_normal(CifarResNet(layers))
     if tensors is not None:
@@ -168,8 +208,8 @@ def resnet(
     return network
 
 
-def _shortcut(asked: str | None, tensors: Mapping[str, Tensor] | None, path: str | Path | None) -> str:
-    """The shortcut that was asked for, or the one that the weights show."""
+def _shortcut(asked: str | None, tensors: Mapping[str, Tensor] | None, path: str | Path | None) -> str | None:
+    """The shortcut that was asked for, or the one that the weights show; None where there are none and nothing was said."""
     if asked is not None and asked not in SHORTCUTS:
         raise ConfigError(f"a resnet has no shortcut {asked!r}. It has: {', '.join(SHORTCUTS)}.")
     projects = any(".shortcut." in name for name in tensors or ())
@@ -179,7 +219,7 @@ def _shortcut(asked: str | None, tensors: Mapping[str, Tensor] | None, path: str
             "and answer wrongly with all but one. Say which: shortcut='centred' for akamaster's and most public weights, "
             "'subsample' for zeros behind, 'pool' for DHM's (model_options.shortcut=centred)."
         )
-    return asked or ("project" if projects else "subsample")
+    return asked or ("project" if projects else None)
 
 
 @family("resnet-N-3x3", "resnet-18-3x3", "resnet-50-3x3")
