@@ -367,3 +367,12 @@ def test_any_callable_is_a_schedule() -> None:
 def test_a_weight_is_finite(weight: object) -> None:
     with pytest.raises(ConfigError, match="to be a finite number of at least 0"):
         parse(weight)
+
+
+def test_a_ramp_may_stay_as_it_is_within_an_epoch() -> None:
+    schedule, ramp = parse("rampup(1, 0.5, 10)"), rampup(1, 0.5)
+    assert [schedule(p) for p in (0.0, 0.05, 0.0999)] == [ramp(0.0)] * 3
+    assert [schedule(p) for p in (0.3, 0.35)] == [ramp(0.3)] * 2
+    assert schedule(1.0) == 1
+    assert repr(schedule) == "rampup(1, 0.5, 10)"
+    assert repr(parse("rampup(1, 0.5, 0)")) == repr(ramp) == "rampup(1, 0.5)"

@@ -182,7 +182,7 @@ class dsn(Schedule):
         return self.start * math.prod([0.1 * (1 - t / self.epochs) for t in range(epoch)])
 
 
-def _epoch(progress: float, epochs: int) -> int:
+def _epoch(progress: float, epochs: float) -> int:
     # The small addend keeps epoch boundaries where they are: 3/10*10 is 2.9999999999999996.
     return int(min(epochs, progress * epochs + 1e-9))
 
@@ -208,12 +208,17 @@ class rampup(Schedule):
     """The ramp of ONE's distillation (Lan et al. 2018): value * exp(-5 (1 - progress/until)^2), then `value`.
 
     `until` is a share of training; the paper's is 80 of 300 epochs. It starts at exp(-5) = 0.7 % of `value`, not at 0.
+    With `epochs`, the length of the training, it keeps within each the weight with which that began, as released; 0 moves
+    from step to step.
     """
 
     value: Number
     until: Share
+    epochs: Number = 0
 
     def __call__(self, progress: float) -> float:
+        if self.epochs:
+            progress = _epoch(progress, self.epochs) / self.epochs
         done = min(1.0, progress / self.until)
         return self.value * math.exp(-5 * (1 - done) ** 2)
 

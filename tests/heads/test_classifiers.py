@@ -25,6 +25,15 @@ def test_linear_has_the_parameters_of_the_released_dsn(feature: tuple[int, ...],
         assert parameters(heads.build("linear", Feature(feature, "NCHW"), 10)) == count
 
 
+def test_linear_begins_as_released() -> None:
+    torch.manual_seed(0)
+    linear = heads.build("linear(start='released')", Feature((12, 8, 8), "NCHW"), 10)[1]
+    bound = (3 / (12 * 8 * 8)) ** 0.5  # Caffe's xavier: evenly, by the inputs alone
+    assert 0.99 * bound < linear.weight.abs().max() <= bound
+    assert abs(linear.weight.std().item() / (bound / 3**0.5) - 1) < 0.05
+    assert not linear.bias.any()
+
+
 def test_cnds_is_the_branch_of_the_released_network() -> None:
     # conv3_2 of the released 8-layer network: 256 channels, 28x28 for a 227 crop, 205 places.
     with torch.device("meta"):

@@ -53,6 +53,19 @@ def test_c1_is_the_auxiliary_head_of_csail_on_conv4(text: str, dropout: list[str
     ]
 
 
+@pytest.mark.parametrize("text", ["c1", "c1(dropout=0.1)", "c1(width=40)"])
+def test_c1_begins_as_csail_begins_its_decoders(text: str) -> None:
+    torch.manual_seed(0)
+    head = heads.build(text, Feature((64, 6, 6), "NCHW"), 50)
+    for layer in head:
+        if isinstance(layer, nn.Conv2d):  # kaiming: N(0, 2 / fan_in)
+            std = (2 / layer.weight[0].numel()) ** 0.5
+            assert abs(layer.weight.std().item() / std - 1) < 4 / (2 * layer.weight.numel()) ** 0.5
+        if isinstance(layer, nn.BatchNorm2d):
+            assert layer.weight.unique().tolist() == [1.0]
+            assert layer.bias.unique().tolist() == pytest.approx([1e-4])
+
+
 def test_identity_is_for_layers_that_already_give_scores() -> None:
     x = torch.randn(2, 8, 6, 4)
     assert heads.build("identity", MAP, 8)(x) is x

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import deepsup as ds
+from deepsup import networks
 from deepsup.errors import BranchNameError, ClassCountError, ConfigError, HeadError
 from tests.support.method_steps import CLASSES, Case, Three, ce, kl
 
@@ -138,6 +139,55 @@ def test_one_learns_from_its_gated_mixture() -> None:
     case = Case("one")
     assert [b.layer for b in case.plan.branches] == ["layer2"] * 3
     case.check(loss, progress=0.1)
+
+
+def test_the_ramp_of_one_moves_by_epoch_as_released() -> None:
+    edges = [e for e in Case("one", epochs=300).plan.edges if e.target == "ensemble"]
+    assert len(edges) == 3
+    for epoch, within in ((0, 0.5), (0, 0.99), (40, 0.3), (79, 0.9), (80, 0.0), (299, 0.9)):
+        released = math.exp(-5 * (1 - min(epoch, 80) / 80) ** 2)
+        assert all(e.weight((epoch + within) / 300) == pytest.approx(released, rel=2e-3) for e in edges)
+
+
+# Lan1991Xu/ONE_NeurIPS2018, models/cifar/resnet.py: bottlenecks from 44 layers on, projections, three copies of the last
+# stage with a classifier each, the gate's linear layer and normalisation on what they share.
+def _one_parameters(depth: int, classes: int, *, bottleneck: bool) -> int:
+    wide = 4 if bottleneck else 1
+    channels, total = 16, 3 * 9 * 16 + 2 * 16
+    for stage, width in enumerate((16, 32, 64)):
+        shared = channels
+        params = 0
+        for block in range((depth - 2) // 6):
+            out = wide * width
+            if bottleneck:
+                params += channels * width + 9 * width**2 + width * out + 4 * width + 2 * out
+            else:
+                params += 9 * channels * width + 9 * width**2 + 4 * width
+            if block == 0 and (stage > 0 or channels != out):
+                params += channels * out + 2 * out
+            channels = out
+        total += params if stage < 2 else 3 * params
+    return total + 3 * (channels + 1) * classes + 3 * shared + 3 + 2 * 3
+
+
+@pytest.mark.parametrize(
+    ("depth", "classes", "options", "expected"),
+    [
+        (110, 100, {"block": "bottleneck"}, 4_363_653),
+        (110, 10, {"block": "bottleneck"}, None),
+        (32, 100, {"shortcut": "project"}, None),
+        (110, 100, {"shortcut": "project"}, 4_380_581),  # what basic blocks would have: not the released network
+    ],
+)
+def test_one_on_the_released_networks_has_their_parameters(
+    depth: int, classes: int, options: dict[str, Any], expected: int | None
+) -> None:
+    with torch.device("meta"):
+        model = networks.build(f"deepsup:resnet-{depth}", classes=classes, options=options)
+        plan = ds.plan(model, torch.zeros(2, 3, 32, 32), method="one")
+    by_hand = _one_parameters(depth, classes, bottleneck="block" in options)
+    assert plan.cost["trunk_params"] + plan.cost["head_params"] == by_hand
+    assert expected in (None, by_hand)
 
 
 def test_cds_brings_two_crops_together() -> None:

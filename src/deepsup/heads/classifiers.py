@@ -27,12 +27,18 @@ from deepsup.specs import one_of
 
 
 @head(light=True)
-def linear(feature: Feature, classes: int) -> nn.Module:
-    """Flatten and one linear layer, the companion classifier of DSN (Lee et al. 2015); needs a fixed input size."""
+def linear(
+    feature: Feature, classes: int, *, start: Annotated[str, one_of("usual", "released")] = "usual"
+) -> nn.Module:
+    """Flatten and one linear layer, the companion classifier of DSN (Lee et al. 2015); needs a fixed input size.
+
+    `start="released"` draws the weights as Caffe's xavier filler does, evenly from +-sqrt(3 / inputs), with biases of 0.
+    """
     width = feature.channels
     for n in feature.size:
         width *= n
-    return nn.Sequential(nn.Flatten(), nn.Linear(width, classes))
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(width, classes))
+    return filled(flat, "xavier", biases=(0,)) if start == "released" else flat
 
 
 @head(light=True)

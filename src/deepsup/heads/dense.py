@@ -11,7 +11,7 @@ from torch import nn
 from deepsup.errors import HeadError
 from deepsup.features import Feature
 from deepsup.heads.build_head import HEADS
-from deepsup.heads.modules import ChannelsFirst
+from deepsup.heads.modules import ChannelsFirst, csail_initial
 
 _CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 _NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -44,10 +44,11 @@ def c1(feature: Feature, classes: int, *, width: int | None = None, dropout: flo
     (CSAILVision, mit_semseg/models/models.py); PPMDeepsup's has `dropout=0.1`.
 
     `width` is half of the channels unless said, as there on conv4: fc_dim/2 to fc_dim/4. Gives raw scores, and not their
-    log-softmax. The original's fc_dim is written down by hand; here it is what the activation has.
+    log-softmax. The original's fc_dim is written down by hand; here it is what the activation has. Begins as the whole
+    decoder does there, with `csail_initial`.
     """
     width = max(1, feature.channels // 2) if width is None else width
-    return fcn(feature, classes, width=width, dropout=dropout)
+    return csail_initial(fcn(feature, classes, width=width, dropout=dropout))
 
 
 @HEADS.register

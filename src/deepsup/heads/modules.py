@@ -173,3 +173,17 @@ def filled(module: nn.Module, filler: str, *, biases: Sequence[float]) -> nn.Mod
         if layer.bias is not None:
             nn.init.constant_(layer.bias, bias)
     return module
+
+
+@torch.no_grad()
+def csail_initial(module: nn.Module) -> nn.Module:
+    """`module` as CSAIL's code begins its decoders: convolutions from N(0, 2 / fan_in), He et al. 2015, normalisations of
+    scale 1 and shift 1e-4.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight)
+        elif isinstance(layer, nn.BatchNorm2d):
+            nn.init.ones_(layer.weight)
+            nn.init.constant_(layer.bias, 1e-4)
+    return module

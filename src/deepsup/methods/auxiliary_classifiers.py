@@ -80,9 +80,10 @@ def dsn(
         "training samples, ours a mean, so |w|² has the weight 1/50,000; |w_out|² is left to weight decay. Its rule alpha <- "
         "alpha 0.1 (1 - t/N), read literally, is over after three epochs: dsn(decay='iterated'). loss='cross_entropy' is the "
         "softmax variant, which the authors used for more than 10 classes, loss=\"squared_hinge(form='one-vs-rest')\" the "
-        "released classifier. The main output has the same loss. Squared hinges of large "
-        "heads are steep: give them a smaller rate, as the authors did (optimizer.head_lr_factor=0.001). What was released has "
-        "neither alpha nor gamma: `dsn-released`",
+        "released classifier. The main output has the same loss. Heads begin with PyTorch's "
+        "values, and the weight falls step by step (the paper's by epoch: weight='dsn(1, N, \"linear\")'). Squared hinges of "
+        "large heads are steep: give them a smaller rate, as the authors did (optimizer.head_lr_factor=0.001). What was released "
+        "has neither alpha nor gamma: `dsn-released`",
         head="linear",
         loss=loss,
         weight=schedules[decay],
@@ -99,7 +100,7 @@ def dsn_released(*, loss: str = "squared_hinge(form='one-vs-rest')", until: floa
         source="github.com/s9xie/DSN at 065e498, examples/best_cifar10_9.65",
         deviations="deleting the heads is a weight that falls to 0. The heads' learning rate of 0.001 of the trunk's is "
         "optimizer.head_lr_factor",
-        head="linear",
+        head="linear(start='released')",
         loss=loss,
         weight=f"until(constant(1), {until})",
         places=_NIN_OR_STAGES,

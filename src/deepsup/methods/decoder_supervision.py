@@ -36,7 +36,8 @@ def c1_deepsup(*, weight: NotNegative = 0.4) -> Method:
         maps=True,
         formula="L = NLL(log softmax(main)) + 0.4 NLL(log softmax(aux)), at the resolution of the scores",
         source="CSAILVision/semantic-segmentation-pytorch, mit_semseg (Zhou et al. 2017, 2018)",
-        deviations="log_softmax and NLL in one, which is cross-entropy; labels are shrunk here and not in the loader",
+        deviations="log_softmax and NLL in one, which is cross-entropy; labels are shrunk here and not in the loader. "
+        "The head begins as released; so does the decoder of deepsup:c1, and with another network what that has",
         head="c1",
         loss="cross_entropy(resize='nearest')",
         weight=f"constant({weight})",

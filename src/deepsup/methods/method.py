@@ -78,6 +78,7 @@ class Method:
     edges: Mimicry | None = None
     main_loss: str | losses.Loss = ""  # unless said, that of the branches
     main_weight: Callable[[int], float] | None = None  # given how many branches there are; None: 1
+    by_epoch: bool = False  # ramps of its terms between outputs move from epoch to epoch
     dynamic: bool = False
     views: int = 1
     overlap: bool = False

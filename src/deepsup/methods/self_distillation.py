@@ -265,7 +265,11 @@ def one(
         formula="L = sum_i CE(o_i, y) + CE(e, y) + w_t sum_i T² KL(e || o_i),  e = sum_i g_i o_i,  T = 3, "
         "w_t = exp(-5 (1 - t/80)²) over 80 of 300 epochs",
         source="Lan, Zhu, Gong 2018 (NeurIPS); github.com/Lan1991Xu/ONE_NeurIPS2018 at 54afde3",
-        deviations="the ramp is 80/300 of the training, whatever its length",
+        deviations="the ramp is 0.2667 of the training, whatever its length (released: 80 epochs, of 300), and moves from epoch "
+        "to epoch, as released. Branches and gate are the released ones; so is the network where you ask "
+        "for it: model_options.block=bottleneck for deepsup:resnet-110 (4,363,653 parameters with 100 classes), "
+        "model_options.shortcut=project for deepsup:resnet-32",
+        by_epoch=True,
         head="continuation",
         places=Places(
             "copy1, copy2 and the gate after the last stage but one", lambda scene: {"copy": all_stages(scene)[-2]}

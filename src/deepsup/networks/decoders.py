@@ -14,9 +14,9 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
+from deepsup.heads.modules import csail_initial
 from deepsup.networks.backbones import Stage
 from deepsup.networks.blocks import check_positive, check_share
 from deepsup.networks.families import family
@@ -79,15 +79,3 @@ def csail_stages(spec: str, stages: Sequence[Stage]) -> list[str]:
     """The layers that CSAIL's decoders may read, the deepest last."""
     known = next((layers for name, layers in CSAIL_STAGES.items() if spec.startswith(name)), None)
     return coarse(spec, stages) if known is None else [*known, stages[-1].layer]
-
-
-@torch.no_grad()
-def csail_initial(decoder: nn.Module) -> nn.Module:
-    """The decoder with convolutions from N(0, 2 / fan_in), He et al. 2015, and normalisations of scale 1, shift 1e-4."""
-    for layer in decoder.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight)
-        elif isinstance(layer, nn.BatchNorm2d):
-            nn.init.ones_(layer.weight)
-            nn.init.constant_(layer.bias, 1e-4)
-    return decoder

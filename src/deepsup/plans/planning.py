@@ -70,7 +70,7 @@ def plan(
     priced: list[tuple[Branch, Price]] = []
     for name in placed.layers:
         priced.append(_branch(asked, placed, name, before=[b for b, _ in priced], **settings[name]))
-    branches, edges = _agreed(preset, priced, placed.seen)
+    branches, edges = _agreed(preset, priced, placed.seen, epochs)
     return _plan(asked, placed, branches, edges)
 
 
@@ -162,24 +162,27 @@ def _branch(
 
 
 def _agreed(
-    preset: methods.Method, priced: list[tuple[Branch, Price]], seen: Trace
+    preset: methods.Method, priced: list[tuple[Branch, Price]], seen: Trace, epochs: int
 ) -> tuple[list[Branch], tuple[Edge, ...]]:
     """The branches and the terms between outputs, which have been seen to fit one another."""
     shapes = {"main": seen.output[seen.main]}
     for branch, cost in priced:
         shapes |= {branch.name: cost.shape, **{f"{branch.name}/{key}": shape for key, shape in cost.extras.items()}}
     branches = [branch for branch, _ in priced]
-    edges = _edges(preset, branches)
+    edges = _edges(preset, branches, epochs)
     branches = compatibility.weighed(branches, edges, shapes)
     compatibility.check_edges(edges, shapes)
     return branches, edges
 
 
-def _edges(preset: methods.Method, branches: list[Branch]) -> tuple[Edge, ...]:
+def _edges(preset: methods.Method, branches: list[Branch], epochs: int) -> tuple[Edge, ...]:
     """The method's terms between outputs; a mixture of all scores has the loss that the branches have."""
     found = preset.edges([b.name for b in branches]) if preset.edges else ()
     usual = next((b.loss for b in branches if b.predicts), "cross_entropy")
     edges = tuple(replace(e, loss=usual) if e.target == TARGET and e.source == ENSEMBLE else e for e in found)
+    if preset.by_epoch:
+        ramps = {e.weight: replace(e.weight, epochs=epochs) for e in edges if isinstance(e.weight, schedules.rampup)}
+        edges = tuple(replace(e, weight=ramps.get(e.weight, e.weight)) for e in edges)
     given = {name for b in branches for name in b.outputs}
     for edge in edges:
         for output in (edge.source, edge.target):
