@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +16,12 @@ import deepsup as ds
 from deepsup import networks
 from deepsup.errors import ConfigError
 from deepsup.layers.dry_run import trace
+from deepsup.methods import METHODS
 from deepsup.methods.method import Scene
 from deepsup.methods.stage_ends import inner_stages
+from deepsup.settings import training as settings
+from tests.support.paper_nets import norm, score
+from tests.support.small_nets import unsettled
 
 DSN = ("dsn", "dsn-released", "dsn-released(loss='cross_entropy')")
 
@@ -74,6 +79,62 @@ def test_a_network_in_network_of_any_name_is_known(method: str, normalised: bool
     model = Renamed(normalised)
     wide = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1)]
     assert ds.plan(model, torch.randn(2, 3, 16, 16), method=method).names == tuple(wide)
+
+
+def _dhm_stage(s: dict[str, Tensor], x: Tensor, name: str, blocks: int, *, stride: int) -> Tensor:
+    """Blocks as DHM's models/cifar/resnet.py has them: the shortcut pools 2x2 and is filled up with zeros behind."""
+    for i in range(blocks):
+        b = f"{name}.{i}"
+        y = F.relu(norm(s, f"{b}.bn1", F.conv2d(x, s[f"{b}.conv1.weight"], stride=stride if i == 0 else 1, padding=1)))
+        y = norm(s, f"{b}.bn2", F.conv2d(y, s[f"{b}.conv2.weight"], padding=1))
+        if stride > 1 and i == 0:
+            x = F.avg_pool2d(x, 2)
+            x = torch.cat((x, x.new_zeros(len(x), y.shape[1] - x.shape[1], *x.shape[2:])), 1)
+        x = F.relu(x + y)
+    return x
+
+
+DHM_TABLE = {20: ((3, 2), 3), 32: ((5, 3), 5), 110: ((9, 9), 18)}  # 32, 110: released; 20: by the rule
+
+
+@pytest.mark.parametrize("method", ["dhm", "dsl"])
+@pytest.mark.parametrize("depth", DHM_TABLE)
+def test_dhm_on_cifar_resnets_with_pooling_shortcuts_is_the_released_network(method: str, depth: int) -> None:
+    torch.manual_seed(0)
+    model = networks.build(f"deepsup:resnet-{depth}", classes=7, options={"shortcut": "pool"})
+    x = torch.randn(2, 3, 16, 16).double()
+    net = ds.attach(model, ds.plan(model, x.float(), method=method)).double()
+    unsettled(net)
+    with ds.supervising(net):
+        found = net(x)
+    s, n, ((a, b), c) = model.state_dict(), (depth - 2) // 6, DHM_TABLE[depth]
+    early, late = (net.heads[name].state_dict() for name in ("early", "late"))
+    stem = F.relu(norm(s, "bn1", F.conv2d(x, s["conv1.weight"], padding=1)))
+    first = _dhm_stage(s, stem, "layer1", n, stride=1)
+    second = _dhm_stage(s, first, "layer2", n, stride=2)
+    main = score(s, _dhm_stage(s, second, "layer3", n, stride=2))
+    of_early = _dhm_stage(early, _dhm_stage(early, first, "layer2", a, stride=2), "layer3", b, stride=2)
+    of_late = _dhm_stage(late, second, "layer3", c, stride=2)
+    assert of_late.shape[1] == 128
+    close = {"rtol": 1e-9, "atol": 1e-11}
+    torch.testing.assert_close(found.main, main, **close)
+    torch.testing.assert_close(found.aux["early"], score(early, of_early), **close)
+    torch.testing.assert_close(found.aux["late"], score(late, of_late), **close)
+
+
+def test_whoever_runs_dhm_on_a_cifar_resnet_is_told_of_its_shortcut() -> None:
+    for method in ("dhm", "dsl", "dks"):
+        assert "model_options.shortcut=pool" in METHODS[method].facts()["deviations"]
+    used = 0
+    for path in sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml")):
+        config = settings.load(path)
+        each = [config] if isinstance(config, settings.TrainConfig) else [cell.config for cell in config.expand()]
+        names = [run.supervise.method for run in each if run.supervise is not None]
+        own = each[0].model.startswith("deepsup:resnet-") and not each[0].model.endswith("3x3")
+        if own and {"dhm", "dsl", "dks"} & set(names):
+            used += 1
+            assert all(run.model_options.get("shortcut") == "pool" for run in each), path
+    assert used >= 4
 
 
 def _all_convolutional() -> nn.Module:

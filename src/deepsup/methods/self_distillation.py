@@ -22,7 +22,8 @@ def _at_least_whole(least: int) -> Limit:
 Peers: TypeAlias = Annotated[int, _at_least_whole(1)]
 DHM_BRANCHES = (
     "a branch repeats the rest of the trunk, by DHM's published tables where it has one (CIFAR ResNet, WRN, DenseNet, "
-    "ImageNet ResNet), elsewhere, MobileNet included, by the rule behind them"
+    "ImageNet ResNet), elsewhere, MobileNet included, by the rule behind them. Its CIFAR ResNets pool on their shortcuts: "
+    "model_options.shortcut=pool, as in the recipes; with our default the outputs are those of another network"
 )
 
 

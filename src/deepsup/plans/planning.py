@@ -181,8 +181,10 @@ def _edges(preset: methods.Method, branches: list[Branch], epochs: int) -> tuple
     usual = next((b.loss for b in branches if b.predicts), "cross_entropy")
     edges = tuple(replace(e, loss=usual) if e.target == TARGET and e.source == ENSEMBLE else e for e in found)
     if preset.by_epoch:
-        ramps = {e.weight: replace(e.weight, epochs=epochs) for e in edges if isinstance(e.weight, schedules.rampup)}
-        edges = tuple(replace(e, weight=ramps.get(e.weight, e.weight)) for e in edges)
+        edges = tuple(
+            replace(e, weight=replace(e.weight, epochs=epochs)) if isinstance(e.weight, schedules.rampup) else e
+            for e in edges
+        )
     given = {name for b in branches for name in b.outputs}
     for edge in edges:
         for output in (edge.source, edge.target):
