@@ -136,7 +136,7 @@ def test_of_a_long_run_some_records_are_drawn_and_the_figure_says_so(demo: Path)
     drawn = points(lines(sheet.panels[0])["supervised: main output"])
     assert len(drawn) <= curves.MOST + 1
     assert (drawn[0][0], drawn[-1][0]) == (1 / 5000, 1)
-    assert sheet.caption == "Of long runs one record in 17 is drawn, and the last."
+    assert sheet.caption == "Of long runs not all records are drawn: of the longest one in 17, and the last."
     assert not figures.score(groups, baselines={}).caption
 
 

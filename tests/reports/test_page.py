@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import statistics
@@ -264,3 +265,30 @@ def test_of_more_than_two_arms_the_conflict_timelines_go_on_in_a_second_figure(t
         write(tmp_path / "sgd" / arm / "seed0", records)
     html = reports.render(tmp_path)
     assert [html.count(f'<figure id="conflicts-{i}"') for i in range(3)] == [1, 1, 0]
+
+
+def test_a_page_is_drawn_while_the_collector_rests_and_leaves_it_as_it_was(demo: Path) -> None:
+    run = demo / "sgd" / "plain" / "seed0"
+    for was in (True, False):
+        (gc.enable if was else gc.disable)()
+        try:
+            reports.render(run)
+            assert gc.isenabled() is was
+            with pytest.raises(ConfigError):
+                reports.render(run / "nothing")
+            assert gc.isenabled() is was
+        finally:
+            gc.enable()
+
+
+def test_the_page_of_a_long_run_is_light_and_counts_every_step(tmp_path: Path) -> None:
+    records = journal("sgd", "supervised", 0)
+    kinds = {kind: next(r for r in records if r["kind"] == kind) for kind in ("step", "conflict")}
+    n = 5000
+    long = [kinds[k] | {"step": i, "progress": i / n} for i in range(1, n + 1) for k in kinds]
+    kept = [record for record in records if record["kind"] not in kinds]
+    html = reports.render(write(tmp_path, [*kept[:-1], *long, kept[-1]]))
+    text = Page(html).text
+    assert len(html) < 1_000_000
+    assert text.count("Of long runs not all records are drawn: of the longest one in 17, and the last.") == 2
+    assert f"of the {10 * n} steps in which both gradients reached the layer" in text

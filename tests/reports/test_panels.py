@@ -21,7 +21,7 @@ def drawn(*names: str, width: int = WIDE, titles: tuple[str, ...] = ("one",)) ->
     sheet = Sheet(list(titles), [200], width)
     for panel in sheet.panels:
         for name in names:
-            panels.line(panel, CURVE, name=name, colour=panels.INK, shade=0.2)
+            panels.mean(panel, CURVE, name=name, colour=panels.INK, shade=0.2)
     sheet.labels(x="epoch", y="score")
     return sheet.laid_out()
 
@@ -49,10 +49,12 @@ def test_rows_stand_below_each_other_in_the_heights_asked_for() -> None:
 @pytest.mark.parametrize("width", [WIDE, NARROW])
 def test_nothing_leaves_the_sheet(width: int) -> None:
     names = [f"a long name of an arm {i}" for i in range(9)]
-    sheet = drawn(*names, width=width, titles=("a title that is far too long for its panel, and for any other", "b"))
+    sheet = drawn(
+        *names, "_private", width=width, titles=("a title that is far too long for its panel, and for any other", "b")
+    )
     sheet.figure.set_dpi(72)
     sheet.figure.draw_without_rendering()
-    assert legend(sheet) == names
+    assert legend(sheet) == [*names, "\u2060_private"]
     tall = 72 * sheet.figure.get_size_inches()[1]
     for box in (sheet.figure.legends[0].get_window_extent(), *(p.get_tightbbox() for p in sheet.panels)):
         assert -1 <= box.x0 < box.x1 <= width + 1
@@ -89,8 +91,8 @@ def test_the_same_drawing_has_the_same_bytes(tmp_path: Path) -> None:
 
 def test_a_curve_of_one_run_has_no_shade_and_one_point_is_a_dot() -> None:
     panel = Sheet(["a"], [100], WIDE).panels[0]
-    panels.line(panel, Curve((1, 2), (0.1, 0.2), (0.1, 0.2), (0.1, 0.2)), colour=panels.INK, shade=0.2)
-    panels.line(panel, Curve((1,), (0.1,), (0.0,), (0.2,)), colour=panels.INK, shade=0.2)
+    panels.mean(panel, Curve((1, 2), (0.1, 0.2), (0.1, 0.2), (0.1, 0.2)), colour=panels.INK, shade=0.2)
+    panels.mean(panel, Curve((1,), (0.1,), (0.0,), (0.2,)), colour=panels.INK, shade=0.2)
     assert len(panel.collections) == 0
     assert [line.get_marker() for line in panel.lines] == ["None", "o"]
 

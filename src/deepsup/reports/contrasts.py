@@ -58,8 +58,8 @@ def by_depth(groups: Groups, *, metric: str = ACCURACY, width: int = WIDE) -> Sh
         reference = baseline(group)
         for arm, colour, dash in colours.of_arms(group["arms"], baseline=reference):
             along = [output for output in depths.of(group["arms"][arm]) if output.depth is not None]
-            look: dict[str, Any] = {"color": colour, "linestyle": dash, "marker": "o", "linewidth": 2}
-            panel.plot([o.depth for o in along], [o.mean for o in along], label=arm, **look)
+            look: dict[str, Any] = {"colour": colour, "linestyle": dash, "marker": "o", "linewidth": 2}
+            panels.line(panel, [o.depth for o in along], [o.mean for o in along], name=arm, **look)
             together = depths.ensemble(group["arms"][arm])
             if together:
                 panel.plot([_TOGETHER], [together.mean], "*", color=colour, markersize=11)

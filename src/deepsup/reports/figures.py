@@ -37,11 +37,12 @@ def gradients(
     titles = [f"{arm}, mean of {n} seeds" if (n := len(runs)) > 1 and few else arm for arm, runs in arms.items()]
     layers = curves.layers(run for runs in arms.values() for run in runs)
     bottom = panels.under_layers(layers) if along else 46
-    sheet = Sheet([*titles, *([along] if along else [])], [300], width, right=104, bottom=bottom)
+    titles += [along] if along else []
+    sheet = Sheet(titles, [300], width, right=104, bottom=bottom, caption=_caption({"": arms}, "gradients"))
     tones = dict(zip(layers, colours.depth_colours(len(layers)), strict=True))
     for panel, runs in zip(sheet.panels, arms.values(), strict=False):
         for layer, curve in curves.gradients(runs).items():
-            panels.line(panel, curve.positive(), colour=tones[layer], linewidth=1.6)
+            panels.mean(panel, curve.positive(), colour=tones[layer], linewidth=1.6)
         panels.whole(panel)
     sheet.labels(x="iteration", y="mean |gradient|")
     if along:
@@ -67,14 +68,14 @@ def _along(sheet: Sheet, panel: Axes, arms: Arms, *, baseline: str | None) -> No
     layers = curves.layers(run for runs in arms.values() for run in runs)
     for arm, colour, dash in colours.of_arms(arms, baseline=baseline):
         curve = curves.profile(arms[arm]).positive().at(layers)
-        look = {"linestyle": dash, "marker": "o", "markersize": 4, "linewidth": 2.2}
-        panels.line(panel, curve, name=arm, colour=colour, shade=_shade(arms), **look)
+        look: dict[str, Any] = {"linestyle": dash, "marker": "o", "markersize": 4, "linewidth": 2.2}
+        panels.mean(panel, curve, name=arm, colour=colour, shade=_shade(arms), **look)
         starts = set(map(layers.index, curves.branch_layers(arms[arm])))
         marks = [(x, y) for x, y in zip(curve.x, curve.mean, strict=True) if x in starts]
         if marks:
             name = f"{arm}: a branch starts here" if len(arms) <= FEW else ""
             look = {"linestyle": "", "marker": "D", "markersize": 8, "markerfacecolor": colours.PAPER, "zorder": 2.5}
-            panel.plot(*zip(*marks, strict=True), label=name, color=colour, markeredgewidth=1.8, **look)
+            panels.line(panel, *zip(*marks, strict=True), name=name, colour=colour, markeredgewidth=1.8, **look)
     panels.by_layer(panel, layers, room=sheet.inner)
     panel.set_xlabel("layer, from the input to the output")
 
@@ -99,11 +100,11 @@ def score(groups: Mapping[str, Arms], *, baselines: Baselines, metric: str = ACC
             main, few = heads.pop("main", None), len(arms) <= FEW
             for i, (head, curve) in enumerate(heads.items() if few else ()):
                 style, pale = DASHES[i % len(DASHES)], colours.tint(colour, 0.25)
-                panels.line(panel, curve, name=f"{arm}: {head}", colour=pale, linewidth=1.3, linestyle=style)
+                panels.mean(panel, curve, name=f"{arm}: {head}", colour=pale, linewidth=1.3, linestyle=style)
             if main:
                 look = {"linewidth": 2.6, "zorder": 3} if few else {"linewidth": 2, "linestyle": dash}
                 name = f"{arm}: main output" if few else arm
-                panels.line(panel, main, name=name, colour=colour, shade=_shade(arms), **look)
+                panels.mean(panel, main, name=name, colour=colour, shade=_shade(arms), **look)
         low, high = panel.get_ylim()
         if metric == ACCURACY and low < 0.9 < high:
             panels.level(panel, 0.9, text="90 %", left=True)
@@ -127,11 +128,11 @@ def weights(groups: Mapping[str, Arms], *, baselines: Baselines, width: int = WI
             dashes = itertools.cycle(("-", *DASHES))
             for heads, curve in curves.weights(arms[arm]).items() if _has_branches(arms[arm]) else ():
                 if heads != "main":
-                    panels.line(
+                    panels.mean(
                         panel, curve, name=f"{arm}: {heads}", colour=colour, linestyle=next(dashes), linewidth=2.2
                     )
                 elif len(arms) <= FEW:
-                    panels.line(panel, curve, name=f"{arm}: main output", colour=colours.BASELINE, zorder=3)
+                    panels.mean(panel, curve, name=f"{arm}: main output", colour=colours.BASELINE, zorder=3)
         _over_progress(panel)
         panel.set_ylim(bottom=0)
     sheet.labels(x=_PROGRESS, y="weight of the loss")
@@ -153,7 +154,7 @@ def conflict(arms: Arms, *, titled: bool = True, width: int = WIDE) -> Sheet:
         for branch, curve in by.items():
             shown = curve.positive() if quantity == "ratio" else curve
             drawn[quantity] += [*shown.low, *shown.high]
-            panels.line(panel, shown, name=branch, colour=tones[branch], shade=_SHADE, linewidth=1.8)
+            panels.mean(panel, shown, name=branch, colour=tones[branch], shade=_SHADE, linewidth=1.8)
         panel.axhline(0 if quantity == "cosine" else 1, color=colours.MUTED, linewidth=1.2)
         _over_progress(panel)
     _pull_axes(sheet, **drawn)
@@ -194,7 +195,7 @@ def _shade(arms: Arms) -> float:
 def _caption(groups: Mapping[str, Arms], kind: str) -> str:
     """Say that not every record is drawn, where that is so."""
     every = max(curves.stride(runs, kind) for arms in groups.values() for runs in arms.values())
-    return f"Of long runs one record in {every} is drawn, and the last." if every > 1 else ""
+    return f"Of long runs not all records are drawn: of the longest one in {every}, and the last." if every > 1 else ""
 
 
 def _has_branches(runs: Sequence[Run]) -> bool:

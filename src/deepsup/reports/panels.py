@@ -172,10 +172,15 @@ def save(draw: Draw, out_png: str | Path) -> Path:
     return out
 
 
-def line(panel: Axes, curve: Curve, *, colour: str, name: str = "", shade: float = 0, **look: Any) -> None:
+def line(panel: Axes, x: Sequence[Any], y: Sequence[float], *, colour: str, name: str = "", **look: Any) -> None:
+    """Draw a line, or the one point that there is; the legend has it by its `name`."""
+    label = f"\u2060{name}" if name.startswith("_") else name  # of others matplotlib's legend knows nothing
+    panel.plot(x, y, label=label, color=colour, **({} if len(x) > 1 else {"marker": "o"}) | look)
+
+
+def mean(panel: Axes, curve: Curve, *, colour: str, shade: float = 0, **look: Any) -> None:
     """Draw the mean of a curve, and a shade as strong as `shade` from the smallest to the largest run where there are several."""
-    point = {} if len(curve.x) > 1 else {"marker": "o"}
-    panel.plot(curve.x, curve.mean, label=name, color=colour, **point | look)
+    line(panel, curve.x, curve.mean, colour=colour, **look)
     if shade and curve.low != curve.high and len(curve.x) > 1:
         panel.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=shade, linewidth=0)
 
