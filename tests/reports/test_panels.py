@@ -14,14 +14,15 @@ from deepsup.reports.curves import Curve
 from deepsup.reports.panels import NARROW, WIDE, Sheet
 from tests.support.drawn_figures import legend, texts
 
-CURVE = Curve((1, 2, 3), (0.1, 0.2, 0.3), (0.05, 0.1, 0.3), (0.2, 0.3, 0.4))
+SHARES = Curve((1, 2, 3), (0.9625, 0.965, 0.97), (0.96, 0.96, 0.97), (0.9675, 0.97, 0.97))
 
 
 def drawn(*names: str, width: int = WIDE, titles: tuple[str, ...] = ("one",)) -> Sheet:
     sheet = Sheet(list(titles), [200], width)
     for panel in sheet.panels:
         for name in names:
-            panels.mean(panel, CURVE, name=name, colour=panels.INK, shade=0.2)
+            panels.mean(panel, SHARES, name=name, colour=panels.INK, shade=0.2)
+    panels.shares(sheet.panels[0].yaxis)
     sheet.labels(x="epoch", y="score")
     return sheet.laid_out()
 
@@ -60,6 +61,12 @@ def test_nothing_leaves_the_sheet(width: int) -> None:
         assert -1 <= box.x0 < box.x1 <= width + 1
         assert -1 <= box.y0 < box.y1 <= tall + 1
     assert sheet.figure.legends[0].get_window_extent().y0 >= sheet.panels[0].get_tightbbox().y1 - 8
+
+
+def test_shares_are_written_in_percent_as_short_as_they_can_be() -> None:
+    axis = drawn("a").panels[0].yaxis
+    written = [axis.get_major_formatter()(value, 0) for value in (0, 0.2, 0.965, 0.9625, 1)]
+    assert written == ["0 %", "20 %", "96.5 %", "96.25 %", "100 %"]
 
 
 def test_the_drawing_stands_in_a_page_twice_once_for_each_screen() -> None:

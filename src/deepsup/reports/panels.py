@@ -68,7 +68,7 @@ class Sheet:
     titles: Sequence[str]
     heights: Sequence[int]
     width: int
-    left: float = 66
+    left: float = 74
     right: float = 20
     bottom: float = 46
     caption: str = ""
@@ -210,7 +210,7 @@ def wide(texts: Iterable[str]) -> float:
 
 def shares(axis: Any) -> None:
     """Write the numbers of an axis in percent."""
-    axis.set_major_formatter(_mpl("ticker").PercentFormatter(1, symbol=" %"))
+    axis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
 
 
 def whole(panel: Axes) -> None:
