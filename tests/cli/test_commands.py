@@ -195,7 +195,7 @@ def test_train_strip_verify_and_report(tmp_path: Path) -> None:
     assert 50_000 < (tmp_path / "page.html").stat().st_size < 1_500_000
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
     call("report", str(run), "--picture", str(tmp_path / "scores.png"), "--of", "scores")
-    expected = reports.score_picture(run, tmp_path / "expected.png").read_bytes()
+    expected = reports.picture("scores", run, tmp_path / "expected.png").read_bytes()
     assert (tmp_path / "scores.png").read_bytes() == expected != (tmp_path / "picture.png").read_bytes()
     with pytest.raises(DeepsupError, match=r"no picture of 'losses'\. Choose: gradients, scores, ablation\."):
         call("report", str(run), "--picture", str(tmp_path / "x.png"), "--of", "losses")

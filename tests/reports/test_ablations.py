@@ -133,6 +133,6 @@ def test_the_picture_is_the_figure(folder: Path, tmp_path: Path) -> None:
     same = panels.save(partial(ablation, compare, metric=compare["metric"]), tmp_path / "same.png")
     assert same.read_bytes() == png
     with pytest.raises(ConfigError, match=r"no group 'lion'.*'camvid'"):
-        reports.ablation_picture(folder, tmp_path / "x.png", group="lion")
+        reports.picture("ablation", folder, tmp_path / "x.png", group="lion")
     with pytest.raises(ConfigError, match="holds no ablation with two finished values"):
-        reports.ablation_picture(folder / "camvid/0/seed0", tmp_path / "x.png")
+        reports.picture("ablation", folder / "camvid/0/seed0", tmp_path / "x.png")

@@ -76,8 +76,8 @@ def test_arms_are_compared_over_as_many_iterations(demo: Path) -> None:
     later = dataclasses.replace(
         supervised[0], gradients=(*supervised[0].gradients[:3], *loud[3:])
     )  # beyond what plain has
-    (told,) = sections.gains({"": {"plain": short, "supervised": [later]}}, {"": "plain"})
-    (same,) = sections.gains({"": {"plain": short, "supervised": supervised[:1]}}, {"": "plain"})
+    (*_, told) = sections.gradients({"": {"plain": short, "supervised": [later]}}, {"": "plain"})
+    (*_, same) = sections.gradients({"": {"plain": short, "supervised": supervised[:1]}}, {"": "plain"})
     assert told == same
     assert "over the first 3 iterations of each)." in told
 

@@ -145,9 +145,9 @@ def test_a_comparison_that_has_only_been_announced_has_a_page(demo: Path, tmp_pa
     assert "runs finished: plain 0 of 3, supervised 0 of 3" in text
     assert "No gradients were recorded" in text
     assert "No epoch has finished yet" in text
-    for draw in (reports.gradient_picture, reports.score_picture):
+    for kind in ("gradients", "scores"):
         with pytest.raises(ConfigError, match=r"no gradients were recorded|no epoch has finished"):
-            draw(tmp_path, tmp_path / "x.png")
+            reports.picture(kind, tmp_path, tmp_path / "x.png")
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_a_comparison_that_has_only_been_announced_has_a_page(demo: Path, tmp_pa
     [
         ("matplotlib", "report", reports.render),
         ("jinja2", "report", reports.render),
-        ("matplotlib", "report", lambda path: reports.gradient_picture(path, path / "x.png")),
+        ("matplotlib", "report", lambda path: reports.picture("gradients", path, path / "x.png")),
         ("rich", "cli", lambda path: reports.comparison_table(COMPARISON)),
     ],
 )

@@ -48,13 +48,13 @@ def test_probes_of_different_models_are_refused(tmp_path: Path) -> None:
 
 
 def test_pictures_are_drawn(demo: Path, tmp_path: Path) -> None:
-    for draw in (reports.gradient_picture, reports.score_picture):
-        png = draw(demo, tmp_path / "pictures" / "one.png", group="adam").read_bytes()
+    for kind in ("gradients", "scores"):
+        png = reports.picture(kind, demo, tmp_path / "pictures" / "one.png", group="adam").read_bytes()
         assert png.startswith(b"\x89PNG")
         assert int.from_bytes(png[16:20], "big") == 1800
-        assert draw(demo / "sgd/plain/seed1", tmp_path / "single.png").is_file()
+        assert reports.picture(kind, demo / "sgd/plain/seed1", tmp_path / "single.png").is_file()
         with pytest.raises(ConfigError, match=r"no group 'lion'.*'sgd', 'adam'"):
-            draw(demo, tmp_path / "x.png", group="lion")
+            reports.picture(kind, demo, tmp_path / "x.png", group="lion")
 
 
 def test_a_picture_of_gradients_sets_the_first_candidate_against_the_baseline(many: Path, tmp_path: Path) -> None:
@@ -62,13 +62,13 @@ def test_a_picture_of_gradients_sets_the_first_candidate_against_the_baseline(ma
     pair = {arm: runs[arm] for arm in ("none", "label-smoothing")}
     limits = figures.limits({"": pair})
     same = panels.save(partial(figures.gradients, pair, limits=limits), tmp_path / "same.png").read_bytes()
-    assert reports.gradient_picture(many, tmp_path / "gradients.png").read_bytes() == same
+    assert reports.picture("gradients", many, tmp_path / "gradients.png").read_bytes() == same
 
 
 def test_a_picture_of_scores_is_the_figure_of_the_page(many: Path, tmp_path: Path) -> None:
     groups = reports.evidence(many).groups
     same = panels.save(partial(figures.score, groups, baselines={"all": "none"}), tmp_path / "same.png").read_bytes()
-    assert reports.score_picture(many, tmp_path / "scores.png").read_bytes() == same
+    assert reports.picture("scores", many, tmp_path / "scores.png").read_bytes() == same
 
 
 def test_an_unknown_picture_is_refused(many: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,11 @@ def test_what_the_probe_saw_stands_beside_what_training_saw(demo: Path, tmp_path
 
 def test_a_comparison_says_what_the_weakest_layer_gains(demo: Path) -> None:
     found = reports.evidence(demo)
-    sentences = sections.gains(found.groups, {"sgd": "plain", "adam": "plain"})
-    assert [s.partition(":")[0] for s in sentences] == ["sgd / supervised", "adam / supervised"]
-    assert "conv1, the weakest layer of “plain”, gets 4" in sentences[0]
-    assert sections.gains(found.groups, {"sgd": None}) == []
+    sentences = sections.gradients(found.groups, {"sgd": "plain", "adam": "plain"})
+    arms = [f"{group} / {arm}" for group in ("sgd", "adam") for arm in ("plain", "supervised")]
+    assert [s.partition(":")[0] for s in sentences] == [*arms, "sgd / supervised", "adam / supervised"]
+    by_hand = [statistics.fmean(g.layers["conv1"] for g in run.gradients) for run in found.groups["sgd"]["plain"]]
+    smallest = formats.magnitude(statistics.fmean(by_hand))
+    assert f"the smallest mean gradient is {smallest}, in conv1; 3 of 13 layers are under 1e-7." in sentences[0]
+    assert "conv1, the weakest layer of “plain”, gets 4" in sentences[4]
+    assert not any("gets" in sentence for sentence in sections.gradients(found.groups, {"sgd": None}))

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from deepsup.reports.page import render, write_html
-from deepsup.reports.pictures import ablation_picture, gradient_figure, gradient_picture, picture, score_picture
+from deepsup.reports.pictures import gradient_figure, picture
 from deepsup.reports.summary import Evidence, evidence, judged
 from deepsup.reports.text_tables import (
     comparison_table,
@@ -24,12 +24,10 @@ from deepsup.training.run_folders import run, runs
 __all__ = [
     "Evidence",
     "Run",
-    "ablation_picture",
     "comparison_table",
     "depth_table",
     "evidence",
     "gradient_figure",
-    "gradient_picture",
     "inference_line",
     "judged",
     "picture",
@@ -38,7 +36,6 @@ __all__ = [
     "run",
     "run_table",
     "runs",
-    "score_picture",
     "verdict_lines",
     "verdict_table",
     "write_html",

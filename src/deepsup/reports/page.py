@@ -104,19 +104,18 @@ def content(found: Evidence, *, beside: Path) -> dict[str, Any]:
     compare = found.compare
     views, baselines = _views(found)
     earlier = views.get("", {}).get(_BEFORE, ())
-    alike = {group: curves.same_span(arms) for group, arms in views.items()}
+    spans = dict.fromkeys(str(curves.same_span(arms)[1]) for arms in views.values())
     return _facts(found) | {
         "iterations": max((curves.first_iterations([run]) for run in found.runs), default=0),
         "before": bool(earlier),
         "probed": curves.first_iterations(earlier) if curves.first_iterations(earlier) > 1 else 0,
-        "span": formats.listing([str(n) for n in dict.fromkeys(n for _, n in alike.values())]),
+        "span": formats.listing(list(spans)),
         "seeds": any(len(runs) > 1 for arms in found.groups.values() for runs in arms.values()),
         "css": colours.CSS,
         "threshold": formats.magnitude(curves.THRESHOLD),
         "figures": _figures(found, views, baselines),
         "seen": {
-            "gradients": _weakest_layers({group: arms for group, (arms, _) in alike.items()})
-            + sections.gains(views, baselines),
+            "gradients": sections.gradients(views, baselines),
             "score": _last_scores(found),
             "pulls": sections.pulls(found),
         },
@@ -180,7 +179,11 @@ def _figures(found: Evidence, views: Views, baselines: figures.Baselines) -> dic
     """Return the figures by their kind; an empty list where no journal holds what a figure shows."""
     groups, told = found.groups, found.compare["groups"]
     metric: Any = {"metric": found.metric}
-    probed = {group: _probed(arms) for group, arms in views.items() if any(map(curves.first_iterations, arms.values()))}
+    probed = {
+        group: {arm: runs for arm, runs in arms.items() if curves.first_iterations(runs)}
+        for group, arms in views.items()
+        if any(map(curves.first_iterations, arms.values()))
+    }
     trained = {group: arms for group, arms in groups.items() if any(run.epochs for r in arms.values() for run in r)}
     same = {group: curves.same_span(arms)[0] for group, arms in probed.items()}
     span: Any = {"limits": figures.limits(probed)}
@@ -204,10 +207,6 @@ def _shown(kind: str, drawn: Iterable[tuple[str, panels.Draw]]) -> list[Shown]:
     return [Shown(name, group, *inline) for name, group, inline in made if inline[0]]
 
 
-def _probed(arms: figures.Arms) -> figures.Arms:
-    return {arm: runs for arm, runs in arms.items() if curves.first_iterations(runs)}
-
-
 def _with_steps(arms: figures.Arms) -> figures.Arms:
     """Leave out what a probe saw before if only its means were written down: they are no timeline."""
     return {arm: runs for arm, runs in arms.items() if arm != _BEFORE or curves.first_iterations(runs) > 1}
@@ -218,23 +217,6 @@ def _conflicts(arms: figures.Arms) -> Iterator[figures.Arms]:
     measured = [arm for arm, runs in arms.items() if curves.pulls(runs)]
     for i in range(0, len(measured), 2):
         yield {arm: arms[arm] for arm in measured[i : i + 2]}
-
-
-def _weakest_layers(views: Views) -> list[str]:
-    """Return one sentence for each arm: its weakest layer, and how many layers are under the threshold."""
-    limit = formats.magnitude(curves.THRESHOLD)
-    sentences = []
-    for group, arms in views.items():
-        for arm, runs in arms.items():
-            profile = curves.profile(runs)
-            if profile.x:
-                smallest, layer = min(zip(profile.mean, profile.x, strict=True))
-                under = sum(value < curves.THRESHOLD for value in profile.mean)
-                sentences.append(
-                    f"{path(group, arm)}: the smallest mean gradient is {formats.magnitude(smallest)}, in {layer}; "
-                    f"{under} of {len(profile.x)} layers are under {limit}."
-                )
-    return sentences
 
 
 def _last_scores(found: Evidence) -> list[str]:

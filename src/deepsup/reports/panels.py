@@ -29,29 +29,20 @@ MOST: Final = 3
 """Panels that stand side by side at most."""
 
 _LOOK: Final = {
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor"), INK),
+    **dict.fromkeys(("xtick.labelcolor", "ytick.labelcolor"), MUTED),
+    **dict.fromkeys(("xtick.color", "ytick.color", "axes.edgecolor"), EDGE),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize"), 11),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
     "font.family": "DejaVu Sans",
     "font.size": 12,
-    "text.parse_math": False,  # a name with dollar signs is a name
-    "text.color": INK,
-    "axes.edgecolor": EDGE,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
     "axes.titlesize": 13,
     "axes.titleweight": "bold",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
     "grid.color": GRID,
-    "xtick.color": EDGE,
-    "ytick.color": EDGE,
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED,
-    "xtick.labelsize": 11,
-    "ytick.labelsize": 11,
-    "legend.frameon": False,
     "legend.fontsize": 11.5,
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a name with dollar signs is a name
 }
 _LETTER: Final = 6.6  # pixels that a letter takes about
 _TITLE, _BETWEEN, _GAP = 28, 16, 18  # pixels over the first of a column's panels, over the others, and between columns
@@ -144,20 +135,17 @@ def inline(draw: Draw, name: str) -> tuple[str, str]:
     """
     found, caption = "", ""
     for kind, width in (("wide", WIDE), ("narrow", NARROW)):
+        drawn = io.StringIO()
         with _mpl("").rc_context(_LOOK | {"svg.hashsalt": f"{name} {kind}"}):
             sheet = draw(width=width)
             if sheet is None:
                 return "", ""
-            drawn = io.StringIO()
-            none = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-            sheet.figure.savefig(drawn, format="svg", transparent=True, metadata=none)
-        text = drawn.getvalue()
-        text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, count=1, flags=re.DOTALL)  # the page has it
-        text = re.sub(r'<g id="[^"]*"', "<g", text)
-        text = re.sub(
-            r'^.*?<svg[^>]*( viewBox="[^"]*")[^>]*>', rf'<svg class="{kind}"\1>', text, count=1, flags=re.DOTALL
-        )
-        found, caption = found + text, sheet.caption
+            unsaid = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+            sheet.figure.savefig(drawn, format="svg", transparent=True, metadata=unsaid)
+        size = f"0 0 {width} {72 * sheet.figure.get_figheight():g}"
+        _, _, body = drawn.getvalue().partition("</defs>")  # the first are a style, which the page has
+        found += f'<svg class="{kind}" viewBox="{size}">' + re.sub(r'<g id="[^"]*"', "<g", body)
+        caption = sheet.caption
     return found, caption
 
 

@@ -20,28 +20,66 @@ _Group = TypeVar("_Group")
 
 
 def picture(kind: str, path_in: str | Path, out_png: str | Path, group: str | None = None) -> Path:
-    """Draw one of `PICTURES` by its name: `gradients`, `scores` or `ablation`; raises `ConfigError` for another one."""
+    """Draw one of `PICTURES` of the run or comparison at `path_in` by its name: `gradients`, `scores` or `ablation`.
+
+    >>> picture("gradients", "runs/demo", "docs/gradients.png", group="sgd")     # doctest: +SKIP
+
+    With a `group` that one alone. Raises `ConfigError` for another name, and where there is nothing to draw.
+    """
     if kind not in PICTURES:
         raise ConfigError(f"there is no picture of {kind!r}. Choose: {', '.join(PICTURES)}.")
-    return PICTURES[kind](path_in, out_png, group)
+    return panels.save(PICTURES[kind](evidence(path_in), group), out_png)
 
 
-def gradient_picture(path_in: str | Path, out_png: str | Path, group: str | None = None) -> Path:
-    """Draw the mean |gradient| of each layer over the first iterations, the baseline left, the supervised arm right.
+def _gradients(found: Evidence, group: str | None) -> panels.Draw:
+    """The mean |gradient| of each layer over the first iterations, the baseline left, the supervised arm right.
 
-    >>> gradient_picture("runs/demo", "docs/gradients.png", group="sgd")     # doctest: +SKIP
-
-    Without `group` the first group with recorded gradients is drawn. A single run is one panel.
+    Of the first group that has any, if none is named. A single run is one panel.
     """
-    found = evidence(path_in)
     probed = {g: arms for g, arms in found.groups.items() if any(map(curves.first_iterations, arms.values()))}
-    nothing = f"no gradients were recorded in {path_in}. Train with log.gradients above 0."
+    nothing = f"no gradients were recorded in {found.path}. Train with log.gradients above 0."
     name = next(iter(_chosen(group, probed, nothing)))
-    arms = found.ordered(name)
-    judge = next(iter(judged(_stated(found)[name])), "")
+    arms, judge = found.ordered(name), next(iter(judged(_stated(found)[name])), "")
     order = sorted(arms, key=lambda arm: (arm != found.baselines[name], arm != judge))
     pair = {arm: arms[arm] for arm in order[:2] if curves.first_iterations(arms[arm])}
-    return panels.save(partial(figures.gradients, pair, limits=figures.limits({name: pair})), out_png)
+    return partial(figures.gradients, pair, limits=figures.limits({name: pair}))
+
+
+def _scores(found: Evidence, group: str | None) -> panels.Draw:
+    """The validation score over epochs: one panel a group, all arms in it."""
+    trained = {g: arms for g, arms in found.groups.items() if any(run.epochs for r in arms.values() for run in r)}
+    chosen = _chosen(group, trained, f"no epoch has finished in {found.path}, so there is no score to draw yet.")
+    return partial(figures.score, chosen, baselines=found.baselines, metric=found.metric)
+
+
+def _ablation(found: Evidence, group: str | None) -> panels.Draw:
+    """The score over the one setting that the arms of an ablation differ in: one panel a group."""
+    drawn = {name: told for name, told in _stated(found).items() if len(ablations.points(found.compare, told)) > 1}
+    nothing = f"{found.path} holds no ablation with two finished values to draw. Compare arms that differ in one setting (vary)."
+    compare = {**found.compare, "groups": list(_chosen(group, drawn, nothing).values())}
+    return partial(ablations.ablation, compare, metric=found.metric)
+
+
+PICTURES: Final[dict[str, Callable[[Evidence, str | None], panels.Draw]]] = {
+    "gradients": _gradients,
+    "scores": _scores,
+    "ablation": _ablation,
+}
+
+
+def _stated(found: Evidence) -> dict[str, Mapping[str, Any]]:
+    return {group["name"]: group for group in found.compare["groups"]}
+
+
+def _chosen(group: str | None, groups: Mapping[str, _Group], nothing: str) -> Mapping[str, _Group]:
+    """Return the groups to draw, all of them or the one that was named; `nothing` says that there is none."""
+    if not groups:
+        raise ConfigError(nothing)
+    if group is None:
+        return groups
+    if group not in groups:
+        raise ConfigError(f"no group {group!r} with something to draw. There is: {', '.join(map(repr, groups))}.")
+    return {group: groups[group]}
 
 
 def gradient_figure(before: Probe, after: Probe, out_png: str | Path) -> Path:
@@ -71,51 +109,3 @@ def _seen(probe: Probe) -> Run:
     layers = [row.layer for row in probe.rows]
     records = [Gradients(i, dict(zip(layers, step, strict=True))) for i, step in enumerate(steps, start=1)]
     return Run(Path(), "", "", "", None, {}, {"branches": branches}, {}, {}, gradients=tuple(records))
-
-
-def score_picture(path_in: str | Path, out_png: str | Path, group: str | None = None) -> Path:
-    """Draw the validation score over epochs: one panel a group (or only `group`), all arms in it.
-
-    Thick: the networks' own outputs, mean over seeds and the range between them. Thin: the branches, of a few arms.
-    """
-    found = evidence(path_in)
-    trained = {g: arms for g, arms in found.groups.items() if any(run.epochs for r in arms.values() for run in r)}
-    nothing = f"no epoch has finished in {path_in}, so there is no score to draw yet."
-    chosen = _chosen(group, trained, nothing)
-    return panels.save(partial(figures.score, chosen, baselines=found.baselines, metric=found.metric), out_png)
-
-
-def ablation_picture(path_in: str | Path, out_png: str | Path, group: str | None = None) -> Path:
-    """Draw the score over the one setting that the arms of an ablation differ in: one panel a group (or only `group`)."""
-    found = evidence(path_in)
-    drawn = {
-        name: stated for name, stated in _stated(found).items() if len(ablations.points(found.compare, stated)) > 1
-    }
-    nothing = (
-        f"{path_in} holds no ablation with two finished values to draw. Compare arms that differ in one setting (vary)."
-    )
-    chosen = _chosen(group, drawn, nothing)
-    compare = {**found.compare, "groups": list(chosen.values())}
-    return panels.save(partial(ablations.ablation, compare, metric=found.metric), out_png)
-
-
-PICTURES: Final[dict[str, Callable[[str | Path, str | Path, str | None], Path]]] = {
-    "gradients": gradient_picture,
-    "scores": score_picture,
-    "ablation": ablation_picture,
-}
-
-
-def _stated(found: Evidence) -> dict[str, Mapping[str, Any]]:
-    return {group["name"]: group for group in found.compare["groups"]}
-
-
-def _chosen(group: str | None, groups: Mapping[str, _Group], nothing: str) -> Mapping[str, _Group]:
-    """Return the groups to draw, all of them or the one that was named; `nothing` says that there is none."""
-    if not groups:
-        raise ConfigError(nothing)
-    if group is None:
-        return groups
-    if group not in groups:
-        raise ConfigError(f"no group {group!r} with something to draw. There is: {', '.join(map(repr, groups))}.")
-    return {group: groups[group]}

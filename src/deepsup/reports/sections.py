@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from deepsup.reports import curves, formats
-from deepsup.reports.formats import known, listing
+from deepsup.reports.formats import known, listing, magnitude
 from deepsup.reports.summary import Evidence
 from deepsup.training.records import Gradients, Pull, Run
 
@@ -135,9 +135,12 @@ def before(run: Run) -> Run | None:
     return dataclasses.replace(run, plan=None, gradients=tuple(records), conflicts=(), findings=None, placement=None)
 
 
-def gains(groups: Mapping[str, Mapping[str, Sequence[Run]]], baselines: Mapping[str, str | None]) -> list[str]:
-    """Return, for each arm, how much more gradient the weakest layer of the baseline gets in it, over as many iterations."""
-    sentences = []
+def gradients(groups: Mapping[str, Mapping[str, Sequence[Run]]], baselines: Mapping[str, str | None]) -> list[str]:
+    """Return, for each arm, its weakest layer, and then how much more gradient the weakest of the baseline gets in it.
+
+    All over as many iterations.
+    """
+    weakest, gains = [], []
     for group, every in groups.items():
         arms, n = curves.same_span(every)
         means_alone = any(run.gradients and run.gradients[-1].step == 0 for runs in arms.values() for run in runs)
@@ -146,16 +149,22 @@ def gains(groups: Mapping[str, Mapping[str, Sequence[Run]]], baselines: Mapping[
         for arm, runs in arms.items():
             profile = curves.profile(runs)
             values = dict(zip(profile.x, profile.mean, strict=True))
-            if arm == baselines.get(group) or not reference.x or not values:
+            if not values:
                 continue
-            least, layer = min(zip(reference.mean, reference.x, strict=True))
-            if values.get(layer):
-                change = f"{formats.magnitude(values[layer])} instead of {formats.magnitude(least)}"
-                sentences.append(
+            smallest, layer = min(zip(profile.mean, profile.x, strict=True))
+            under = sum(value < curves.THRESHOLD for value in profile.mean)
+            weakest.append(
+                f"{path(group, arm)}: the smallest mean gradient is {magnitude(smallest)}, in {layer}; "
+                f"{under} of {len(values)} layers are under {magnitude(curves.THRESHOLD)}."
+            )
+            least, layer = min(zip(reference.mean, reference.x, strict=True), default=(0.0, ""))
+            if arm != baselines.get(group) and values.get(layer):
+                gains.append(
                     f"{path(group, arm)}: {layer}, the weakest layer of “{baselines[group]}”, gets "
-                    f"{formats.strength(values[layer] / least)} times that gradient ({change}{span})."
+                    f"{formats.strength(values[layer] / least)} times that gradient "
+                    f"({magnitude(values[layer])} instead of {magnitude(least)}{span})."
                 )
-    return sentences
+    return weakest + gains
 
 
 def pulls(found: Evidence) -> list[str]:

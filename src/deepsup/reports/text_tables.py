@@ -42,18 +42,14 @@ def comparison_table(compare: Mapping[str, Any]) -> Table:
     """
     found, metric = rows(compare), metric_of(compare)
     shown = terminal_columns(found, metric, same_said=inference_line(compare) is not None)
-    table: Table = _rich("table").Table(box=_rich("box").SIMPLE_HEAD, pad_edge=False, padding=0)
+    table = _table(padding=0)
     table.add_column("arm", overflow="fold", vertical="top", min_width=8)
     for name, head in shown.items():
         look: dict[str, Any] = {"justify": "right", "overflow": "fold", "vertical": "top"}
         table.add_column(head, no_wrap=not COLUMNS[name].wraps, **look)
-    group = ""
-    for row in found:
-        if row.group != group:
-            if group:
-                table.add_section()
-            table.add_row(_rich("text").Text(row.group, style="bold"))
-            group = row.group
+    for i, row in enumerate(found):
+        if not i or row.group != found[i - 1].group:
+            _headed(table, row.group)
         runs = row.cells["runs"]
         arm = f"{row.arm}\n{runs.replace(' of ', '/')} runs" if "of" in runs else row.arm
         table.add_row(*_plain([arm, *(row.cells[name] for name in shown)]))
@@ -62,7 +58,7 @@ def comparison_table(compare: Mapping[str, Any]) -> Table:
 
 def verdict_table(compare: Mapping[str, Any]) -> Table:
     """Return the verdicts as a table, for `rich.print`: what `verdict_lines` says, where there are many."""
-    table: Table = _rich("table").Table(box=_rich("box").SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = _table(padding=(0, 1, 0, 0))
     metric, names = metric_of(compare), {baseline(group) for group in compare["groups"]}
     table.add_column(f"minus {names.pop()}" if len(names) == 1 else "minus the baseline", overflow="fold")
     levels = {v.get("confidence", 0.95) for group in compare["groups"] for v in judged(group).values()}
@@ -72,8 +68,7 @@ def verdict_table(compare: Mapping[str, Any]) -> Table:
     table.add_column("verdict", no_wrap=True)
     for group in compare["groups"]:
         if len(compare["groups"]) > 1:
-            table.add_section()
-            table.add_row(_rich("text").Text(str(group["name"]), style="bold"))
+            _headed(table, str(group["name"]))
         for arm, v in judged(group).items():
             low, high = v.get("ci_low"), v.get("ci_high")
             span = span_of(low, high, metric=metric) if formats.known(low) else ""
@@ -108,7 +103,7 @@ def depth_table(compare: Mapping[str, Any]) -> Table | None:
     if not places:
         return None
     few, together = len(places) <= _PLACES, any(depths.ensemble(arm) for *_, arm in arms)
-    table: Table = _rich("table").Table(box=_rich("box").SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = _table(padding=(0, 1, 0, 0))
     table.add_column(f"{metric} %\nat depth", overflow="fold", vertical="bottom")
     for place in [f"{p} %" for p in places] if few else ["of branches"]:
         table.add_column(place, justify="right" if few else "left", overflow="fold")
@@ -178,13 +173,7 @@ def aside(verdict: Mapping[str, Any]) -> str:
 
 def run_table(run: Run) -> Table:
     """Return a table of one run: how it ended, how good each head is, what it cost."""
-    table: Table = _rich("table").Table(
-        box=_rich("box").SIMPLE_HEAD,
-        pad_edge=False,
-        show_header=False,
-        title=_plain([run.name])[0],
-        title_justify="left",
-    )
+    table = _table(show_header=False, title=_plain([run.name])[0], title_justify="left")
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for label, value in run_facts(run):
@@ -261,6 +250,17 @@ def _unjudged(arms: Mapping[str, Any]) -> str:
 def _time(run: Run) -> str:
     text = formats.duration(run.seconds)
     return f"{text}, {run.end.step_ms:.1f} ms per step" if run.end and formats.known(run.end.step_ms) else text
+
+
+def _table(**look: Any) -> Table:
+    table: Table = _rich("table").Table(box=_rich("box").SIMPLE_HEAD, pad_edge=False, **look)
+    return table
+
+
+def _headed(table: Table, group: str) -> None:
+    """Begin the rows of a group."""
+    table.add_section()
+    table.add_row(_rich("text").Text(group, style="bold"))
 
 
 def _plain(cells: Sequence[str]) -> list[Any]:
