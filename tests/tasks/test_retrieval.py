@@ -155,6 +155,12 @@ def test_features_of_any_kind_are_scored_as_their_float32_numbers(dtype: torch.d
         )
 
 
+def test_every_second_image_of_a_set_is_scored_without_a_copy_being_asked_for() -> None:
+    data = search(2)
+    halves = [side[::2] for side in data]
+    assert retrieval_scores(*halves).metrics() == retrieval_scores(*(half.contiguous() for half in halves)).metrics()
+
+
 @pytest.mark.parametrize("size", [1e-200, 1e-30, 1e30, 1e200])
 def test_features_of_any_size_are_scored_alike(size: float) -> None:
     data = search(7)

@@ -27,6 +27,8 @@ from deepsup.losses.distillation import kl as kl
 from deepsup.losses.distillation import none as none
 from deepsup.losses.labels import IGNORE as IGNORE
 from deepsup.losses.labels import check_labels as check_labels
+from deepsup.losses.metric import circle as circle
+from deepsup.losses.metric import triplet as triplet
 from deepsup.losses.named import LOSSES as LOSSES
 from deepsup.losses.named import Kind as Kind
 from deepsup.losses.named import Loss as Loss

@@ -210,7 +210,7 @@ def _whole(values: Any, name: str) -> Tensor:
         if len(wrong):
             at = int(wrong[0])
             raise DatasetError(f"{name} holds whole numbers; found {float(found[at])} in place {at}.")
-    return found.to(torch.int64)
+    return found.to(torch.int64).contiguous()
 
 
 def _least(labels: Tensor, name: str, least: int, says: str) -> None:
