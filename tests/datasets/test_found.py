@@ -31,7 +31,7 @@ def test_a_class_folder_in_words(pets: Path) -> None:
     assert str(found).splitlines() == [
         "training: 8 images (7 RGB, 1 RGB with transparency), 14x20 to 40x50, values 0 to 255, 1 turned as EXIF says, "
         "1 with transparency, laid on black; 62.5 % cat, 37.5 % dog",
-        "validation: 4 images (grey), 14x20, values 0 to 255; 0 % cat, 100 % dog",
+        "validation: 4 images (grey), 14x20, values 2 to 255; 0 % cat, 100 % dog",
         "served with 3 channels of 12x12",
         "not read: 1 *.txt",
         "note: validation has nothing of 'cat'",

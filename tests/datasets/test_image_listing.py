@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deepsup.datasets.image_listing import AGAIN, HIDDEN, IRREGULAR, folders_in, is_hidden, listed
+from deepsup.datasets.image_listing import AGAIN, FOLDER, HIDDEN, IRREGULAR, folders_in, is_hidden, listed
 from deepsup.errors import DatasetError
 
 
@@ -28,6 +28,7 @@ def test_images_whatever_case_and_depth(place: Path) -> None:
     assert names(place, below=False) == ["10.gif", "a b.JPG", "b.png"]
     assert names(place) == ["10.gif", "a b.JPG", "b.png", "sub/c.TIFF", "sub/deep/d.webp"]
     assert not listed(place, below=True).skipped
+    assert listed(place).skipped == {FOLDER: 1}
 
 
 def test_hidden_files_and_those_of_systems_are_none(place: Path) -> None:
@@ -36,7 +37,7 @@ def test_hidden_files_and_those_of_systems_are_none(place: Path) -> None:
         (place / name).parent.mkdir(exist_ok=True)
         (place / name).touch()
     assert names(place) == before
-    assert listed(place).skipped == {HIDDEN: 5}
+    assert listed(place, below=True).skipped == {HIDDEN: 5}
     assert [path.name for path in folders_in(place)] == ["sub"]
     assert is_hidden(".x")
     assert not is_hidden("x")
@@ -45,7 +46,7 @@ def test_hidden_files_and_those_of_systems_are_none(place: Path) -> None:
 def test_others_are_counted_by_reason(place: Path) -> None:
     for name in ("Thumbs.db", "a.heic", "b.heic", "README"):
         (place / name).touch()
-    assert listed(place).skipped == {"*.db": 1, "*.heic": 2, "without a suffix": 1}
+    assert listed(place, below=True).skipped == {"*.db": 1, "*.heic": 2, "without a suffix": 1}
 
 
 def test_only_regular_files_are_images(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +58,7 @@ def test_only_regular_files_are_images(place: Path, monkeypatch: pytest.MonkeyPa
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("socket.png")
         assert names(place) == before
-        assert listed(place).skipped == {IRREGULAR: 3}
+        assert listed(place, below=True).skipped == {IRREGULAR: 3}
 
 
 def test_a_file_counts_once_whatever_links_lead_to_it(place: Path) -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from deepsup.datasets.image_ranges import Ranges
 from deepsup.datasets.image_survey import ranges_of, survey
 from deepsup.errors import DatasetError
-from tests.support.drawn_images import COLOURS, GREY, write, write_png
+from tests.support.drawn_images import COLOURS, GREY, write, write_palette, write_png
 
 
 def images(folder: Path, count: int = 5, ending: str = "png") -> list[tuple[Path, str]]:
@@ -77,3 +78,25 @@ def test_a_name_that_no_report_could_write_is_refused(tmp_path: Path) -> None:
     str(caught.value).encode("utf-8")
     path = write(tmp_path / "Größe — 写真 (1).PNG", GREY)
     assert path in survey([(path, "image")])
+
+
+def test_values_are_those_of_colours_not_of_numbers_or_transparency(tmp_path: Path) -> None:
+    palette = write_palette(tmp_path / "p.png", [[0, 1]], [(7, 8, 9), (200, 10, 20)])
+    clear = write(tmp_path / "t.png", np.array([[[7, 8, 200, 255], [9, 9, 9, 0]]], np.uint8))
+    deep = write_png(tmp_path / "d.png", np.array([[[4095, 65535]]]), depth=16, kind=4)
+    found = survey([(path, "image") for path in (palette, clear, deep)])
+    assert [(one.extremes.low, one.extremes.high) for one in found.values() if one.extremes] == [
+        (7, 200),
+        (7, 200),
+        (15, 15),
+    ]
+    with pytest.raises(DatasetError, match=r"d\.png has 16-bit colours.*12 bits"):  # opaque is no white
+        ranges_of(found.values())
+
+
+@pytest.mark.parametrize("read", [2**28, 0])
+def test_pixels_that_no_reader_knows_are_named_at_once(tmp_path: Path, read: int) -> None:
+    path = tmp_path / "a.tif"
+    Image.new("LAB", (5, 4), (100, 3, 4)).save(path)
+    with pytest.raises(DatasetError, match=r"a\.tif has pixels of the kind 'LAB'"):
+        survey([(path, "image")], read=read)

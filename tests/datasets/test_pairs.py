@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from deepsup import datasets
+from deepsup.datasets.pairs import Pairs
 from deepsup.errors import DatasetError
 from tests.support.drawn_images import write
 from tests.support.published_pixels import COLOURS, as_labels, maps, swapped
@@ -124,6 +126,28 @@ class TestPairs:
         change(write_pairs(tmp_path))
         with pytest.raises(DatasetError, match=message):
             datasets.load("pairs", root=tmp_path)
+
+    @pytest.mark.parametrize("memory", [2**30, 0])
+    def test_masks_that_do_not_fit_are_all_named_before_training(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: int
+    ) -> None:
+        monkeypatch.setitem(Pairs.__init__.__kwdefaults__, "memory", memory)
+        root = write_pairs(tmp_path, classes="a\nb\nc")
+        save(root / "val/masks/1.png", np.full(SHAPE, 7, np.uint8))
+        with pytest.raises(DatasetError, match=r"val/masks/1.png holds 7 \(row 0, column 0\), which is no label"):
+            datasets.load("pairs", root=root)
+        for name in ("train/masks/1.png", "val/masks/1.png"):
+            save(root / name, blocks(0, shape=(20, 30)))
+        with pytest.raises(
+            DatasetError, match=r"^2 of 5 images cannot be used:\n- .*train(.|\n)*val/masks/1.png is 20x30"
+        ):
+            datasets.load("pairs", root=root)
+
+    def test_accents_are_the_same_however_they_are_written(self, tmp_path: Path) -> None:
+        root = write_pairs(tmp_path)
+        for kind, form in (("images", "NFC"), ("masks", "NFD")):
+            (root / "train" / kind / "0.png").rename(root / "train" / kind / f"{unicodedata.normalize(form, 'é')}.png")
+        assert datasets.load("pairs", root=root).train.n_images == 3
 
     @pytest.mark.parametrize("drawn_on", ["seen", "file"])
     @pytest.mark.parametrize("orientation", [6, 8])

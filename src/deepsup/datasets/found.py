@@ -3,10 +3,10 @@
 >>> data = load("folder", root="pets")                                             # doctest: +SKIP
 >>> print(data.found)                                                              # doctest: +SKIP
 training: 7 images (RGB), 14x20 to 33x11, values 0 to 255; 57.1 % cat, 42.9 % dog
-validation: 4 images (grey), 14x20, values 0 to 255; 100 % dog
+validation: 4 images (grey), 14x20, values 2 to 255; 0 % cat, 100 % dog
 served with 3 channels of 224x224
 not read: 1 *.txt
-note: no image of validation is a 'cat'
+note: validation has nothing of 'cat'
 """
 
 from __future__ import annotations

@@ -76,25 +76,30 @@ class Opened:
 
     @property
     def extremes(self) -> Extremes:
-        """The smallest and the largest value of any channel."""
-        found = self.image.getextrema() if not str(self.image.mode).startswith("I;") else None
-        if found is None or self.image.mode == "F":  # Pillow passes NaN over
-            values = np.asarray(self.image)
-            found = values.min(), values.max()
-        flat = np.array(found, np.float64).ravel()
-        return Extremes(self.path, float(flat.min()), float(flat.max()), self.image.mode == "F", self.is_cut)
+        """The smallest and the largest value of any channel of colour; numbers where there is one a pixel."""
+        mode = str(self.image.mode)
+        if self.is_deep:  # Pillow knows no extremes of some kinds, and passes NaN over
+            found = np.asarray(self.image)
+        else:
+            plain = mode in ("1", "L", "RGB")
+            found = np.ravel((self.image if plain else _straight(self.image)).getextrema()[: None if plain else 3])
+        return Extremes(self.path, float(np.min(found)), float(np.max(found)), mode == "F", self.is_cut)
+
+    def check_kind(self) -> None:
+        """Raise DatasetError for an image whose pixels are of a kind that is not read."""
+        if not self.is_deep and self.image.mode not in _EIGHT_BITS:
+            raise DatasetError(
+                f"the image {self.path} has pixels of the kind {self.image.mode!r}, of which no colours are known. Save it as "
+                "an 8-bit PNG in RGB."
+            )
 
     def rgb(self, ranges: Ranges) -> Bytes:
         """Its pixels `(H, W, 3)`, turned."""
+        self.check_kind()
         image = self.image
         if self.is_deep:
             grey = ranges.as_bytes(np.asarray(image), self.path)
             return turned(np.repeat(grey[..., None], 3, 2), self.pending)
-        if image.mode not in _EIGHT_BITS:
-            raise DatasetError(
-                f"the image {self.path} has pixels of the kind {image.mode!r}, of which no colours are known. Save it as an "
-                "8-bit PNG in RGB."
-            )
         if self.is_cut:
             ranges.check_cut(self.path)
         return turned(_on_black(image) if self.is_transparent else np.array(image.convert("RGB")), self.pending)
@@ -196,6 +201,11 @@ def _orientation(image: Any) -> int:
 
 def _on_black(image: Any) -> Bytes:
     """Colours as far as they are opaque; what lies behind them is black."""
-    straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
-    pixels = np.asarray((image.convert(straight) if straight else image).convert("RGBA")).astype(np.uint32)
+    pixels = np.asarray(_straight(image)).astype(np.uint32)
     return ((pixels[..., :3] * pixels[..., 3:] + 127) // 255).astype(np.uint8)
+
+
+def _straight(image: Any) -> Any:
+    """An image in RGBA, its colours not multiplied by how opaque they are."""
+    straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
+    return (image.convert(straight) if straight else image).convert("RGBA")

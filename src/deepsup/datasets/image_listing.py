@@ -14,6 +14,7 @@ from deepsup.errors import DatasetError
 _OF_SYSTEMS = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN"}
 HIDDEN = "hidden"
 IRREGULAR = "no regular file"
+FOLDER = "folder within"
 AGAIN = "the same file again, through a link"
 BESIDE = "beside the class folders"
 
@@ -53,9 +54,10 @@ def _walked(folder: Path, chain: tuple[str, ...], skipped: Counter[str], *, belo
     for path in sorted(folder.iterdir()):
         if is_hidden(path.name):
             skipped[HIDDEN] += 1
+        elif path.is_dir() and below:
+            yield from _walked(path, _lengthened(chain, path), skipped, below=True)
         elif path.is_dir():
-            if below:
-                yield from _walked(path, _lengthened(chain, path), skipped, below=True)
+            skipped[FOLDER] += 1
         elif path.suffix.lower() not in SUFFIXES:
             skipped[f"*{path.suffix}" if path.suffix else "without a suffix"] += 1
         elif path.exists() and not path.is_file():

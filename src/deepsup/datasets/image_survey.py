@@ -78,8 +78,12 @@ def _looked_at(path: Path, what: str, *, whole: bool) -> Facts | DatasetError:
         _check_name(path, what)
         begun = None if whole else header(path, what)
         if begun and not _is_deep(begun) and _ends(begun):
+            if what == "image":
+                begun.check_kind()
             return _facts(begun, None)
         file = opened(path, what)
+        if what == "image":
+            file.check_kind()
         return _facts(file, file.extremes, digest=whole)
     except DatasetError as error:
         return error

@@ -95,6 +95,9 @@ def classes_of(masks: Sequence[Path], file: Path, *, void: int | None) -> Classe
         grey_palettes=greys,
         rule=_RULE if file.is_file() else "",
     )
+    for one in seen:
+        if not one.numbers <= table.keys():
+            reader.read(one.path)  # which says where
     return Classes(tuple(line.name for line in kept), reader.colours and reader.colours[: len(kept)], reader)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from deepsup.datasets.image_files import Bytes, Read, read_image, size_in
 from deepsup.datasets.image_ranges import Ranges
+from deepsup.datasets.image_survey import Facts
 from deepsup.datasets.mask_files import VOID, MaskReader, as_photographed, read_drawing
 from deepsup.datasets.normalisation import byte_counts, counted_statistics
 from deepsup.datasets.paired_transforms import Pixels, resized, scaled_size
@@ -171,9 +172,23 @@ def _few(files: Mapping[str, Path]) -> str:
     return f"the {len(files)} files of {min(folders)}" if folders else "no files"
 
 
+def misfit(pair: Pair, facts: Mapping[Path, Facts]) -> DatasetError | None:
+    """What `PairReader` would raise of an image and a mask of unequal size, by what is known of their files."""
+    image = facts[pair.image]
+    for path, what in pair.files[1:]:
+        sizes = [facts[path].size, *([facts[path].size[::-1]] if image.turned else [])]
+        if image.size not in sizes:
+            return _unequal(image.size, facts[path].size, pair.image, path, what=what)
+    return None
+
+
 def _check_same(one: tuple[int, ...], other: tuple[int, ...], first: Path, second: Path, *, what: str) -> None:
     if tuple(one) != tuple(other):
-        raise DatasetError(
-            f"{first} is {one[0]}x{one[1]} (height x width), its {what} {second} is {other[0]}x{other[1]}. They must be of "
-            "the same size; take the files that belong together."
-        )
+        raise _unequal(one, other, first, second, what=what)
+
+
+def _unequal(one: tuple[int, ...], other: tuple[int, ...], first: Path, second: Path, *, what: str) -> DatasetError:
+    return DatasetError(
+        f"{first} is {one[0]}x{one[1]} (height x width), its {what} {second} is {other[0]}x{other[1]}. They must be of "
+        "the same size; take the files that belong together."
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,13 +17,13 @@ from deepsup.datasets import preparation, published_classes
 from deepsup.datasets.class_occurrence import check_occurrences
 from deepsup.datasets.found import Files
 from deepsup.datasets.image_listing import folders_in, listed
-from deepsup.datasets.image_survey import Facts, ranges_of, survey
+from deepsup.datasets.image_survey import Facts, raise_together, ranges_of, survey
 from deepsup.datasets.label_map_split import MapSplit
 from deepsup.datasets.layouts import layout
 from deepsup.datasets.mask_classes import classes_of
 from deepsup.datasets.mask_files import VOID, MaskReader
 from deepsup.datasets.normalisation import IMAGENET_MEAN, IMAGENET_STD
-from deepsup.datasets.pairs import Pair, PairReader, Pairs, matched, statistics
+from deepsup.datasets.pairs import Pair, PairReader, Pairs, matched, misfit, statistics
 from deepsup.datasets.request import DEFAULT_ROOT, Dataset, Request
 from deepsup.errors import DatasetError
 from deepsup.specs import Limit, one_of, require
@@ -159,6 +160,7 @@ def _dataset(request: Request, layout: _Layout) -> Dataset:
     require("torchvision.transforms.v2", purpose=f"the dataset {request.name}")
     pairs = (*layout.train, *layout.validation)
     found = layout.found or _surveyed(pairs)
+    raise_together([error for pair in pairs if (error := misfit(pair, found))], of=len(pairs), what="images")
     ranges = ranges_of(found[pair.image] for pair in pairs)
     reader = PairReader(layout.masks, preparation.get(request.prepare), request.size, ranges)
     if reader.prepare is None:
@@ -217,7 +219,7 @@ def _files(folder: Path, key: Callable[[str], str] = str) -> dict[str, Path]:
     """Image files by `key` of their stem; hidden ones do not count."""
     found: dict[str, Path] = {}
     for path in listed(folder).files:
-        name = key(path.stem)
+        name = unicodedata.normalize("NFC", key(path.stem))  # macOS writes accents as letters of their own
         if name in found:
             raise DatasetError(f"{found[name]} and {path} are both called {name!r}. Keep one of them.")
         found[name] = path
