@@ -9,7 +9,7 @@ import pytest
 
 from deepsup import reports
 from deepsup.reports import colours, curves, figures
-from deepsup.reports.panels import NARROW
+from deepsup.reports.panels import NARROW, WIDE
 from deepsup.training import run_folders
 from tests.support.drawn_figures import colour, legend, levels, lines, points, said
 from tests.support.synthetic_journals import BRANCHES, LAYERS, NINE, conflicts, write
@@ -146,3 +146,16 @@ def test_every_figure_is_drawn_for_a_phone_with_one_panel_beside_no_other(demo: 
     (first, second) = (panel.get_position() for panel in sheet.panels)
     assert first.x0 == second.x0
     assert first.y0 > second.y1
+
+
+def test_a_phone_shows_the_whole_name_of_an_arm(demo: Path) -> None:
+    members = reports.evidence(demo).groups["sgd"]
+    titles = {}
+    for width in (WIDE, NARROW):
+        sheet = figures.gradients(members, limits=(1e-8, 1), width=width)
+        assert sheet is not None
+        titles[width] = [panel.get_title(loc="left") for panel in sheet.panels]
+    assert titles == {
+        WIDE: ["plain, mean of 3 seeds", "supervised, mean of 3 seeds"],
+        NARROW: ["plain", "supervised"],
+    }

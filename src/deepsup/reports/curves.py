@@ -152,7 +152,7 @@ def pulls(runs: Iterable[Run]) -> dict[str, list[Pull | None]]:
     for run in runs:
         for record in run.conflicts:
             for branch, pull in record.branches.items():
-                if not (pull.ratio > 0 and math.isfinite(pull.cosine + pull.ratio + pull.kept + pull.share)):
+                if not _whole(pull):
                     continue
                 half = sums.setdefault(branch, ([0.0] * 5, [0.0] * 5))[record.progress > 0.5]
                 n = pull.met or record.steps
@@ -161,6 +161,15 @@ def pulls(runs: Iterable[Run]) -> dict[str, list[Pull | None]]:
     return {
         branch: [_pull(map(sum, zip(*halves, strict=True))), *map(_pull, halves)] for branch, halves in sums.items()
     }
+
+
+def measured(runs: Iterable[Run]) -> bool:
+    """Whether any branch's pull was."""
+    return any(_whole(pull) for run in runs for record in run.conflicts for pull in record.branches.values())
+
+
+def _whole(pull: Pull) -> bool:
+    return pull.ratio > 0 and math.isfinite(pull.cosine + pull.ratio + pull.kept + pull.share)
 
 
 def _pull(sums: Iterable[float]) -> Pull | None:

@@ -14,6 +14,7 @@ from deepsup.training.records import ACCURACY, Run
 
 DASHES: Final[tuple[Any, ...]] = (":", "--", "-.", (0, (5, 1)), (0, (1, 1)))
 _SHADE: Final = 0.16
+_POWERS: Final = 60  # pixels that numbers like 1e-7 take beside an axis, with its name
 _PROGRESS: Final = "share of training done"
 _FRAME: Final = (-1.0, 3.0)
 """What is shown of `kept` at most: where a branch is a thousand times as strong, nothing else could be seen."""
@@ -33,12 +34,14 @@ def gradients(
     """
     if not arms:
         return None
-    few = len(arms) < 3  # a title of several panels has no room for more than a name
+    few = len(arms) < 3 and width >= WIDE  # else a title has no room for more than a name
     titles = [f"{arm}, mean of {n} seeds" if (n := len(runs)) > 1 and few else arm for arm, runs in arms.items()]
     layers = curves.layers(run for runs in arms.values() for run in runs)
     bottom = panels.under_layers(layers) if along else 46
     titles += [along] if along else []
-    sheet = Sheet(titles, [300], width, right=104, bottom=bottom, caption=_caption({"": arms}, "gradients"))
+    sheet = Sheet(
+        titles, [300], width, left=_POWERS, right=104, bottom=bottom, caption=_caption({"": arms}, "gradients")
+    )
     tones = dict(zip(layers, colours.depth_colours(len(layers)), strict=True))
     for panel, runs in zip(sheet.panels, arms.values(), strict=False):
         for layer, curve in curves.gradients(runs).items():
@@ -55,7 +58,7 @@ def gradients(
 def profile(groups: Mapping[str, Arms], *, baselines: Baselines, limits: Limits, width: int = WIDE) -> Sheet:
     """Draw the mean |gradient| over those iterations against the layer, arms over each other, one panel a group."""
     every = curves.layers(run for arms in groups.values() for runs in arms.values() for run in runs)
-    sheet = Sheet(list(groups), [270], width, bottom=panels.under_layers(every))
+    sheet = Sheet(list(groups), [270], width, left=_POWERS, bottom=panels.under_layers(every))
     sheet.labels(x="", y="mean |gradient|")
     for panel, (group, arms) in zip(sheet.panels, groups.items(), strict=True):
         _along(sheet, panel, arms, baseline=baselines.get(group))

@@ -214,7 +214,7 @@ def _with_steps(arms: figures.Arms) -> figures.Arms:
 
 def _conflicts(arms: figures.Arms) -> Iterator[figures.Arms]:
     """Yield the arms of a group with measured conflicts, two at a time."""
-    measured = [arm for arm, runs in arms.items() if curves.pulls(runs)]
+    measured = [arm for arm, runs in arms.items() if curves.measured(runs)]
     for i in range(0, len(measured), 2):
         yield {arm: arms[arm] for arm in measured[i : i + 2]}
 
