@@ -57,6 +57,10 @@ class Rule:
         """Whether the factor changes over training."""
         return False
 
+    def sends_nothing(self, factor: Tensor | None) -> bool:
+        """Whether nothing of the branch goes down, at the present factor."""
+        return False
+
     def __repr__(self) -> str:
         values = [repr(getattr(self, f.name)) for f in fields(self)]  # type: ignore[arg-type]
         return type(self).__name__ + (f"({', '.join(values)})" if values else "")
@@ -99,6 +103,9 @@ class scale(Rule):
     def factor(self, progress: float, outputs_above: int) -> float:
         return float(self.by(progress) if callable(self.by) else self.by)
 
+    def sends_nothing(self, factor: Tensor | None) -> bool:
+        return factor is not None and not factor.is_cuda and not factor
+
     @property
     def moves(self) -> bool:
         return callable(self.by)
@@ -119,6 +126,7 @@ class warmup(Rule):
             raise ConfigError(f"warmup needs a share of training in (0, 1], such as warmup(0.2); found {self.until!r}.")
 
     __call__ = scale.__call__
+    sends_nothing = scale.sends_nothing
 
     def factor(self, progress: float, outputs_above: int) -> float:
         return min(1.0, progress / self.until)
@@ -137,6 +145,9 @@ class detach(Rule):
 
     def __call__(self, above: Tensor, branch: Tensor, factor: Any) -> Tensor:
         return above
+
+    def sends_nothing(self, factor: Tensor | None) -> bool:
+        return True
 
 
 @RULES.register
@@ -289,6 +300,8 @@ class Fork(torch.autograd.Function):
         above, branch = gradients
         if not torch.compiler.is_compiling():
             if branch is None:  # no loss on it in this backward
+                return above, None, None, None, None
+            if ctx.rule.sends_nothing(ctx.factor) and not ctx.measures:  # not even zeros, or 0 times infinity
                 return above, None, None, None, None
             if above is None:  # nothing above reads it; zeros as the trunk would lay them out
                 layout = ctx.layout

@@ -87,6 +87,17 @@ def test_an_infinite_branch_is_named_and_the_last_good_checkpoint_stays(digits: 
     assert all(v.isfinite().all() for v in kept.net.values() if v.is_floating_point())
 
 
+def test_a_branch_that_is_over_may_be_infinite_and_the_journal_leaves_it_out(digits: datasets.Dataset, tmp_path: Path):
+    net = supervised(loss={"relu2": InfiniteAt(12)}, weight={"relu2": 0.0})
+    fit(net, digits.train, epochs=2, folder=tmp_path, engine=CPU, validation=digits.validation, log={"every": 1})
+    records = read(tmp_path / "journal.jsonl")
+    parts = [r["parts"] for r in records if r["kind"] == "step"]
+    assert "relu2" in parts[0]
+    assert "relu2" not in parts[-1]
+    assert "relu1" in parts[-1]
+    assert "relu2" not in read(tmp_path / "journal.jsonl", "epoch")[-1]["validation"]["loss"]
+
+
 def test_weights_that_explode_in_the_last_step_of_an_epoch_never_reach_a_checkpoint(tmp_path: Path):
     net = nn.Linear(4, 3)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -42,7 +43,8 @@ class Evaluation(NamedTuple):
 
     def record(self) -> dict[str, Any]:
         """What a journal says of them."""
-        return {"score": self.score, "loss": self.loss, **self.task.record(self.counts, self.metrics)}
+        loss = {name: value for name, value in self.loss.items() if math.isfinite(value)}
+        return {"score": self.score, "loss": loss, **self.task.record(self.counts, self.metrics)}
 
 
 def evaluate(

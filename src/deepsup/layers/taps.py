@@ -108,9 +108,9 @@ class InputTap(Tap):
         return None
 
 
-def _laid_out_like(strides: tuple[int, ...], gradient: Tensor) -> Tensor | None:
-    """The gradient in the memory layout of the activation, which is that of the trunk's gradient."""
-    if gradient.stride() == strides:
+def _laid_out_like(strides: tuple[int, ...], gradient: Tensor | None) -> Tensor | None:
+    """The gradient in the memory layout of the activation, which is that of the trunk's gradient; an idle branch sends none."""
+    if gradient is None or gradient.stride() == strides:
         return None
     return torch.empty_strided(gradient.shape, strides, dtype=gradient.dtype, device=gradient.device).copy_(gradient)
 

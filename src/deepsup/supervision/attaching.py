@@ -23,6 +23,7 @@ from deepsup.plans.plan import Branch, Plan, fingerprint
 from deepsup.plans.shared_heads import check_alike, first_of
 from deepsup.specs import closest
 from deepsup.supervision.branch_heads import Heads
+from deepsup.supervision.idle_branches import grounded, idle
 from deepsup.terms import INPUT
 
 
@@ -52,6 +53,7 @@ class Supervised(nn.Module):
         self.plan = plan
         self.reads_input = any(branch.layer == INPUT for branch in plan.branches)
         self.learning = {b.name for b in plan.branches if b.loss != "none"}
+        self.idle = idle(plan, None)
         self.supervise: bool | None = None  # None: as the train flag says
         self.taps: dict[str, Tap] = {}
         self.progress_known = False
@@ -90,7 +92,7 @@ class Supervised(nn.Module):
         found: dict[str, Tensor] = {}
         statistics = [(buffer, buffer.clone()) for buffer in self.heads.lent_buffers()]
         for branch in self.plan.branches:
-            output = self._predict(branch, seen)
+            output = self._ground(branch, self._predict(branch, seen))
             if isinstance(output, dict) and {"scores", *branch.extras} <= output.keys():
                 found[branch.name] = output["scores"]
                 found |= {f"{branch.name}/{extra}": output[extra] for extra in branch.extras}
@@ -104,6 +106,14 @@ class Supervised(nn.Module):
         for buffer, value in statistics:  # of what the model itself has seen, and nothing else
             buffer.data.copy_(value)
         return found
+
+    def _ground(self, branch: Branch, output: Any) -> Any:
+        """What a head gave out, so that it gets zeros and the trunk nothing where no loss reads it."""
+        parameters = [p for _, p in self.heads.own(branch.name)]
+        if isinstance(output, Tensor):
+            return grounded({"scores": output}, parameters, idle=branch.name in self.idle)["scores"]
+        tensors = {key: t for key, t in output.items() if isinstance(t, Tensor)} if isinstance(output, dict) else {}
+        return {**output, **grounded(tensors, parameters, idle=branch.name in self.idle)} if tensors else output
 
     def _predict(self, branch: Branch, seen: dict[str, Tensor]) -> Any:
         if branch.name not in seen:
@@ -146,11 +156,13 @@ class Supervised(nn.Module):
     def set_progress(self, progress: float) -> None:
         """Tell gradient rules that change over training how much of it is done, in [0, 1]; before each step's forward.
 
-        `deepsup.fit` and `deepsup train` do it; a loop of your own needs it for `warmup` and scheduled `scale` alone.
+        `deepsup.fit` and `deepsup train` do it; a loop of your own needs it for `warmup` and scheduled `scale`, and where it
+        compiles the net and a weight becomes 0, so that the trunk gets nothing from that branch instead of zeros.
         """
         if not 0 <= progress <= 1:
             raise ConfigError(f"progress is the share of training that is done, in [0, 1]; found {progress!r}.")
         self.progress_known = True
+        self.idle = idle(self.plan, progress)
         self.set_factors(progress)
 
     def set_factors(self, progress: float, *, first: bool = False) -> None:

@@ -23,11 +23,13 @@ from deepsup.losses.labels import free_to_look
 from deepsup.losses.resizing import LostClassesWarning
 from deepsup.plans.plan import Plan
 from deepsup.supervision.attaching import Outputs
+from deepsup.supervision.idle_branches import aside, touched
 from deepsup.terms import ENSEMBLE, GATE, PREVIOUS, TARGET, Edge
 
 
 class Terms(NamedTuple):
-    """The loss and what it is made of: `total = sum of weights[name] * parts[name]`; parts are not weighted.
+    """The loss and what it is made of: `total = sum of weights[name] * parts[name]` over those whose weight is not 0; parts are
+    not weighted.
 
     A weight is a number, or a tensor without a graph where it follows the losses (`adaptive`).
     """
@@ -70,9 +72,10 @@ class Objective:
 
         `progress` may be left out where every weight is constant.
 
-        A branch of weight 0 still takes part, so that its head gets a zero gradient (DistributedDataParallel needs
-        one). Raises `BranchNameError` when outputs and plan name different branches, `HeadError` or `ClassCountError`
-        when the target does not fit, `OutputError` for a plain output where branches should have been trained.
+        A term of weight 0 is not in the sum, whatever its value: the head gets a gradient of zeros (DistributedDataParallel
+        needs one), and the trunk none. Raises `BranchNameError` when outputs and plan name different branches, `HeadError`
+        or `ClassCountError` when the target does not fit, `OutputError` for a plain output where branches should have been
+        trained.
         """
         progress = self._checked(progress)
         found = self.complete(self._predictions(outputs))
@@ -81,14 +84,20 @@ class Objective:
         found |= self._recalled(found["main"], target) if training else {}
         edges = [e for e in self.edges if _applies(e, found, training=training)]
         dropped = self._dropped(edges) if training else frozenset()
+        scheduled = {e.name: float(e.weight(progress)) for e in edges}
+        idle = [e for e in edges[1:] if scheduled[e.name] == 0]
         parts: dict[str, Tensor] = {}
         for edge in edges:
-            part = _part(edge, found, target)
-            parts[edge.name] = part.detach() if edge.name in dropped else part
-        weights = self._weights(edges, parts, progress, training=training)
+            without = edge in idle or edge.name in dropped
+            part = _part(edge, {n: t.detach() for n, t in found.items()} if edge in idle else found, target)
+            parts[edge.name] = part.detach() if without else part
+        weights = self._weights(edges, parts, scheduled, training=training)
         total = parts["main"] if weights["main"] == 1.0 else weights["main"] * parts["main"]
         for edge in edges[1:]:
-            total = total + weights[edge.name] * parts[edge.name]
+            if edge not in idle:
+                total = total + weights[edge.name] * parts[edge.name]
+        if training:
+            total = aside(total, [found[name] for e in idle for name in touched(e) if name in found])
         if self._counts and training:
             self.calls += 1
         return Terms(total, parts, weights)
@@ -194,7 +203,7 @@ class Objective:
         return frozenset(draw.choices(names, k=int(draw.random() * len(names)))) if names else frozenset()
 
     def _weights(
-        self, edges: list[Edge], parts: dict[str, Tensor], progress: float, *, training: bool
+        self, edges: list[Edge], parts: dict[str, Tensor], scheduled: Mapping[str, float], *, training: bool
     ) -> dict[str, float | Tensor]:
         followed = {
             _mean_of(e, name): (name, e.weight.decay)
@@ -211,7 +220,7 @@ class Objective:
                 ratio = self.memory[_mean_of(e, "main")] / self.memory[_mean_of(e, e.name)]
                 weights[e.name] = ratio.to(parts["main"])
             else:
-                weights[e.name] = float(e.weight(progress))
+                weights[e.name] = scheduled[e.name]
         return weights
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -273,7 +274,7 @@ class Loop:
             epoch=self.epoch + 1,
             progress=progress,
             total=means.pop("total"),
-            parts=means,
+            parts={name: mean for name, mean in means.items() if math.isfinite(mean)},  # a term of weight 0 need not be
             weights={name: float(weight) for name, weight in terms.weights.items()},
             lr=self.job.optimizer.param_groups[0]["lr"],
         )

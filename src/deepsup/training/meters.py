@@ -53,7 +53,11 @@ class Tally:
         self._sums = self._sums + whole * samples
         held = zip(self._counts, self.names, strict=True)
         self._counts = [n + samples if name in names else n for n, name in held]
-        self._first = torch.minimum(self._first, torch.where(whole.isfinite(), math.inf, float(step)))
+        idle = [i for i, name in enumerate(self.names) if _is_idle(terms, name)]
+        finite = whole.isfinite()
+        if idle:
+            finite = finite.index_fill(0, torch.tensor(idle, device=whole.device), True)
+        self._first = torch.minimum(self._first, torch.where(finite, math.inf, float(step)))
         if self._look_always:
             self.check()
         return values
@@ -90,6 +94,7 @@ class Tally:
             / sum(share[name][1] for share in shares if name in share)
             for name in dict.fromkeys(name for share in shares for name in share)
         }
+        found = {name: mean for name, mean in found.items() if math.isfinite(mean)}  # of an idle branch it need not be
         return {"total": found.pop("total", None), "parts": found}
 
     def state(self) -> dict[str, Any]:
@@ -101,6 +106,12 @@ class Tally:
         self.names, self._counts = tuple(state["names"]), list(state["counts"])
         self._sums = torch.tensor(state["sums"], device=self._fabric.device)
         self._first = torch.full_like(self._sums, math.inf)
+
+
+def _is_idle(terms: Terms, name: str) -> bool:
+    """Whether a term is not in the sum: its weight is a number, and 0."""
+    weight = terms.weights.get(name)
+    return isinstance(weight, float) and weight == 0
 
 
 def _called(name: str) -> str:
