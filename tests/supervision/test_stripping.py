@@ -269,3 +269,20 @@ def test_a_certificate_may_be_asked_for_while_supervising(tmp_path: Path) -> Non
     with ds.supervising(net):
         ds.strip(net, certificate=tmp_path / "c.json")
     assert ds.verify(tmp_path / "c.json", net.model)["outputs"] == "identical"
+
+
+def test_a_net_of_before_leaves_the_taps_of_the_new_one_alone(tmp_path: Path) -> None:
+    model = Plain()
+    old = supervised(model, ["conv1"])
+    ds.strip(old)
+    new = supervised(model, ["relu2"])
+    for net in (old, copy.deepcopy(old)):
+        for certificate in (None, tmp_path / "proof.json"):
+            with pytest.raises(AttachError, match="stripped already"):
+                ds.strip(net, certificate=certificate)
+    assert ds.is_supervised(new)
+    assert not ds.is_supervised(old)
+    assert set(new.train()(images()).aux) == {"relu2"}
+    assert ds.strip(copy.deepcopy(new).model) is not model
+    assert ds.strip(new) is model
+    assert not ds.is_supervised(model)

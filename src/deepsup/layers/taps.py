@@ -115,13 +115,13 @@ def _laid_out_like(strides: tuple[int, ...], gradient: Tensor | None) -> Tensor 
     return torch.empty_strided(gradient.shape, strides, dtype=gradient.dtype, device=gradient.device).copy_(gradient)
 
 
-def taps_on(model: nn.Module) -> list[tuple[nn.Module, int, Tap]]:
-    """Every tap on `model` with the module and the hook id it is registered under."""
+def taps_on(model: nn.Module, recorder: Recorder | None = None) -> list[tuple[nn.Module, int, Tap]]:
+    """Every tap on `model`, or those of one net (its `recorder`), with the module and the hook id it is registered under."""
     return [
         (module, key, hook)
         for module in model.modules()
         for key, hook in module._forward_hooks.items()
-        if isinstance(hook, Tap)
+        if isinstance(hook, Tap) and recorder in (None, hook.recorder)
     ]
 
 
@@ -155,8 +155,8 @@ def refuse_compiled(model: nn.Module, layer: str) -> None:
             )
 
 
-def remove_taps(model: nn.Module) -> None:
-    """Remove every tap from `model`; also from copies, whose handles would point at the original."""
-    for module, key, tap in taps_on(model):
+def remove_taps(model: nn.Module, recorder: Recorder | None = None) -> None:
+    """Remove every tap from `model`, or those of one net; also from copies, whose handles would point at the original."""
+    for module, key, tap in taps_on(model, recorder):
         tap.slot = None
         del module._forward_hooks[key]

@@ -312,7 +312,8 @@ def unwrap(net: nn.Module) -> Supervised:
 
 def is_supervised(net: nn.Module) -> bool:
     """Whether branches are on this net: what `attach` returned, a wrapper around it, or the model inside it."""
-    return bool(taps_on(net))
+    inside = next((m for m in chain(net, any_module=True) if isinstance(m, Supervised)), None)
+    return bool(taps_on(net, inside.recorder if inside else None))
 
 
 @contextmanager
