@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from deepsup.evaluation.evaluate import evaluate
 from deepsup.supervision.objectives import Objective
 from deepsup.training.journal import read
 from tests.support.segmentation_runs import matrices
+from tests.support.small_nets import images, labels
+from tests.support.supervised_nets import supervised
 from tests.support.tiny_shapes import SIDE, MapNet, batches
 
 
@@ -49,3 +52,51 @@ def test_a_validation_set_without_a_label_has_no_score_and_no_nan(tmp_path: Path
     assert (read(tmp_path / "journal.jsonl", "end")[0]["score"], "NaN" in (tmp_path / "journal.jsonl").read_text()) == (
         None, False,
     )  # fmt: skip
+
+
+def scored() -> tuple[ds.Supervised, list[tuple[torch.Tensor, torch.Tensor]]]:
+    torch.manual_seed(0)
+    return supervised().train(), [(images(8), labels(8)) for _ in range(3)]
+
+
+@pytest.mark.parametrize("kind", ["compiled", "averaged", "distributed", "compiled and distributed"])
+def test_a_net_in_a_wrapper_is_scored_with_its_branches(kind: str, tmp_path: Path) -> None:
+    net, data = scored()
+    expected = evaluate(net, data)
+    assert set(expected.score) == {"main", "conv1", "relu2", "ensemble"}
+    given: torch.nn.Module = net
+    if "distributed" in kind:
+        torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    try:
+        given = torch.nn.parallel.DistributedDataParallel(given) if "distributed" in kind else given
+        given = torch.compile(given, backend="eager") if "compiled" in kind else given
+        given = torch.optim.swa_utils.AveragedModel(given) if kind == "averaged" else given
+        flags = [m.training for m in given.modules()]
+        found = evaluate(given, data)
+        assert [m.training for m in given.modules()] == flags
+    finally:
+        if "distributed" in kind:
+            torch.distributed.destroy_process_group()
+    assert found.score == expected.score
+    assert found.loss == pytest.approx(expected.loss, rel=1e-5)
+
+
+def test_several_threads_evaluate_at_once_and_a_failure_leaves_nothing() -> None:
+    net, data = scored()
+    net.model.relu1.eval()
+    flags, state = [m.training for m in net.modules()], torch.get_rng_state()
+    expected = evaluate(net, data)
+
+    def run(i: int) -> bool:
+        if i % 5:
+            return evaluate(net, data).record() == expected.record()
+        with pytest.raises(RuntimeError):
+            evaluate(net, [*data, (torch.zeros(2, 7, 16, 16), labels(2))])
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(run, range(60)))
+    assert [m.training for m in net.modules()] == flags
+    assert torch.equal(state, torch.get_rng_state())
+    assert isinstance(net(images()), ds.Outputs)
+    assert not evaluations._FLAGS

@@ -378,7 +378,7 @@ def test_wrappers_are_seen_through(wrap: Callable[[nn.Module], nn.Module]) -> No
     assert unwrap(wrapped) is net
     assert ds.is_supervised(wrapped)
     with ds.supervising(wrapped, False):
-        assert net.supervise is False
+        assert net.recorder.supervise is False
     assert [g["name"] for g in ds.parameter_groups(wrapped, lr=0.1)] == ["model", "heads"]
     assert ds.strip(wrapped) is net.model
     assert not ds.is_supervised(wrapped)

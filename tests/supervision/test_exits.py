@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -136,7 +137,7 @@ def test_an_ensemble_is_the_mean_of_the_probabilities() -> None:
     assert torch.allclose(found, by_hand, atol=1e-6)
     assert torch.allclose(found.sum(1), torch.ones(4))
     assert torch.equal(average([outputs.main]), outputs.main.softmax(1))
-    assert net.supervise is None
+    assert net.recorder.supervise is None
     assert isinstance(net(x), Tensor)
 
 
@@ -186,3 +187,50 @@ def test_heads_that_read_the_input_and_wrappers_are_seen_through() -> None:
     assert torch.equal(ds.early_exit(net, "peer")(x), peer.eval()(x))
     wrapped = torch.compile(net, backend="eager")
     assert ds.early_exit(wrapped, "peer").net is net
+
+
+@pytest.mark.parametrize("stripped", [False, True])
+def test_threads_get_their_own_answers_and_leave_nothing_behind(stripped: bool) -> None:
+    model = Residual().eval()
+    net = ds.attach(model, ds.plan(model, images(), ["layer1", "layer2"], head="pool")).eval()
+    batches = [images(4) for _ in range(8)]
+    exits = {name: ds.early_exit(net, name) for name in net.plan.names}
+    with torch.no_grad(), ds.supervising(net):
+        expected = [net(x) for x in batches]
+    jobs: dict[str, Any] = {name: (exits[name], lambda o, name=name: o.aux[name]) for name in exits}
+    jobs["main"] = (model, lambda o: o.main)
+    if stripped:
+        ds.strip(net)
+    else:
+        jobs["ensemble"] = (ds.ensemble(net), lambda o: ds_average(o))
+        jobs["net"] = (net, lambda o: o.main)
+    state = torch.get_rng_state()
+
+    def run(job: tuple[str, int]) -> bool:
+        name, i = job
+        module, wanted = jobs[name]
+        with torch.no_grad():
+            return torch.equal(module(batches[i]), wanted(expected[i]))
+
+    with ThreadPoolExecutor(8) as pool:
+        right = list(pool.map(run, [(name, i % 8) for i in range(120) for name in jobs]))
+    assert all(right)
+    assert net.recorder.supervise is None
+    assert torch.equal(state, torch.get_rng_state())
+    assert len(model.layer1._forward_hooks) == (0 if stripped else 1)
+
+
+def ds_average(outputs: ds.Outputs) -> Tensor:
+    return torch.stack([t.softmax(1) for t in (outputs.main, *outputs.aux.values())]).mean(0)
+
+
+def test_an_exception_behind_or_before_the_layer_leaves_the_exit_as_it_was() -> None:
+    model = Residual().eval()
+    net = ds.attach(model, ds.plan(model, images(), ["layer1"])).eval()
+    fast = ds.early_exit(net, "layer1")
+    expected = fast(images(2).zero_())
+    with pytest.raises(RuntimeError):
+        fast(torch.zeros(2, 7, 16, 16))
+    assert net.recorder.stop is None
+    assert model(images()).shape == (2, CLASSES)
+    assert torch.equal(fast(torch.zeros(2, 3, 16, 16)), expected)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from deepsup.datasets import Split
 from deepsup.evaluation.devices import forward, gathered, share_buffers
 from deepsup.evaluation.loaders import Batches, Feed, feed, samples_in
 from deepsup.evaluation.sliding_window import Forward
-from deepsup.supervision.attaching import Supervised, supervising
+from deepsup.layers.wrappers import bare, chain
+from deepsup.supervision.attaching import supervised_in, supervising
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks import TASKS, Counts, Task, task_of
 from deepsup.tasks.outputs import classes_in, ignored, scores_of
@@ -60,6 +64,9 @@ def evaluate(
 ) -> Evaluation:
     """Score a supervised or plain net in eval mode, its heads included, and leave its train flags as they were.
 
+    The net may be compiled, averaged (`AveragedModel`) or in DistributedDataParallel, whose own forward would wait for the
+    other processes: then what is inside runs.
+
     The targets decide the task (`deepsup.tasks`), and that the metric unless `metric` names another: label maps (N, H, W)
     are scored place by place, predictions enlarged to their size, by "mean IoU"; of other class indices the accuracy over
     all with a label of 0 or more counts; other targets have none. The loss of an output is the mean over all labelled
@@ -69,7 +76,9 @@ def evaluate(
 
     Raises `ConfigError` for a metric that these targets do not have, `ClassCountError` for a label without a class.
     """
-    objective = objective or Objective(net.plan if isinstance(net, Supervised) else None)
+    target = supervised_in(net)
+    objective = objective or Objective(target.plan if target else None)
+    net = next((m.module for m in reversed(list(chain(net))) if isinstance(m, DistributedDataParallel)), net)
     device = fabric.device if fabric else next((p.device for p in net.parameters()), torch.device("cpu"))
     sums = Sums(objective, metric)
     with torch.no_grad(), evaluating(net):
@@ -84,17 +93,42 @@ def evaluate(
 
 @contextmanager
 def evaluating(net: nn.Module) -> Iterator[None]:
-    """Eval mode with heads on; every module's own flag comes back, so a part the user froze in eval mode stays so."""
-    flags = [(m, m.training) for m in net.modules()]
+    """Eval mode with heads on; every module's own flag comes back, so a part the user froze in eval mode stays so.
+
+    Several threads may do so at once: heads are on for each of them, and the last one to leave gives the flags back.
+    """
+    target = supervised_in(net)
+    core = target or bare(net)
     with ExitStack() as stack:
-        if isinstance(net, Supervised):
-            stack.enter_context(supervising(net, True))
-        net.eval()
+        if target is not None:
+            stack.enter_context(supervising(target, True))
+        with _LOCK:
+            held = _FLAGS.setdefault(core, _Flags())
+            held.users += 1
+            for module in net.modules():
+                held.before.setdefault(module, module.training)
+            net.eval()
         try:
             yield
         finally:
-            for module, training in flags:
-                module.training = training
+            with _LOCK:
+                held.users -= 1
+                if not held.users:
+                    del _FLAGS[core]
+                    for module, training in held.before.items():
+                        module.training = training
+
+
+@dataclass
+class _Flags:
+    """How many threads evaluate a net, and the train flags from before the first."""
+
+    users: int = 0
+    before: dict[nn.Module, bool] = field(default_factory=dict)
+
+
+_FLAGS: dict[nn.Module, _Flags] = {}
+_LOCK = threading.Lock()
 
 
 class Share(NamedTuple):

@@ -1,12 +1,13 @@
 """Read one layer's output during one forward, and leave no trace.
 
 A tap is a forward hook, registered once and fixed, that records only while its recorder is armed, that is inside our
-own forward. Nothing is kept on modules between forwards, so deepcopy, pickle, EMA, `torch.compile(fullgraph=True)`,
-recomputation under checkpointing and exceptions all find it idle.
+own forward and in its thread. Nothing is kept on modules between forwards, so deepcopy, pickle, EMA,
+`torch.compile(fullgraph=True)`, recomputation under checkpointing and exceptions all find it idle.
 """
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 from typing import Any
 
@@ -20,14 +21,27 @@ from deepsup.gradients import ADD, Fork, Rule
 from deepsup.layers.wrappers import is_compiled, is_sharded
 
 
-class Recorder:
-    """What the armed taps have seen in the running forward, by branch name."""
+class Reached(BaseException):  # no Exception: a model that catches those in its forward must let this one through
+    """Carries the activation of a tap out of a forward that need not go on."""
+
+    def __init__(self, feature: Tensor) -> None:
+        super().__init__()
+        self.feature = feature
+
+
+class Recorder(threading.local):
+    """What the armed taps have seen in the running forward, by branch name; of each thread its own."""
 
     def __init__(self) -> None:
+        self.supervise: bool | None = None  # whether heads run; None: as the train flag says
+        self.stop: str | None = None  # the branch behind whose tap the forward ends with `Reached`
         self.armed = False
         self.graph = False  # gradients were on when the forward began
         self.seen: dict[str, Tensor] = {}
         self.versions: dict[str, int] = {}  # of `seen` at that moment; an operation in place would raise it
+
+    def __reduce__(self) -> Any:
+        return Recorder, ()  # a copy begins idle
 
 
 class Tap:
@@ -58,6 +72,8 @@ class Tap:
         self.slot: Tensor | None = None
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        if self.recorder.stop == self.name:
+            raise Reached(picked(output, self.pick))
         if not self.recorder.armed:
             return None
         if self.name in self.recorder.seen:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -24,7 +25,10 @@ from deepsup.plans.shared_heads import check_alike, first_of
 from deepsup.specs import closest
 from deepsup.supervision.branch_heads import Heads
 from deepsup.supervision.idle_branches import grounded, idle
+from deepsup.supervision.recomputation import call_repeated, note, running_again
 from deepsup.terms import INPUT
+
+_STREAM = threading.RLock()
 
 
 class Outputs(NamedTuple):
@@ -54,7 +58,6 @@ class Supervised(nn.Module):
         self.reads_input = any(branch.layer == INPUT for branch in plan.branches)
         self.learning = {b.name for b in plan.branches if b.loss != "none"}
         self.idle = idle(plan, None)
-        self.supervise: bool | None = None  # None: as the train flag says
         self.taps: dict[str, Tap] = {}
         self.progress_known = False
         self.recorder = Recorder()
@@ -63,7 +66,8 @@ class Supervised(nn.Module):
         self.heads.train(model.training)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if not (self.training if self.supervise is None else self.supervise):
+        asked = self.recorder.supervise
+        if not (self.training if asked is None else asked):
             return self.model(*args, **kwargs)
         if not self.progress_known and torch.is_grad_enabled() and any(tap.rule.moves for tap in self.taps.values()):
             raise ConfigError(_no_progress(self.taps))
@@ -137,21 +141,29 @@ class Supervised(nn.Module):
     @contextmanager
     def _own_random_stream(self) -> Iterator[None]:
         generators = [torch.default_generator, *_cuda_generators(self.heads.children())]
-        states = [g.get_state() for g in generators]
         several = torch.distributed.is_available() and torch.distributed.is_initialized()
         rank = torch.distributed.get_rank() if several else 0
-        again = torch._C._current_graph_task_id() != -1  # in backward: checkpointing repeats the last forward
-        call = self.calls - 1 if again and self.training else self.calls
-        seed = (torch.initial_seed() * 1_000_003 + call * 1009 + rank) % 2**63
-        if self.training and not again:  # scoring heads in between must not change what training draws
-            self.calls += 1
-        try:
-            for g in generators:
-                g.manual_seed(seed)
-            yield
-        finally:
-            for g, state in zip(generators, states, strict=True):
-                g.set_state(state)
+        with _STREAM:  # the common generators are seeded for a moment: one thread at a time
+            seed = (torch.initial_seed() * 1_000_003 + self._call() * 1009 + rank) % 2**63
+            states = [g.get_state() for g in generators]
+            try:
+                for g in generators:
+                    g.manual_seed(seed)
+                yield
+            finally:
+                for g, state in zip(generators, states, strict=True):
+                    g.set_state(state)
+
+    def _call(self) -> int:
+        """The number of this forward in the heads' random stream: of a repetition that of the forward which is repeated."""
+        if not self.training:  # scoring heads in between must not change what training draws
+            return self.calls
+        if running_again() is not None:
+            repeated = call_repeated(self)
+            return self.calls - 1 if repeated is None else repeated
+        note(self, self.calls)
+        self.calls += 1
+        return self.calls - 1
 
     def set_progress(self, progress: float) -> None:
         """Tell gradient rules that change over training how much of it is done, in [0, 1]; before each step's forward.
@@ -301,28 +313,33 @@ def _check_attachable(model: nn.Module, plan: Plan) -> None:
 
 def unwrap(net: nn.Module) -> Supervised:
     """The `Supervised` inside compile, DistributedDataParallel and Fabric wrappers. Raises `AttachError` if there is none."""
-    for module in chain(net, any_module=True):
-        if isinstance(module, Supervised):
-            return module
+    target = supervised_in(net)
+    if target is not None:
+        return target
     raise AttachError(
         f"this {type(net).__name__} is not supervised: it was never attached or is stripped already. "
         "Pass what deepsup.attach returned."
     )
 
 
+def supervised_in(net: nn.Module) -> Supervised | None:
+    """The `Supervised` that `unwrap` finds, or None."""
+    return next((module for module in chain(net, any_module=True) if isinstance(module, Supervised)), None)
+
+
 def is_supervised(net: nn.Module) -> bool:
     """Whether branches are on this net: what `attach` returned, a wrapper around it, or the model inside it."""
-    inside = next((m for m in chain(net, any_module=True) if isinstance(m, Supervised)), None)
+    inside = supervised_in(net)
     return bool(taps_on(net, inside.recorder if inside else None))
 
 
 @contextmanager
 def supervising(net: nn.Module, on: bool = True) -> Iterator[None]:
-    """Inside, `net(x)` returns `Outputs` whatever the train flag says (or, with `on=False`, never does)."""
-    target = unwrap(net)
-    before = target.supervise
-    target.supervise = on
+    """Inside, and in this thread, `net(x)` returns `Outputs` whatever the train flag says (or, with `on=False`, never does)."""
+    recorder = unwrap(net).recorder
+    before = recorder.supervise
+    recorder.supervise = on
     try:
         yield
     finally:
-        target.supervise = before
+        recorder.supervise = before

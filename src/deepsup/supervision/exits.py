@@ -7,9 +7,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from deepsup import losses
 from deepsup.errors import AttachError, BranchNameError, HeadError, TapError
 from deepsup.features import main_prediction, picked
-from deepsup.layers.taps import Tap
+from deepsup.layers.taps import Reached, taps_on
 from deepsup.losses.full_size import alike
 from deepsup.plans.plan import Branch
 from deepsup.supervision.attaching import Outputs, Supervised, input_of, supervising, unwrap
@@ -44,9 +45,9 @@ class EarlyExit(nn.Module):
         if self.branch.layer == INPUT:
             return input_of(args, kwargs)
         try:
-            with _stop_behind(self.net.model.get_submodule(self.branch.layer), self.branch):
+            with _stop_behind(self.net, self.branch):
                 self.net.model(*args, **kwargs)
-        except _Reached as reached:
+        except Reached as reached:
             return reached.feature
         raise TapError(
             f"the forward did not come by layer '{self.branch.layer}', so branch '{self.branch.name}' has nothing to read. "
@@ -120,28 +121,23 @@ def average(scores: Iterable[Tensor], by: Sequence[str | losses.Loss] | None = N
     return torch.stack(losses.votes(alike(found, each[0]), each)).mean(0)
 
 
-class _Reached(BaseException):  # no Exception: a model that catches those in its forward must let this one through
-    """Carries the activation out of a forward that need not go on."""
-
-    def __init__(self, feature: Tensor) -> None:
-        super().__init__()
-        self.feature = feature
-
-
 @contextmanager
-def _stop_behind(layer: nn.Module, branch: Branch) -> Iterator[None]:
-    """Inside, a forward ends at this layer with `_Reached`, right after the place of the branch's tap."""
+def _stop_behind(net: Supervised, branch: Branch) -> Iterator[None]:
+    """Inside, and in this thread, a forward ends with `Reached` at the place of the branch's tap, or where it was."""
+    if any(tap.name == branch.name for _, _, tap in taps_on(net.model, net.recorder)):
+        net.recorder.stop = branch.name
+        try:
+            yield
+        finally:
+            net.recorder.stop = None
+        return
+    thread = threading.get_ident()
 
-    def stop(module: nn.Module, args: Any, output: Any) -> NoReturn:
-        raise _Reached(picked(output, branch.pick))
+    def stop(module: nn.Module, args: Any, output: Any) -> None:
+        if threading.get_ident() == thread:
+            raise Reached(picked(output, branch.pick))
 
-    handle = layer.register_forward_hook(stop)
-    hooks = layer._forward_hooks
-    taps = [key for key, hook in hooks.items() if isinstance(hook, Tap) and hook.name == branch.name]
-    keys = list(hooks)
-    later = keys[keys.index(taps[0]) + 1 : -1] if taps else []
-    for key in later:  # they may change what the layer gives out, which the tap does not see
-        hooks[key] = hooks.pop(key)
+    handle = net.model.get_submodule(branch.layer).register_forward_hook(stop)
     try:
         yield
     finally:
