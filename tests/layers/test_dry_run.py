@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import deepsup as ds
-from deepsup.errors import LayerError, OutputError
+from deepsup.errors import AttachError, LayerError, OutputError
 from deepsup.features import Feature
 from deepsup.layers.dry_run import Layer, Trace, trace
-from tests.support.odd_nets import Branchy, Queries, Returning, TwoInputs, telling
+from tests.support.odd_nets import Branchy, Queries, Returning, Scripted, TwoInputs, telling
 from tests.support.small_nets import CLASSES, Plain, Residual, images, mlp
 from tests.support.states import assert_untouched, snapshot, with_grads
 
@@ -477,3 +477,26 @@ def test_a_model_whose_input_is_lost_on_the_way_keeps_its_trunk() -> None:
             return self.fc(self.first(torch.tensor(x.tolist())))
 
     assert trace(Detour(), torch.randn(2, 3)).trunk == ("first", "fc")
+
+
+def test_what_is_compiled_to_torchscript_is_left_alone_and_cannot_be_tapped() -> None:
+    model, x = Scripted().train(), torch.randn(2, 3, 8, 8)
+    model.inner.bn.eval()
+    values = {k: v.clone() for k, v in model.state_dict().items()}
+    flags = [m.training for m in model.modules()]
+    plan = ds.plan(model, x, ["conv", "last"])
+    for layer in ("inner", "inner.conv"):
+        with pytest.raises(LayerError, match=rf"layer '{layer}' is compiled to TorchScript"):
+            ds.plan(model, x, [layer])
+    assert [m.training for m in model.modules()] == flags
+    assert all(torch.equal(v, values[k]) for k, v in model.state_dict().items())
+    net = ds.attach(model, plan)
+    ds.Objective(plan)(net(x), torch.tensor([0, 1])).total.backward()
+    assert model.conv.weight.grad is not None
+    assert not any(p.requires_grad and p.grad is None for p in net.parameters())
+    assert ds.strip(net, certificate=None) is model
+
+
+def test_a_model_that_is_torchscript_itself_is_refused_by_name() -> None:
+    with pytest.raises(AttachError, match="is compiled to TorchScript"):
+        ds.plan(Scripted().inner, torch.randn(2, 4, 8, 8), ["conv"])

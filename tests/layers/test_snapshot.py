@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from deepsup.layers.snapshot import Interrupts, untouched
 from deepsup.probes.probe import _in_float32
+from tests.support.odd_nets import Scripted
 from tests.support.small_nets import Residual
 from tests.support.states import assert_untouched, snapshot, with_grads
 
@@ -202,3 +203,16 @@ def test_untouched_can_restore_parameters_too() -> None:
                 p.requires_grad_(False)
         raise ZeroDivisionError
     assert_untouched(before, snapshot(model))
+
+
+def test_scripted_parts_get_flags_and_buffers_back() -> None:
+    model = Scripted().train()
+    model.inner.bn.eval()
+    values = {k: v.clone() for k, v in model.state_dict().items()}
+    flags = [m.training for m in model.modules()]
+    with untouched(model):
+        model.train()
+        model(torch.randn(2, 3, 8, 8))
+        assert not torch.equal(model.inner.bn.running_mean, values["inner.bn.running_mean"])
+    assert [m.training for m in model.modules()] == flags
+    assert all(torch.equal(v, values[k]) for k, v in model.state_dict().items())

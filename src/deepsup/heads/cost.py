@@ -124,7 +124,7 @@ def _outputs(name: str, out: object) -> dict[str, Tensor]:
 def _sizes(module: nn.Module) -> Iterator[list[int]]:
     """The bytes of what each leaf of `module` gives out while this is open."""
     sizes: list[int] = []
-    leaves = [m for m in module.modules() if not any(m.children())]
+    leaves = [m for m in module.modules() if not any(m.children()) and not isinstance(m, torch.jit.ScriptModule)]
     handles = [m.register_forward_hook(lambda m, a, out: sizes.append(_bytes(out))) for m in leaves]
     try:
         yield sizes

@@ -132,6 +132,13 @@ def _no_pick(name: str, pick: Pick, output: object) -> str:
     return f"layer '{name}' has no output '{show_pick(pick)}'; it returned {type(output).__name__}{found}."
 
 
+def _compiled_to_script(name: str) -> str:
+    return (
+        f"layer '{name}' is compiled to TorchScript (torch.jit), where nothing can be read. "
+        "Tap a layer before or behind it, or build the model without torch.jit.script."
+    )
+
+
 def _no_batch_axis(name: str, shape: tuple[int, ...], batch: int) -> str:
     return (
         f"layer '{name}' gives out {tuple(shape)}, whose first axis is not the batch ({batch} samples): a sequence-first or "
@@ -161,7 +168,9 @@ def trace(
     recorder = _Recorder(shape, Layouts.of(model, shape, layouts or {}), picks or {}, lineage)
     flops = FlopCounterMode(display=False)
     with untouched(model):
-        handles = [m.register_forward_hook(partial(recorder.record, n)) for m, n in names.items()]
+        scripted = {n for m, n in names.items() if isinstance(m, torch.jit.ScriptModule)}
+        recorder.problems |= {n: _compiled_to_script(n) for n in scripted}
+        handles = [m.register_forward_hook(partial(recorder.record, n)) for m, n in names.items() if n not in scripted]
         try:
             _check_materialised(model)
             if not model.training:

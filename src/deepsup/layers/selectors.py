@@ -146,6 +146,8 @@ def _unknown(trace: Trace, asked: str) -> str:
 def check_readable(trace: Trace, name: str, layer: Layer | None = None) -> Layer:
     """The layer, if a tap can read it: called exactly once, with a tensor that a gradient can flow through."""
     layer = layer or trace.layers[name]
+    if layer.problem and not layer.calls:  # it runs where nobody sees it
+        raise LayerError(layer.problem)
     if layer.calls == 0:
         raise LayerNotCalledError(
             f"layer '{name}' of {trace.model} was never called in the dry run (in training mode, input "

@@ -70,7 +70,8 @@ def untouched(
     """
     interrupts = Interrupts()
     try:
-        modules = list(model.modules())
+        modules = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
+        scripted = [_Scripted(m) for m in model.modules() if isinstance(m, torch.jit.ScriptModule)]
         attributes = [dict(m.__dict__) for m in modules]
         held = [v for a in attributes for k, v in a.items() if type(v) in _COLLECTIONS and k not in _TABLES]
         contents = [v.copy() for v in held]
@@ -90,6 +91,8 @@ def untouched(
                 interrupts.held = True  # for a Ctrl-C that came right before the line above
                 for module, saved, table in zip(modules, attributes, tables, strict=True):
                     _restore(module, saved, table)
+                for script in scripted:
+                    script.restore()
                 for collection, content in zip(held, contents, strict=True):
                     _refill(collection, content)
                 with torch.no_grad():
@@ -101,6 +104,21 @@ def untouched(
                     p.grad, p.requires_grad = grad, requires_grad
     finally:
         interrupts.close()
+
+
+class _Scripted:
+    """A module of TorchScript, whose attributes live in C++ and which takes no hooks: its flag and buffers."""
+
+    def __init__(self, module: torch.jit.ScriptModule) -> None:
+        self.module, self.training = module, module.training
+        self.buffers = dict(module._buffers.items())
+
+    def restore(self) -> None:
+        if self.module.training is not self.training:
+            self.module.training = self.training
+        for name, buffer in self.buffers.items():
+            if getattr(self.module, name) is not buffer:
+                setattr(self.module, name, buffer)
 
 
 @contextmanager

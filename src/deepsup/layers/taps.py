@@ -146,6 +146,10 @@ def refuse_wrapped(model: nn.Module) -> None:
     kind = type(model).__name__
     if taps_on(model):
         raise AlreadyAttachedError(f"this {kind} is supervised already. Strip it first: model = deepsup.strip(net).")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise AttachError(
+            f"this {kind} is compiled to TorchScript, where nothing can be read. Attach to the model before torch.jit."
+        )
     if isinstance(model, nn.DataParallel):
         raise DataParallelError(
             "nn.DataParallel cannot be supervised. Attach to the model inside, use DistributedDataParallel."
