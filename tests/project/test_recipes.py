@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import deepsup as ds
 from deepsup import losses, methods, networks, schedules
@@ -52,12 +55,17 @@ def planned(config: training.TrainConfig) -> ds.Plan:
     options = (
         {**config.model_options, "pretrained": False} if "pretrained" in config.model_options else config.model_options
     )
-    model = networks.build(config.model, classes=classes, in_channels=channels, size=size, options=options)
+    model = built(config.model, classes, channels, size, json.dumps(options))
     settings = config.supervise
     assert settings is not None
     x = torch.randn(2, channels, size, size)
     given = {"method": settings.method, "epochs": config.epochs, "main_loss": config.loss}
     return ds.plan(model, x, settings.at, **given)  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=1)  # the arms of a recipe mostly share their network, and planning leaves it as it was
+def built(spec: str, classes: int, channels: int, size: int, options: str) -> nn.Module:
+    return networks.build(spec, classes=classes, in_channels=channels, size=size, options=json.loads(options))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -17,7 +17,7 @@ import torchvision
 from timm.models.mlp_mixer import MlpMixer
 from torch import Tensor, nn
 from torchvision.models import mobilenetv3
-from torchvision.models.googlenet import Inception
+from torchvision.models.googlenet import Inception, InceptionAux
 
 from deepsup import Feature, networks
 
@@ -90,14 +90,15 @@ class Architecture(NamedTuple):
 
 
 def _googlenet() -> nn.Module:
-    """GoogLeNet with both auxiliary classifiers and three of its nine inception blocks."""
+    """GoogLeNet with both auxiliary classifiers and two of its nine inception blocks."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # GoogLeNet announces a change of its initialisation
         model = tv.googlenet(num_classes=CLASSES, init_weights=False)
-    for name in ("3b", "4b", "4c", "4e", "5a", "5b"):
+    for name in ("3b", "4a", "4b", "4c", "4e", "5a", "5b"):
         setattr(model, f"inception{name}", nn.Identity())
-    model.inception4a = Inception(256, 192, 96, 208, 16, 48, 64)  # reads what 3a gives
-    model.fc = nn.Linear(528, CLASSES)  # reads what 4d gives
+    model.aux1 = InceptionAux(256, CLASSES)  # it and the next block read what 3a gives
+    model.inception4d = Inception(256, 112, 144, 288, 32, 64, 64)
+    model.fc = nn.Linear(528, CLASSES)
     return model
 
 
@@ -120,7 +121,7 @@ def _timm(name: str, **options: Any) -> nn.Module:
 resnet = partial(tv.ResNet, tv.resnet.BasicBlock, [1, 1, 1, 1], num_classes=CLASSES)
 densenet = partial(tv.DenseNet, 8, (2, 2), 16, num_classes=CLASSES)
 vit = partial(_timm, "vit_tiny_patch16_224", img_size=64, depth=3, embed_dim=48)
-swin = partial(_timm, "swin_tiny_patch4_window7_224", img_size=64, depths=(2, 1, 1), embed_dim=24, num_heads=(1, 2, 4))
+swin = partial(_timm, "swin_tiny_patch4_window7_224", img_size=64, depths=(1, 2), embed_dim=24, num_heads=(1, 2))
 convnext = partial(_timm, "convnext_atto", depths=(1, 1, 1, 1), dims=(16, 24, 32, 40))
 efficientnet = partial(_timm, "test_efficientnet")
 mixer = partial(MlpMixer, CLASSES, 64, num_blocks=3, embed_dim=64)

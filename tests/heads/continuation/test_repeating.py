@@ -7,7 +7,7 @@ import io
 import math
 import pickle
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import pytest
@@ -84,15 +84,21 @@ def test_layers_keep_their_names_and_nothing_else_comes_along() -> None:
     assert list(repeat(model, "layer3").state_dict()) == expected
 
 
-def millions(spec: str, layer: str, channels: int, **options: Any) -> float:
-    """Parameters of a branch on a network of 1000 classes (torchvision) or 100 (ours); a minus for the network itself."""
+@lru_cache(maxsize=1)
+def trunk_on_meta(spec: str) -> nn.Module:
     with torch.device("meta"):
         if spec.startswith("deepsup"):
-            model, classes, side = networks.build(spec, classes=100), 100, 16
-        else:
-            model, classes, side = torchvision.models.get_model(spec), 1000, 14
-        if not layer:
-            return count(model) / 1e6
+            return networks.build(spec, classes=100)
+        return torchvision.models.get_model(spec)
+
+
+def millions(spec: str, layer: str, channels: int, **options: Any) -> float:
+    """Parameters of a branch on a network of 1000 classes (torchvision) or 100 (ours); a minus for the network itself."""
+    model = trunk_on_meta(spec)
+    if not layer:
+        return count(model) / 1e6
+    classes, side = (100, 16) if spec.startswith("deepsup") else (1000, 14)
+    with torch.device("meta"):
         branch = continuation(Feature((channels, side, side), "NCHW"), classes, model=model, layer=layer, **options)
     return count(branch) / 1e6
 
