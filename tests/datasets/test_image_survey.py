@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from deepsup.datasets.image_ranges import Ranges
-from deepsup.datasets.image_survey import ranges_of, survey
+from deepsup.datasets.image_survey import gathered, ranges_of, survey
 from deepsup.errors import DatasetError
 from tests.support.drawn_images import COLOURS, GREY, write, write_palette, write_png
 
@@ -100,3 +100,19 @@ def test_pixels_that_no_reader_knows_are_named_at_once(tmp_path: Path, read: int
     Image.new("LAB", (5, 4), (100, 3, 4)).save(path)
     with pytest.raises(DatasetError, match=r"a\.tif has pixels of the kind 'LAB'"):
         survey([(path, "image")], read=read)
+
+
+def test_what_a_function_gives_comes_in_the_order_of_its_items() -> None:
+    assert gathered(lambda n: n * n, range(20), what="numbers") == [n * n for n in range(20)]
+
+    def refuse_odd(number: int) -> int:
+        if number % 2:
+            raise DatasetError(f"{number} is odd.")
+        return number
+
+    with pytest.raises(
+        DatasetError, match=r"^10 of 20 numbers cannot be used:\n- 1 is odd\.\n- 3 is odd\.\n- 5 is odd"
+    ):
+        gathered(refuse_odd, range(20), what="numbers")
+    with pytest.raises(DatasetError, match=r"^3 is odd\.$"):
+        gathered(refuse_odd, [2, 3], what="numbers")

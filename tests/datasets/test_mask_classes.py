@@ -65,9 +65,8 @@ class TestPalettes:
 
     def test_a_palette_colour_that_no_class_has_is_named(self, tmp_path: Path) -> None:
         path = write_palette(tmp_path / "a.png", [[0, 1]], [BLACK, (9, 9, 8)])
-        found = read(tmp_path, path, classes="nothing 0 0 0\ncat 255 0 0")
         with pytest.raises(DatasetError, match=r"a\.png has the colour \(9, 9, 8\).*no class has"):
-            found.masks.read(path)
+            read(tmp_path, path, classes="nothing 0 0 0\ncat 255 0 0")
 
     def test_greys_of_a_palette_are_numbers_as_in_a_grey_mask(self, tmp_path: Path) -> None:
         truth = blocks(0)
@@ -134,7 +133,7 @@ class TestNumbersOfLines:
     def test_a_number_without_a_line_states_the_rule(self, tmp_path: Path) -> None:
         path = write(tmp_path / "m.png", np.array([[0, 1, 3]], np.uint8))
         with pytest.raises(DatasetError, match=r"holds 3 .*Line 1 of classes\.txt names number 0, line 2 number 1"):
-            read(tmp_path, path, classes="a\nb\nc").masks.read(path)
+            read(tmp_path, path, classes="a\nb\nc")
 
     @pytest.mark.parametrize("void", [0, 255, None])
     def test_masks_in_colours_have_no_numbers(self, tmp_path: Path, void: int | None) -> None:

@@ -136,10 +136,25 @@ class TestPairs:
         save(root / "val/masks/1.png", np.full(SHAPE, 7, np.uint8))
         with pytest.raises(DatasetError, match=r"val/masks/1.png holds 7 \(row 0, column 0\), which is no label"):
             datasets.load("pairs", root=root)
+        save(root / "train/masks/0.png", np.full(SHAPE, 8, np.uint8))
+        told = r"^2 of 2 masks cannot be used:\n- .*train/masks/0.png holds 8 (.|\n)*\n- .*val/masks/1.png holds 7 "
+        with pytest.raises(DatasetError, match=told):
+            datasets.load("pairs", root=root)
+        save(root / "train/masks/0.png", blocks(0))
         for name in ("train/masks/1.png", "val/masks/1.png"):
             save(root / name, blocks(0, shape=(20, 30)))
         with pytest.raises(
             DatasetError, match=r"^2 of 5 images cannot be used:\n- .*train(.|\n)*val/masks/1.png is 20x30"
+        ):
+            datasets.load("pairs", root=root)
+
+    def test_colours_that_no_class_has_are_all_named_before_training(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(Pairs.__init__.__kwdefaults__, "memory", 0)
+        root = write_pairs(tmp_path, stored=lambda mask: COLOURS[mask], classes="a 0 0 0\nb 250 10 20\nc 1 2 4")
+        with pytest.raises(
+            DatasetError, match=r"^5 of 5 masks cannot be used:\n- the mask .* has the colour \(1, 2, 3\)"
         ):
             datasets.load("pairs", root=root)
 

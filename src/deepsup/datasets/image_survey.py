@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from deepsup.datasets.image_files import Opened, header, opened
 from deepsup.datasets.image_ranges import Extremes, Ranges, fitted
 from deepsup.errors import DatasetError
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 READ = 2**28  # bytes of files
 _SAID = 3  # of files that cannot be read
@@ -52,10 +55,23 @@ def survey(files: Iterable[tuple[Path, str]], *, read: int = READ) -> dict[Path,
     """
     wanted = list(files)
     whole = sum(_bytes(path) for path, _ in wanted) <= read
+    found = gathered(lambda file: _looked_at(*file, whole=whole), wanted, what="files")
+    return {one.path: one for one in found}
+
+
+def gathered(function: Callable[[T], R], items: Sequence[T], *, what: str) -> list[R]:
+    """What a function gives for each item, on all cores; one DatasetError for all that it raises."""
+
+    def tried(item: T) -> R | DatasetError:
+        try:
+            return function(item)
+        except DatasetError as error:
+            return error
+
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        found = list(pool.map(lambda file: _looked_at(*file, whole=whole), wanted))
-    raise_together([one for one in found if isinstance(one, DatasetError)], of=len(wanted), what="files")
-    return {one.path: one for one in found if isinstance(one, Facts)}
+        found = list(pool.map(tried, items))
+    raise_together([one for one in found if isinstance(one, DatasetError)], of=len(items), what=what)
+    return [one for one in found if not isinstance(one, DatasetError)]
 
 
 def ranges_of(facts: Iterable[Facts]) -> Ranges:
@@ -73,20 +89,14 @@ def raise_together(errors: Sequence[DatasetError], *, of: int, what: str) -> Non
         raise DatasetError(f"{len(errors)} of {of} {what} cannot be used:{shown}{more}")
 
 
-def _looked_at(path: Path, what: str, *, whole: bool) -> Facts | DatasetError:
-    try:
-        _check_name(path, what)
-        begun = None if whole else header(path, what)
-        if begun and not _is_deep(begun) and _ends(begun):
-            if what == "image":
-                begun.check_kind()
-            return _facts(begun, None)
-        file = opened(path, what)
-        if what == "image":
-            file.check_kind()
-        return _facts(file, file.extremes, digest=whole)
-    except DatasetError as error:
-        return error
+def _looked_at(path: Path, what: str, *, whole: bool) -> Facts:
+    _check_name(path, what)
+    begun = None if whole else header(path, what)
+    seen = begun is not None and not _is_deep(begun) and _ends(begun)
+    file = begun if begun is not None and seen else opened(path, what)
+    if what == "image":
+        file.check_kind()
+    return _facts(file, None if seen else file.extremes, digest=whole)
 
 
 def _check_name(path: Path, what: str) -> None:

@@ -8,17 +8,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import warnings
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from deepsup.datasets.image_files import opened
+from deepsup.datasets.image_survey import gathered
 from deepsup.datasets.mask_files import MOST_CLASSES, VOID, Colour, MaskReader, numbers_in, palette_of
 from deepsup.errors import DatasetError, stacklevel
 
@@ -45,7 +44,8 @@ class Seen(NamedTuple):
 
     path: Path
     numbers: frozenset[int]
-    palette: tuple[Colour, ...] | None
+    palette: tuple[Colour, ...] | None = None
+    by_colour: bool = False
 
     @property
     def used(self) -> dict[int, Colour]:
@@ -95,9 +95,8 @@ def classes_of(masks: Sequence[Path], file: Path, *, void: int | None) -> Classe
         grey_palettes=greys,
         rule=_RULE if file.is_file() else "",
     )
-    for one in seen:
-        if not one.numbers <= table.keys():
-            reader.read(one.path)  # which says where
+    doubtful = [one.path for one in seen if one.by_colour or not one.numbers <= table.keys()]
+    gathered(reader.read, doubtful, what="masks")  # which says what is no label, and where
     return Classes(tuple(line.name for line in kept), reader.colours and reader.colours[: len(kept)], reader)
 
 
@@ -131,16 +130,15 @@ def _colour(parts: Sequence[str], path: Path) -> Colour:
 
 
 def _look(masks: Sequence[Path], reader: MaskReader) -> list[Seen]:
-    """What is in every mask, on all cores; the first error in the order of the files."""
+    """What is in every mask."""
 
     def look(path: Path) -> Seen:
         mask = opened(path, "mask")
         if reader.is_by_colour(mask):
-            return Seen(path, frozenset(), None)
+            return Seen(path, frozenset(), by_colour=True)
         return Seen(path, frozenset(np.unique(numbers_in(mask)).tolist()), palette_of(mask))
 
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        return list(pool.map(look, masks))
+    return gathered(look, masks, what="masks")
 
 
 def _have_grey_palettes(seen: Iterable[Seen]) -> bool:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +12,7 @@ from torch import Tensor
 
 from deepsup.datasets.image_files import Bytes, Read, read_image, size_in
 from deepsup.datasets.image_ranges import Ranges
-from deepsup.datasets.image_survey import Facts
+from deepsup.datasets.image_survey import Facts, gathered
 from deepsup.datasets.mask_files import VOID, MaskReader, as_photographed, read_drawing
 from deepsup.datasets.normalisation import byte_counts, counted_statistics
 from deepsup.datasets.paired_transforms import Pixels, resized, scaled_size
@@ -97,7 +95,7 @@ class Pairs:
         self._pairs, self._reader = tuple(pairs), reader
         height, width = scaled_size(size_in(pairs[0].image), reader.size)
         fits = (self.channels + 1) * height * width * len(pairs) <= memory
-        self._kept = _all(reader, pairs) if fits else None
+        self._kept = gathered(reader, pairs, what="images") if fits else None
         shapes = [(pixels.labels.shape[0], pixels.labels.shape[1]) for pixels in self._kept or ()] or [(height, width)]
         self.shape = (max(shape[0] for shape in shapes), max(shape[1] for shape in shapes))
 
@@ -121,12 +119,6 @@ class Pairs:
     def file(self, index: int) -> Path:
         """Where an image comes from."""
         return self._pairs[index].image
-
-
-def _all(reader: PairReader, pairs: Sequence[Pair]) -> list[Pixels]:
-    """Every pair, on all cores; the first error in the order of the files."""
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        return list(pool.map(reader, pairs))
 
 
 def statistics(pairs: Iterable[Pair], reader: Callable[[Pair], Pixels]) -> tuple[Tensor, Tensor]:
