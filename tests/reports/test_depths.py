@@ -33,3 +33,11 @@ def test_outputs_are_scored_by_depth_and_by_seed(demo: Path) -> None:
     assert depths.ensemble(arm) == depths.of(arm)[-1]
     plain = group_of(demo)["arms"]["plain"]
     assert (depths.branches(plain), depths.ensemble(plain)) == ([], None)
+
+
+def test_outputs_come_in_the_order_of_their_depth() -> None:
+    plan = {"branches": [{"name": "late", "depth": 0.8}, {"name": "early", "depth": 0.2}]}
+    assert depths.in_order(["ensemble", "main", "late", "early", "unheard of"], plan) == [
+        *("early", "late", "unheard of", "main", "ensemble"),
+    ]
+    assert depths.in_order(["main", "a"], None) == ["a", "main"]

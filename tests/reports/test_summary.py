@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -18,6 +19,19 @@ def test_a_comparison_that_contradicts_its_journals_is_noticed(demo: Path, tmp_p
     compare["groups"][0]["arms"]["plain"]["final"][1] = 0.99
     (tmp_path / "compare.json").write_text(json.dumps(compare))
     assert "gives sgd/plain/seed1 99.0 % accuracy, its journal 8" in summary.evidence(tmp_path).notes[0]
+
+
+def test_the_baseline_stands_first_and_arms_without_runs_nowhere(demo: Path) -> None:
+    found = summary.evidence(demo)
+    assert found.baselines == {"sgd": "plain", "adam": "plain"}
+    compare = {
+        **found.compare,
+        "groups": [{"name": "sgd", "baseline": "supervised", "arms": {"plain": {}, "supervised": {}, "new": {}}}],
+    }
+    runs = tuple(run for run in found.runs if run.group == "sgd")
+    other = dataclasses.replace(found, compare=compare, runs=runs)
+    assert list(other.ordered("sgd")) == ["supervised", "plain"]
+    assert [len(runs) for runs in other.ordered("sgd").values()] == [3, 3]
 
 
 def test_verdicts_are_read_as_they_are_and_as_they_were_written() -> None:
