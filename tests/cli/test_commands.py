@@ -305,7 +305,7 @@ def test_ctrl_c_says_in_one_line_that_the_same_command_goes_on(command: str, tmp
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a background shell ignores it
     )
     assert process.stdout is not None
-    said_of_data = ("training: ", "validation: ", "served with ")
+    said_of_data = ("training: ", "validation: ", "served with ", "With 3 seeds and 360 ")
     first = next(line for line in process.stdout if not line.startswith(said_of_data))
     assert "epoch 1/" in first
     os.killpg(process.pid, signal.SIGINT)

@@ -95,6 +95,18 @@ def test_the_display_shows_no_column_and_no_count_of_nothing():
     assert not any("runs done" in line for line in drawn(single, 80))
 
 
+def test_what_can_be_seen_is_said_first_and_a_seed_that_is_added_waits_in_the_table():
+    console = Console(file=io.StringIO(), width=40)
+    display = Display(console)
+    seen = "With 6 seeds this comparison sees differences of 3 points or more."
+    display.see({"kind": "rule", "rule": "r", "detectable": seen, "runs": ["a/b/seed0"], "finished": ["a/b/seed0"]})
+    display.see({"kind": "seed", "seed": 3, "runs": ["a/b/seed3"]})
+    assert console.file.getvalue() == seen + "\n"  # type: ignore[attr-defined]
+    shown = drawn(display, 80)
+    assert any(line.split() == ["a/b/seed3", "waits"] for line in shown)
+    assert shown[-1] == "1 of 2 runs done, 1 of them before"
+
+
 def test_nothing_is_drawn_where_nothing_happens():
     console = Console(file=io.StringIO(), force_terminal=True)
     with Display(console):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,15 @@ import pytest
 from deepsup.comparisons import compare as comparisons
 from deepsup.comparisons import results
 from deepsup.comparisons.compare import compare
+from deepsup.comparisons.detectable import lacking
 from deepsup.comparisons.statistics import compared
 from deepsup.errors import ConfigError, DeepsupError
 from deepsup.settings import training
-from deepsup.settings.training import ComparisonConfig
+from deepsup.settings.training import Cell, ComparisonConfig
 from deepsup.training import prepare, runs
 from deepsup.training.journal import read
 from deepsup.training.runs import train
-from tests.support.tiny_comparisons import Finished, config, several
+from tests.support.tiny_comparisons import Finished, config, pretending, several
 from tests.support.tiny_runs import SUPERVISED, settings
 
 pytestmark = pytest.mark.usefixtures("warm_workers")
@@ -111,7 +113,9 @@ def test_many_arms_run_seed_by_seed_and_stop_between_seeds_when_time_is_over(
     for arm, found in group["verdicts"].items():
         own = group["arms"][arm]
         apart = compared(none["final"], own["final"], images=own["images"], variance=own["image_variance"][-1])
-        assert found == {**apart.verdict(found["confidence"])._asdict(), "baseline": "none", "candidate": arm}
+        lacks = lacking(apart, apart.verdict(found["confidence"]), found["confidence"], names=("none", arm))
+        expected = apart.verdict(found["confidence"])._asdict() | lacks
+        assert found == {**expected, "baseline": "none", "candidate": arm}
     assert min(found["confidence"] for found in group["verdicts"].values()) <= 0.9875
     assert [c["run"] for c in whole["certificates"]] == ["all/aux/seed0", "all/aux/seed1"]
     costs = {arm: fields["train_flops"] for arm, fields in group["arms"].items()}
@@ -180,7 +184,7 @@ def test_a_run_that_diverges_is_a_result_and_runs_again_with_other_settings_alon
     found = group["verdicts"]["aux"]
     assert found["n"] == 2
     assert found["mean_difference"] == pytest.approx(-group["arms"]["plain"]["mean"])
-    assert found["remarks"] == ["aux diverged with seed 0 and seed 1, which counts as a score of 0"]
+    assert found["remarks"][0] == "aux diverged with seed 0 and seed 1, which counts as a score of 0"
     assert "NonFiniteError: " in (tmp_path / "adam" / "aux" / "seed0" / "run.log").read_text()
     events: list[dict[str, Any]] = []
     assert compare(of("step(1, {0.4: 1e30})"), on_event=events.append) == result
@@ -188,7 +192,116 @@ def test_a_run_that_diverges_is_a_result_and_runs_again_with_other_settings_alon
     repaired = compare(of("constant(1)"), on_event=events.append)
     assert {e["run"] for e in events if "run" in e} == {"adam/aux/seed0", "adam/aux/seed1"}
     assert repaired["groups"][0]["arms"]["aux"]["diverged"] == []
-    assert repaired["groups"][0]["verdicts"]["aux"]["remarks"] == []
+    assert not any("diverged" in remark for remark in repaired["groups"][0]["verdicts"]["aux"]["remarks"])
+
+
+def growing(folder: Path, **changes: Any) -> ComparisonConfig:
+    given = {"seeds": [0, 1, 2], "until": "decided", "max_seeds": 6} | changes
+    return config(folder, **given).model_copy(update={"groups": {"adam": {}}})
+
+
+def accuracy(cell: Cell) -> float:
+    """Undecided with three seeds and with four, decided with five."""
+    gap = {"aux": [0.30, 0.10, 0.25, 0.2, 0.2, 0.2]}.get(cell.arm, [0.0] * 6)[cell.seed]
+    return 0.5 + gap
+
+
+def test_seeds_are_added_until_it_is_decided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    taken: list[str] = []
+    events: list[dict[str, Any]] = []
+    monkeypatch.setattr(comparisons, "_run_all", pretending(accuracy, taken))
+    result = compare(growing(tmp_path), on_event=events.append)
+    (group,) = result["groups"]
+    found = group["verdicts"]["aux"]
+    assert result["complete"] is True
+    assert found["verdict"] == "helps"
+    assert found["n"] == 5 == len(group["arms"]["aux"]["runs"])
+    assert [look["seeds"] for look in found["looks"]] == [3, 4, 5]
+    widths = [look["ci_high"] - look["ci_low"] for look in found["looks"]]
+    assert widths == sorted(widths, reverse=True)
+    assert [look["ci_low"] > 0 for look in found["looks"]] == [False, False, True]
+    assert found["reason"] == "decided after 5 seeds"
+    assert "Seeds are added until every arm is decided or there are 6" in result["rule"]
+    assert [event["seed"] for event in events if event["kind"] == "seed"] == [3, 4]
+    assert taken == [f"adam/{arm}/seed{seed}" for seed in range(5) for arm in ("plain", "aux")]
+    assert "With 6 seeds" in events[0]["detectable"]
+    again: list[dict[str, Any]] = []
+    assert compare(growing(tmp_path), on_event=again.append) == result
+    assert len(taken) == 10
+    with pytest.raises(ConfigError, match="max_seeds was 6, now 9"):  # more looks would be another comparison
+        compare(growing(tmp_path, max_seeds=9))
+
+
+@pytest.mark.parametrize("stop", range(1, 10))
+def test_a_growing_comparison_that_is_killed_anywhere_ends_the_same(
+    stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    taken: list[str] = []
+
+    def dies(cell: Cell) -> float:
+        if len(taken) > stop:
+            raise KeyboardInterrupt
+        return accuracy(cell)
+
+    monkeypatch.setattr(comparisons, "_check_arms", lambda *_: None)
+    monkeypatch.setattr(comparisons, "_run_all", pretending(dies, taken))
+    with pytest.raises(KeyboardInterrupt):
+        compare(growing(tmp_path / "a"))
+    assert json.loads((tmp_path / "a/compare.json").read_text())["complete"] is False
+    monkeypatch.setattr(comparisons, "_run_all", pretending(accuracy, taken))
+    result = compare(growing(tmp_path / "a"))
+    assert len(set(taken)) == 10
+    assert len(taken) == 11
+    once = compare(growing(tmp_path / "b"))
+    assert result["groups"] == once["groups"]
+
+
+def test_a_growing_comparison_ends_with_the_last_seed_and_counts_what_diverges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    taken: list[str] = []
+
+    def even(cell: Cell) -> float:
+        return math.nan if (cell.arm, cell.seed) == ("aux", 4) else 0.5 + 0.01 * (cell.seed % 2)
+
+    monkeypatch.setattr(comparisons, "_check_arms", lambda *_: None)
+    monkeypatch.setattr(comparisons, "_run_all", pretending(even, taken))
+    result = compare(growing(tmp_path))
+    found = result["groups"][0]["verdicts"]["aux"]
+    assert (found["verdict"], found["n"], result["complete"]) == ("no evidence", 6, True)
+    assert found["reason"] == "undecided after 6 of at most 6 seeds"
+    assert "aux diverged with seed 4, which counts as a score of 0" in found["remarks"]
+    assert len(taken) == 12
+
+
+def test_when_time_is_over_no_seed_is_added_and_the_next_call_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    taken: list[str] = []
+    monkeypatch.setattr(comparisons, "_check_arms", lambda *_: None)
+    monkeypatch.setattr(comparisons, "_run_all", pretending(accuracy, taken))
+    half = compare(growing(tmp_path, minutes=1e-9))
+    assert (half["complete"], len(taken)) == (False, 2)
+    assert half["groups"][0]["verdicts"]["aux"]["reason"] == "the first look is after 3 seeds"
+    assert compare(growing(tmp_path))["complete"] is True
+    assert len(taken) == 10
+
+
+def test_what_can_be_seen_is_told_before_anything_runs_and_by_the_runs_that_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    taken: list[str] = []
+    events: list[dict[str, Any]] = []
+    monkeypatch.setattr(comparisons, "_run_all", pretending(accuracy, taken))
+    first = compare(growing(tmp_path, until=None, max_seeds=None, minutes=1e-9), on_event=events.append)
+    assert first["detectable"]["pilot"] is False
+    assert first["detectable"]["says"] == events[0]["detectable"]
+    assert "four times in five: assumed that the difference deviates by 1 points" in events[0]["detectable"]
+    monkeypatch.setattr(comparisons.Rounds, "late", lambda self: len(taken) >= 4)
+    compare(growing(tmp_path, until=None, max_seeds=None), on_event=events.append)
+    again: list[dict[str, Any]] = []
+    monkeypatch.setattr(comparisons.Rounds, "late", lambda self: False)
+    last = compare(growing(tmp_path, until=None, max_seeds=None), on_event=again.append)
+    assert "in the runs that are there the difference deviates by 14 points" in again[0]["detectable"]
+    assert last["detectable"] == first["detectable"]
 
 
 WRONG = {
@@ -247,7 +360,7 @@ def test_arms_are_checked_once_each_with_shared_images_and_without_the_probe(
     checks: list[str] = []
     check_run = prepare.check_run
     monkeypatch.setattr(prepare, "check_run", lambda c, data: checks.append(c.name) or check_run(c, data))
-    comparisons._check_arms(automatic.expand()[1:])
+    comparisons._check_arms(automatic.expand()[1:], automatic)
     assert checks == ["adam/aux/seed0", "sgd/plain/seed0", "sgd/aux/seed0", "adam/plain/seed1"]
     assert loads == ["adam/aux/seed0", "sgd/plain/seed0"]
 

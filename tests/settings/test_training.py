@@ -152,6 +152,13 @@ def test_pairs_differ_only_in_what_their_arms_say():
         ({"groups": {"g": {}}}, "two arms or more.*found none.*methods: "),
         ({"arms": ARMS, "minutes": 0}, "minutes cannot be 0"),
         ({"arms": ARMS, "correction": "fisher"}, "correction cannot be 'fisher'"),
+        (
+            {"arms": ARMS, "until": "decided"},
+            "goes with max_seeds, 3 or more; found until: decided and max_seeds: None",
+        ),
+        ({"arms": ARMS, "max_seeds": 5}, "found until: None and max_seeds: 5"),
+        ({"arms": ARMS, "until": "decided", "max_seeds": 2}, "goes with max_seeds, 3 or more"),
+        ({"arms": ARMS, "until": "bored", "max_seeds": 9}, "until cannot be 'bored'"),
         ({"vary": {"seed": [1, 2]}}, "vary: 'seed' is set by the comparison itself.*Write seeds: "),
         ({"vary": {"name": ["a", "b"]}}, "vary: 'name' is set by the comparison itself"),
         ({"vary": {"output": ["a", "b"]}}, "vary: 'output' is set by the comparison itself"),

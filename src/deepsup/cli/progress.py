@@ -66,8 +66,12 @@ class Display:
             self.rule = event["rule"]
             for note in event.get("notes", ()):
                 self.console.print(f"note: {note}", style="yellow", markup=False, highlight=False)
+            if event.get("detectable"):
+                self.console.print(event["detectable"], style="dim", markup=False, highlight=False, soft_wrap=True)
             self.before = len(event["finished"])
             self.runs = {run: {"state": "done" if run in event["finished"] else "waits"} for run in event["runs"]}
+        elif event["kind"] == "seed":
+            self.runs |= {run: {"state": "waits"} for run in event["runs"]}
         else:
             name = event.get("run", self.name)
             line = self.runs.setdefault(name, {"state": "waits"})

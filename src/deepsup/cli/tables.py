@@ -65,6 +65,8 @@ def comparison(result: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield from (Text(remark, style="yellow") for remark in reports.remarks(result))
     else:
         yield from map(Text, reports.verdict_lines(result))
+    if (looks := reports.look_table(result)) is not None:
+        yield looks
     missing = result.get("missing") or []
     if missing:
         some = ", ".join([*missing[:SHOWN], *(["..."] if len(missing) > SHOWN else [])])

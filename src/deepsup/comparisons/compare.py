@@ -19,13 +19,17 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from deepsup.comparisons import results
+from deepsup.comparisons import detectable, results
+from deepsup.comparisons.looks import looks_of, with_another_seed
+from deepsup.comparisons.statistics import levels
 from deepsup.datasets import Dataset
 from deepsup.errors import ConfigError, DeepsupError
 from deepsup.files import write_atomically
 from deepsup.settings import training
 from deepsup.settings.training import Cell, ComparisonConfig, DataConfig
 from deepsup.training import prepare, runs
+from deepsup.training.records import ACCURACY
+from deepsup.training.run_folders import listed_runs
 
 Event = dict[str, Any]
 
@@ -35,14 +39,16 @@ LOG_LINES = 20
 def compare(config: ComparisonConfig, *, on_event: Callable[[Event], None] | None = None) -> dict[str, Any]:
     """Run what has not finished yet and return the content of `compare.json`; safe to stop and start again.
 
-    Seed by seed, all arms of one before the next. With `config.minutes` no further seed is begun once that time is over;
-    what is there is judged, `missing` lists the rest, and the next call goes on with it.
+    Seed by seed, all arms of one before the next; with `until: decided` one more seed after the other until it is. With
+    `config.minutes` no further seed is begun once that time is over; what is there is judged, `missing` lists the rest, and
+    the next call goes on with it.
 
-    `on_event` sees first `{"kind": "rule", "rule", "notes", "runs", "finished"}`, then every journal record with its
-    `run`, and `{"kind": "done" | "failed", "run", ...}` after each. Raises `ConfigError` for a folder that holds another
-    comparison and, before anything runs, for an arm that cannot be trained; and `DeepsupError` when runs failed: the
-    others are kept and judged, the failed ones start again next time, with other settings of their arm if no run of it
-    has finished. A run whose loss was not finite has not failed: it counts as a score of 0.
+    `on_event` sees first `{"kind": "rule", "rule", "notes", "detectable", "runs", "finished"}`, then every journal record with
+    its `run`, `{"kind": "done" | "failed", "run", ...}` after each, and `{"kind": "seed", "seed", "runs"}` before one more.
+    Raises `ConfigError` for a folder that holds another comparison and, before anything runs, for an arm that cannot be
+    trained; and `DeepsupError` when runs failed: the others are kept and judged, the failed ones start again next time, with
+    other settings of their arm if no run of it has finished. A run whose loss was not finite has not failed: it counts as a
+    score of 0.
     """
     tell = on_event or (lambda event: None)
     folder = Path(config.output)
@@ -52,26 +58,45 @@ def compare(config: ComparisonConfig, *, on_event: Callable[[Event], None] | Non
     with runs.locked(folder, enabled=True):
         cells = config.expand()
         pending = [cell for cell in cells if not _has_ended(folder, cell)]
-        _check_arms(pending)
-        stated = _state(config, folder, pending)
+        sees = _check_arms(pending, config)
+        stated = _state(config, folder, pending, sees)
         done = [cell.run for cell in cells if cell not in pending]
         notes = stated.get("notes", [])  # not in files of earlier versions
-        tell({"kind": "rule", "rule": stated["rule"], "notes": notes, "runs": [c.run for c in cells], "finished": done})
+        told = {"rule": stated["rule"], "notes": notes, "detectable": (sees or {}).get("says")}
+        tell({"kind": "rule", **told, "runs": [c.run for c in cells], "finished": done})
         if stated["complete"] and not pending:
             return stated
-        rounds = Rounds(pending, minutes=config.minutes)
-        failed = dict(_run_all(rounds, jobs=min(config.jobs, len(pending)), folder=folder, tell=tell))
-        failures = {run: why for run, why in failed.items() if not runs.diverged(folder / run)}  # that is a result
-        result = results.summarise(config, stated)
+        result, failures = _run_seeds(config, stated, pending, tell)
         _write(result, folder)
     if failures:
         first, problem = next(iter(failures.items()))
         raise DeepsupError(
-            f"{len(failures)} of {len(cells)} runs failed: {', '.join(failures)}. The others are kept.\n"
+            f"{len(failures)} of {len(listed_runs(result))} runs failed: {', '.join(failures)}. The others are kept.\n"
             f"{first}: {problem}\n"
             f"Repair the cause and start the comparison again: only these run again.{_tail(folder / first, problem)}"
         )
     return result
+
+
+def _run_seeds(
+    config: ComparisonConfig, stated: dict[str, Any], pending: list[Cell], tell: Callable[[Event], None]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Run what is pending, and with `until: decided` further seeds, one at a time; the result, and what failed and why."""
+    folder, looks = Path(config.output), looks_of(config)
+    rounds, failures = Rounds(pending, minutes=config.minutes), dict[str, str]()
+    while True:
+        failed = _run_all(rounds, jobs=min(config.jobs, len(pending)), folder=folder, tell=tell)
+        failures |= {run: why for run, why in failed if not runs.diverged(folder / run)}  # that is a result
+        result = results.summarise(config, stated, looks=looks, timed=False)
+        if failures or result["complete"] or result["missing"] or rounds.late():
+            return results.summarise(config, stated, looks=looks), failures
+        _write(result, folder)
+        config = with_another_seed(config)
+        pending = [cell for cell in config.expand() if not _has_ended(folder, cell)]
+        for cell in pending:
+            _set_aside(folder / cell.run, cell.config)
+        tell({"kind": "seed", "seed": config.seeds[-1], "runs": [cell.run for cell in pending]})
+        rounds.add(pending)
 
 
 def _has_ended(folder: Path, cell: Cell) -> bool:
@@ -82,8 +107,11 @@ def _has_ended(folder: Path, cell: Cell) -> bool:
     return runs.diverged(run) and not training.differences(training.load(run / "config.yaml", trust=True), cell.config)
 
 
-def _check_arms(pending: Iterable[Cell]) -> None:
-    """Raise `ConfigError` for the first arm that cannot be trained as set, looking at one seed of each in each group."""
+def _check_arms(pending: Iterable[Cell], config: ComparisonConfig) -> dict[str, Any] | None:
+    """Raise `ConfigError` for the first arm that cannot be trained as set, looking at one seed of each in each group.
+
+    Returns what the comparison can see on the images that were loaded for that; None where nothing is pending.
+    """
     loaded: dict[DataConfig, Dataset] = {}
     first: dict[tuple[str, str], Cell] = {}
     for cell in pending:
@@ -94,9 +122,18 @@ def _check_arms(pending: Iterable[Cell]) -> None:
             loaded[settings] = prepare.check_run(cell.config, loaded.get(settings))
         except DeepsupError as error:
             raise ConfigError(f"arm {cell.arm!r} cannot be trained: {error}") from error
+    if not loaded:
+        return None
+    images = min(data.validation.n_images for data in loaded.values()) if config.score_name == ACCURACY else None
+    looks, number = looks_of(config), len(config.candidates) * len(config.groups)
+    level = levels([1.0] * number, config.confidence, correction=config.correction)[0]
+    seeds, level = (looks.most, looks.level(level)) if looks else (len(config.seeds), level)
+    return detectable.stated(seeds, images, results.pilot(config), metric=config.score_name, confidence=level)
 
 
-def _state(config: ComparisonConfig, folder: Path, pending: Iterable[Cell]) -> dict[str, Any]:
+def _state(
+    config: ComparisonConfig, folder: Path, pending: Iterable[Cell], sees: dict[str, Any] | None
+) -> dict[str, Any]:
     """What `compare.json` says before anything runs; on a later start what it said then, unless arms have changed since.
 
     What was begun of a changed arm is set aside as `seedN.old1`.
@@ -108,12 +145,12 @@ def _state(config: ComparisonConfig, folder: Path, pending: Iterable[Cell]) -> d
             return before
         for cell in pending:
             _set_aside(folder / cell.run, cell.config)
-        stated = results.announce(config)
+        stated = results.announce(config) | {"detectable": sees}
         _write(stated, folder)  # first, so that one who is stopped here does all of this again
         write_atomically(file, lambda to: training.save(config, to))
         return stated
     write_atomically(file, lambda to: training.save(config, to))
-    stated = results.announce(config)
+    stated = results.announce(config) | {"detectable": sees}
     _write(stated, folder)
     return stated
 
@@ -142,11 +179,19 @@ class Rounds:
         self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self._lock = threading.Lock()  # every worker takes from here
 
+    def add(self, cells: Iterable[Cell]) -> None:
+        """Further cells, after those that are left."""
+        with self._lock:
+            self._cells += cells
+
+    def late(self) -> bool:
+        """Whether the time is over."""
+        return self._deadline is not None and time.monotonic() > self._deadline
+
     def take(self) -> Cell | None:
         """The next cell, or None when there is none left or no time; what has begun in one arm is run in all."""
         with self._lock:
-            late = self._deadline is not None and time.monotonic() > self._deadline
-            if not self._cells or (late and self._begun and self._cells[0].seed not in self._begun):
+            if not self._cells or (self.late() and self._begun and self._cells[0].seed not in self._begun):
                 return None
             cell = self._cells.pop(0)
             self._begun.add(cell.seed)

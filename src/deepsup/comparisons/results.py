@@ -16,7 +16,9 @@ from torch import nn
 from deepsup import losses, methods
 from deepsup.comparisons import statistics as verdicts
 from deepsup.comparisons.arm_records import arm_record
+from deepsup.comparisons.detectable import lacking
 from deepsup.comparisons.image_variance import image_variances
+from deepsup.comparisons.looks import Looks, judged_in_turn, looks_of, unlooked
 from deepsup.files import load_weights
 from deepsup.plans.plan import Plan
 from deepsup.settings.arms import varied
@@ -47,6 +49,7 @@ def announce(config: ComparisonConfig) -> dict[str, Any]:
             correction=config.correction,
             groups=len(config.groups),
             epochs=_epochs_of(config, cells),
+            looks=looks.rule(config.confidence) if (looks := looks_of(config)) else "",
         ),
         "metric": config.score_name,
         **_vary(config),
@@ -112,8 +115,14 @@ def _epochs_of(config: ComparisonConfig, cells: list[Cell]) -> str:
     return f"{text}; {', '.join(longer)}" if longer else text
 
 
-def summarise(config: ComparisonConfig, stated: dict[str, Any]) -> dict[str, Any]:
-    """`stated` (see `announce`) with what the finished runs say; unfinished ones are null, and count for nothing."""
+def summarise(
+    config: ComparisonConfig, stated: dict[str, Any], *, looks: Looks | None = None, timed: bool = True
+) -> dict[str, Any]:
+    """`stated` (see `announce`) with what the finished runs say; unfinished ones are null, and count for nothing.
+
+    `looks` are those of a comparison that adds seeds, of which `config` has as many as there are by now; it is complete
+    once all arms are decided, or with the last seed. `timed`: inference is measured anew.
+    """
     folder = Path(config.output)
     cells = config.expand()
     journals = {cell.run: found_run(folder / cell.run) for cell in cells}
@@ -125,59 +134,108 @@ def summarise(config: ComparisonConfig, stated: dict[str, Any]) -> dict[str, Any
             members = [c for c in cells if (c.group, c.arm) == (name, arm)]
             data = members[0].config.data.model_dump()
             arms[arm] = arm_record([c.run for c in members], [journals[c.run] for c in members], data=data)
-        for arm, milliseconds in _inference_ms(folder, [c for c in cells if c.group == name and ended[c.run]]).items():
+        done = [c for c in cells if c.group == name and ended[c.run]]
+        for arm, milliseconds in (_inference_ms(folder, done) if timed else {}).items():
             arms[arm]["inference_ms"] = milliseconds
         for arm in config.candidates:
             both = arms[config.baseline], arms[arm]
             arms[arm]["image_variance"] = image_variances(folder, *both, _images(*both))
         groups.append({"name": name, "baseline": config.baseline, "arms": arms})
-    groups = judge(groups, confidence=config.confidence, correction=config.correction)
+    groups = judge(groups, confidence=config.confidence, correction=config.correction, looks=looks)
     for group in groups:
         own = _losses_of_methods(config, group["name"])
         for arm, verdict in group["verdicts"].items():
             if len({own[a] for a in (arm, config.baseline) if a in own}) > 1:
                 verdict["losses_differ"] = True
+    open_ = any(v["verdict"] == "no evidence" for group in groups for v in group["verdicts"].values())
+    more = looks is not None and open_ and len(config.seeds) < looks.most
     settled = {name: run is not None and (run.finished or run.stop is not None) for name, run in journals.items()}
     return {
         **stated,
-        "complete": all(settled.values()),
+        "complete": all(settled.values()) and not more,
         "missing": [run for run, done in settled.items() if not done],
         "groups": groups,
         "certificates": [c for cell in cells if (c := _certificate(folder, cell))],
     }
 
 
-def judge(groups: Sequence[Mapping[str, Any]], *, confidence: float, correction: str) -> list[dict[str, Any]]:
+def judge(
+    groups: Sequence[Mapping[str, Any]], *, confidence: float, correction: str, looks: Looks | None = None
+) -> list[dict[str, Any]]:
     """The groups with a verdict of each arm but the baseline, all of them judged together.
 
     Asks of an arm its `runs`, `final`, `diverged` and `images` (see `arm_record`) and uses `image_variance`, and so judges what
-    was written before.
+    was written before. With `looks` the verdicts are those of all looks so far; one is taken once every run of so many
+    seeds has ended.
     """
-    found = {
-        (group["name"], arm): _difference(group["arms"], group["baseline"], arm)
+    now = _differences(groups)
+    judged: dict[str, dict[str, Any]] = {group["name"]: {} for group in groups}
+    told: dict[tuple[str, str], tuple[verdicts.Verdict, dict[str, Any]]]
+    if looks is None:
+        told = {key: (v, {}) for key, v in verdicts.judged(now, confidence=confidence, correction=correction).items()}
+    else:
+        seen = [_differences(groups, k) for k in range(looks.first, min(looks.most, _ended(groups)) + 1)]
+        in_turn = judged_in_turn(seen, plan=looks, confidence=confidence, correction=correction)
+        told = {key: (v, {"looks": history}) for key, (v, history) in in_turn.items()} or {
+            key: (unlooked(one, looks, confidence), {"looks": []}) for key, one in now.items()
+        }
+    for (name, arm), (verdict, more) in told.items():
+        baseline = next(group["baseline"] for group in groups if group["name"] == name)
+        level = 1 - (1 - verdict.confidence) / (looks.number if looks else 1)
+        lacks = lacking(now[name, arm], verdict, level, names=(baseline, arm))
+        own = verdict._asdict() | {"remarks": [*verdict.remarks, *lacks.pop("remarks")]}
+        judged[name][arm] = {**own, **lacks, **more, "baseline": baseline, "candidate": arm}
+    return [{**group, "verdicts": judged[group["name"]]} for group in groups]
+
+
+def _differences(
+    groups: Sequence[Mapping[str, Any]], seeds: int | None = None
+) -> dict[tuple[str, str], verdicts.Difference]:
+    """By group and arm the difference from the baseline, of the first so many seeds or all."""
+    return {
+        (group["name"], arm): _difference(group["arms"], group["baseline"], arm, seeds)
         for group in groups
         for arm in group["arms"]
         if arm != group["baseline"]
     }
-    told = verdicts.judged(found, confidence=confidence, correction=correction)
-    judged: dict[str, dict[str, Any]] = {group["name"]: {} for group in groups}
-    baselines = {group["name"]: group["baseline"] for group in groups}
-    for (name, arm), verdict in told.items():
-        judged[name][arm] = {**verdict._asdict(), "baseline": baselines[name], "candidate": arm}
-    return [{**group, "verdicts": judged[group["name"]]} for group in groups]
 
 
-def _difference(arms: Mapping[str, Mapping[str, Any]], baseline: str, candidate: str) -> verdicts.Difference:
+def _difference(
+    arms: Mapping[str, Mapping[str, Any]], baseline: str, candidate: str, seeds: int | None
+) -> verdicts.Difference:
     """What the pairs of two arms say, by the seeds of which both runs have ended, well or badly."""
-    both = [arms[name] for name in (baseline, candidate)]
-    seeds = [f"seed {run.rpartition('seed')[2]}" for run in both[0]["runs"]]
+    both, names = [arms[name] for name in (baseline, candidate)], (baseline, candidate)
+    pairs = [f"seed {run.rpartition('seed')[2]}" for run in both[0]["runs"]][:seeds]
     scores = [
         [math.nan if run in arm["diverged"] else score for run, score in zip(arm["runs"], arm["final"], strict=True)]
         for arm in both
     ]
-    variance = (arms[candidate].get("image_variance") or [None])[-1]
-    names = baseline, candidate
-    return verdicts.compared(*scores, images=_images(*both), variance=variance, names=names, pairs=seeds)
+    variance = ((arms[candidate].get("image_variance") or [None])[:seeds])[-1]
+    first, second = (own[:seeds] for own in scores)
+    return verdicts.compared(first, second, images=_images(*both), variance=variance, names=names, pairs=pairs)
+
+
+def _ended(groups: Sequence[Mapping[str, Any]]) -> int:
+    """The first so many seeds of which every run of every arm has ended."""
+    arms = [arm for group in groups for arm in group["arms"].values()]
+    ended = [
+        [score is not None or run in arm["diverged"] for run, score in zip(arm["runs"], arm["final"], strict=True)]
+        for arm in arms
+    ]
+    return min([[*own, False].index(False) for own in ended], default=0)
+
+
+def pilot(config: ComparisonConfig) -> list[verdicts.Difference]:
+    """The differences of the runs that lie in the folder of a comparison."""
+    folder = Path(config.output)
+    groups: list[dict[str, Any]] = []
+    for name in config.groups:
+        arms = {}
+        for arm in (config.baseline, *config.candidates):
+            names = [c.run for c in config.expand() if (c.group, c.arm) == (name, arm)]
+            arms[arm] = arm_record(names, [found_run(folder / run) for run in names])
+        groups.append({"name": name, "baseline": config.baseline, "arms": arms})
+    return list(_differences(groups).values())
 
 
 def _images(*arms: Mapping[str, Any]) -> int | None:

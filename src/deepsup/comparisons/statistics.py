@@ -207,10 +207,12 @@ def rule(
     correction: str = "none",
     groups: int = 1,
     epochs: str = "for as many epochs",
+    looks: str = "",
 ) -> str:
     """The sentences that fix, before anything runs, how the verdicts will be reached.
 
-    `epochs` says how long the arms train; everything else about them is the same but for what they compare.
+    `epochs` says how long the arms train; everything else about them is the same but for what they compare. `looks` is a
+    sentence for one that adds seeds.
     """
     several = len(candidates) > 1
     arms = f"each of {listing(candidates)}" if several else candidates[0]
@@ -223,7 +225,7 @@ def rule(
         "'hurts' if it lies below 0, otherwise 'no evidence'. The interval covers chance from seed to seed and, where the score "
         "is a share of images, in the choice of images: by the images on which two runs disagree, and where that was not kept as "
         "if their errors were independent. A run that diverges counts as a score of 0. "
-        f"{_chances(number, confidence, correction)}{'All' if several else 'Both'} arms start from the same weights "
+        f"{looks}{_chances(number, confidence, correction)}{'All' if several else 'Both'} arms start from the same weights "
         f"and see the same images in the same order {epochs}."
     )
 

@@ -26,6 +26,7 @@ from deepsup.reports import (
     metric_tables,
     panels,
     sections,
+    shrinking,
     text_tables,
 )
 from deepsup.reports.metrics import meaning, percent, titled
@@ -146,6 +147,8 @@ def _facts(found: Evidence) -> dict[str, Any]:
         "created": formats.moment(compare.get("created")),
         "outcome": _outcome(found),
         "rule": compare.get("rule"),
+        "detectable": (compare.get("detectable") or {}).get("says"),
+        "looks": shrinking.looks(compare),
         "notes": found.notes,
         "facts": text_tables.run_facts(found.runs[0]) if found.single else [],
         "grouped": len(compare["groups"]) > 1,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from deepsup.reports import curves, depths, formats
+from deepsup.reports import curves, depths, formats, shrinking
 from deepsup.reports.columns import COLUMNS, metric_of, rows, terminal_columns
 from deepsup.reports.columns import span as span_of
 from deepsup.reports.metrics import digits
@@ -158,6 +158,19 @@ def verdict_lines(compare: Mapping[str, Any]) -> list[str]:
     found = verdicts(compare)
     words = [f"{v.word} ({v.aside})" if v.aside else v.word for v in found]
     return [": ".join(filter(None, (v.group, f"{word}. {v.text}"))) for v, word in zip(found, words, strict=True)]
+
+
+def look_table(compare: Mapping[str, Any]) -> Table | None:
+    """Return how the intervals shrank seed by seed, for `rich.print`; None where no seeds were added."""
+    found = shrinking.looks(compare)
+    if found is None:
+        return None
+    table: Table = _rich("table").Table(box=_rich("box").SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for head in found.heads:
+        table.add_column(head, justify="right", overflow="fold")
+    for row in found.rows:
+        table.add_row(*_plain(row))
+    return table
 
 
 def remarks(compare: Mapping[str, Any]) -> list[str]:

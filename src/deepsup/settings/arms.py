@@ -71,6 +71,17 @@ def check_parts(
             )
 
 
+def check_seeds(seeds: Sequence[int], *, until: str | None, most: int | None) -> None:
+    """Raise `ConfigError` for a seed that is listed twice, and unless `until` and `max_seeds` are both there or neither."""
+    if len(set(seeds)) != len(seeds):
+        raise ConfigError(f"each seed counts once; found {list(seeds)}.")
+    if (until is None) != (most is None) or (most or len(seeds)) < len(seeds):
+        raise ConfigError(
+            f"until: decided goes with max_seeds, {len(seeds)} or more; found until: {until} and max_seeds: {most}. "
+            "Write both, such as until: decided, max_seeds: 10, or neither."
+        )
+
+
 class Variation(NamedTuple):
     """One key of a run, the arms in which it varies, and its value in each."""
 

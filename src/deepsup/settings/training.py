@@ -18,7 +18,7 @@ from pydantic import Field, field_validator, model_validator
 from deepsup import gradients, losses, methods, schedules
 from deepsup.errors import ConfigError
 from deepsup.settings import foreign
-from deepsup.settings.arms import check_parts, completed, settings_of
+from deepsup.settings.arms import check_parts, check_seeds, completed, settings_of
 from deepsup.settings.data import DataConfig as DataConfig
 from deepsup.settings.section import Settings, check, flattened, merge, override, read
 from deepsup.specs import closest
@@ -282,6 +282,10 @@ class ComparisonConfig(Settings):
     `vary` alone the first value."""
     seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
     """Each arm of each group is trained once from each of these."""
+    until: Literal["decided"] | None = None
+    """`decided`: go on with the next whole numbers as seeds until each arm helps or hurts, or there are `max_seeds`."""
+    max_seeds: int | None = Field(default=None, ge=2)
+    """Of `until: decided`: how many seeds there may be, those of `seeds` among them."""
     jobs: int = Field(default=1, ge=1)
     """Runs at a time, a process each."""
     minutes: float | None = Field(default=None, gt=0)
@@ -302,8 +306,7 @@ class ComparisonConfig(Settings):
     @model_validator(mode="after")
     def _is_a_comparison(self) -> ComparisonConfig:
         check_parts(self.base, self.groups, self.arms, baseline=self.baseline)
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ConfigError(f"each seed counts once; found {self.seeds}.")
+        check_seeds(self.seeds, until=self.until, most=self.max_seeds)
         cells = self.expand()  # so that a wrong key in a group or an arm is found before anything runs
         metrics = sorted({cell.config.score_name for cell in cells})
         if len(metrics) > 1:
