@@ -15,8 +15,8 @@ from torch.utils.checkpoint import checkpoint
 import deepsup as ds
 from deepsup.errors import AttachError, LayerError, OutputError
 from deepsup.features import Feature
-from deepsup.layers.dry_run import Layer, Trace, trace
-from tests.support.odd_nets import Branchy, Queries, Returning, Scripted, TwoInputs, telling
+from deepsup.layers.dry_run import Layer, Trace, trace, trace_of_all
+from tests.support.odd_nets import Branchy, Dropping, Queries, Returning, Scripted, TwoInputs, telling
 from tests.support.small_nets import CLASSES, Plain, Residual, images, mlp
 from tests.support.states import assert_untouched, snapshot, with_grads
 
@@ -500,3 +500,22 @@ def test_what_is_compiled_to_torchscript_is_left_alone_and_cannot_be_tapped() ->
 def test_a_model_that_is_torchscript_itself_is_refused_by_name() -> None:
     with pytest.raises(AttachError, match="is compiled to TorchScript"):
         ds.plan(Scripted().inner, torch.randn(2, 4, 8, 8), ["conv"])
+
+
+@pytest.mark.parametrize("share", [0.5, 0.999])
+def test_layers_that_are_dropped_by_chance_are_seen_whatever_the_chance(share: float) -> None:
+    for seed in range(6):
+        random.seed(seed)
+        model, x, state = Dropping(share).train(), torch.randn(2, 3), random.getstate()
+        before = snapshot(model)
+        seen = trace_of_all(model, x)
+        assert random.getstate() == state
+        assert_untouched(before, snapshot(model))
+        assert [seen.layers[f"blocks.{i}"].calls for i in range(4)] == [1] * 4
+        plan = ds.plan(model, torch.randn(2, 3), ["blocks.1", "75%"], optional=True)
+        assert len(plan.branches) == 2
+
+
+def test_a_layer_that_never_runs_stays_one() -> None:
+    with pytest.raises(LayerError, match="never called"):
+        ds.plan(Branchy(), torch.randn(2, 3), ["never"])

@@ -77,6 +77,7 @@ def test_a_plan_says_what_it_holds_by_name() -> None:
         "gate": None,
         "zero": False,
         "predicts": True,
+        "optional": False,
         "extras": [],
         "params": 45,
         "flops": 80,

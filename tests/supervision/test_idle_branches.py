@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import deepsup as ds
+from deepsup.errors import BranchNameError, TapError
 from deepsup.supervision.idle_branches import idle
+from tests.support.odd_nets import Dropping
 from tests.support.small_nets import CLASSES, Plain, images, labels
 
 WEIGHTS = pytest.mark.parametrize(
@@ -154,3 +157,55 @@ def test_scoring_and_frozen_heads_are_left_as_they_are() -> None:
     net.heads.requires_grad_(False)
     step(net, ds.Objective(net.plan), x)
     assert all(p.grad is None for p in net.heads.parameters())
+
+
+def dropping(optional: Any) -> ds.Supervised:
+    torch.manual_seed(0)
+    model = Dropping().train()
+    plan = ds.plan(model, torch.randn(2, 3), {"early": "blocks.0", "late": "blocks.2"}, optional=optional)
+    return ds.attach(model, plan)
+
+
+def test_a_branch_whose_layer_is_skipped_is_left_out_of_that_step_and_its_head_gets_zeros() -> None:
+    net, seen = dropping(True), set()
+    objective = ds.Objective(ds.Plan.from_dict(net.plan.to_dict()))
+    for seed in range(24):
+        random.seed(seed)
+        net.zero_grad()
+        terms = objective(net(torch.randn(4, 3)), labels(4))
+        terms.total.backward()
+        gone = {name for name, block in (("early", 0), ("late", 2)) if block in net.model.skipped}
+        assert terms.parts.keys() == {"main", "early", "late"} - gone
+        summed = sum(float(terms.weights[name]) * part.detach() for name, part in terms.parts.items())
+        assert torch.allclose(terms.total, torch.as_tensor(summed))
+        for name in ("early", "late"):
+            for p in net.heads[name].parameters():
+                assert p.grad is not None
+                assert p.grad.any() == (name not in gone)
+        seen.add(frozenset(gone))
+    assert len(seen) == 4
+    net.eval()
+    assert ds.ensemble(net)(torch.randn(4, 3)).shape == ds.early_exit(net, "late")(torch.randn(4, 3)).shape
+
+
+def test_without_it_the_error_says_how_and_optional_may_be_said_by_name() -> None:
+    net = dropping({"early": True})
+    net.model.share = 1.0
+    with pytest.raises(TapError, match=r"branch 'late' on layer 'blocks\.2' did not fire.*optional=\{'late': True\}"):
+        net(torch.randn(4, 3))
+    with pytest.raises(BranchNameError, match="optional= names branch 'middle'"):
+        dropping({"middle": True})
+    assert [b.optional for b in dropping({"early": True}).plan.branches] == [True, False]
+
+
+def test_terms_between_outputs_and_the_ensemble_do_without_what_was_skipped() -> None:
+    net = dropping(True)
+    edges = (ds.Edge("early", "late", loss="kl"), ds.Edge("main", "ensemble", loss="kl"))
+    plan = replace(net.plan, edges=edges)
+    net.plan, objective = plan, ds.Objective(plan)
+    for seed in range(24):
+        random.seed(seed)
+        terms = objective(net(torch.randn(4, 3)), labels(4))
+        terms.total.backward()
+        assert ("early<-late" in terms.parts) == (not {0, 2} & set(net.model.skipped))
+        assert terms.total.isfinite()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -125,3 +126,25 @@ class Scripted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.last(self.inner(self.conv(x))).mean((2, 3)))
+
+
+class Dropping(nn.Module):
+    """Skips each of its blocks by chance in training, as LayerDrop does; `skipped` says which it skipped last."""
+
+    def __init__(self, share: float = 0.5, blocks: int = 4) -> None:
+        super().__init__()
+        self.stem = nn.Linear(3, 8)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(blocks))
+        self.fc = nn.Linear(8, CLASSES)
+        self.share = share
+        self.skipped: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        self.skipped = []
+        for i, block in enumerate(self.blocks):
+            if self.training and random.random() < self.share:
+                self.skipped.append(i)
+            else:
+                x = x + block(x)
+        return self.fc(x)

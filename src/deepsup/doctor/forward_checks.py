@@ -19,6 +19,7 @@ from deepsup.errors import DeepsupError, OutputError
 from deepsup.features import Pick, main_prediction, show_pick
 from deepsup.layers.dry_run import Trace, as_call, nodes_above
 from deepsup.supervision.attaching import Outputs, Supervised, supervising
+from deepsup.supervision.idle_branches import is_absent
 
 AUXILIARY = ("aux1", "aux2", "AuxLogits", "aux_classifier")  # auxiliary classifiers that may be taken out
 
@@ -50,7 +51,8 @@ def rehearse(net: nn.Module, sample: Any, pick: Pick) -> dict[str, Tensor] | Exc
                     outputs = net(*args, **kwargs)
             else:
                 outputs = Outputs(net(*args, **kwargs), {})
-        return {"main": main_prediction(outputs.main, pick), **outputs.aux}
+        there = {name: t for name, t in outputs.aux.items() if not is_absent(t)}
+        return {"main": main_prediction(outputs.main, pick), **there}
     except Exception as error:
         return error
 

@@ -16,7 +16,14 @@ from deepsup.layers.wrappers import clean
 from deepsup.plans.plan import Plan
 from deepsup.plans.planning import plan as make_plan
 
-PER_BRANCH = ("head", "loss", "weight", "gradient", "zero_heads")  # options of plan that may be mappings by branch name
+PER_BRANCH = (
+    "head",
+    "loss",
+    "weight",
+    "gradient",
+    "zero_heads",
+    "optional",
+)  # options of plan that may be mappings by branch name
 
 FOREIGN_PLAN = error(
     "foreign-plan",

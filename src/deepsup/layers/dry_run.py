@@ -23,8 +23,9 @@ from deepsup.errors import DeepsupError, LayerError, OutputError
 from deepsup.features import Feature, Pick, default_pick, picked, show_pick, tensors_in
 from deepsup.layers.channel_axis import Layouts
 from deepsup.layers.input_dependence import Lineage
-from deepsup.layers.snapshot import untouched
+from deepsup.layers.snapshot import begin, untouched
 
+TRIES = 32  # for a dry run in which no layer is dropped
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -154,12 +155,15 @@ def trace(
     layouts: Mapping[str, str] | None = None,
     picks: Mapping[str, Pick] | None = None,
     main: Pick | None = None,
+    seed: int | None = None,
+    training: bool = True,
 ) -> Trace:
     """Run `model` once on `sample` and say what every layer gave out; the model is left untouched.
 
     `sample` is a tensor (N, ...), a tuple of positional or a dict of keyword arguments, on the model's device. Of a
     lone tensor two samples are used (one is doubled, because batch normalisation needs two). `layouts`, `picks` and
-    `main` say by layer name what inference would otherwise guess. Raises `LayerError` when the forward fails.
+    `main` say by layer name what inference would otherwise guess. `seed` starts the random numbers that it draws, for models
+    that drop layers by chance. Raises `LayerError` when the forward fails.
     """
     names = {m: n for n, m in model.named_modules() if n}
     args, kwargs = as_call(sample, batch=2)
@@ -173,8 +177,10 @@ def trace(
         handles = [m.register_forward_hook(partial(recorder.record, n)) for m, n in names.items() if n not in scripted]
         try:
             _check_materialised(model)
-            if not model.training:
-                model.train()
+            if model.training is not training:
+                model.train(training)
+            if seed is not None:
+                begin(seed)
             with torch.enable_grad(), flops, lineage, warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 output = model(*args, **kwargs)
@@ -190,6 +196,28 @@ def trace(
             for handle in handles:
                 handle.remove()
     return _summary(model, recorder, output, main, flops.get_total_flops())
+
+
+def trace_of_all(model: nn.Module, sample: Any, **said: Any) -> Trace:
+    """A dry run in which nothing was skipped by chance, as stochastic depth and LayerDrop do; else one in evaluation mode.
+
+    Where layers that have parameters did not run in training and do run in evaluation, it is tried again with other random
+    numbers. `said` is what `trace` takes.
+    """
+    seen = trace(model, sample, **said)
+    silent = {n for n, layer in seen.layers.items() if not layer.calls and layer.params and not layer.problem}
+    if not silent:
+        return seen
+    try:
+        scoring = trace(model, sample, training=False, **said)
+    except DeepsupError:
+        return seen
+    dropped = {n for n in silent if scoring.layers[n].calls}
+    for seed in range(TRIES if dropped else 0):
+        tried = trace(model, sample, seed=seed, **said)
+        if all(tried.layers[n].calls or not scoring.layers[n].calls for n in tried.layers):
+            return tried
+    return scoring if dropped else seen
 
 
 def as_call(sample: Any, *, batch: int | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:

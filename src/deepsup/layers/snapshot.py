@@ -106,6 +106,14 @@ def untouched(
         interrupts.close()
 
 
+def begin(seed: int) -> None:
+    """Start the random numbers of torch, Python and numpy; inside `untouched`, which puts them back."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed)
+
+
 class _Scripted:
     """A module of TorchScript, whose attributes live in C++ and which takes no hooks: its flag and buffers."""
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from deepsup import methods, probes
 from deepsup.errors import BranchNameError, ClassCountError, ConfigError, LayerError, UnknownLayerError
 from deepsup.features import Feature, Pick, read_pick
-from deepsup.layers.dry_run import Layer, Trace, trace
+from deepsup.layers.dry_run import Layer, Trace, trace_of_all
 from deepsup.layers.selectors import check_readable, is_measure, select, split_pick
 from deepsup.plans.naming import check_name
 from deepsup.terms import INPUT
@@ -35,7 +35,7 @@ class Asked:
     def run(self, layouts: Mapping[str, str], picks: Mapping[str, Pick] | None = None) -> Trace:
         """A dry run of the model on the sample."""
         main = None if self.main is None else read_pick(self.main)
-        return trace(self.model, self.sample, layouts=layouts, picks=picks, main=main)
+        return trace_of_all(self.model, self.sample, layouts=layouts, picks=picks, main=main)
 
     def look(self, layer: str, pick: Pick) -> Layer:
         """A layer once more, as the user picks one tensor of its output."""

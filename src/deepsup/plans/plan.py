@@ -36,7 +36,7 @@ FORMAT = 1
 _OF_PLAN = ("model", "method", "classes", "fingerprint", "main_weight", "dynamic", "views", "overlap")
 _OF_BRANCH = (
     *("name", "layer", "depth", "clone", "requires_grad", "params", "flops", "activation_bytes"),
-    *("read_inside", "zero", "predicts"),
+    *("read_inside", "zero", "predicts", "optional"),
 )
 
 
@@ -59,6 +59,7 @@ class Branch:
     bracket: Bracket | None = None
     zero: bool = False  # the last layer of the head starts at zero
     predicts: bool = True  # the head gives class scores
+    optional: bool = False  # the model may skip the layer; then the branch is left out of that step
     extras: tuple[str, ...] = ()  # further outputs of the head, such as "feature"
     params: int = 0
     flops: int = 0
@@ -302,7 +303,8 @@ _GATE = keys.Key(keys.BRACKET, lambda pair: None if pair is None else Bracket(*p
 _COSTS = dict.fromkeys(("params", "flops"), keys.Key(keys.COUNT))
 
 # What a plan of JSON is made of. The younger keys, by the time when each came: 1 rules, 2 layers that read their own
-# output, 3 terms between outputs, 4 methods whose weights sum to 1.
+# output, 3 terms between outputs, 4 methods whose weights sum to 1, 5 layers
+# that the model may skip.
 _BRANCH_KEYS = {
     **dict.fromkeys(("name", "layer"), keys.Key(keys.NAME)),
     "pick": keys.Key(keys.TEXT, _pick),
@@ -318,6 +320,7 @@ _BRANCH_KEYS = {
     "gate": replace(_GATE, since=3),
     "zero": keys.Key(FLAG, since=3, absent=False),
     "predicts": keys.Key(FLAG, since=3, absent=True),
+    "optional": keys.Key(FLAG, since=5, absent=False),
     "extras": keys.Key(keys.NAMES, tuple, since=3, absent=()),
     **_COSTS,
     "activation_bytes": keys.Key(keys.COUNT),

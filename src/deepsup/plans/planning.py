@@ -36,6 +36,7 @@ def plan(
     weight: schedules.Weight | Mapping[str, schedules.Weight] | None = None,
     gradient: gradients.GradientLike | Mapping[str, gradients.GradientLike] | None = None,
     zero_heads: bool | Mapping[str, bool] = False,
+    optional: bool | Mapping[str, bool] = False,
     epochs: int = 100,
     classes: int | None = None,
     main: str | None = None,
@@ -55,6 +56,7 @@ def plan(
     `gradient` says the same way how a branch's gradient enters the trunk (module `gradients`: "scale(0.5)", "project",
     ...). `zero_heads` starts the last layers of heads that give class scores at zero, so that at first their losses send no
     gradient into the trunk (a term between features, a gate or an embedding still does);
+    `optional` branches are left out of a step in which the model skips their layer (LayerDrop, stochastic depth).
     `epochs` is the length of the training, for schedules that count epochs. `main` says where the
     prediction is in an output with several tensors, `layout` ({layer: "NHWC"}) corrects a wrong guess, `classes` checks
     the class count.
@@ -63,7 +65,14 @@ def plan(
     """
     refuse_wrapped(model)
     preset = methods.get(method).under(main_loss)
-    given = {"head": head, "loss": loss, "weight": weight, "gradient": gradient, "zero": zero_heads}
+    given = {
+        "head": head,
+        "loss": loss,
+        "weight": weight,
+        "gradient": gradient,
+        "zero": zero_heads,
+        "optional": optional,
+    }
     asked = Asked(model, sample, at, preset, given, epochs, classes, main, layout or {}, batches)
     placed = place(asked)
     settings = _settings(asked, placed.wanted)
@@ -88,7 +97,7 @@ def _settings(asked: Asked, wanted: Mapping[str, methods.Preset]) -> dict[str, d
 
 def _defaults(part: str, wanted: Mapping[str, methods.Preset], epochs: int) -> dict[str, Any]:
     """What the method has for every branch."""
-    if part == "zero":
+    if part in ("zero", "optional"):
         return dict.fromkeys(wanted, False)
     values = {name: getattr(preset, part) for name, preset in wanted.items()}
     return {n: v.replace("{epochs}", str(epochs)) for n, v in values.items()} if part == "weight" else values
@@ -120,6 +129,7 @@ def _branch(
     weight: Any,
     gradient: Any,
     zero: bool,
+    optional: bool,
 ) -> tuple[Branch, Price]:
     """One branch, its head run once on nothing to see what it gives and costs."""
     seen, layer = placed.seen, placed.layers[name]
@@ -152,6 +162,7 @@ def _branch(
         read_inside=layer.read_inside,
         bracket=placed.wanted[name].bracket,
         zero=compatibility.can_be_zero(name, zero, cost, by_name=isinstance(asked.given["zero"], Mapping)),
+        optional=optional,
         predicts=heads.describe(head).scores and compatibility.same_scores(cost.shape, main),
         extras=tuple(cost.extras),
         params=0 if first else cost.params,

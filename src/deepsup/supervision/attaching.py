@@ -24,7 +24,7 @@ from deepsup.plans.plan import Branch, Plan, fingerprint
 from deepsup.plans.shared_heads import check_alike, first_of
 from deepsup.specs import closest
 from deepsup.supervision.branch_heads import Heads
-from deepsup.supervision.idle_branches import grounded, idle
+from deepsup.supervision.idle_branches import absent, grounded, idle
 from deepsup.supervision.recomputation import call_repeated, note, running_again
 from deepsup.terms import INPUT
 
@@ -96,6 +96,9 @@ class Supervised(nn.Module):
         found: dict[str, Tensor] = {}
         statistics = [(buffer, buffer.clone()) for buffer in self.heads.lent_buffers()]
         for branch in self.plan.branches:
+            if branch.optional and branch.name not in seen:
+                found |= dict.fromkeys(branch.outputs, self._nothing(branch))
+                continue
             output = self._ground(branch, self._predict(branch, seen))
             if isinstance(output, dict) and {"scores", *branch.extras} <= output.keys():
                 found[branch.name] = output["scores"]
@@ -111,6 +114,11 @@ class Supervised(nn.Module):
             buffer.data.copy_(value)
         return found
 
+    def _nothing(self, branch: Branch) -> Tensor:
+        """What stands for the outputs of a branch whose layer was skipped: its head still gets zeros."""
+        anchor = next(iter(self.heads[branch.name].parameters()), torch.zeros(()))
+        return absent([p for _, p in self.heads.own(branch.name) if p.requires_grad], anchor.detach())
+
     def _ground(self, branch: Branch, output: Any) -> Any:
         """What a head gave out, so that it gets zeros and the trunk nothing where no loss reads it."""
         parameters = [p for _, p in self.heads.own(branch.name)]
@@ -123,7 +131,9 @@ class Supervised(nn.Module):
         if branch.name not in seen:
             raise TapError(
                 f"the tap of branch '{branch.name}' on layer '{branch.layer}' did not fire: the forward skipped the layer, "
-                "the layer was replaced, or the model was stripped or compiled before attach. Plan and attach again."
+                "the layer was replaced, or the model was stripped or compiled before attach. Where the model drops layers by "
+                f"chance, plan(..., optional={{'{branch.name}': True}}) leaves the branch out of such a step; else plan and "
+                "attach again."
             )
         feature = seen[branch.name]
         head = self.heads[branch.name]

@@ -22,6 +22,7 @@ from deepsup.layers.taps import Reached, taps_on
 from deepsup.losses.full_size import alike
 from deepsup.plans.plan import Branch
 from deepsup.supervision.attaching import Outputs, Supervised, input_of, supervising, unwrap
+from deepsup.supervision.idle_branches import is_absent
 from deepsup.terms import INPUT
 
 
@@ -75,8 +76,9 @@ class Ensemble(nn.Module):
         assert isinstance(outputs, Outputs)
         plan = self.net.plan
         main = main_prediction(outputs.main, plan.main)
-        members = [main, *(outputs.aux[branch.name] for branch in plan.branches if branch.predicts)]
-        own = [b.loss if losses.describe(b.loss).scores else plan.main_loss for b in plan.branches if b.predicts]
+        voting = [b for b in plan.branches if b.predicts and not is_absent(outputs.aux[b.name])]
+        members = [main, *(outputs.aux[b.name] for b in voting)]
+        own = [b.loss if losses.describe(b.loss).scores else plan.main_loss for b in voting]
         return average(members, [plan.main_loss, *own])
 
 

@@ -74,6 +74,17 @@ def aside(total: Tensor, outputs: Sequence[Tensor]) -> Tensor:
     return found
 
 
+def absent(parameters: Iterable[nn.Parameter], like: Tensor) -> Tensor:
+    """What stands for the output of a head that did not run: no number, (0,), with a graph to its parameters."""
+    found = [p.flatten()[:0].to(like) for p in parameters]
+    return torch.cat(found) if found else like.new_zeros(0)
+
+
+def is_absent(output: Tensor) -> bool:
+    """Whether an output stands for one that was not made, because the model skipped the layer."""
+    return output.ndim == 1 and not len(output)
+
+
 def touched(edge: Edge) -> tuple[str, ...]:
     """The outputs that a term sends a gradient to."""
     return (edge.source,) if edge.detach else (edge.source, edge.target)

@@ -23,7 +23,7 @@ from deepsup.losses.labels import free_to_look
 from deepsup.losses.resizing import LostClassesWarning
 from deepsup.plans.plan import Plan
 from deepsup.supervision.attaching import Outputs
-from deepsup.supervision.idle_branches import aside, touched
+from deepsup.supervision.idle_branches import aside, is_absent, touched
 from deepsup.terms import ENSEMBLE, GATE, PREVIOUS, TARGET, Edge
 
 
@@ -78,7 +78,9 @@ class Objective:
         trained.
         """
         progress = self._checked(progress)
-        found = self.complete(self._predictions(outputs))
+        there = self._predictions(outputs)
+        skipped = [t for t in there.values() if is_absent(t)]
+        found = self.complete({name: t for name, t in there.items() if not is_absent(t)})
         training = torch.is_grad_enabled() and any(output.requires_grad for output in found.values())
         self._check_target(found, target)
         found |= self._recalled(found["main"], target) if training else {}
@@ -97,6 +99,8 @@ class Objective:
             if edge not in idle:
                 total = total + weights[edge.name] * parts[edge.name]
         if training:
+            for nothing in skipped:  # zeros for the heads of layers that the model skipped
+                total = total + nothing.sum().to(total)
             total = aside(total, [found[name] for e in idle for name in touched(e) if name in found])
         if self._counts and training:
             self.calls += 1
@@ -121,7 +125,11 @@ class Objective:
         if len(found) == 1 or not any(ENSEMBLE in (e.source, e.target) for e in self.edges):
             return found
         assert self.plan is not None  # without a plan there are no branches
-        members = [found["main"], *(found[b.name] for b in self.plan.branches if b.predicts)]
+        predicting = [b.name for b in self.plan.branches if b.predicts]
+        gated = any(b.name == GATE for b in self.plan.branches)
+        if gated and not {GATE, *predicting} <= found.keys():  # it weighs all of them or none
+            return found
+        members = [found["main"], *(found[name] for name in predicting if name in found)]
         return {**found, ENSEMBLE: _mixed(alike(members, self.edges[0].loss), found.get(GATE))}
 
     def _predictions(self, outputs: Any) -> dict[str, Tensor]:

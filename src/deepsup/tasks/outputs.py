@@ -10,6 +10,7 @@ from deepsup import losses
 from deepsup.features import main_prediction
 from deepsup.supervision.attaching import Outputs
 from deepsup.supervision.exits import average
+from deepsup.supervision.idle_branches import is_absent
 from deepsup.supervision.objectives import Objective
 from deepsup.terms import ENSEMBLE, TARGET
 
@@ -18,7 +19,8 @@ def scores_of(output: Any, objective: Objective) -> dict[str, Tensor]:
     """Raw scores (N, C, ...) of what predicts classes, by name: `main`, then the branches; an ensemble where terms use one."""
     plan = objective.plan
     main, aux = output if isinstance(output, Outputs) else (output, {})
-    found = objective.complete({"main": main_prediction(main, plan.main if plan else ()), **aux})
+    there = {name: t for name, t in aux.items() if not is_absent(t)}
+    found = objective.complete({"main": main_prediction(main, plan.main if plan else ()), **there})
     scored = {ENSEMBLE, "main", *(b.name for b in plan.branches if b.predicts)} if plan else set(found)
     return {name: scores for name, scores in found.items() if name in scored}
 
