@@ -14,6 +14,7 @@ from deepsup.errors import OutputError
 from deepsup.features import (
     Feature,
     channel_axis,
+    counted_from_the_start,
     default_pick,
     infer_layout,
     main_prediction,
@@ -119,6 +120,15 @@ def test_picks_reach_every_tensor_in_any_structure(output: Any, picks: list[str]
     for pick, tensor in found.items():
         assert picked(output, pick) is tensor
         assert read_pick(show_pick(pick)) == pick
+
+
+def test_positions_are_counted_from_the_end_as_well() -> None:
+    output = {"states": [t(), t(), t()], "-1": t()}
+    assert read_pick("states.-1") == ("states", -1)
+    assert picked(output, read_pick("states.-1")) is output["states"][2]
+    assert counted_from_the_start(output, ("states", -1)) == ("states", 2)
+    assert counted_from_the_start(output, ("states", -7)) == ("states", -7)  # which reaches nothing
+    assert picked(output, read_pick(show_pick(("-1",)))) is output["-1"]
 
 
 def test_a_dict_with_digits_or_dots_for_keys_can_be_picked_as_its_pick_is_shown() -> None:

@@ -33,6 +33,10 @@ LAYOUTS = {
     "NDHWC": "a volume, channels last",
 }
 
+_NUMBER = re.compile(r"-?[0-9]+")
+
+WHOLE: Pick = ("*",)  # all that a model returns, for a loss of the user's own
+
 # The usual names of "the" tensor in outputs with several: transformers', torchvision's and timm's conventions.
 USUAL_NAMES = ("logits", "out", "last_hidden_state", "hidden_states", "prediction", "output")
 
@@ -205,19 +209,32 @@ def replaced(output: Any, pick: Pick, tensor: Tensor) -> Any:
     return changed
 
 
+def counted_from_the_start(output: object, pick: Pick) -> Pick:
+    """A pick with its positions from the end (`-1`) as those from the start, which is how `tensors_in` names them."""
+    found: list[str | int] = []
+    for key in pick:
+        from_the_end = isinstance(key, int) and key < 0 and isinstance(output, (tuple, list))
+        found.append(key + len(output) if from_the_end else key)  # type: ignore[arg-type, operator]
+        try:
+            output = picked(output, (key,))
+        except LookupError:
+            return pick
+    return tuple(found)
+
+
 def show_pick(pick: Pick) -> str:
-    """A pick as users write it: `0`, `hidden` or `states.0`; a key that holds digits or dots stands in quotes."""
-    return ".".join(repr(k) if isinstance(k, str) and (k.isdecimal() or "." in k) else str(k) for k in pick)
+    """A pick as users write it: `0`, `-1`, `hidden` or `states.0`; a key that is a number or has dots stands in quotes."""
+    return ".".join(repr(k) if isinstance(k, str) and (_NUMBER.fullmatch(k) or "." in k) else str(k) for k in pick)
 
 
 def read_pick(text: str) -> Pick:
     """The inverse of `show_pick`."""
     parts = re.findall(r"'[^']*'|[^.]+", text)
-    return tuple(p[1:-1] if p.startswith("'") else int(p) if p.isdecimal() else p for p in parts)
+    return tuple(p[1:-1] if p.startswith("'") else int(p) if _NUMBER.fullmatch(p) else p for p in parts)
 
 
-def main_prediction(output: Any, pick: Pick | str = ()) -> Tensor:
-    """The prediction inside what a model returned: the tensor itself, or the one that `pick` reaches.
+def main_prediction(output: Any, pick: Pick | str = ()) -> Any:
+    """The prediction inside what a model returned: the tensor itself, or the one that `pick` reaches; of "*" all of it.
 
     Models that return more in training than in evaluation (torchvision's GoogLeNet, Inception) are covered: a bare
     tensor is always the prediction. Raises `OutputError` when `pick` reaches no tensor.
@@ -225,6 +242,8 @@ def main_prediction(output: Any, pick: Pick | str = ()) -> Tensor:
     if isinstance(output, Tensor):
         return output
     pick = read_pick(pick) if isinstance(pick, str) else pick
+    if pick == WHOLE:
+        return output
     try:
         found = picked(output, pick or default_pick(output, "the model"))
     except LookupError:

@@ -103,7 +103,8 @@ def test_doctor_finds_nothing_in_a_healthy_model_and_in_the_examples() -> None:
     text = call("doctor", str(ROOT / "examples/digits.yaml"))
     assert (
         text
-        == "no finding: model, layers, heads, outputs, labels, losses, weights look right for relu5, relu7, relu10\n"
+        == "no finding: looked at model, layers, heads, outputs, labels, losses, weights of relu5, relu7, relu10, with one batch "
+        "of 32; not looked at: optimiser, other batches, evaluation, how training goes\n"
     )
     text = call("doctor", str(ROOT / "examples/digits-comparison.yaml"))
     assert [line for line in text.splitlines() if not line.startswith("no finding: ")] == [

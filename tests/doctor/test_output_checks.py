@@ -171,14 +171,19 @@ def test_a_target_that_does_not_fit_is_found() -> None:
 )
 def test_the_fix_of_a_target_of_another_type_or_shape_makes_it_fit(target: Tensor, fix: str, loss: Any) -> None:
     found = ds.diagnose(Plain(), images(4), target, at=["relu1"], loss=loss, branch_loss=loss)
+    if isinstance(loss, str) and fix in ("target.long()", "target.squeeze(1)") and not target.is_floating_point():
+        assert not found  # ours take whole numbers of any type, with an axis of one or without
+        return
     assert only(found, "target-unfit", "main output").fix == f"Convert it: {fix}"
     assert not ds.diagnose(Plain(), images(4), eval(fix), at=["relu1"], loss=loss, branch_loss=loss)
 
 
 def test_maps_of_labels_with_an_axis_of_one_are_found_with_their_fix() -> None:
     target = map_labels()[:, None]
-    assert "target.squeeze(1)" in only(ds.diagnose(Maps(), images(), target), "target-unfit", "main output").fix
-    assert not ds.diagnose(Maps(), images(), target.squeeze(1))
+    found = ds.diagnose(Maps(), images(), target, loss=nn.CrossEntropyLoss())
+    assert "target.squeeze(1)" in only(found, "target-unfit", "main output").fix
+    assert not ds.diagnose(Maps(), images(), target.squeeze(1), loss=nn.CrossEntropyLoss())
+    assert not ds.diagnose(Maps(), images(), target)
 
 
 def test_losses_that_fail_or_give_no_number_are_found_by_branch() -> None:
@@ -208,3 +213,38 @@ class Detached(nn.Module):
 def test_without_a_target_scores_are_still_looked_at_and_losses_are_not() -> None:
     assert not ds.diagnose(attached(), images(4), loss=lambda prediction, target: None)
     only(ds.diagnose(Normalised(nn.Softmax(1)), images(4)), "normalised-scores", "main output")
+
+
+@pytest.mark.parametrize(
+    ("target", "loss", "says"),
+    [
+        (torch.tensor([[0.5, -2, 3]] * 4), "cross_entropy", "real values need loss='mse'"),
+        (torch.tensor([[1.0, 1, 0]] * 4), "cross_entropy", "several labels a sample: loss='binary'"),
+        (torch.tensor([0.5, 1.5, 2, -1]), "cross_entropy", "Real values: loss mse"),
+        (torch.zeros(4), F.mse_loss, "would stretch a target"),
+        (torch.tensor([[2.0, 0, 0]] * 4), nn.BCEWithLogitsLoss(), "reads labels from 0 to 1"),
+    ],
+)
+def test_targets_that_mean_something_else_than_the_loss_are_found(target: Tensor, loss: Any, says: str) -> None:
+    found = ds.diagnose(
+        nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), torch.randn(4, 6), target, loss=loss
+    )
+    assert any(f.code == "target-unfit" and says in f"{f.what} {f.fix}" for f in found.findings), str(found)
+
+
+class Tagger(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.fc = nn.Linear(4, 6), nn.Linear(6, 9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.body(x))
+
+
+def test_tokens_are_examined_on_their_axis() -> None:
+    x, y = torch.randn(2, 7, 4), torch.randint(0, 9, (2, 7))
+    assert str(ds.diagnose(Tagger(), x, y, at=["body"])).startswith(
+        "no finding: looked at model, layers, heads, outputs, labels"
+    )
+    found = ds.diagnose(Tagger(), x, y, at=["body"], classes_axis=1, head=lambda f, c: nn.Linear(6, 9))
+    assert "classes_axis=-1" in str(found)

@@ -67,7 +67,7 @@ def test_every_embedding_has_its_width_or_says_what_it_reads(text: str, layout: 
             heads.build(text, feature, CLASSES)
 
 
-DENSE = ("fcn", "c1", "conv1x1", "identity")  # test_dense.py
+DENSE = ("fcn", "c1", "conv1x1", "identity", "tokenwise")  # test_dense.py
 
 
 def test_every_named_head_is_tested() -> None:

@@ -76,14 +76,32 @@ def test_identity_is_for_layers_that_already_give_scores() -> None:
 
 
 @pytest.mark.parametrize("text", ["fcn", "c1", "conv1x1"])
-def test_vectors_and_tokens_are_refused(text: str) -> None:
-    for feature in (Feature((8,), "NC"), Feature((9, 8), "NLC")):
-        with pytest.raises(HeadError, match="reads maps"):
-            heads.build(text, feature, 5)
+def test_vectors_are_refused(text: str) -> None:
+    with pytest.raises(HeadError, match="reads sequences, maps"):
+        heads.build(text, Feature((8,), "NC"), 5)
+
+
+@pytest.mark.parametrize("text", ["fcn", "c1", "conv1x1", "tokenwise"])
+@pytest.mark.parametrize("layout", ["NLC", "NHWC", "NDHWC"])
+def test_places_of_any_number_are_scored_one_by_one(text: str, layout: str) -> None:
+    feature = Feature((*(9, 7, 5)[: len(layout) - 2], 8), layout)
+    head = heads.build(text, feature, 5).eval()
+    x = torch.randn(2, *feature.shape)
+    found = head(x)
+    assert found.shape == (2, 5, *feature.size)
+    if text in ("conv1x1", "tokenwise"):  # what a place says depends on nothing but itself
+        alone = head(x[(slice(None), *(slice(1) for _ in feature.size))])
+        assert torch.allclose(alone.flatten(), found[(..., *(slice(1) for _ in feature.size))].flatten(), atol=1e-6)
+
+
+def test_tokenwise_reads_tokens() -> None:
+    with pytest.raises(HeadError, match=r"head 'tokenwise' reads tokens \(N, L, C\)"):
+        heads.build("tokenwise", Feature((8, 9), "NCL"), 5)
 
 
 def test_auto_is_fcn_where_the_model_predicts_maps() -> None:
-    assert heads.resolve("auto", MAP, maps=True) == dense.fcn.__name__
+    assert heads.resolve("auto", MAP, places=2) == dense.fcn.__name__
+    assert heads.resolve("auto", Feature((9, 8), "NLC"), places=1) == "tokenwise"
     assert heads.resolve("auto", MAP) == "pool"
     plan = ds.plan(TinySegmenter(), maps(2)[0], "layer2")
     assert plan.branches[0].head == "fcn"

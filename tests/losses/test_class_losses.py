@@ -47,18 +47,19 @@ def test_its_gradient_is_softmax_minus_target() -> None:
         (
             torch.zeros(4, 5),
             torch.zeros(4, 8, 8, dtype=torch.long),
-            "a prediction of shape (4, 5) needs class indices of shape (4,); found a target of shape (4, 8, 8). "
-            "Give this branch a head (or main=) whose output fits the target.",
+            "loss 'cross_entropy' holds scores of shape (4, 5), (N, C, ...), against class indices (N, ...); found a target of "
+            "shape (4, 8, 8) and dtype torch.int64. Give this branch a head (or main=) whose output fits the target",
         ),
         (
             torch.zeros(4, 5),
             torch.zeros(4, 6),
-            "a prediction of shape (4, 5) needs probabilities of shape (4, 5); found a target of shape (4, 6). ",
+            "loss 'cross_entropy' holds scores of shape (4, 5), (N, C, ...), against class indices (N, ...) of whole numbers; "
+            "found a target of shape (4, 6) and dtype torch.float32. Class indices: target.long(). Real values: loss mse",
         ),
-        (torch.zeros(4, 5, 8, 8), torch.zeros(4, 9, dtype=torch.long), "a prediction of shape (4, 5, 8, 8) needs class"),
-        (torch.zeros(4, 5), torch.zeros(3, dtype=torch.long), "a prediction of shape (4, 5) needs class indices of shape (4,)"),
-        (torch.zeros(4, 5), torch.zeros(4), "the target has class indices of dtype torch.float32; convert them: target.long()."),
-        (torch.zeros(4), torch.zeros(4, dtype=torch.long), "a prediction of shape (4,) needs"),
+        (torch.zeros(4, 5, 8, 8), torch.zeros(4, 9, dtype=torch.long), "loss 'cross_entropy' holds scores of shape (4, 5, 8, 8)"),
+        (torch.zeros(4, 5), torch.zeros(3, dtype=torch.long), "loss 'cross_entropy' holds scores of shape (4, 5)"),
+        (torch.zeros(4, 5), torch.zeros(4), "loss 'cross_entropy' holds scores of shape (4, 5)"),
+        (torch.zeros(4), torch.zeros(4, dtype=torch.long), "loss 'cross_entropy' holds scores of shape (4,)"),
     ],
 )  # fmt: skip
 def test_shapes_that_do_not_meet_are_a_head_error(prediction: Tensor, target: Tensor, message: str) -> None:
@@ -129,7 +130,7 @@ def test_a_margin_of_one_has_no_squared_hinge() -> None:
 def test_squared_hinge_says_what_it_needs(form: str) -> None:
     loss = partial(losses.squared_hinge, form=form)
     for target in (torch.rand(4, 5), torch.zeros(4), torch.zeros(3, dtype=torch.long)):
-        with pytest.raises(HeadError, match=r"squared_hinge of a prediction of shape \(4, 5\) needs class indices"):
+        with pytest.raises(HeadError, match=r"loss 'squared_hinge' holds scores of shape \(4, 5\)"):
             loss(torch.zeros(4, 5), target)
     with pytest.raises(HeadError, match="squared_hinge"):
         loss(torch.zeros(4), torch.zeros(4, dtype=torch.long))

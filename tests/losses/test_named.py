@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from functools import partial
 from typing import Annotated, Any
 
 import pytest
@@ -76,7 +77,7 @@ def test_scores_of_several_channels_are_not_for_a_loss_of_one() -> None:
 
 def test_what_a_loss_reads_can_be_asked_in_a_compiled_graph() -> None:
     torch.compiler.reset()
-    compiled = torch.compile(lambda s: losses.probabilities(s, "binary"), backend="eager", fullgraph=True)
+    compiled = torch.compile(lambda s: losses.probabilities(s, "labels"), backend="eager", fullgraph=True)
     scores = torch.randn(2, 3)
     assert torch.equal(compiled(scores), scores.sigmoid())
 
@@ -97,6 +98,10 @@ EVERY: list[tuple[str, Any]] = [
     ("triplet", LABELS),
     ("triplet(margin='soft', normalise=True)", LABELS),
     ("none", LABELS),
+    *(
+        (text, "teacher")
+        for text in ("mse", "l1", "huber(delta=0.5)", "smooth_l1(beta=0.5)", "cosine", "kl(eps=1e-08)")
+    ),
 ]
 HERE = pytest.mark.parametrize(("text", "against"), EVERY, ids=[text for text, _ in EVERY])
 
@@ -215,11 +220,11 @@ def test_a_bound_option_is_used() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("kl(temperature=0)", "loss 'kl' needs temperature to be a finite number above 0; found 0."),
-        ("kl(temperature=-1)", "loss 'kl' needs temperature to be a finite number above 0; found -1."),
+        ("kl(temperature=0)", "loss 'kl' needs temperature to be a number above 0, at most 100; found 0."),
+        ("kl(temperature=-1)", "loss 'kl' needs temperature to be a number above 0, at most 100; found -1."),
         ("supcon(temperature=1e999)", "loss 'supcon' needs temperature to be a finite number above 0; found inf."),
         ("simclr(temperature=True)", "loss 'simclr' needs temperature to be a finite number above 0; found True."),
-        ("kl(temperature='3')", "loss 'kl' needs temperature to be a finite number above 0; found '3'."),
+        ("kl(temperature='3')", "loss 'kl' needs temperature to be a number above 0, at most 100; found '3'."),
         ("kl(squared=1)", "loss 'kl' needs squared to be True or False; found 1."),
         ("cross_entropy(smoothing=1)", "loss 'cross_entropy' needs smoothing to be a number in [0, 1); found 1."),
         ("cross_entropy(smoothing=-0.1)", "loss 'cross_entropy' needs smoothing to be a number in [0, 1); found -0.1."),
@@ -228,7 +233,7 @@ def test_a_bound_option_is_used() -> None:
             "loss 'squared_hinge' needs form to be 'multiclass' or 'one-vs-rest'; found 'both'.",
         ),
         ("squared_hinge(form=['multiclass'])", "loss 'squared_hinge' needs form to be"),
-        ("kl(temprature=3)", "loss 'kl' has no option 'temprature'. Options: temperature, squared. Closest: temperature."),
+        ("kl(temprature=3)", "loss 'kl' has no option 'temprature'. Options: temperature, squared, eps. Closest: temperature."),
         ("hint(weight=3)", "loss 'hint' has no option 'weight'. Options: none."),
         ("kl(3)", "no loss is called 'kl(3)'. Closest: kl. Options are written by name"),
     ],
@@ -253,16 +258,23 @@ def test_functions_check_their_options_too() -> None:
 
 
 def test_what_a_loss_reads() -> None:
-    maps, one = losses.Kind(resizes=True), losses.Kind(binary=True, one_channel=True, resizes=True)
-    labels, teacher, crops = losses.Kind(), losses.Kind(scores=False, teacher=True), losses.Kind(scores=False, views=2)
-    assert losses.describe("cross_entropy(smoothing=0.1)") == maps == (True, False, 1, False, False, True, False)
+    sigmoid, both = ("labels", "class"), ("class", "labels")
+    maps, one = losses.Kind(resizes=True), losses.Kind(binary=True, one_channel=True, resizes=True, kinds=sigmoid)
+    labels, teacher = losses.Kind(), losses.Kind(scores=False, teacher=True, kinds=both)
+    crops = losses.Kind(scores=False, views=2, kinds=())
+    values = losses.Kind(resizes=True, kinds=("values",))
+    assert losses.describe("cross_entropy(smoothing=0.1)") == maps
+    assert {losses.describe(name) for name in ("mse", "l1", "huber(delta=2)", "smooth_l1", "cosine")} == {values}
     assert losses.describe("binary(resize='area')") == one
     assert losses.describe("balanced") == one._replace(only_one_channel=True)
-    assert losses.describe("dice") == losses.describe("dice_cross_entropy") == maps._replace(one_channel=True)
+    assert (
+        losses.describe("dice") == losses.describe("dice_cross_entropy") == maps._replace(one_channel=True, kinds=both)
+    )
     assert losses.describe(losses.squared_hinge) == labels
-    assert losses.describe("kl(temperature=3)") == losses.describe(losses.kl) == losses.describe("hint") == teacher
+    assert losses.describe("kl(temperature=3)") == losses.describe(losses.kl) == teacher
+    assert losses.describe("hint") == teacher._replace(kinds=())
     assert losses.describe("supcon") == losses.describe(losses.get("simclr(temperature=0.5)")) == crops
-    assert losses.describe("none") == losses.Kind(scores=False)
+    assert losses.describe("none") == losses.Kind(scores=False, kinds=())
 
 
 def test_a_loss_of_the_users_own_reads_labels_unless_it_says_otherwise() -> None:
@@ -272,17 +284,35 @@ def test_a_loss_of_the_users_own_reads_labels_unless_it_says_otherwise() -> None
     class Pairs(nn.Module):
         scores, views = False, 2
 
-    assert losses.describe(kl) == losses.describe(nn.CrossEntropyLoss()) == losses.Kind()
-    assert losses.describe(Pairs()) == losses.Kind(scores=False, views=2)
+    assert losses.describe(nn.CrossEntropyLoss()) == losses.Kind()
+    assert losses.describe(kl) == losses.Kind(kinds=())
+    assert losses.describe(Pairs()) == losses.Kind(scores=False, views=2, kinds=())
     kl.teacher = True  # type: ignore[attr-defined]
-    assert losses.describe(kl) == losses.Kind(teacher=True)
+    assert losses.describe(kl) == losses.Kind(teacher=True, kinds=())
+
+
+@pytest.mark.parametrize(
+    ("loss", "kind"),
+    [
+        (nn.functional.cross_entropy, "class"),
+        (partial(nn.functional.cross_entropy, label_smoothing=0.1), "class"),
+        (nn.NLLLoss(), "class"),
+        (nn.BCEWithLogitsLoss(), "labels"),
+        (partial(partial(nn.functional.binary_cross_entropy_with_logits), reduction="mean"), "labels"),
+        (nn.functional.mse_loss, "values"),
+        (nn.SmoothL1Loss(), "values"),
+    ],
+)
+def test_what_pytorchs_losses_read_is_known(loss: Any, kind: str) -> None:
+    assert losses.describe(loss).kinds == (kind,)
+    assert losses.reads_first_axis(loss)
 
 
 def test_probabilities_are_what_the_loss_takes_scores_for() -> None:
     scores = torch.randn(2, 1, 3, 3)
-    assert torch.equal(losses.probabilities(scores, "binary"), scores.sigmoid())
-    assert torch.equal(losses.probabilities(scores, "dice_cross_entropy"), scores.sigmoid())
+    assert torch.equal(losses.probabilities(scores, "labels"), scores.sigmoid())
+    assert torch.equal(losses.probabilities(scores, "class"), scores.sigmoid())  # one score tells two classes apart
     wide = torch.randn(2, 4, 3, 3)
-    assert torch.equal(losses.probabilities(wide, "dice"), wide.softmax(1))
+    assert torch.equal(losses.probabilities(wide, "class"), wide.softmax(1))
     assert torch.equal(losses.probabilities(wide), wide.softmax(1))
-    assert torch.equal(losses.probabilities(wide, "binary"), wide.sigmoid())
+    assert torch.equal(losses.probabilities(wide, "labels"), wide.sigmoid())

@@ -79,6 +79,7 @@ def test_a_plan_says_what_it_holds_by_name() -> None:
         "predicts": True,
         "optional": False,
         "extras": [],
+        "prediction": {"kind": "class", "axis": 1, "classes": 5, "places": 0, "source": "pool"},
         "params": 45,
         "flops": 80,
         "activation_bytes": 4 * (8 + 5),
@@ -97,6 +98,7 @@ def test_a_plan_prints_as_a_table() -> None:
     plan = planned(method="cnds", head={"relu2": "linear"}, weight={"relu2": "linear(0.3, 0)", "conv1": 0.25})
     assert str(plan) == (
         "Plain: 1.48k parameters, 258k FLOPs a sample; 2 branches by method 'cnds'\n"
+        "  main: cross_entropy of 5 classes, (N, 5)\n"
         "  branch  shape    depth  head    loss           weight          params  FLOPs\n"
         "  conv1   8x16x16    33%  cnds    cross_entropy  0.25             4.27M  8.58M\n"
         "  relu2   16x8x8     67%  linear  cross_entropy  linear(0.3, 0)   5.12k  10.2k\n"
@@ -106,7 +108,10 @@ def test_a_plan_prints_as_a_table() -> None:
 
 def test_a_plan_without_branches_prints_one_line_and_notes_come_last() -> None:
     none = ds.plan(Plain(), images(), method="none")
-    assert str(none) == "Plain: 1.48k parameters, 258k FLOPs a sample; 0 branches by method 'none'"
+    assert str(none) == (
+        "Plain: 1.48k parameters, 258k FLOPs a sample; 0 branches by method 'none'\n"
+        "  main: cross_entropy of 5 classes, (N, 5)"
+    )
     one = ds.plan(Residual(), images(), "bn1")
     assert "1 branch by method 'aux'" in str(one)
     note = "'bn1' is overwritten in place by what follows, so its tap keeps a copy"
@@ -213,7 +218,15 @@ def test_a_binary_file_is_no_plan(tmp_path: Path) -> None:
         Plan.load(tmp_path / "model.safetensors")
 
 
-LATER = ("main_loss", "main_weight", "edges", "dynamic", "views", "overlap")  # plans of 0.1 do without them
+LATER = (
+    "main_loss",
+    "main_weight",
+    "edges",
+    "dynamic",
+    "views",
+    "overlap",
+    "prediction",
+)  # plans of 0.1 do without them
 
 
 @pytest.mark.parametrize("key", [k for k in planned().to_dict() if k not in ("format", *LATER)])
@@ -236,7 +249,7 @@ def test_a_plan_with_a_part_of_another_kind_is_a_plan_error(key: str, value: obj
         Plan.from_dict(data)
 
 
-OPTIONAL = {"gradient", "read_inside", "gate", "zero", "predicts", "extras"}
+OPTIONAL = {"gradient", "read_inside", "gate", "zero", "predicts", "extras", "prediction"}
 
 
 @pytest.mark.parametrize("key", sorted({*planned().to_dict()["branches"][0]} - OPTIONAL))

@@ -574,7 +574,7 @@ BAD: dict[str, tuple[Callable[[], nn.Module], Any, dict[str, Any], type[BaseExce
     "a loss that is a number": (
         Residual, None, {"loss": lambda p, y: 1.0}, ConfigError, "must be one number in a tensor; found float",
     ),
-    "an unknown loss": (Residual, None, {"loss": "mse"}, ConfigError, "no loss is called 'mse'"),
+    "an unknown loss": (Residual, None, {"loss": "mze"}, ConfigError, "no loss is called 'mze'"),
     "a frozen model": (lambda: Residual().requires_grad_(False), None, {}, LayerError, "every parameter is frozen"),
     "a frozen trunk": (frozen_trunk, None, {}, LayerError, "the trunk of Plain is frozen: of its weights only fc can be trained"),
     "a model without shapes": (Blank, None, {}, LayerError, "lazy parameters without a shape"),

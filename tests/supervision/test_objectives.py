@@ -92,7 +92,14 @@ def test_it_prints_as_its_formula() -> None:
         "total = cross_entropy(main, y) + cnds(0.3, 40) * cross_entropy(conv1, y) + 0.4 * custom:mse_loss(relu2, y)"
     )
     assert repr(ds.Objective()) == "total = cross_entropy(main, y)"
-    assert repr(ds.Objective(plan, loss=F.mse_loss)).startswith("total = custom:mse_loss(main, y) + cnds(")
+    smooth = "cross_entropy(smoothing=0.1)"  # of branches with main's loss as well
+    assert repr(ds.Objective(plan, loss=smooth)) == (
+        f"total = {smooth}(main, y) + cnds(0.3, 40) * {smooth}(conv1, y) + 0.4 * custom:mse_loss(relu2, y)"
+    )
+    with pytest.raises(
+        ConfigError, match=r"mse_loss reads values, and the plan's main output gives 5 classes, \(N, 5\)"
+    ):
+        ds.Objective(plan, loss=F.mse_loss)
 
 
 @pytest.mark.parametrize("progress", [-0.01, 1.01, 100, float("nan"), float("inf")])
@@ -150,15 +157,16 @@ def test_the_prediction_is_found_in_the_models_own_output() -> None:
     assert torch.equal(terms.parts["main"], F.cross_entropy(out.main["b"], labels(4)))
 
 
-def test_the_main_loss_may_be_the_users_own_and_branches_keep_theirs() -> None:
+def test_the_main_loss_may_be_the_users_own_and_branches_that_share_it_follow() -> None:
     out, y = outputs(), labels(4)
 
     def smooth(prediction: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(prediction, target, label_smoothing=0.1)
 
-    terms = ds.Objective(planned(), loss=smooth)(out, y)
+    terms = ds.Objective(planned(loss={"relu2": "squared_hinge"}), loss=smooth)(out, y)
     assert torch.equal(terms.parts["main"], F.cross_entropy(out.main, y, label_smoothing=0.1))
-    assert torch.equal(terms.parts["conv1"], F.cross_entropy(out.aux["conv1"], y))
+    assert torch.equal(terms.parts["conv1"], F.cross_entropy(out.aux["conv1"], y, label_smoothing=0.1))
+    assert torch.equal(terms.parts["relu2"], ds.losses.squared_hinge(out.aux["relu2"], y))
     with pytest.raises(ConfigError, match="no loss is called 'mystery'"):
         ds.Objective(planned(), loss="mystery")(out, y)
 

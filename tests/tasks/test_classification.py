@@ -34,9 +34,9 @@ def test_every_output_and_their_ensemble_is_counted() -> None:
 
 def test_it_takes_class_indices_of_a_batch_alone() -> None:
     task = TASKS["classification"]
-    assert task.takes(torch.tensor([1, 2]))
-    assert not task.takes(torch.tensor([0.5, 1.0]))
-    assert not task.takes(torch.zeros(2, 4, 4, dtype=torch.long))
+    assert task.takes(torch.tensor([1, 2]), "class", None)
+    assert not task.takes(torch.tensor([0.5, 1.0]), "class", None)
+    assert not task.takes(torch.zeros(2, 4, 4, dtype=torch.long), "class", None)
 
 
 def test_a_finished_run_keeps_which_images_it_is_right_for(tmp_path: Path) -> None:

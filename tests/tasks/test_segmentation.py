@@ -12,9 +12,9 @@ from deepsup.tasks.segmentation import safe
 
 def test_it_takes_label_maps_alone() -> None:
     task = TASKS["segmentation"]
-    assert task.takes(torch.zeros(2, 4, 4, dtype=torch.long))
-    assert not task.takes(torch.tensor([1, 2]))
-    assert not task.takes(torch.zeros(2, 4, 4))
+    assert task.takes(torch.zeros(2, 4, 4, dtype=torch.long), "class", 2)
+    assert not task.takes(torch.tensor([1, 2]), "class", None)
+    assert not task.takes(torch.zeros(2, 4, 4), "class", None)
 
 
 def test_scores_of_a_smaller_map_are_counted_at_the_size_of_the_labels() -> None:

@@ -53,7 +53,7 @@ def tagging() -> Iterator[None]:
         metric = "tag accuracy"
         writer = Table
 
-        def takes(self, target: Any) -> bool:
+        def takes(self, target: Any, kind: str, places: int | None) -> bool:
             return isinstance(target, Tensor) and target.is_floating_point() and target.ndim == 2
 
         def add(self, counts: dict[str, Tags], found: dict[str, Tensor], target: Tensor, objective: Objective) -> None:

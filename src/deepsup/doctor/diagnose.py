@@ -29,7 +29,7 @@ from deepsup.doctor.parameter_checks import learning, optimising, precision
 from deepsup.doctor.patient import Setup, copied, opened, twin
 from deepsup.doctor.plan_checks import BAD_SETTING, FOREIGN_PLAN, cleaned, one_by_one, places_itself, selectors
 from deepsup.doctor.wrapper_checks import compiled, distributed, wrapping
-from deepsup.errors import ConfigError
+from deepsup.errors import ConfigError, DeepsupError
 from deepsup.features import read_pick
 from deepsup.layers.dry_run import Trace, trace
 from deepsup.layers.taps import remove_taps
@@ -39,8 +39,6 @@ from deepsup.plans.planning import plan as make_plan
 from deepsup.specs import closest
 from deepsup.supervision.attaching import Supervised, attach
 from deepsup.supervision.objectives import Objective
-
-CHECKED = "model, layers, heads, outputs, {labels}losses, weights{optimizer} look right for {branches}"
 
 
 def diagnose(
@@ -80,8 +78,11 @@ def diagnose(
     setup = Setup.of(model)
     wanted = at is not None or (plan is not None and (setup.net is None or plan != setup.net.plan))
     found += wrapping(setup, wanted=wanted)
-    given = objective or (Objective(setup.net.plan, loss=loss) if setup.net else None)
-    whole = twin(given) if given is not None else None
+    try:
+        own = objective or (Objective(setup.net.plan, loss=loss) if setup.net else None)
+    except DeepsupError as error:
+        return diagnosis([*found, from_error(error, "option loss=")], "")
+    whole = twin(own) if own is not None else None
     sizes = batch_sizes or sizes_of(batches) or [length(sample)]
     case = _Case(setup, sample, target, found, whole, loss, sizes)
     if branch_loss is not None:
@@ -93,8 +94,26 @@ def diagnose(
     if trained is not None:
         found += batching(trained, sample, target, batches)
     names = ", ".join(chosen.names) if chosen and chosen.branches else "the plain model"
-    seen = {"labels": "labels, " if target is not None else "", "optimizer": " and optimiser" if optimizer else ""}
-    return diagnosis(found, CHECKED.format(branches=names, **seen))
+    ran = not setup.sharded
+    parts = {
+        "model": True,
+        "layers": True,
+        "heads": ran and bool(chosen and chosen.branches),
+        "outputs": ran,
+        "labels": ran and target is not None,
+        "losses": ran,
+        "weights": True,
+        "optimiser": optimizer is not None,
+    }
+    return diagnosis(found, _looked_at(parts, names, length(sample)))
+
+
+def _looked_at(parts: Mapping[str, bool], branches: str, samples: int) -> str:
+    """What a diagnosis says where it found nothing: what it has looked at, and what nobody has."""
+    seen = ", ".join(part for part, looked in parts.items() if looked)
+    rest = [part for part, looked in parts.items() if not looked]
+    unseen = ", ".join([*rest, "other batches", "evaluation", "how training goes"])
+    return f"looked at {seen} of {branches}, with one batch of {samples}; not looked at: {unseen}"
 
 
 def _of_parts(
@@ -198,6 +217,8 @@ class _Case:
             rest = {k: v for k, v in rest.items() if k in ("main", "layout")} | {"method": "none"}
         elif at == "auto":
             rest["batches"] = batches
+        if self.loss is not None:
+            rest.setdefault("main_loss", self.loss)
         at = cleaned(at)
         try:
             return make_plan(self.setup.core, self.sample, at, **rest)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from deepsup import losses
 from deepsup.doctor.findings import WARNING, Finding, branch, error, from_error, warning
-from deepsup.errors import ClassCountError, HeadError
+from deepsup.errors import ClassCountError, DeepsupError, HeadError
 from deepsup.losses.full_size import lost_classes
 from deepsup.supervision.objectives import Objective
 from deepsup.terms import TARGET, Edge
@@ -84,7 +84,11 @@ def scoring(
     """
     found: list[Finding] = []
     values: list[Tensor] = []
-    predictions = objective.complete(dict(predictions))
+    try:
+        targets = objective.settle(predictions, target)
+        predictions = objective.complete(objective.first(predictions))
+    except DeepsupError as error:
+        return [from_error(error, place("main"), trap=TARGET_UNFIT)], list(predictions.values())
     for edge in objective.edges:
         prediction = predictions.get(edge.source)
         if prediction is None:
@@ -93,7 +97,9 @@ def scoring(
             values.append(prediction)
             continue
         found += _scale_of_scores(edge, prediction)
+        target = None if target is None else targets.of(edge.source)[0][0]
         bad = _misfit(edge, prediction, target, batch) or _labels(edge, prediction, target)
+        bad = bad or _unlike(edge, prediction, target)
         if bad is not None and not any(f.code == bad.code and f.what == bad.what for f in found):
             found.append(bad)  # said once where main output and branches have the same classes
         value = None if target is None or bad is not None else _value(edge, prediction, target, found)
@@ -125,12 +131,6 @@ def _bare_name(loss: Any) -> str:
     return losses.show(loss).partition("(")[0] if isinstance(loss, (str, losses.Named)) else "cross_entropy"
 
 
-def _option(loss: Any, name: str, default: Any) -> Any:
-    if isinstance(loss, functools.partial):
-        return loss.keywords.get(name, default)
-    return losses.option(loss, name, getattr(loss, name, default))
-
-
 def _scale_of_scores(edge: Edge, prediction: Tensor) -> Iterator[Finding]:
     kind, scale = _kind(edge.loss), normalised(prediction)
     where, loss = place(edge.source), losses.show(edge.loss)
@@ -149,7 +149,7 @@ def _scale_of_scores(edge: Edge, prediction: Tensor) -> Iterator[Finding]:
         yield NORMALISED_SCORES.found(where, what, fix=fix, severity=WARNING)
     if kind == "nll_loss" and scale != "log-probabilities":
         yield RAW_SCORES_IN_NLL.found(where, f"it gives {scale or 'raw scores'}, and its loss is {loss}")
-    if kind == "kl_div" and _option(edge.loss, "reduction", "mean") == "mean":
+    if kind == "kl_div" and losses.option(edge.loss, "reduction", "mean") == "mean":
         shape = tuple(prediction.shape)
         yield MEAN_KL.found(where, f"its loss is {loss} with reduction='mean', over scores of shape {shape}")
 
@@ -192,11 +192,23 @@ def _misfit(edge: Edge, prediction: Tensor, target: Any, batch: int) -> Finding 
             what = f"the target holds class probabilities (or one-hot labels) of dtype {target.dtype}"
             return TARGET_UNFIT.found(where, what, fix="Convert it: target.float()")
         return None
-    if target.dtype in (torch.int64, torch.uint8) and not wide:
+    fits = not soft if losses.is_ours(edge.loss) else target.dtype in (torch.int64, torch.uint8) and not wide
+    if fits or (soft and bool((target != target.round()).any())):  # which are real values
         return None
     what = f"the target has shape {given} and dtype {target.dtype}; class indices of shape {indices} and integers are needed"
     fix = "target" + (".squeeze(1)" if wide else "") + ("" if target.dtype == torch.int64 else ".long()")
     return TARGET_UNFIT.found(where, what, fix=f"Convert it: {fix}")
+
+
+def _unlike(edge: Edge, prediction: Tensor, target: Any) -> Finding | None:
+    """Floats that are no probabilities where the loss takes such, and the like."""
+    if not isinstance(target, Tensor) or prediction.ndim < 2:
+        return None
+    try:
+        losses.check_target(edge.loss, prediction, target)
+    except (HeadError, ClassCountError) as error:
+        return from_error(error, place(edge.source), trap=TARGET_UNFIT if isinstance(error, HeadError) else CLASS_COUNT)
+    return None
 
 
 def _labels(edge: Edge, prediction: Tensor, target: Any) -> Finding | None:
@@ -206,7 +218,7 @@ def _labels(edge: Edge, prediction: Tensor, target: Any) -> Finding | None:
     kind = losses.describe(edge.loss)
     classes = 2 if kind.one_channel and prediction.shape[1] == 1 else prediction.shape[1]
     sure = _kind(edge.loss) in ("cross_entropy", "nll_loss") or kind.resizes
-    present = _present(target, (_option(edge.loss, "ignore_index", -100),) if sure else IGNORED)
+    present = _present(target, (losses.option(edge.loss, "ignore_index", -100),) if sure else IGNORED)
     bad = [v for v in present if not 0 <= v < classes]
     if not bad or not (sure or target.is_cuda):
         return None

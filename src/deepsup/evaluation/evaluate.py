@@ -4,29 +4,59 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from deepsup import losses
 from deepsup.datasets import Split
+from deepsup.errors import ConfigError
 from deepsup.evaluation.devices import forward, gathered, share_buffers
 from deepsup.evaluation.loaders import Batches, Feed, feed, samples_in
 from deepsup.evaluation.sliding_window import Forward
 from deepsup.layers.wrappers import bare, chain
+from deepsup.specs import is_number
 from deepsup.supervision.attaching import supervised_in, supervising
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks import TASKS, Counts, Task, task_of
-from deepsup.tasks.outputs import classes_in, ignored, scores_of
+from deepsup.tasks.outputs import classes_in, scores_of
 from deepsup.tasks.task import Values
 from deepsup.terms import TARGET
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+
+Score: TypeAlias = Callable[[Tensor, Any], Any]
+"""A metric of one's own: from scores (N, C, ...) and a target to a number, the mean over the batch."""
+
+
+class Mean(Counts):
+    """The mean over samples of a number that a batch has."""
+
+    def __init__(self, name: str, total: Any = 0.0, samples: int = 0) -> None:
+        self.name, self.total, self.samples = name, total, samples
+
+    @classmethod
+    def of(cls, name: str, value: Any, samples: int) -> Mean:
+        """A batch's number. Raises `ConfigError` for something else."""
+        if not is_number(value) and not (isinstance(value, Tensor) and value.numel() == 1):
+            raise ConfigError(f"metric '{name}' must return one number a batch; it returned {value!r:.80}.")
+        return cls(name, value * samples, samples)
+
+    def __add__(self, other: Any) -> Mean:
+        return Mean(self.name, self.total + other.total, self.samples + other.samples)
+
+    def cpu(self) -> Mean:
+        return Mean(self.name, float(self.total), self.samples)
+
+    def metrics(self) -> Values:
+        return {self.name: float(self.total) / self.samples} if self.samples else {}
 
 
 class Evaluation(NamedTuple):
@@ -56,7 +86,7 @@ def evaluate(
     data: Split | Batches | Feed,
     *,
     objective: Objective | None = None,
-    metric: str | None = None,
+    metric: str | Score | None = None,
     batch_size: int = 256,
     progress: float = 1.0,
     fabric: Fabric | None = None,
@@ -67,9 +97,11 @@ def evaluate(
     The net may be compiled, averaged (`AveragedModel`) or in DistributedDataParallel, whose own forward would wait for the
     other processes: then what is inside runs.
 
-    The targets decide the task (`deepsup.tasks`), and that the metric unless `metric` names another: label maps (N, H, W)
-    are scored place by place, predictions enlarged to their size, by "mean IoU"; of other class indices the accuracy over
-    all with a label of 0 or more counts; other targets have none. The loss of an output is the mean over all labelled
+    The targets and what the outputs are decide the task (`deepsup.tasks`), and that the metric unless `metric` names another:
+    label maps (N, H, W) are scored place by place, predictions enlarged to their size, by "mean IoU"; of class indices the
+    accuracy over all that count; several labels by "mAP", real values by "R²". A metric of one's own is a function of
+    (scores, target), the scores with their channels on axis 1, that gives a batch's number; its mean over samples counts,
+    under the function's name. The loss of an output is the mean over all labelled
     samples or places, that of a term between outputs the mean over samples. With `fabric` each process scores its own
     batches, with the first one's buffers, and all get the metrics over all of them. `run` takes the place of `net(x)`, such
     as one that works in tiles.
@@ -143,10 +175,9 @@ class Share(NamedTuple):
 class Sums:
     """Sums over the batches, on the device until they are asked for."""
 
-    def __init__(self, objective: Objective, metric: str | None) -> None:
+    def __init__(self, objective: Objective, metric: str | Score | None) -> None:
         self._objective, self._metric = objective, metric
-        self._own = {edge.name for edge in objective.edges if edge.target == TARGET}
-        self._ignored = ignored(objective)
+        self._own = {edge.name: edge.loss for edge in objective.edges if edge.target == TARGET}
         self._task: Task | None = None
         self._samples = 0
         self._loss: dict[str, tuple[Any, Any]] = {}
@@ -155,27 +186,28 @@ class Sums:
     def add(self, output: Any, y: Any, *, progress: float) -> None:
         """Count a batch."""
         terms = self._objective(output, y, progress=progress)
-        n = samples_in(y)
+        goals = self._objective.targets(y)
+        y, n = goals.main, samples_in(goals.main)
         self._samples += n
-        labelled = self._labelled(y)
         for name, part in terms.parts.items():
-            counted = n if labelled is None or name not in self._own else labelled
+            own = losses.counted(self._own[name], goals.of(name)[0][0], goals.mask) if name in self._own else None
+            counted = n if own is None else own
             weighted = part.float() * counted
             if isinstance(counted, Tensor):  # a mean over nothing is not a number
                 weighted = torch.where(counted > 0, weighted, 0.0)
             _add(self._loss, name, weighted, counted)
         found = scores_of(output, self._objective)
-        self._task = self._task or task_of(y)
-        self._task.check_metric(self._metric, classes_in(found["main"]))
+        main = found["main"]
+        if not isinstance(main, Tensor):  # a whole output, of which only its loss knows what it is
+            return
+        self._task = self._task or task_of(y, self._objective.kind("main"), main.ndim - 2)
+        if callable(self._metric):
+            for name, scores in found.items():
+                before = self._counts.get(name, Mean(_name(self._metric)))
+                self._counts[name] = before + Mean.of(_name(self._metric), self._metric(scores, y), n)
+            return
+        self._task.check_metric(self._metric, classes_in(main))
         self._task.add(self._counts, found, y, self._objective)
-
-    def _labelled(self, y: Any) -> Tensor | None:
-        """How many samples, or places, have a label; None where a target has no class indices."""
-        if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex() or not y.ndim:
-            return None
-        y = y.long()  # -100 is 156 in a byte
-        counted: Tensor = ((y >= 0) & (y != self._ignored)).sum()
-        return counted
 
     def share(self) -> Share:
         """Everything as plain numbers."""
@@ -184,12 +216,16 @@ class Sums:
         return Share(self._task.name if self._task else None, self._samples, loss, counts)
 
 
+def _name(metric: Score) -> str:
+    return str(getattr(metric, "__name__", type(metric).__name__))
+
+
 def _add(sums: dict[str, tuple[Any, Any]], name: str, value: Any, weight: Any) -> None:
     before = sums.get(name)
     sums[name] = (value, weight) if before is None else (before[0] + value, before[1] + weight)
 
 
-def together(shares: list[Share], metric: str | None) -> Evaluation:
+def together(shares: list[Share], metric: str | Score | None) -> Evaluation:
     """What all processes have counted."""
     loss: dict[str, tuple[float, float]] = {}
     counts: dict[str, Counts] = {}
@@ -199,7 +235,7 @@ def together(shares: list[Share], metric: str | None) -> Evaluation:
         for name, own in share.counts.items():
             counts[name] = counts[name] + own if name in counts else own
     task = TASKS[next((share.task for share in shares if share.task), "classification")]
-    metric = metric or task.metric
+    metric = _name(metric) if callable(metric) else metric or task.metric
     every = {name: found for name, own in counts.items() if (found := own.metrics())}
     score = {name: number for name, found in every.items() if (number := found[metric]) is not None}
     return Evaluation(

@@ -98,9 +98,14 @@ def in_tiles(
 ) -> Forward:
     """A forward that works tile by tile (see `tiled`) and returns what the net returns, its maps at the size of the image."""
     pick = objective.plan.main if objective.plan else ()
+    known = objective.predictions
+    if objective.kind("main") == "values":
+        raise ConfigError(
+            "tiles are put together from probabilities, and this output gives values. Score whole images."
+        )
 
     def sigmoid(name: str, scores: Tensor) -> bool:
-        return losses.is_sigmoid(loss_of(name, objective), scores.shape[1])
+        return scores.shape[1] == 1 or objective.kind(name) == "labels"
 
     def aligned(name: str) -> bool:
         return bool(losses.option(loss_of(name, objective), "align_corners", False))
@@ -111,7 +116,7 @@ def in_tiles(
         def scores_of(tiles: Tensor) -> dict[str, Tensor]:
             last[:] = [forward_in_engine(net, tiles, fabric)]
             main, aux = last[0] if isinstance(last[0], Outputs) else (last[0], {})
-            scores = {"main": main_prediction(main, pick), **aux}
+            scores = objective.first({"main": main_prediction(main, pick), **aux})
             flat = [name for name, s in scores.items() if s.ndim != scores["main"].ndim]
             if flat:
                 raise ConfigError(
@@ -123,6 +128,7 @@ def in_tiles(
         sizes: dict[str, Any] = {"side": side, "stride": stride, "batch_size": batch_size}
         found = tiled(scores_of, x, binary=sigmoid, align_corners=aligned, **sizes)
         assert isinstance(found, dict)
+        found = {name: known[name].back(s) if name in known else s for name, s in found.items()}
         whole = found.pop("main")
         (output,) = last
         if isinstance(output, Outputs):

@@ -35,6 +35,7 @@ class Traits(NamedTuple):
     large: bool = False  # published larger than many a trunk; no surprise where a method has it for all branches
     fitted: bool = False  # methods choose its options for each layer, however large that makes it
     whole: bool = False  # on the model's input it is a whole network
+    as_model: bool = False  # it gives its scores in the layout of the model's own
 
 
 _TRAITS: dict[Builder, Traits] = {}
@@ -63,17 +64,19 @@ def made_once(head: HeadLike) -> str | None:
     return inside[1].strip() if inside else None
 
 
-def resolve(text: str, feature: Feature, *, maps: bool = False) -> str:
-    """`"auto"` as the head it stands for: `fcn` where the model predicts maps, `token` for tokens, `pool` for everything
-    else. Others stay.
+def resolve(text: str, feature: Feature, *, places: int = 0) -> str:
+    """`"auto"` as the head it stands for: `fcn` where the model predicts maps, `tokenwise` where it predicts at every token,
+    `token` for tokens, `pool` for everything else. Others stay.
+
+    `places`: how many axes of places the model's prediction has.
     """
     inside = made_once(text)
     if inside is not None:
-        return f"shared({resolve(inside, feature, maps=maps)})"  # in one spelling
+        return f"shared({resolve(inside, feature, places=places)})"  # in one spelling
     if text != AUTO:
         return text
-    if maps:
-        return "fcn"
+    if places:
+        return "tokenwise" if feature.layout == "NLC" and places == 1 else "fcn"
     return "token" if feature.layout == "NLC" else "pool"
 
 

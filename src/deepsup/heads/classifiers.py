@@ -188,7 +188,7 @@ def sepconv(feature: Feature, classes: int, *, channels: int | None = None, step
     return initialised(Scored(nn.Sequential(*front, *chain, Mean(2, 3)), channels, classes))
 
 
-@head(whole=True)
+@head(whole=True, as_model=True)
 def network(
     feature: Feature, classes: int, *, name: str = "timm:resnet18", options: Mapping[str, object] | None = None
 ) -> nn.Module:

@@ -1,6 +1,6 @@
 """From an activation to a map of class scores: the heads of branches in networks that predict maps.
 
-Every head maps an activation (N, C, *places), two or three places, to scores (N, classes, *places) at the activation's
+Every head maps an activation (N, C, *places), one to three places, to scores (N, classes, *places) at the activation's
 own resolution; the loss brings them and the labels to one size (module `losses.pixelwise`).
 """
 
@@ -13,9 +13,9 @@ from deepsup.features import Feature
 from deepsup.heads.build_head import HEADS
 from deepsup.heads.modules import ChannelsFirst, csail_initial
 
-_CONV = {2: nn.Conv2d, 3: nn.Conv3d}
-_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-_DROP = {2: nn.Dropout2d, 3: nn.Dropout3d}
+_CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_DROP = {1: nn.Dropout1d, 2: nn.Dropout2d, 3: nn.Dropout3d}
 
 
 @HEADS.register
@@ -60,6 +60,18 @@ def conv1x1(feature: Feature, classes: int) -> nn.Module:
 
 
 @HEADS.register
+def tokenwise(feature: Feature, classes: int) -> nn.Module:
+    """Layer normalisation and one linear layer at every token (N, L, C): scores (N, classes, L)."""
+    if not feature.channels_last:
+        raise HeadError(
+            f"head 'tokenwise' reads tokens (N, L, C) or (N, H, W, C), but this activation is {feature} in layout "
+            f"{feature.layout}. Use conv1x1, or pass layout= to plan if the layout was guessed wrong."
+        )
+    width = feature.channels
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, classes), ChannelsFirst())
+
+
+@HEADS.register
 def identity(feature: Feature, classes: int) -> nn.Module:
     """Nothing: the layer's output already is the scores, as that of a side output that the network has itself."""
     if feature.layout[:2] != "NC" or feature.channels != classes:
@@ -76,11 +88,10 @@ def _conv3(channels: int, width: int, places: int) -> list[nn.Module]:
 
 def _maps(head: str, feature: Feature) -> tuple[list[nn.Module], int]:
     """What puts the channels first, and how many places a map has. Raises `HeadError` where it is no map."""
-    layouts = {"NCHW": 2, "NHWC": 2, "NCDHW": 3}
-    if feature.layout not in layouts:
+    if not feature.size:
         raise HeadError(
-            f"head '{head}' reads maps (N, C, H, W), (N, H, W, C) or volumes (N, C, D, H, W), but this activation is "
+            f"head '{head}' reads sequences, maps (N, C, H, W), (N, H, W, C) or volumes, but this activation is "
             f"{feature} in layout {feature.layout}. Tap a layer that gives a map, or pass layout= to plan if the layout was "
             "guessed wrong."
         )
-    return ([ChannelsFirst()] if feature.channels_last else []), layouts[feature.layout]
+    return ([ChannelsFirst()] if feature.channels_last else []), len(feature.size)

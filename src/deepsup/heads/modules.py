@@ -38,10 +38,10 @@ class First(nn.Module):
 
 
 class ChannelsFirst(nn.Module):
-    """(N, H, W, C) -> (N, C, H, W)."""
+    """(N, *places, C) -> (N, C, *places)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.permute(0, 3, 1, 2)
+        return x.movedim(-1, 1)
 
 
 class MixedPool(nn.Module):

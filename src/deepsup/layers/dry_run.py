@@ -20,9 +20,10 @@ from torch.nn.parameter import is_lazy
 from torch.utils.flop_counter import FlopCounterMode
 
 from deepsup.errors import DeepsupError, LayerError, OutputError
-from deepsup.features import Feature, Pick, default_pick, picked, show_pick, tensors_in
+from deepsup.features import WHOLE, Feature, Pick, counted_from_the_start, default_pick, picked, show_pick, tensors_in
 from deepsup.layers.channel_axis import Layouts
 from deepsup.layers.input_dependence import Lineage
+from deepsup.layers.output_axis import output_axis
 from deepsup.layers.snapshot import begin, untouched
 
 TRIES = 32  # for a dry run in which no layer is dropped
@@ -64,6 +65,8 @@ class Trace:
     main: Pick
     params: int
     flops: int  # forward, per sample; multiplications and additions counted separately
+    axis: int = 1  # of the channels of the main prediction, 1 or -1
+    axis_source: str = "its shape"
 
     @property
     def classes(self) -> int:
@@ -71,7 +74,7 @@ class Trace:
         shape = self.output[self.main]
         if len(shape) < 2:
             raise OutputError(f"{self.model} predicts a tensor of shape {shape}; scores need shape (N, classes, ...).")
-        return shape[1]
+        return shape[self.axis]
 
 
 @dataclass
@@ -245,15 +248,22 @@ def _check_materialised(model: nn.Module) -> None:
         )
 
 
-def _summary(model: nn.Module, rec: _Recorder, output: Any, main: Pick | None, flops: int) -> Trace:
-    if main is None:
-        main = default_pick(output, f"the model ({type(model).__name__})") if not isinstance(output, Tensor) else ()
+def _main_of(model: str, output: Any, main: Pick | None) -> Pick:
+    """Where the prediction is in what the model returned. Raises `OutputError` where there is no tensor."""
     outputs = tensors_in(output)
+    if main is None:
+        main = default_pick(output, f"the model ({model})") if not isinstance(output, Tensor) else ()
+    if main == WHOLE:  # one that has a graph stands for all
+        main = next((pick for pick, t in outputs.items() if t.requires_grad), ())
+    main = counted_from_the_start(output, main)
     if main not in outputs:
         there = ", ".join(show_pick(p) or "the output itself" for p in outputs)
-        raise OutputError(
-            f"{type(model).__name__} has no output '{show_pick(main)}' for main=; found: {there or 'no tensor'}."
-        )
+        raise OutputError(f"{model} has no output '{show_pick(main)}' for main=; found: {there or 'no tensor'}.")
+    return main
+
+
+def _summary(model: nn.Module, rec: _Recorder, output: Any, main: Pick | None, flops: int) -> Trace:
+    main, outputs = _main_of(type(model).__name__, output, main), tensors_in(output)
     if not rec.lineage.follows(outputs[main]):  # the way was lost, through numpy say
         rec.apart.clear()
     ancestors = nodes_above(outputs[main])
@@ -271,6 +281,7 @@ def _summary(model: nn.Module, rec: _Recorder, output: Any, main: Pick | None, f
             layer = _layer(name, module, rec, upstream.get(name, False), done.get(name, 0.0))
             layers[name] = replace(layer, read_inside=name in read_inside)
     batch = rec.input_shape[0] if rec.input_shape else 1
+    axis, axis_source = _output_axis(outputs[main], rec, modules, weighted)
     return Trace(
         model=type(model).__name__,
         layers=layers,
@@ -280,7 +291,14 @@ def _summary(model: nn.Module, rec: _Recorder, output: Any, main: Pick | None, f
         main=main,
         params=sum(p.numel() for p in model.parameters()),
         flops=flops // max(1, batch),
+        axis=axis,
+        axis_source=axis_source,
     )
+
+
+def _output_axis(main: Tensor, rec: _Recorder, modules: Mapping[str, nn.Module], weighted: set[str]) -> tuple[int, str]:
+    last = [n for n in dict.fromkeys(reversed(rec.exits)) if n in weighted and n in rec.held]
+    return output_axis(main, ((n, modules[n], rec.held[n][0]) for n in last), rec.input_shape)
 
 
 def _layer(name: str, module: nn.Module, rec: _Recorder, upstream: bool, depth: float) -> Layer:

@@ -25,6 +25,10 @@ from deepsup.losses.contrastive import supcon as supcon
 from deepsup.losses.distillation import hint as hint
 from deepsup.losses.distillation import kl as kl
 from deepsup.losses.distillation import none as none
+from deepsup.losses.first_batch import check_axis as check_axis
+from deepsup.losses.first_batch import check_target as check_target
+from deepsup.losses.first_batch import counted as counted
+from deepsup.losses.first_batch import guessed_axis as guessed_axis
 from deepsup.losses.labels import IGNORE as IGNORE
 from deepsup.losses.labels import check_labels as check_labels
 from deepsup.losses.metric import circle as circle
@@ -33,21 +37,29 @@ from deepsup.losses.named import LOSSES as LOSSES
 from deepsup.losses.named import Kind as Kind
 from deepsup.losses.named import Loss as Loss
 from deepsup.losses.named import Named as Named
+from deepsup.losses.named import asks as asks
 from deepsup.losses.named import check as check
 from deepsup.losses.named import check_channels as check_channels
-from deepsup.losses.named import check_target as check_target
+from deepsup.losses.named import check_kind as check_kind
 from deepsup.losses.named import describe as describe
 from deepsup.losses.named import get as get
-from deepsup.losses.named import is_sigmoid as is_sigmoid
+from deepsup.losses.named import is_ours as is_ours
 from deepsup.losses.named import option as option
 from deepsup.losses.named import probabilities as probabilities
 from deepsup.losses.named import read as read
+from deepsup.losses.named import reads_first_axis as reads_first_axis
 from deepsup.losses.named import show as show
 from deepsup.losses.named import votes as votes
 from deepsup.losses.overlap import dice as dice
 from deepsup.losses.overlap import dice_cross_entropy as dice_cross_entropy
+from deepsup.losses.resized import resized as resized
 from deepsup.losses.sigmoid import balanced as balanced
 from deepsup.losses.sigmoid import binary as binary
+from deepsup.losses.values import cosine as cosine
+from deepsup.losses.values import huber as huber
+from deepsup.losses.values import l1 as l1
+from deepsup.losses.values import mse as mse
+from deepsup.losses.values import smooth_l1 as smooth_l1
 from deepsup.specs import import_all
 
 import_all(sys.modules[__name__], but=("upsampled_triton",))  # which needs Triton, and comes when it is asked for

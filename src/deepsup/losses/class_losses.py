@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deepsup.errors import ClassCountError, HeadError
+from deepsup.errors import ClassCountError
 from deepsup.features import widened
-from deepsup.losses.labels import IGNORE, ClassWeight, IgnoreIndex, label_message
+from deepsup.losses.labels import IGNORE, ClassWeight, IgnoreIndex, as_classes, label_message
 from deepsup.losses.named import loss
 from deepsup.losses.pixelwise import Resize, map_cross_entropy
-from deepsup.specs import BELOW_ONE, FLAG, one_of
+from deepsup.specs import BELOW_ONE, FLAG, at_least, one_of
 
 FORMS = ("multiclass", "one-vs-rest")
 
@@ -21,58 +21,37 @@ FORMS = ("multiclass", "one-vs-rest")
 @loss(resizes=True)
 def cross_entropy(
     prediction: Tensor,  # (N, C, ...), raw scores
-    target: Tensor,  # (N, ...) class indices, or (N, C, ...) class probabilities
+    target: Tensor,  # (N, ...) or (N, 1, ...) class indices of any integer type, or (N, C, ...) class probabilities
     *,
     smoothing: Annotated[float, BELOW_ONE] = 0.0,
     resize: Resize = "enlarge",
     align_corners: Annotated[bool, FLAG] = False,
     ignore_index: IgnoreIndex = IGNORE,
     class_weight: ClassWeight = None,
+    shift: Annotated[int, at_least(0)] = 0,
 ) -> Tensor:
-    """Softmax cross-entropy, averaged over the batch, and over the places of a map.
+    """Softmax cross-entropy, averaged over the batch, and over the places of a map, that count; 0 where none does.
 
     Of the target, a share `smoothing` in [0, 1) is spread over all C classes (Szegedy et al. 2016, sec. 7). Labels
     `ignore_index` do not count; `class_weight` are C numbers, and the mean is the weighted one. Of maps the sizes may
-    differ: `resize` says how they meet (module `pixelwise`), `align_corners` how scores are enlarged. Raises `HeadError`
-    when the shapes do not fit and `ClassCountError` for an index that is not below C.
+    differ: `resize` says how they meet (module `pixelwise`), `align_corners` how scores are enlarged. With `shift=1` each
+    place of a sequence is held against the label after it, as language models are trained. Raises `HeadError` when the
+    shapes do not fit and `ClassCountError` for an index that is not below C.
     """
-    soft = target.is_floating_point()
-    if prediction.ndim > 2 and not soft and target.ndim == prediction.ndim - 1 and len(target) == len(prediction):
-        return map_cross_entropy(
-            prediction,
-            target.long(),
-            smoothing=smoothing,
-            resize=resize,
-            align_corners=align_corners,
-            ignore_index=ignore_index,
-            class_weight=class_weight,
-        )
-    _check_shapes(prediction, target)
-    weight = None if class_weight is None else prediction.new_tensor(class_weight)
-    try:
-        return F.cross_entropy(prediction, target, weight, ignore_index=ignore_index, label_smoothing=smoothing)
-    except IndexError:
-        raise ClassCountError(label_message(prediction.shape[1], target, ignore_index)) from None
-
-
-def _check_shapes(prediction: Tensor, target: Tensor) -> None:
-    """Raise the `HeadError` that says what to do where class indices or probabilities do not fit the scores."""
-    soft = target.is_floating_point()
-    indices = (prediction.shape[0], *prediction.shape[2:])
-    expected = tuple(prediction.shape) if soft else indices
-    if prediction.ndim >= 2 and tuple(target.shape) == expected:
-        return
-    if soft and (tuple(target.shape) == indices or (prediction.ndim > 2 and target.ndim == prediction.ndim - 1)):
-        raise HeadError(f"the target has class indices of dtype {target.dtype}; convert them: target.long().")
-    if prediction.ndim > 2 and tuple(target.shape[:2]) == (len(prediction), 1):
-        raise HeadError(
-            f"labels are (N, ...), and this target of shape {tuple(target.shape)} has an axis of 1 for channels; take it "
-            "out: target.squeeze(1)."
-        )
-    kind = "probabilities" if soft else "class indices"
-    raise HeadError(
-        f"a prediction of shape {tuple(prediction.shape)} needs {kind} of shape {expected}; found a target of shape "
-        f"{tuple(target.shape)}. Give this branch a head (or main=) whose output fits the target."
+    target = as_classes("cross_entropy", prediction, target, probabilities=True)
+    if shift:
+        prediction, target = prediction[:, :, :-shift], target[:, shift:]
+    if target.is_floating_point():
+        weight = None if class_weight is None else prediction.new_tensor(class_weight)
+        return F.cross_entropy(prediction, target.to(widened(prediction).dtype), weight, label_smoothing=smoothing)
+    return map_cross_entropy(
+        prediction,
+        target,
+        smoothing=smoothing,
+        resize=resize,
+        align_corners=align_corners,
+        ignore_index=ignore_index,
+        class_weight=class_weight,
     )
 
 
@@ -89,13 +68,7 @@ def squared_hinge(
     `form="one-vs-rest"` is what was released: sum over k of max(0, 1 - d_k s_k)^2, with d_k = 1 for k = y, else -1;
     its gradient is that of the released layer, 2 C_ / num with C_ = 1. Raises as `cross_entropy` does.
     """
-    expected = (prediction.shape[0], *prediction.shape[2:])
-    if prediction.ndim < 2 or target.is_floating_point() or tuple(target.shape) != expected:
-        raise HeadError(
-            f"squared_hinge of a prediction of shape {tuple(prediction.shape)} needs class indices (integers) of shape "
-            f"{expected}; found a target of shape {tuple(target.shape)} and dtype {target.dtype}. Mixed labels need "
-            "cross_entropy; other shapes a head (or main=) that fits the target."
-        )
+    target = as_classes("squared_hinge", prediction, target, sizes=True)
     scores, counts = widened(prediction), target != IGNORE
     index = torch.where(counts, target, 0).unsqueeze(1)
     try:

@@ -16,7 +16,7 @@ from deepsup.losses.named import loss
 from deepsup.specs import ABOVE_ZERO
 
 
-@loss(scores=False, views=2)
+@loss(scores=False, views=2, kinds=())
 def supcon(
     prediction: Tensor,  # (2N, D), embeddings
     target: Tensor,  # (2N,), class indices
@@ -45,7 +45,7 @@ def supcon(
     return -(found / positive.sum(1).clamp(min=1)).mean()
 
 
-@loss(scores=False, views=2)
+@loss(scores=False, views=2, kinds=())
 def simclr(
     prediction: Tensor,  # (2N, D), embeddings
     target: Any,

@@ -4,38 +4,56 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from deepsup.errors import HeadError
 from deepsup.features import widened
 from deepsup.losses.named import loss
-from deepsup.specs import ABOVE_ZERO, FLAG
+from deepsup.specs import FLAG, Limit, between, is_number
+
+# In float32 the difference of two logarithms of almost equal numbers times T^2 is rounding alone above.
+TEMPERATURE = Limit("a number above 0, at most 100", lambda v: is_number(v) and 0 < v <= 100)
 
 
-@loss(scores=False, teacher=True)
+@loss(scores=False, teacher=True, kinds=("class", "labels"))
 def kl(
     prediction: Tensor,  # (N, C, ...), raw scores
     teacher: Tensor,  # (N, C, ...), raw scores
     *,
-    temperature: Annotated[float, ABOVE_ZERO] = 1.0,
+    temperature: Annotated[float, TEMPERATURE] = 1.0,
     squared: Annotated[bool, FLAG] = True,
+    eps: Annotated[float, between(0, 1)] = 0.0,
+    kind: str = "class",
 ) -> Tensor:
     """KL(teacher || prediction) of the softened class probabilities, averaged over the batch (Hinton et al. 2015).
 
     Scores are divided by `temperature` before the softmax; with `squared` the loss is multiplied by temperature^2, so that
-    gradients keep their size (DHM, ONE, DLB; the official BYOT does not). The smoothing of the released DHM,
-    x' = (x + 1e-8) / (1 + C 1e-8), guards its logarithm of a softmax and is not needed with log_softmax. The teacher gets a
-    gradient unless it is detached. Raises `HeadError` when the shapes differ.
+    gradients keep their size (DHM, ONE, DLB; the official BYOT does not). With `eps` the logarithms are of p + eps, as in
+    released code (1e-8 there), which bounds the loss near -log(eps). Of `labels` each score goes through a sigmoid, and
+    the divergences of all labels are added. The teacher gets a gradient unless it is detached. Raises `HeadError` when the
+    shapes differ.
     """
     _same_shape("kl", prediction, teacher, least=2)
-    student = F.log_softmax(widened(prediction) / temperature, 1)
-    truth = F.log_softmax(widened(teacher) / temperature, 1)
-    value = (truth.exp() * (truth - student)).sum(1).mean()
-    return value * temperature**2 if squared else value
+    student, truth = widened(prediction) / temperature, widened(teacher) / temperature
+    if kind == "labels" or prediction.shape[1] == 1:  # each label and its contrary
+        value = sum(
+            _divergence(F.logsigmoid(t), F.logsigmoid(s), eps) for t, s in ((truth, student), (-truth, -student))
+        )
+    else:
+        value = _divergence(F.log_softmax(truth, 1), F.log_softmax(student, 1), eps)
+    mean = torch.as_tensor(value).sum(1).mean()
+    return mean * temperature**2 if squared else mean
 
 
-@loss(scores=False, teacher=True)
+def _divergence(truth: Tensor, student: Tensor, eps: float) -> Tensor:
+    """p (log p - log q) of every class, given the logarithms."""
+    p = truth.exp()
+    return p * (truth - student) if eps == 0 else p * ((p + eps).log() - (student.exp() + eps).log())
+
+
+@loss(scores=False, teacher=True, kinds=())
 def hint(prediction: Tensor, teacher: Tensor) -> Tensor:
     """Squared L2 distance of two features, summed over all but the batch, averaged over the batch.
 
@@ -46,7 +64,7 @@ def hint(prediction: Tensor, teacher: Tensor) -> Tensor:
     return (widened(prediction) - widened(teacher)).square().sum() / prediction.shape[0]
 
 
-@loss(scores=False)
+@loss(scores=False, kinds=())
 def none(prediction: Tensor, target: Any) -> Tensor:
     """Zero: the mark of an output without a loss of its own, such as a feature that only another term reads."""
     return prediction.new_zeros(())  # not 0 * prediction.sum(), which is NaN where a prediction is infinite

@@ -8,7 +8,7 @@ from typing import Annotated, TypeAlias
 import torch
 from torch import Tensor
 
-from deepsup.errors import ClassCountError
+from deepsup.errors import ClassCountError, HeadError
 from deepsup.specs import WHOLE, Limit, is_number
 
 FREE_TO_LOOK = ("cpu",)  # devices for which looking at a number costs nothing
@@ -47,6 +47,58 @@ def label_message(classes: int, target: Tensor, ignore_index: int = IGNORE) -> s
         f"the outputs have {classes} classes (labels 0..{classes - 1}), but the target holds labels {low}..{high}. Build the "
         f"model with as many classes as the data, or fix the labels.{void}"
     )
+
+
+def as_classes(
+    name: str, prediction: Tensor, target: Tensor, *, probabilities: bool = False, sizes: bool = False
+) -> Tensor:
+    """Class indices (N, *places) as int64, from any type of whole numbers, also (N, 1, *places); or `probabilities`
+    (N, C, *places) as they are.
+
+    The places may be as many as they like in each direction, unless `sizes` must be the scores'. Raises `HeadError` that
+    names the loss for what does not fit.
+    """
+    shape, given = tuple(prediction.shape), tuple(target.shape)
+    soft = target.is_floating_point() or target.is_complex()
+    if prediction.ndim >= 2 and soft and probabilities and given == shape and shape[1] > 1:
+        return target
+    axis_of_one = prediction.ndim >= 2 and target.ndim == prediction.ndim and given[1] == 1
+    labels = target.squeeze(1) if axis_of_one else target
+    fits = (
+        labels.ndim == prediction.ndim - 1
+        and given[:1] == shape[:1]
+        and (not sizes or tuple(labels.shape[1:]) == shape[2:])
+    )
+    if prediction.ndim < 2 or soft or not fits:
+        raise HeadError(_unfit(name, prediction, target))
+    if shape[1] == 1 and name in ("cross_entropy", "squared_hinge"):
+        raise HeadError(
+            f"loss '{name}' tells classes apart by one score each, and the output has a single one, {shape}: over it a softmax "
+            "is always 1. Two classes by one score are loss='binary'."
+        )
+    return labels.long()
+
+
+def is_multi_hot(prediction: Tensor, target: Tensor) -> bool:
+    """Whether a target has a label for every score (N, C, *places) of the prediction, and is no map of class indices.
+
+    Places may differ in size. Of one channel (N, 1, *places) of whole numbers are class indices as well, and the same thing.
+    """
+    same = target.ndim == prediction.ndim >= 2 and target.shape[:2] == prediction.shape[:2]
+    lone = prediction.shape[1:2] == (1,) and target.is_floating_point() and target.ndim == prediction.ndim - 1
+    return same or lone
+
+
+def _unfit(name: str, prediction: Tensor, target: Tensor) -> str:
+    shape, given = tuple(prediction.shape), tuple(target.shape)
+    said = f"loss '{name}' holds scores of shape {shape}, (N, C, ...), against class indices (N, ...)"
+    found = f"found a target of shape {given} and dtype {target.dtype}"
+    if given == shape or (target.is_floating_point() and shape[1:2] == (1,)):
+        kind = "several labels a sample: binary. Real values: mse, l1, huber. One class a sample: its index"
+        return f"{said}, and {found}. That fits {kind}, or probabilities as floats."
+    if target.is_floating_point():
+        return f"{said} of whole numbers; {found}. Class indices: target.long(). Real values: loss mse, l1 or huber."
+    return f"{said}; {found}. Give this branch a head (or main=) whose output fits the target, or say its axis: classes_axis=."
 
 
 def check_labels(classes: int, target: Tensor, ignore_index: int = IGNORE) -> None:

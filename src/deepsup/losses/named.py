@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, ParamSpec, TypeAlias
@@ -12,12 +13,17 @@ from torch import Tensor
 
 from deepsup import specs
 from deepsup.errors import ConfigError, HeadError
-from deepsup.losses.labels import IGNORE, check_labels
+from deepsup.losses.torch_losses import kind_of, option_of
+from deepsup.predictions import KINDS
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 Parameters = ParamSpec("Parameters")
 
-LOSSES = specs.Registry[Callable[..., Tensor]]("loss", ConfigError)
+# What an objective gives to losses that ask for it by a keyword-only parameter, and no text can: the kind of the
+# prediction (`predictions.KINDS`), the name of the output, the mask of what counts; to the user's own also `batch`, the
+# rest of a target mapping, which is an option of Dice's.
+CONTEXT = frozenset({"kind", "name", "mask"})
+LOSSES = specs.Registry[Callable[..., Tensor]]("loss", ConfigError, hidden=CONTEXT)
 # Texts that were read before: reading cannot be compiled, looking up can.
 _READ: dict[str, Loss] = {}
 
@@ -27,6 +33,7 @@ class Kind(NamedTuple):
 
     `binary`: every score goes through a sigmoid. `one_channel`: a single channel, through a sigmoid, tells two classes
     apart; `only_one_channel`: and there can be no more. `resizes`: scores may be maps of another size than the labels'.
+    `kinds`: what it may read (`predictions.KINDS`), the usual one first; empty for a loss that takes anything.
     """
 
     scores: bool = True
@@ -36,6 +43,7 @@ class Kind(NamedTuple):
     one_channel: bool = False
     resizes: bool = False
     only_one_channel: bool = False
+    kinds: tuple[str, ...] = ("class",)
 
 
 def loss(**reads: Any) -> Callable[[Callable[Parameters, Tensor]], Callable[Parameters, Tensor]]:
@@ -55,7 +63,7 @@ def loss(**reads: Any) -> Callable[[Callable[Parameters, Tensor]], Callable[Para
         @functools.wraps(function)
         def checked(*args: Parameters.args, **options: Parameters.kwargs) -> Tensor:
             if not torch.compiler.is_compiling():  # a number that changed is a symbol there, and `get` has checked it
-                LOSSES.check(name, **options)
+                LOSSES.check(name, **{k: v for k, v in options.items() if k not in CONTEXT})
             return function(*args, **options)
 
         vars(checked).update(Kind(**reads)._asdict())
@@ -72,8 +80,8 @@ class Named:
     name: str
     options: tuple[tuple[str, Any], ...]
 
-    def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
-        return LOSSES[self.name](prediction, target, **dict(self.options))
+    def __call__(self, prediction: Tensor, target: Tensor, **context: Any) -> Tensor:
+        return LOSSES[self.name](prediction, target, **dict(self.options), **context)
 
     def __repr__(self) -> str:
         return specs.show_call(self.name, dict(self.options))
@@ -114,23 +122,43 @@ def describe(loss: str | Loss) -> Kind:
     """What a loss reads. One of the user's own may say so in attributes `scores`, `teacher`, `views` and so on."""
     found = get(loss)
     function = LOSSES[found.name] if isinstance(found, Named) else found
-    said: dict[str, Any] = {field: getattr(function, field, default) for field, default in Kind()._asdict().items()}
+    if (theirs := kind_of(function)) is not None:
+        return Kind(kinds=(theirs,), binary=theirs == "labels")
+    usual = Kind() if is_ours(function) else Kind(kinds=())
+    said: dict[str, Any] = {field: getattr(function, field, default) for field, default in usual._asdict().items()}
     return Kind(**said)
 
 
-def option(loss: str | Loss, name: str, default: Any) -> Any:
-    """The value that an option has in a named loss: `option("cross_entropy(ignore_index=255)", "ignore_index", -100)`."""
+def is_ours(loss: str | Loss) -> bool:
+    """Whether a loss is one of `LOSSES`, and not the user's or PyTorch's."""
     found = get(loss)
-    return dict(found.options).get(name, default) if isinstance(found, Named) else default
+    return isinstance(found, Named) or (getattr(found, "__name__", "") in LOSSES and LOSSES[found.__name__] is found)
 
 
-def check_target(loss: str | Loss, scores: Tensor, target: Tensor) -> None:
-    """Raise `ClassCountError` when a label in `target` has no class in `scores` (N, C, ...) by this loss's count.
+def reads_first_axis(loss: str | Loss) -> bool:
+    """Whether classes are on axis 1 for a loss, as they are for ours and for PyTorch's; one of the user's knows its model."""
+    return is_ours(loss) or kind_of(get(loss)) is not None or getattr(loss, "first_axis", False) is True
 
-    One channel that goes through a sigmoid tells two classes apart.
+
+def asks(loss: str | Loss) -> frozenset[str]:
+    """Which parts of `CONTEXT` a loss asks for; one of the user's own may ask for `batch` as well."""
+    found = get(loss)
+    function = LOSSES[found.name] if isinstance(found, Named) else found
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # a callable without a readable signature cannot ask
+        return frozenset()
+    known = CONTEXT if is_ours(loss) else CONTEXT | {"batch"}
+    return frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name in known)
+
+
+def option(loss: str | Loss, name: str, default: Any) -> Any:
+    """The value that an option has in a loss: `option("cross_entropy(ignore_index=255)", "ignore_index", -100)`.
+
+    PyTorch's losses and partial functions are asked as well.
     """
-    one = scores.shape[1] == 1 and describe(loss).one_channel
-    check_labels(2 if one else scores.shape[1], target, option(loss, "ignore_index", IGNORE))
+    found = get(loss)
+    return dict(found.options).get(name, default) if isinstance(found, Named) else option_of(found, name, default)
 
 
 def check_channels(loss: str | Loss, channels: int) -> None:
@@ -142,27 +170,38 @@ def check_channels(loss: str | Loss, channels: int) -> None:
         )
 
 
+def check_kind(loss: str | Loss, kind: str, *, output: str = "main") -> None:
+    """Raise `HeadError` where a loss cannot read an output of this kind (`predictions.KINDS`)."""
+    takes = describe(loss).kinds
+    if takes and kind not in takes and kind not in ("other", "embedding"):
+        teacher = describe(loss).teacher
+        known = {n: describe(n) for n in LOSSES}
+        able = [n for n, k in known.items() if k.teacher == teacher and (kind in k.kinds or (teacher and not k.kinds))]
+        raise HeadError(
+            f"loss '{show(loss)}' of '{output}' reads {' or '.join(KINDS[k] for k in takes)}, and that output gives "
+            f"{KINDS[kind]}. Losses for {KINDS[kind]}: {', '.join(able) or 'your own'}. Or say what the output is: "
+            "plan(..., task=)."
+        )
+
+
 def probabilities(
     scores: Tensor,  # (N, C, ...), raw
-    loss: str | Loss = "cross_entropy",
+    kind: str = "class",
 ) -> Tensor:
-    """What the loss takes raw scores for: their softmax over axis 1, or their sigmoid."""
-    return scores.sigmoid() if is_sigmoid(loss, scores.shape[1]) else scores.softmax(1)
+    """What raw scores of this kind say: their softmax over axis 1, the sigmoid of each, or of values themselves."""
+    if kind == "class" and scores.shape[1] > 1:
+        return scores.softmax(1)
+    return scores if kind == "values" else scores.sigmoid()
 
 
-def is_sigmoid(loss: str | Loss, channels: int) -> bool:
-    """Whether scores of so many channels go through a sigmoid; a single one can mean nothing else."""
-    return describe(loss).binary or channels == 1
-
-
-def votes(scores: Sequence[Tensor], by: Sequence[str | Loss]) -> list[Tensor]:
-    """Probabilities of several outputs (N, C, ...), each by its own loss, for a mean over them.
+def votes(scores: Sequence[Tensor], kinds: Sequence[str]) -> list[Tensor]:
+    """What several outputs (N, C, ...) of these kinds say, for a mean over them.
 
     Where some go through a softmax and some through a sigmoid, the latter are made to sum to 1 over the classes as well.
     """
-    mixed = len({is_sigmoid(loss, s.shape[1]) for s, loss in zip(scores, by, strict=True)}) > 1
-    found = []
-    for s, loss in zip(scores, by, strict=True):
-        share = probabilities(s, loss)
-        found.append(share / share.sum(1, keepdim=True) if mixed and is_sigmoid(loss, s.shape[1]) else share)
-    return found
+    found = [probabilities(s, kind) for s, kind in zip(scores, kinds, strict=True)]
+    if "class" not in kinds or len(set(kinds)) == 1:
+        return found
+    return [
+        f / f.sum(1, keepdim=True) if k == "labels" and f.shape[1] > 1 else f for f, k in zip(found, kinds, strict=True)
+    ]

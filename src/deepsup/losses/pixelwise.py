@@ -80,21 +80,6 @@ def enlarge(scores: Tensor, size: Sequence[int], *, align_corners: bool = False)
     return F.interpolate(scores, tuple(size), mode=_MODES[len(size)], align_corners=align_corners)
 
 
-def as_labels(name: str, prediction: Tensor, target: Tensor) -> Tensor:
-    """A label map as int64. Raises `HeadError` where it and the scores differ in batch or dimensions, whatever their sizes.
-
-    Labels of a batch (N,) are maps without places.
-    """
-    fits = target.ndim == prediction.ndim - 1 and target.shape[0] == prediction.shape[0]
-    if not fits or target.is_floating_point():
-        raise HeadError(
-            f"loss '{name}' holds scores of shape {tuple(prediction.shape)}, (N, C, ...), against class indices (integers) "
-            f"(N, ...) of as many dimensions less one; found a target of shape {tuple(target.shape)} and dtype "
-            f"{target.dtype}. Give labels as target.long(), a mask of shape (N, 1, H, W) without its axis of 1."
-        )
-    return target.long()
-
-
 def aligned(
     prediction: Tensor, target: Tensor, resize: str, align_corners: bool, ignore_index: int
 ) -> tuple[Tensor, Tensor]:
@@ -111,6 +96,32 @@ def aligned(
         check_labels(classes, target, ignore_index)
     scores = widened(prediction)
     return scores, resizing.one_hot(target, classes, ignore_index).to(scores.dtype)
+
+
+def aligned_labels(
+    name: str, prediction: Tensor, target: Tensor, resize: str, align_corners: bool, ignore_index: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores, labels from 0 to 1 and whether each counts, all (N, C, *places) at one size.
+
+    Labels NaN or `ignore_index` do not count; shrunk by `area` a cell has the mean of those that do. Raises `HeadError` for
+    numbers outside 0..1, where looking costs nothing.
+    """
+    scores = widened(prediction)
+    goal = target.unsqueeze(1) if target.ndim == prediction.ndim - 1 else target
+    known = (goal != ignore_index) & ~goal.isnan() if goal.is_floating_point() else goal.long() != ignore_index
+    goal = torch.where(known, goal, 0).to(scores.dtype)
+    if free_to_look(goal) and bool(((goal < 0) | (goal > 1)).any()):
+        raise HeadError(
+            f"loss '{name}' reads labels from 0 to 1, and this target holds {float(goal.min()):g} to {float(goal.max()):g}. "
+            "Real values: loss mse, l1 or huber. One class a sample: its index, with cross_entropy."
+        )
+    counts = known.to(scores.dtype)
+    if goal.shape[2:] == scores.shape[2:]:
+        return scores, goal, counts
+    if resize in ("enlarge", "interpolate"):
+        return enlarge(scores, goal.shape[2:], align_corners=align_corners), goal, counts
+    goal, counts = resizing.shrink_values(goal, counts, scores.shape[2:], how=resize)
+    return scores, goal, counts
 
 
 def own_places(places: Tensor, scores: Tensor) -> Tensor:
@@ -134,10 +145,12 @@ def _soft_cross_entropy(
     return mean_of(-(goal * widened(prediction).log_softmax(1)).sum(), counts.sum())
 
 
-def weight_tensor(given: Sequence[float] | None, scores: Tensor, *, classes: int | None = None) -> Tensor | None:
+def weight_tensor(
+    given: Sequence[float] | None, scores: Tensor, *, classes: int | None = None, name: str = "class_weight"
+) -> Tensor | None:
     classes = scores.shape[1] if classes is None else classes
     if given is None:
         return None
     if len(given) != classes:
-        raise ClassCountError(f"class_weight has {len(given)} numbers for {classes} classes: give one for each.")
+        raise ClassCountError(f"{name} has {len(given)} numbers for {classes} classes: give one for each.")
     return torch.tensor(given, dtype=widened(scores).dtype, device=scores.device)

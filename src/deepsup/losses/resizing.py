@@ -9,10 +9,11 @@ preserve   of the classes in a cell, the one that is rarest in the batch: thin t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from deepsup.errors import ClassCountError, ConfigError
 from deepsup.losses.labels import IGNORE, free_to_look, label_message
@@ -22,6 +23,13 @@ class LostClassesWarning(UserWarning):
     """A branch whose labels are shrunk never sees some of the classes in a batch."""
 
 
+# By how many axes of places there are.
+_MEAN: dict[int, Callable[..., Tensor]] = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
+_LARGEST: dict[int, Callable[..., Tensor]] = {
+    1: F.adaptive_max_pool1d,
+    2: F.adaptive_max_pool2d,
+    3: F.adaptive_max_pool3d,
+}
 POLICIES = ("nearest", "area", "preserve")
 
 
@@ -48,6 +56,33 @@ def shrink(
     rarity = torch.where(whole > 0, whole.max() + 1 - whole, 0.0).view(1, -1, *[1] * len(size))
     found, rarest = ((counts > 0) * rarity).max(1)
     return torch.where(found > 0, rarest, ignore_index)
+
+
+def shrink_values(
+    values: Tensor,  # (N, C, *places), where they count a number
+    counts: Tensor,  # of the same shape, 0 where a value does not count
+    size: Sequence[int],
+    *,
+    how: str = "area",
+) -> tuple[Tensor, Tensor]:
+    """Numbers at `size`, and whether each counts: by `area` the mean over the places of a cell that count, weighted by
+    how much of each lies in it; by `nearest` the one in its middle; by `preserve` the largest.
+
+    Raises `ConfigError` for a policy that there is not.
+    """
+    if how not in POLICIES:
+        raise ConfigError(f"no target policy is called {how!r}. Choose: {', '.join(POLICIES)}.")
+    size = tuple(size)
+    if how == "nearest":
+        picked = (_nearest(x.flatten(0, 1), size).view(*x.shape[:2], *size) for x in (values, counts))
+        return next(picked), next(picked)
+    if how == "preserve":
+        lowest = torch.where(counts > 0, values, torch.finfo(values.dtype).min)
+        there = _LARGEST[len(size)](counts, size)
+        return torch.where(there > 0, _LARGEST[len(size)](lowest, size), 0.0), there
+    mean = _MEAN[len(size)]
+    share = mean(counts, size)
+    return mean(values * counts, size) / torch.where(share > 0, share, 1.0), (share > 0).to(counts.dtype)
 
 
 def class_counts(target: Tensor, size: Sequence[int], *, classes: int, ignore_index: int = IGNORE) -> Tensor:

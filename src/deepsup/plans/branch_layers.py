@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from deepsup import methods, probes
-from deepsup.errors import BranchNameError, ClassCountError, ConfigError, LayerError, UnknownLayerError
-from deepsup.features import Feature, Pick, read_pick
+from deepsup.errors import BranchNameError, ConfigError, LayerError, UnknownLayerError
+from deepsup.features import WHOLE, Feature, Pick, read_pick
 from deepsup.layers.dry_run import Layer, Trace, trace_of_all
 from deepsup.layers.selectors import check_readable, is_measure, select, split_pick
 from deepsup.plans.naming import check_name
+from deepsup.plans.output_predictions import Said
 from deepsup.terms import INPUT
 
 
@@ -31,6 +32,12 @@ class Asked:
     main: str | None
     layout: Mapping[str, str]
     batches: Iterable[tuple[Any, Tensor]] | None
+    said: Said
+
+    @property
+    def whole(self) -> bool:
+        """Whether the main loss is given all that the model returns."""
+        return self.main is not None and read_pick(self.main) == WHOLE
 
     def run(self, layouts: Mapping[str, str], picks: Mapping[str, Pick] | None = None) -> Trace:
         """A dry run of the model on the sample."""
@@ -105,15 +112,10 @@ def _selectors(asked: Asked) -> dict[str, str]:
 
 
 def _check_asked(asked: Asked, seen: Trace) -> None:
-    """Refuse a layout for a layer that there is not, and another class count than the model's."""
+    """Refuse a layout for a layer that there is not."""
     unknown = [name for name in asked.layout if name not in seen.layers]
     if unknown:
         raise UnknownLayerError(f"layout= names layer {unknown[0]!r}, which {seen.model} does not have.")
-    if asked.classes is not None and asked.classes != seen.classes:
-        raise ClassCountError(
-            f"{seen.model} predicts {seen.classes} classes, but classes={asked.classes} was asked. "
-            f"Build the model with {asked.classes} classes."
-        )
 
 
 def _layers(asked: Asked, seen: Trace, selectors: Mapping[str, str]) -> dict[str, Layer]:

@@ -9,6 +9,7 @@ from deepsup import heads, losses
 from deepsup.errors import ClassCountError, HeadError
 from deepsup.heads.cost import Price
 from deepsup.plans.plan import Branch
+from deepsup.predictions import Prediction
 from deepsup.terms import ENSEMBLE, GATE, INPUT, PREVIOUS, TARGET, Edge
 
 Shapes = Mapping[str, tuple[int, ...]]  # of outputs by name, batch included: main, branches, BRANCH/feature
@@ -31,8 +32,11 @@ def check_output(
     loss: str | losses.Loss,
     shape: tuple[int, ...],
     main: tuple[int, ...],
+    kind: str,
 ) -> None:
     """Raise `HeadError` or `ClassCountError` where a branch with a named loss on labels cannot meet main's target."""
+    if heads.describe(head).scores and losses.describe(loss).scores:
+        losses.check_kind(loss, kind, output=name)
     if not isinstance(loss, str) or not losses.describe(loss).scores:
         return
     if not heads.describe(head).scores:
@@ -88,9 +92,12 @@ def can_be_zero(name: str, zero: bool, cost: Price, *, by_name: bool) -> bool:
     return zero and not cost.borrowed
 
 
-def check_edges(edges: Iterable[Edge], shapes: Shapes) -> None:
-    """Raise `HeadError` where a named loss between two outputs (kl, hint) would compare two shapes."""
+def check_edges(edges: Iterable[Edge], shapes: Shapes, predictions: Mapping[str, Prediction | None]) -> None:
+    """Raise `HeadError` where a named loss between two outputs (kl, hint) would compare two shapes, or cannot read them."""
     for edge in edges:
+        known = predictions.get("main" if edge.source in LIKE_MAIN else edge.source)
+        if known is not None and edge.target != TARGET:
+            losses.check_kind(edge.loss, known.kind, output=edge.name)
         if edge.target == TARGET or not isinstance(edge.loss, str) or not losses.describe(edge.loss).teacher:
             continue
         source, target = (shapes.get("main" if n in LIKE_MAIN else n, ())[1:] for n in (edge.source, edge.target))

@@ -21,13 +21,14 @@ from deepsup import gradients, heads, losses, methods, schedules
 from deepsup.errors import ConfigError, HeadError, LayerError, OutputError, PlanError
 from deepsup.features import Feature, Pick, read_pick, show_pick
 from deepsup.files import write_atomically
-from deepsup.heads.cost import aligned
 from deepsup.heads.cost import millions as millions
 from deepsup.heads.older_heads import as_written
 from deepsup.plans import plan_keys as keys
 from deepsup.plans.naming import check_name, check_outputs, check_terms
+from deepsup.plans.plan_text import mimicry, share, table
+from deepsup.predictions import KINDS, Prediction
 from deepsup.specs import FLAG, at_least, one_of
-from deepsup.terms import ENSEMBLE, GATE, TARGET, Bracket, Edge
+from deepsup.terms import ENSEMBLE, GATE, Bracket, Edge
 from deepsup.trust import Trust
 from deepsup.trust import check as check_trust
 
@@ -60,6 +61,7 @@ class Branch:
     zero: bool = False  # the last layer of the head starts at zero
     predicts: bool = True  # the head gives class scores
     optional: bool = False  # the model may skip the layer; then the branch is left out of that step
+    prediction: Prediction | None = None  # what the head gives out; None in plans from before it was known
     extras: tuple[str, ...] = ()  # further outputs of the head, such as "feature"
     params: int = 0
     flops: int = 0
@@ -98,6 +100,7 @@ class Branch:
             "gradient": repr(self.gradient),
             "gate": None if self.bracket is None else list(self.bracket),
             "extras": list(self.extras),
+            **({} if self.prediction is None else {"prediction": self.prediction.to_dict()}),
         }
 
 
@@ -121,6 +124,7 @@ class Plan:
     dynamic: bool = False  # each step drops a random part of `edges`
     views: int = 1  # crops of each image that a batch holds
     overlap: bool = False  # a batch begins with the samples of the one before
+    prediction: Prediction | None = None  # what the main output is; None in plans from before it was known
 
     def __post_init__(self) -> None:
         check_outputs(self.outputs)
@@ -164,6 +168,7 @@ class Plan:
             "notes": list(self.notes),
             "main_loss": losses.show(self.main_loss),
             "edges": [e.to_dict() for e in self.edges],
+            **({} if self.prediction is None else {"prediction": self.prediction.to_dict()}),
             "branches": [b.to_dict() for b in self.branches],
         }
 
@@ -207,12 +212,14 @@ class Plan:
         from_trunk = f"{self.model}: {millions(self.params)} parameters, {millions(self.flops)} FLOPs a sample"
         title = f"{len(self.branches)} branch{'' if len(self.branches) == 1 else 'es'} by method '{self.method}'"
         lines = [f"{from_trunk}; {title}"]
-        if losses.show(self.main_loss) != "cross_entropy" or self.main_weight != 1:
-            weight = f"{self.main_weight:.4g} * " if self.main_weight != 1 else ""
+        weight = f"{self.main_weight:.4g} * " if self.main_weight != 1 else ""
+        if self.prediction is not None:
+            lines.append(f"  main: {weight}{losses.show(self.main_loss)} of {self.prediction}")
+        elif losses.show(self.main_loss) != "cross_entropy" or weight:
             lines.append(f"  main: {weight}{losses.show(self.main_loss)}")
         if self.branches:
-            lines += _table(self.branches)
-        lines += _mimicry(self.edges)
+            lines += table(self.branches)
+        lines += mimicry(self.edges)
         if self.dynamic:
             lines.append("  each step drops a random part of the terms between outputs")
         if self.views > 1 or self.overlap:
@@ -221,50 +228,10 @@ class Plan:
         if self.branches:
             cost = self.cost
             lines.append(
-                f"  training adds {_share(cost['head_params'], self.params)} parameters, "
-                f"{_share(cost['head_flops'], self.flops)} FLOPs; inference adds nothing"
+                f"  training adds {share(cost['head_params'], self.params)} parameters, "
+                f"{share(cost['head_flops'], self.flops)} FLOPs; inference adds nothing"
             )
         return "\n".join([*lines, *(f"  note: {n}" for n in self.notes)])
-
-
-def _table(branches: Sequence[Branch]) -> list[str]:
-    head = ["branch", "shape", "depth", "head", "loss", "weight", "gradient", "params", "FLOPs"]
-    rows = [
-        [
-            b.name,
-            str(b.feature) + ("" if b.feature.layout in ("NCHW", "NC") else f" {b.feature.layout}"),
-            f"{b.depth:.0%}",
-            heads.show(b.head),
-            str(Edge(b.name, loss=b.loss, bracket=b.bracket)).replace(f"({b.name}, y)", ""),
-            f"{b.weight.value:g}" if isinstance(b.weight, schedules.constant) else b.to_dict()["weight"],
-            repr(b.gradient),
-            millions(b.params),
-            millions(b.flops),
-        ]
-        for b in branches
-    ]
-    lines = [head, *rows]
-    if all(b.gradient == gradients.ADD for b in branches):
-        lines = [line[:6] + line[7:] for line in lines]
-    return aligned(lines, right={head.index("depth"), len(lines[0]) - 2, len(lines[0]) - 1})
-
-
-def _mimicry(edges: Sequence[Edge]) -> list[str]:
-    """Terms between outputs, those of one loss and weight in one line: `  1 * kl: main <- late; late <- main`."""
-    groups: dict[str, list[str]] = {}
-    for e in edges:
-        weight = f"{e.weight.value:g}" if isinstance(e.weight, schedules.constant) else schedules.show(e.weight)
-        arrow = f"{e.source}, {e.target}" if e.target == TARGET else f"{e.source} <- {e.target}"
-        groups.setdefault(f"{weight} * {losses.show(e.loss)}", []).append(arrow)
-    return [f"  {terms}: {'; '.join(arrows)}" for terms, arrows in groups.items()]
-
-
-def _share(part: int, whole: int) -> str:
-    if not whole:
-        return millions(part)
-    if part >= 10 * whole:
-        return f"{part / whole:.0f} times the"
-    return "under 0.1%" if 0 < part / whole < 5e-4 else f"{part / whole:.1%}"
 
 
 def _branch(*, shape: Sequence[int], layout: str, gate: Bracket | None, **parts: Any) -> Branch:
@@ -300,11 +267,23 @@ def _known(check: Callable[[str], object]) -> Callable[[str], str]:
 _LOSS = keys.Key(keys.SPEC, _known(losses.check))
 _WEIGHT = keys.Key(keys.WEIGHT, schedules.parse)
 _GATE = keys.Key(keys.BRACKET, lambda pair: None if pair is None else Bracket(*pair))
+_PREDICTION = keys.Key(
+    keys.Record(
+        {
+            "kind": keys.Key(one_of(*KINDS)),
+            "axis": keys.Key(one_of(1, -1)),
+            "classes": keys.Key(keys.ABOVE_0),
+            "places": keys.Key(keys.COUNT),
+            "source": keys.Key(keys.NAME),
+        },
+        Prediction,
+    ),
+    since=6,
+)
 _COSTS = dict.fromkeys(("params", "flops"), keys.Key(keys.COUNT))
 
 # What a plan of JSON is made of. The younger keys, by the time when each came: 1 rules, 2 layers that read their own
-# output, 3 terms between outputs, 4 methods whose weights sum to 1, 5 layers
-# that the model may skip.
+# output, 3 terms between outputs, 4 methods whose weights sum to 1, 5 layers that the model may skip, 6 what outputs are.
 _BRANCH_KEYS = {
     **dict.fromkeys(("name", "layer"), keys.Key(keys.NAME)),
     "pick": keys.Key(keys.TEXT, _pick),
@@ -322,6 +301,7 @@ _BRANCH_KEYS = {
     "predicts": keys.Key(FLAG, since=3, absent=True),
     "optional": keys.Key(FLAG, since=5, absent=False),
     "extras": keys.Key(keys.NAMES, tuple, since=3, absent=()),
+    "prediction": _PREDICTION,
     **_COSTS,
     "activation_bytes": keys.Key(keys.COUNT),
 }
@@ -348,6 +328,7 @@ _PLAN_KEYS = {
     "dynamic": keys.Key(FLAG, since=3, absent=False),
     "views": keys.Key(one_of(1, 2), since=3, absent=1),
     "overlap": keys.Key(FLAG, since=3, absent=False),
+    "prediction": _PREDICTION,
     "branches": keys.Key(keys.Record(_BRANCH_KEYS, _branch), many=True),
 }
 _PLAN = keys.Record(_PLAN_KEYS, _plan)

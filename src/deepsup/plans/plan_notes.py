@@ -6,14 +6,13 @@ from collections.abc import Iterable, Sequence
 
 from deepsup import heads, losses, methods
 from deepsup.features import show_pick
-from deepsup.layers.dry_run import Trace
-from deepsup.losses.full_size import is_map
 from deepsup.plans.branch_layers import Placed
 from deepsup.plans.plan import Branch
+from deepsup.predictions import Prediction
 from deepsup.terms import INPUT
 
 
-def notes(preset: methods.Method, placed: Placed, branches: Sequence[Branch]) -> Iterable[str]:
+def notes(preset: methods.Method, placed: Placed, branches: Sequence[Branch], prediction: Prediction) -> Iterable[str]:
     """All of them, those of branches first."""
     for b in branches:
         yield from _of_layer(b, leads_on=placed.layers[b.name].leads_to_output)
@@ -26,7 +25,7 @@ def notes(preset: methods.Method, placed: Placed, branches: Sequence[Branch]) ->
         published = placed.wanted[b.name].head
         if preset.places is not None and b.layer != INPUT and published != heads.AUTO and b.head != published:
             yield f"branch '{b.name}' has the head {heads.show(b.head)}; method '{preset.name}' has {published}"
-    yield from _one_channel(seen, preset.main_loss)
+    yield from _one_channel(prediction, preset.main_loss)
 
 
 def _of_layer(b: Branch, *, leads_on: bool) -> Iterable[str]:
@@ -45,7 +44,7 @@ def _of_layer(b: Branch, *, leads_on: bool) -> Iterable[str]:
         yield f"'{b.layer}' returns several tensors; branch '{b.name}' reads '{show_pick(b.pick)}'"
 
 
-def _one_channel(seen: Trace, loss: str | losses.Loss) -> Iterable[str]:
+def _one_channel(main: Prediction, loss: str | losses.Loss) -> Iterable[str]:
     """A softmax over one channel is always 1; the loss may yet be given to the objective, so this is no error."""
-    if seen.classes == 1 and is_map(seen.output[seen.main]) and losses.show(loss).startswith("cross_entropy"):
+    if main.classes == 1 and main.places and main.kind == "class" and losses.show(loss).startswith("cross_entropy"):
         yield "the model gives one channel, over which a softmax is always 1: for two classes use main_loss='binary'"

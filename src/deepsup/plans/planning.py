@@ -10,17 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from deepsup import gradients, heads, losses, methods, schedules
-from deepsup.errors import BranchNameError, HeadError
+from deepsup.errors import BranchNameError, ClassCountError, HeadError
+from deepsup.features import WHOLE
 from deepsup.heads.cost import Price, price
 from deepsup.layers.dry_run import Trace
 from deepsup.layers.taps import refuse_wrapped
-from deepsup.losses.full_size import is_map
 from deepsup.plans import compatibility
 from deepsup.plans.branch_layers import Asked, Placed, place
 from deepsup.plans.naming import RESERVED
+from deepsup.plans.output_predictions import Said, of_branch, of_main, of_whole, usual_loss
 from deepsup.plans.plan import Branch, Plan, fingerprint
 from deepsup.plans.plan_notes import notes
 from deepsup.plans.shared_heads import check_alike, first_of, refuse_one_module
+from deepsup.predictions import Prediction
 from deepsup.terms import ENSEMBLE, TARGET, Edge
 
 
@@ -42,6 +44,8 @@ def plan(
     main: str | None = None,
     layout: Mapping[str, str] | None = None,
     batches: Iterable[tuple[Any, Tensor]] | None = None,
+    task: str | None = None,
+    classes_axis: int | None = None,
 ) -> Plan:
     """Decide which branches to attach, and price them; the model is left exactly as it was.
 
@@ -58,13 +62,17 @@ def plan(
     gradient into the trunk (a term between features, a gate or an embedding still does);
     `optional` branches are left out of a step in which the model skips their layer (LayerDrop, stochastic depth).
     `epochs` is the length of the training, for schedules that count epochs. `main` says where the
-    prediction is in an output with several tensors, `layout` ({layer: "NHWC"}) corrects a wrong guess, `classes` checks
-    the class count.
+    prediction is in an output with several tensors ("-1", a path such as "decoder.logits"; "*": all of it, for a loss of
+    your own), `layout` ({layer: "NHWC"}) corrects a wrong guess, `classes` checks the class count. `task` says what the main
+    output is and with it the usual loss ("classification", "segmentation", "tokens": classes on the last axis, "labels": any
+    of C, "values"), `classes_axis`
+    (1 or -1) where its classes stand; both are found where they are not said, printed, and held against the first batch.
 
     Raises `LayerError`, `HeadError`, `BranchNameError`, `ClassCountError`, `OutputError` or `ConfigError`.
     """
     refuse_wrapped(model)
-    preset = methods.get(method).under(main_loss)
+    said = Said(task, classes_axis)
+    preset = methods.get(method).under(usual_loss(model, task) if main_loss is None else main_loss)
     given = {
         "head": head,
         "loss": loss,
@@ -73,14 +81,28 @@ def plan(
         "zero": zero_heads,
         "optional": optional,
     }
-    asked = Asked(model, sample, at, preset, given, epochs, classes, main, layout or {}, batches)
+    asked = Asked(model, sample, at, preset, given, epochs, classes, main, layout or {}, batches, said)
     placed = place(asked)
+    prediction = _main(asked, placed.seen)
     settings = _settings(asked, placed.wanted)
     priced: list[tuple[Branch, Price]] = []
     for name in placed.layers:
-        priced.append(_branch(asked, placed, name, before=[b for b, _ in priced], **settings[name]))
-    branches, edges = _agreed(preset, priced, placed.seen, epochs)
-    return _plan(asked, placed, branches, edges)
+        priced.append(_branch(asked, placed, name, prediction, before=[b for b, _ in priced], **settings[name]))
+    branches, edges = _agreed(preset, priced, placed.seen, prediction, epochs)
+    return _plan(asked, placed, branches, edges, prediction)
+
+
+def _main(asked: Asked, seen: Trace) -> Prediction:
+    """What the main output predicts, which must be as many classes as were asked for."""
+    if asked.whole:
+        return of_whole(seen, asked.classes, asked.preset.main_loss)
+    found = of_main(seen, asked.said, asked.preset.main_loss)
+    if asked.classes is not None and asked.classes != found.classes:
+        raise ClassCountError(
+            f"{seen.model} predicts {found.classes} classes, but classes={asked.classes} was asked. "
+            f"Build the model with {asked.classes} classes."
+        )
+    return found
 
 
 def _settings(asked: Asked, wanted: Mapping[str, methods.Preset]) -> dict[str, dict[str, Any]]:
@@ -122,6 +144,7 @@ def _branch(
     asked: Asked,
     placed: Placed,
     name: str,
+    main: Prediction,
     *,
     before: list[Branch],
     head: Any,
@@ -135,17 +158,17 @@ def _branch(
     seen, layer = placed.seen, placed.layers[name]
     assert layer.feature is not None  # check_readable has seen to it
     losses.get(loss)
-    rule = gradients.get(gradient)
-    main = seen.output[seen.main]
     if isinstance(head, str):
-        head = heads.resolve(head, layer.feature, maps=is_map(main))
+        head = heads.resolve(head, layer.feature, places=main.places)
     first = first_of(before, head)
     if first is not None:
         check_alike(first, name, layer.feature)
     source, made_for = (first.layer, first.feature) if first else (layer.name, None)
     given: dict[str, Any] = {"model": asked.model, "layer": source, "main": seen.main, "made_for": made_for}
-    cost = price(name, head, layer.feature, seen.classes, **given)
-    compatibility.check_output(name, layer.name, head=head, loss=loss, shape=cost.shape, main=main)
+    cost = price(name, head, layer.feature, main.classes, **given)
+    prediction = of_branch(head, loss, cost.shape, main)
+    shape, whole = prediction.first_shape(cost.shape), main.first_shape(seen.output[seen.main])
+    compatibility.check_output(name, layer.name, head=head, loss=loss, shape=shape, main=whole, kind=prediction.kind)
     copied = 4 * torch.Size(layer.feature.shape).numel() if layer.overwritten else 0
     branch = Branch(
         name=name,
@@ -154,7 +177,7 @@ def _branch(
         head=head,
         loss=loss,
         weight=schedules.as_schedule(weight),
-        gradient=rule,
+        gradient=gradients.get(gradient),
         depth=round(layer.depth, 4),
         pick=layer.pick,
         clone=layer.overwritten,
@@ -163,7 +186,8 @@ def _branch(
         bracket=placed.wanted[name].bracket,
         zero=compatibility.can_be_zero(name, zero, cost, by_name=isinstance(asked.given["zero"], Mapping)),
         optional=optional,
-        predicts=heads.describe(head).scores and compatibility.same_scores(cost.shape, main),
+        predicts=not asked.whole and heads.describe(head).scores and compatibility.same_scores(shape, whole),
+        prediction=prediction,
         extras=tuple(cost.extras),
         params=0 if first else cost.params,
         flops=cost.flops,
@@ -173,16 +197,20 @@ def _branch(
 
 
 def _agreed(
-    preset: methods.Method, priced: list[tuple[Branch, Price]], seen: Trace, epochs: int
+    preset: methods.Method, priced: list[tuple[Branch, Price]], seen: Trace, main: Prediction, epochs: int
 ) -> tuple[list[Branch], tuple[Edge, ...]]:
     """The branches and the terms between outputs, which have been seen to fit one another."""
-    shapes = {"main": seen.output[seen.main]}
+    shapes = {"main": main.first_shape(seen.output[seen.main])}
     for branch, cost in priced:
-        shapes |= {branch.name: cost.shape, **{f"{branch.name}/{key}": shape for key, shape in cost.extras.items()}}
+        assert branch.prediction is not None  # `_branch` has found it
+        shapes |= {
+            branch.name: branch.prediction.first_shape(cost.shape),
+            **{f"{branch.name}/{key}": shape for key, shape in cost.extras.items()},
+        }
     branches = [branch for branch, _ in priced]
     edges = _edges(preset, branches, epochs)
     branches = compatibility.weighed(branches, edges, shapes)
-    compatibility.check_edges(edges, shapes)
+    compatibility.check_edges(edges, shapes, {b.name: b.prediction for b in branches} | {"main": main})
     return branches, edges
 
 
@@ -207,7 +235,9 @@ def _edges(preset: methods.Method, branches: list[Branch], epochs: int) -> tuple
     return edges
 
 
-def _plan(asked: Asked, placed: Placed, branches: list[Branch], edges: tuple[Edge, ...]) -> Plan:
+def _plan(
+    asked: Asked, placed: Placed, branches: list[Branch], edges: tuple[Edge, ...], prediction: Prediction
+) -> Plan:
     seen, preset = placed.seen, asked.preset
     one_tensor = isinstance(asked.sample, Tensor) and asked.sample.is_floating_point()
     summing = preset.main_weight if asked.given["weight"] is None else None
@@ -215,13 +245,14 @@ def _plan(asked: Asked, placed: Placed, branches: list[Branch], edges: tuple[Edg
         model=seen.model,
         method=preset.name,
         branches=tuple(branches),
-        classes=seen.classes,
-        main=seen.main,
+        classes=prediction.classes,
+        prediction=prediction,
+        main=WHOLE if asked.whole else seen.main,
         input_shape=seen.input_shape if one_tensor else (),
         fingerprint=fingerprint(asked.model),
         params=seen.params,
         flops=seen.flops,
-        notes=tuple(notes(preset, placed, branches)),
+        notes=tuple(notes(preset, placed, branches, prediction)),
         main_loss=preset.main_loss,
         main_weight=1.0 if summing is None else summing(len(branches)),
         edges=edges,

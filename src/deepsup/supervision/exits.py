@@ -75,11 +75,12 @@ class Ensemble(nn.Module):
             outputs = self.net(*args, **kwargs)
         assert isinstance(outputs, Outputs)
         plan = self.net.plan
-        main = main_prediction(outputs.main, plan.main)
+        given = {"main": main_prediction(outputs.main, plan.main), **outputs.aux}
         voting = [b for b in plan.branches if b.predicts and not is_absent(outputs.aux[b.name])]
-        members = [main, *(outputs.aux[b.name] for b in voting)]
-        own = [b.loss if losses.describe(b.loss).scores else plan.main_loss for b in voting]
-        return average(members, [plan.main_loss, *own])
+        known = {"main": plan.prediction, **{b.name: b.prediction for b in voting}}
+        members = [p.first(given[name]) if p else given[name] for name, p in known.items()]
+        mean = average(members, [p.kind if p else "class" for p in known.values()], loss=plan.main_loss)
+        return plan.prediction.back(mean) if plan.prediction else mean
 
 
 def early_exit(net: nn.Module, branch: str) -> EarlyExit:
@@ -113,14 +114,22 @@ def ensemble(net: nn.Module) -> Ensemble:
     return Ensemble(target)
 
 
-def average(scores: Iterable[Tensor], by: Sequence[str | losses.Loss] | None = None) -> Tensor:
-    """The mean over outputs of their probabilities, which the loss of each (`by`) takes by softmax or by sigmoid.
+def average(
+    scores: Iterable[Tensor], kinds: Sequence[str] | None = None, *, loss: str | losses.Loss = "cross_entropy"
+) -> Tensor:
+    """The mean over outputs of what they say: probabilities, by softmax or by sigmoid as the kind of each is, or values.
 
-    Scores are `(N, classes)`, or maps `(N, classes, *places)`, which are brought to the size of the largest.
+    Scores are `(N, C)`, or maps `(N, C, *places)`, which are brought to the size of the largest as `loss` does it. Raises
+    `HeadError` for outputs of which nobody knows what they are.
     """
     found = list(scores)
-    each = ["cross_entropy"] * len(found) if by is None else list(by)
-    return torch.stack(losses.votes(alike(found, each[0]), each)).mean(0)
+    each = ["class"] * len(found) if kinds is None else list(kinds)
+    if "other" in each:
+        raise HeadError(
+            "nobody knows what these outputs are, so there is no mean of them: their loss is your own. Say it when planning: "
+            "plan(..., task='classification'), 'labels' or 'values'."
+        )
+    return torch.stack(losses.votes(alike(found, loss), each)).mean(0)
 
 
 @contextmanager

@@ -8,22 +8,24 @@
 from __future__ import annotations
 
 import random
-import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from deepsup import losses, schedules, specs
+from deepsup import losses, schedules
 from deepsup.errors import BranchNameError, ConfigError, HeadError, OutputError
-from deepsup.features import main_prediction
-from deepsup.losses.full_size import alike, is_map, lost_classes
+from deepsup.features import main_prediction, tensors_in
+from deepsup.losses.full_size import alike
 from deepsup.losses.labels import free_to_look
-from deepsup.losses.resizing import LostClassesWarning
 from deepsup.plans.plan import Plan
+from deepsup.predictions import Prediction
 from deepsup.supervision.attaching import Outputs
+from deepsup.supervision.first_batch_checks import check_crops, warn_of_lost
 from deepsup.supervision.idle_branches import aside, is_absent, touched
+from deepsup.supervision.planned_terms import check_known, edges_of, predictions_of
+from deepsup.supervision.targets import Targets, read
 from deepsup.terms import ENSEMBLE, GATE, PREVIOUS, TARGET, Edge
 
 
@@ -42,7 +44,8 @@ class Terms(NamedTuple):
 class Objective:
     """The weighted sum of the main loss, every branch's, and the terms between outputs. Prints as its formula.
 
-    `loss` replaces the main output's loss (the rest stays as planned); `plan=None` is the plain model.
+    `loss` replaces the main output's loss, and that of the branches that have the same one by the plan; `plan=None` is the
+    plain model.
 
     Some methods remember: `previous` scores (DLB), running means of losses (`adaptive` weights), and how many steps
     there were (the random dropping of DHM). That state goes forward in calls with gradients on, and `state_dict` has it.
@@ -52,11 +55,14 @@ class Objective:
         self.plan = plan
         main = loss if loss is not None else plan.main_loss if plan else "cross_entropy"
         self._main_weight = plan.main_weight if plan else 1.0
-        self.edges = (Edge("main", loss=main, weight=schedules.constant(self._main_weight)), *_edges_of(plan))
+        weight = schedules.constant(self._main_weight)
+        self.edges = (Edge("main", loss=main, weight=weight), *edges_of(plan, main))
+        self.predictions = predictions_of(plan, main)
         known = {"main", ENSEMBLE, PREVIOUS, TARGET, *(plan.outputs if plan else ())}
         for edge in self.edges:
             losses.check(edge.loss)  # texts are read here, not inside a compiled step
-            _check_known(edge, known)
+            check_known(edge, known)
+        self._asks = {edge.name: losses.asks(edge.loss) for edge in self.edges}
         self.memory: dict[str, Tensor] = {}
         self.restarted = False  # the last batch repeated nothing
         self._length = 0
@@ -65,7 +71,7 @@ class Objective:
         self._counts = bool(plan and (plan.dynamic or plan.overlap))
         self.class_names: tuple[str, ...] = ()  # for messages
         self._labels_checked = self._loss_of_classes_checked = False
-        self._crops_checked = False
+        self._crops_checked = self._settled = False
 
     def __call__(self, outputs: Any, target: Any, *, progress: float | None = None) -> Terms:
         """`outputs` is what the supervised or plain model returned; `progress` the share of training done, in [0, 1].
@@ -78,12 +84,14 @@ class Objective:
         trained.
         """
         progress = self._checked(progress)
-        there = self._predictions(outputs)
-        skipped = [t for t in there.values() if is_absent(t)]
-        found = self.complete({name: t for name, t in there.items() if not is_absent(t)})
-        training = torch.is_grad_enabled() and any(output.requires_grad for output in found.values())
-        self._check_target(found, target)
-        found |= self._recalled(found["main"], target) if training else {}
+        given = self._predictions(outputs)
+        skipped = [t for t in given.values() if isinstance(t, Tensor) and is_absent(t)]
+        as_given = self.targets(target, as_given=True)
+        targets = self.settle(given, target)
+        found = self.complete(self.first(given))
+        training = torch.is_grad_enabled() and any(_has_graph(output) for output in found.values())
+        self._check_target(found, targets)
+        found |= self._recalled(found["main"], targets.main) if training else {}
         edges = [e for e in self.edges if _applies(e, found, training=training)]
         dropped = self._dropped(edges) if training else frozenset()
         scheduled = {e.name: float(e.weight(progress)) for e in edges}
@@ -91,7 +99,8 @@ class Objective:
         parts: dict[str, Tensor] = {}
         for edge in edges:
             without = edge in idle or edge.name in dropped
-            part = _part(edge, {n: t.detach() for n, t in found.items()} if edge in idle else found, target)
+            held = targets if losses.reads_first_axis(edge.loss) else as_given
+            part = self._part(edge, _without_graph(found) if edge in idle else found, held)
             parts[edge.name] = part.detach() if without else part
         weights = self._weights(edges, parts, scheduled, training=training)
         total = parts["main"] if weights["main"] == 1.0 else weights["main"] * parts["main"]
@@ -137,7 +146,7 @@ class Objective:
         names = self.plan.outputs if self.plan else ()
         if not isinstance(outputs, Outputs):
             main = main_prediction(outputs, pick)
-            if names and main.requires_grad:
+            if names and _has_graph(main):
                 raise OutputError(
                     f"the plan has branches ({', '.join(names)}), but the output is the plain model's: it was run in eval "
                     "mode or is not attached. Call net.train(), or wrap evaluation in torch.no_grad()."
@@ -147,23 +156,102 @@ class Objective:
             raise BranchNameError(_name_mismatch(outputs.aux, names))
         return {"main": main_prediction(outputs.main, pick), **outputs.aux}
 
-    def _check_target(self, found: Mapping[str, Tensor], target: Any) -> None:
+    def scores(self, outputs: Any) -> dict[str, Tensor]:
+        """What every output says, by name, as losses read it: classes, labels or values on axis 1, (N, C, *places)."""
+        return self.complete(self.first(self._predictions(outputs)))
+
+    def kind(self, output: str) -> str:
+        """What an output is, see `predictions.KINDS`; the ensemble and such are what main is."""
+        known = self.predictions.get(output) or self.predictions.get("main")
+        return known.kind if known else "class"
+
+    def targets(self, target: Any, *, as_given: bool = False) -> Targets:
+        """What every output is held against, its channels on axis 1 unless `as_given`; see `targets.read`."""
+        found = read(target, ("main", *(self.plan.names if self.plan else ())))
+        main = self.predictions.get("main")
+        return found if as_given or main is None else found.mapped(main.first_target)
+
+    def option(self, name: str, default: Any) -> Any:
+        """The value that an option has in the main output's loss."""
+        return losses.option(self.edges[0].loss, name, default)
+
+    def first(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Outputs with their channels on axis 1, those of skipped layers left out.
+
+        Raises `OutputError` for one of another shape than planned.
+        """
+        known = self.predictions
+        return {
+            name: known[name].first(output) if name in known and isinstance(output, Tensor) else output
+            for name, output in given.items()
+            if not (isinstance(output, Tensor) and is_absent(output))
+        }
+
+    def settle(self, given: Mapping[str, Tensor], target: Any) -> Targets:
+        """The targets, once the plan's word on the main output has been held against the first batch; without a plan, that
+        says what it is. `given` are the outputs by name as the model has them. Raises `OutputError` for labels that fit another
+        axis alone.
+        """
+        if not self._settled and not torch.compiler.is_compiling():
+            self._settled = True
+            if isinstance(given["main"], Tensor):
+                self._find(given["main"], self.targets(target, as_given=True))
+        return self.targets(target)
+
+    def _find(self, main: Tensor, targets: Targets) -> None:
+        loss = self.edges[0].loss
+        if "main" in self.predictions:
+            if losses.reads_first_axis(loss):
+                losses.check_axis(self.predictions["main"], main, targets.main)
+        elif main.ndim > 1:
+            kinds = losses.describe(loss).kinds
+            axis = losses.guessed_axis(main, targets.main) if losses.reads_first_axis(loss) else 1
+            kind, places = kinds[0] if kinds else "class", main.ndim - 2
+            self.predictions["main"] = Prediction(kind, axis, main.shape[axis], places, "the first batch")
+
+    def _check_target(self, found: Mapping[str, Tensor], targets: Targets) -> None:
         """Once, because looking at labels makes the device wait."""
-        if torch.compiler.is_compiling():
+        target = targets.main
+        if torch.compiler.is_compiling() or not isinstance(target, Tensor) or not isinstance(found["main"], Tensor):
             return
-        main = found["main"]
-        named = isinstance(self.edges[0].loss, str)  # a loss of the user's own may take any target
-        if named and not self._labels_checked and main.ndim >= 2 and isinstance(target, Tensor):
-            losses.check_target(self.edges[0].loss, main, target)
+        if not self._labels_checked and found["main"].ndim >= 2:
             self._labels_checked = True
-        if not self._loss_of_classes_checked and isinstance(target, Tensor):
+            losses.check_target(self.edges[0].loss, found["main"], target)
+        if not self._loss_of_classes_checked:
             self._loss_of_classes_checked = True
-            _warn_of_lost(self.edges, found, target, self.class_names)
+            warn_of_lost(self.edges, found, target, self.class_names)
         plan = self.plan
-        pairs = plan is not None and plan.views == 2 and torch.is_grad_enabled() and isinstance(target, Tensor)
+        pairs = plan is not None and plan.views == 2 and torch.is_grad_enabled()
         if plan is not None and pairs and not self._crops_checked:
-            _check_crops(target, plan.method)
+            check_crops(target, plan.method)
             self._crops_checked = True
+
+    def _part(self, edge: Edge, found: Mapping[str, Tensor], targets: Targets) -> Tensor:
+        prediction = found[edge.source]
+        goals: Sequence[tuple[Any, Any]] = targets.of(edge.source)
+        if edge.target != TARGET:
+            goal = found[edge.target].detach() if edge.detach else found[edge.target]
+            goals = ((goal, None),)
+            if edge.target == PREVIOUS:
+                prediction = prediction[: len(goal)]
+                if not len(goal):  # the first batch of all
+                    return prediction.new_zeros(())
+        own = not losses.reads_first_axis(edge.loss) and "main" in self.predictions
+        if own and isinstance(prediction, Tensor):  # the user's knows its model and data
+            prediction = self.predictions["main"].back(prediction)
+        context = {"kind": self.kind(edge.source), "name": edge.source, "mask": targets.mask, "batch": targets.batch}
+        asked = {key: context[key] for key in self._asks[edge.name]}
+        loss = losses.get(edge.loss)
+        values = [(loss(prediction, goal, **asked), share) for goal, share in goals]
+        value = values[0][0] if values[0][1] is None else sum(share * one for one, share in values)
+        if value.ndim:
+            raise HeadError(
+                f"the loss of '{edge.source}' ({losses.show(edge.loss)}) returned a tensor of shape {tuple(value.shape)}; it "
+                "must return one number. Average over the batch."
+            )
+        if edge.bracket is not None:
+            value = losses.gated(value, edge.bracket.norm * found[f"{edge.source}/norm"], edge.bracket.gamma)
+        return value
 
     def _recalled(self, main: Tensor, target: Any) -> dict[str, Tensor]:
         """`previous`: what `main` said one batch ago of the samples that this batch begins with."""
@@ -252,47 +340,11 @@ class Objective:
         return formula
 
 
-def _edges_of(plan: Plan | None) -> tuple[Edge, ...]:
-    """Every branch's own term, and the terms between outputs."""
-    if plan is None:
-        return ()
-    own = (Edge(b.name, loss=b.loss, weight=b.weight, bracket=b.bracket) for b in plan.branches if b.loss != "none")
-    return (*own, *plan.edges)
-
-
-def _check_known(edge: Edge, known: set[str]) -> None:
-    for output in (edge.source, edge.target):
-        if output not in known:
-            raise BranchNameError(
-                f"the term {edge} names the output '{output}', which is not there.{specs.closest(output, sorted(known))} "
-                f"Outputs: {', '.join(sorted(known - {TARGET}))}."
-            )
-
-
 def _applies(edge: Edge, found: Mapping[str, Tensor], *, training: bool) -> bool:
     """Plain outputs have no branches, and scoring has no second crop and no batch before."""
     if edge.source not in found or (edge.target != TARGET and edge.target not in found):
         return False
     return training or losses.describe(edge.loss).views == 1
-
-
-def _part(edge: Edge, found: Mapping[str, Tensor], target: Any) -> Tensor:
-    prediction, goal = found[edge.source], target
-    if edge.target != TARGET:
-        goal = found[edge.target].detach() if edge.detach else found[edge.target]
-        if edge.target == PREVIOUS:
-            prediction = prediction[: len(goal)]
-            if not len(goal):  # the first batch of all
-                return prediction.new_zeros(())
-    value = losses.get(edge.loss)(prediction, goal)
-    if value.ndim:
-        raise HeadError(
-            f"the loss of '{edge.source}' ({losses.show(edge.loss)}) returned a tensor of shape {tuple(value.shape)}; it must "
-            "return one number. Average over the batch."
-        )
-    if edge.bracket is not None:
-        value = losses.gated(value, edge.bracket.norm * found[f"{edge.source}/norm"], edge.bracket.gamma)
-    return value
 
 
 def _mean_of(edge: Edge, name: str) -> str:
@@ -316,31 +368,12 @@ def _mixed(members: list[Tensor], gate: Tensor | None) -> Tensor:
     return (gate.to(scores.dtype).reshape(*gate.shape, *[1] * (scores.ndim - 2)) * scores).sum(1)
 
 
-def _warn_of_lost(edges: tuple[Edge, ...], found: Mapping[str, Tensor], target: Tensor, names: tuple[str, ...]) -> None:
-    """Name the classes of this target that an output never sees, because its labels are shrunk."""
-    for edge in edges:
-        if edge.target != TARGET or edge.source not in found or not is_map(found[edge.source].shape):
-            continue
-        lost = lost_classes(found[edge.source], target, edge.loss)
-        if lost:
-            size = "x".join(map(str, found[edge.source].shape[2:]))
-            listed = ", ".join(names[c] if c < len(names) else f"class {c}" for c in lost)
-            warnings.warn(
-                f"at {size} the labels of '{edge.source}' ({losses.show(edge.loss)}) have lost {listed}, which this batch has: "
-                "that output never sees them. Enlarge the scores instead (resize='enlarge'), or shrink labels with "
-                "resize='area' or 'preserve'.",
-                LostClassesWarning,
-                stacklevel=4,
-            )
+def _without_graph(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: output.detach() if isinstance(output, Tensor) else output for name, output in found.items()}
 
 
-def _check_crops(target: Any, method: str) -> None:
-    half = len(target) // 2
-    if len(target) % 2 or not torch.equal(target[:half], target[half:]):
-        raise ConfigError(
-            f"method '{method}' compares two crops of each image: a batch must hold [crops 1; crops 2] with the labels repeated, "
-            f"but the two halves of these {len(target)} labels differ. Set data.views=2, or cat both crops in your loop."
-        )
+def _has_graph(output: Any) -> bool:
+    return any(tensor.requires_grad for tensor in tensors_in(output).values())
 
 
 def _name_mismatch(aux: Mapping[str, Tensor], names: tuple[str, ...]) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from deepsup import losses
 from deepsup.files import write_atomically
 from deepsup.supervision.objectives import Objective
-from deepsup.tasks.outputs import loss_of, scores_of, with_ensemble
+from deepsup.tasks.outputs import ignored, is_labels, scores_of, with_ensemble, without_channel
 from deepsup.tasks.task import Counts, Said, Task, Values, Writer, metric, register
 
 ACCURACY = "accuracy"
@@ -31,9 +31,13 @@ class Hits(Counts):
         self,
         scores: Tensor,  # (N, C, ...), raw
         target: Tensor,  # (N, ...), below 0 where there is no label
+        *,
+        ignore: int = losses.IGNORE,
     ) -> None:
-        known = target >= 0
-        self.right = self.right + ((scores.argmax(1) == target) & known).sum()
+        target = target.long()  # -100 is 156 in a byte
+        known = (target >= 0) & (target != ignore)
+        said = most_likely(scores)
+        self.right = self.right + ((said == target) & known).sum()
         self.labelled = self.labelled + known.sum()
 
     def __add__(self, other: Hits) -> Hits:
@@ -44,6 +48,11 @@ class Hits(Counts):
 
     def metrics(self) -> Values:
         return {ACCURACY: accuracy(self)} if self.labelled else {}
+
+
+def most_likely(scores: Tensor) -> Tensor:
+    """The class of each place of scores (N, C, ...); one logit tells two apart, at a probability of a half."""
+    return scores.argmax(1) if scores.shape[1] > 1 else (scores[:, 0] >= 0).long()
 
 
 @metric(
@@ -84,7 +93,7 @@ class Table(Writer):
         for output, scores in with_ensemble(found, self.objective).items():
             if self.wanted(output):
                 own = output in found  # the ensemble is one of probabilities already
-                sure = losses.probabilities(scores, loss_of(output, self.objective)) if own else scores
+                sure = losses.probabilities(scores, self.objective.kind(output)) if own else scores
                 likely, label = sure[0].max(0)
                 said[output] = (self.classes[int(label)], float(likely))
         return said
@@ -101,13 +110,12 @@ class Classification(Task):
     options = frozenset({"views", "overlap"})
     writer = Table
 
-    def takes(self, target: Any) -> bool:
-        return isinstance(target, Tensor) and not target.is_floating_point() and target.ndim < 3
+    def takes(self, target: Any, kind: str, places: int | None) -> bool:
+        one = is_labels(target) and (target.ndim < 2 or (target.ndim == 2 and target.shape[1] == 1))
+        return one and kind != "values" and places in (None, 0)
 
     def add(self, counts: dict[str, Hits], found: dict[str, Tensor], target: Any, objective: Objective) -> None:
-        for name, scores in with_ensemble(found, objective).items():
-            if self.takes(target) and scores.ndim == target.ndim + 1:
-                counts.setdefault(name, Hits()).add(scores, target)
+        add_hits(counts, found, target, objective)
 
     def save(
         self, folder: Path, split: Any, objective: Objective, run: Callable[[Tensor], Any], *, metric: str
@@ -118,9 +126,26 @@ class Classification(Task):
             scores = scores_of(run(x), objective)["main"]
             if scores.ndim != 2 or y.ndim != 1:  # several answers an image
                 return
-            right += ["1" if one else "0" for one in (scores.argmax(1).cpu() == y.cpu()).tolist()]
+            right += ["1" if one else "0" for one in (most_likely(scores).cpu() == y.cpu()).tolist()]
         text = json.dumps({"format": 1, "right": "".join(right)}) + "\n"
         write_atomically(folder / ANSWERS, lambda file: file.write_text(text, "utf-8"))
+
+
+def add_hits(
+    counts: dict[str, Hits],
+    found: dict[str, Tensor],
+    target: Any,
+    objective: Objective,
+    *,
+    make: type[Hits] = Hits,
+) -> None:
+    """Count the right ones of outputs (N, C, ...) against class indices (N, ...); other targets are not counted."""
+    if not is_labels(target):
+        return
+    for name, scores in with_ensemble(found, objective).items():
+        labels = without_channel(target, scores.ndim - 2)
+        if scores.ndim == labels.ndim + 1:
+            counts.setdefault(name, make()).add(scores, labels, ignore=ignored(objective))
 
 
 def answers(

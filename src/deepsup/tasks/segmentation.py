@@ -22,7 +22,7 @@ from deepsup.losses import full_size
 from deepsup.supervision.exits import average
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks.label_map_metrics import MEAN_IOU, THRESHOLD, Confusion, iou
-from deepsup.tasks.outputs import classes_in, ignored, loss_of, scores_of
+from deepsup.tasks.outputs import class_kinds, classes_in, ignored, is_labels, loss_of, scores_of, without_channel
 from deepsup.tasks.task import Said, Task, Values, Writer, register
 from deepsup.terms import ENSEMBLE
 
@@ -73,7 +73,7 @@ def at_full_size(
         wide = [full_size.enlarged(scores[rows], size, loss) for scores, loss in zip(found.values(), by, strict=True)]
         yield from ((name, rows, labelled(scores)) for name, scores in zip(found, wide, strict=True))
         if same:
-            mean = average([scores.float() for scores in wide], by)
+            mean = average([scores.float() for scores in wide], class_kinds(found, objective))
             yield ENSEMBLE, rows, labelled(mean.logit() if mean.shape[1] == 1 else mean.log())
 
 
@@ -115,14 +115,16 @@ class Segmentation(Task):
     whole_images = True
     writer = Pictures
 
-    def takes(self, target: Any) -> bool:
-        return isinstance(target, Tensor) and not target.is_floating_point() and target.ndim >= 3
+    def takes(self, target: Any, kind: str, places: int | None) -> bool:
+        maps = is_labels(target) and target.ndim >= 3 and kind != "values"
+        return maps and (places is None or without_channel(target, places).ndim == places + 1)
 
     def channels(self, classes: int, loss: str | losses.Loss) -> int:
         """A single one for two classes where the loss takes each score through a sigmoid."""
         return 1 if classes == 2 and losses.describe(loss).binary else classes
 
     def add(self, counts: dict[str, Confusion], found: dict[str, Tensor], target: Tensor, objective: Objective) -> None:
+        target = without_channel(target, found["main"].ndim - 2)
         if found["main"].ndim != target.ndim + 1:
             return
         void = ignored(objective)

@@ -24,7 +24,7 @@ Values: TypeAlias = dict[str, float | None]
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that says how good an output is, between 0 and 1."""
+    """A number that says how good an output is: at most 1, the more the better, unless it is an error (`lower`)."""
 
     name: str
     task: str
@@ -32,6 +32,7 @@ class Metric:
     digits: int  # of a percent, as its articles print it
     of_two: bool  # for two classes alone
     function: Callable[..., Any]
+    lower: bool = False  # the lower, the better, and no share of 1
 
 
 METRICS: dict[str, Metric] = {}
@@ -40,11 +41,13 @@ METRICS: dict[str, Metric] = {}
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def metric(name: str, says: str, *, task: str, digits: int = 2, of_two: bool = False) -> Callable[[F], F]:
+def metric(
+    name: str, says: str, *, task: str, digits: int = 2, of_two: bool = False, lower: bool = False
+) -> Callable[[F], F]:
     """Register what is counted by the decorated function, which stays as it is."""
 
     def registered(function: F) -> F:
-        METRICS[name] = Metric(name, task, says, digits, of_two, function)
+        METRICS[name] = Metric(name, task, says, digits, of_two, function, lower)
         return function
 
     return registered
@@ -104,14 +107,15 @@ class Task(ABC):
     targets: ClassVar[str]  # what a target is, as errors call it
     labelled: ClassVar[str]  # what an image has, as errors say it: "a label a pixel"
     metric: ClassVar[str]  # the one that counts unless another is named
-    loss: ClassVar[str] = "cross_entropy"  # of the plain model
     options: ClassVar[frozenset[str]] = frozenset()  # settings of `data` that other tasks lack
     whole_images: ClassVar[bool] = False  # whether images keep their shape when they are resized
-    writer: ClassVar[type[Writer]]  # what writes predictions of new images
+    writer: ClassVar[type[Writer] | None] = None  # what writes predictions of new images
 
     @abstractmethod
-    def takes(self, target: Any) -> bool:
-        """Whether a target is of this task."""
+    def takes(self, target: Any, kind: str, places: int | None) -> bool:
+        """Whether a target is of this task, for an output of this kind (`predictions.KINDS`) with so many axes of places,
+        None where that is not known yet.
+        """
 
     @abstractmethod
     def add(self, counts: dict[str, Any], found: dict[str, Tensor], target: Tensor, objective: Objective) -> None:
@@ -170,6 +174,12 @@ def register(task: T) -> T:
     return task
 
 
-def task_of(target: Any) -> Task:
+def task_of(target: Any, kind: str = "class", places: int | None = None) -> Task:
     """The task that takes such targets; classification, which then counts nothing, where there is none."""
-    return next((task for task in TASKS.values() if task.takes(target)), TASKS["classification"])
+    return next((task for task in TASKS.values() if task.takes(target, kind, places)), TASKS["classification"])
+
+
+def better(name: str, one: float, other: float | None) -> bool:
+    """Whether a score is better than another of the same metric, or there is no other."""
+    lower = name in METRICS and METRICS[name].lower
+    return other is None or (one < other if lower else one > other)

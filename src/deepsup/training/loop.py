@@ -23,7 +23,7 @@ from deepsup.probes import weight_layers
 from deepsup.settings.training import LogConfig
 from deepsup.supervision.attaching import Supervised
 from deepsup.supervision.objectives import Objective, Terms
-from deepsup.tasks import task_of
+from deepsup.tasks import better, task_of
 from deepsup.training import checkpoints, memory
 from deepsup.training.checkpoints import Checkpoint
 from deepsup.training.journal import Journal, Record, Sink, read
@@ -113,7 +113,7 @@ class Loop:
         for group in job.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
         self.epoch = self.batch = self.step = 0
-        self.metric = checkpoint.metric if checkpoint else job.metric or task_of(batch and batch[1]).metric
+        self.metric = checkpoint.metric if checkpoint else job.metric or self._usual_metric(batch and batch[1])
         self.score: float | None = None
         self.best: float | None = None
         self.epoch_began = 0.0
@@ -310,6 +310,10 @@ class Loop:
         )
         self._checkpoint()
 
+    def _usual_metric(self, target: Any) -> str:
+        main = self.job.objective.predictions.get("main")
+        return task_of(target, self.job.objective.kind("main"), main.places if main else None).metric
+
     def _validate(self) -> dict[str, Any] | None:
         if self.job.validation is None:
             return None
@@ -324,7 +328,7 @@ class Loop:
         )
         self.score = scores.score.get("main")
         if self.score is not None:
-            self.best = max(self.score, self.score if self.best is None else self.best)
+            self.best = self.score if better(self.metric, self.score, self.best) else self.best
         return scores.record()
 
     def _check_finite(self) -> None:

@@ -98,12 +98,15 @@ def predict(
     run = _forward(predictor)
     inputs, objective = predictor.inputs, predictor.objective
     kept: dict[str, Any] = {"classes": inputs.classes, "palette": inputs.palette, "branches": branches}
-    writer = TASKS[inputs.task].writer(place, objective, **kept)
+    writer = TASKS[inputs.task].writer
+    if writer is None:
+        raise ConfigError(f"predictions of a run of task '{inputs.task}' are not written to files yet: call the net.")
+    writes = writer(place, objective, **kept)
     for name, path in files.items():
         x, original = inputs.read(path, predictor.config.data)
         with torch.no_grad(), supervising(predictor.net) if branches else nullcontext():
             output = run(predictor.net, x.to(predictor.device))
-        yield writer.write(name, path, original, scores_of(output, objective))
+        yield writes.write(name, path, original, scores_of(output, objective))
 
 
 def found_images(images: Iterable[str | Path]) -> dict[str, Path]:

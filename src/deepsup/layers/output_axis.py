@@ -1,0 +1,77 @@
+"""On which axis of a model's output its classes are, from the layers that made it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from deepsup.features import infer_layout
+
+
+def output_axis(
+    main: Tensor,  # (N, ...)
+    layers: Iterable[tuple[str, nn.Module, Tensor]],
+    input_shape: tuple[int, ...],
+) -> tuple[int, str]:
+    """1 or -1, and how that is known. `layers` are those with weights that lead to `main`, the last one first.
+
+    The last layer knows where its channels are: a convolution on axis 1, a linear layer on the last. They are found again
+    in `main` by their number; where two axes have it, by what stands there. A layer whose channels are not in `main` any
+    more, as before pixel shuffling, says nothing, and the shape must tell: see `features.infer_layout`.
+    """
+    if main.ndim <= 2:
+        return 1, "its shape"
+    for name, layer, output in layers:
+        own = _own_axis(layer)
+        if own is None or output.ndim < 2:
+            break
+        fits = [
+            axis for axis in (1, -1) if main.shape[axis] == output.shape[own] and _is_made_of(main, axis, output, own)
+        ]
+        if fits:
+            return _of_two(main, output, own) if len(fits) == 2 else fits[
+                0
+            ], f"the last {type(layer).__name__} '{name}'"
+        break
+    last = len(main.shape) <= 5 and infer_layout(tuple(main.shape), input_shape)[-1] == "C"
+    return (-1 if last else 1), "its shape"
+
+
+def by_count(shape: tuple[int, ...], counts: Mapping[str, int | None]) -> tuple[int, str] | None:
+    """The axis, 1 or -1, that alone has one of the `counts` that a model's configuration says, by the name of the count."""
+    for name, count in counts.items():
+        fits = [axis for axis in (1, -1) if shape[axis] == count]
+        if len(fits) == 1:
+            return fits[0], name
+    return None
+
+
+def _is_made_of(main: Tensor, axis: int, output: Tensor, own: int) -> bool:
+    """Whether the places of two tensors are the same, or a map and its enlargement; a count alone may agree by chance."""
+    there, here = _without(main, axis), _without(output, own)
+    if len(there) != len(here):  # places that were strung together
+        return there.numel() == here.numel()
+    pairs = list(zip(there[1:], here[1:], strict=True))
+    return there[0] == here[0] and all(abs(a * d - b * c) <= max(a, b, c, d) for a, b in pairs for c, d in pairs)
+
+
+def _without(x: Tensor, axis: int) -> torch.Size:
+    """The shape without this axis."""
+    return torch.Size(n for at, n in enumerate(x.shape) if at != axis % x.ndim)
+
+
+def _own_axis(layer: nn.Module) -> int | None:
+    if isinstance(layer, _ConvNd):
+        return 1
+    return -1 if isinstance(layer, nn.Linear) else None
+
+
+def _of_two(main: Tensor, output: Tensor, own: int) -> int:
+    """Where axis 1 and the last have the same length: the layer's own, unless what it gave out stands there turned."""
+    if output.ndim != main.ndim or torch.equal(main, output):
+        return own
+    turned = output.movedim(own, -1 if own == 1 else 1)
+    return -own if turned.shape == main.shape and torch.equal(main, turned) else own

@@ -1,0 +1,44 @@
+"""What an objective looks at once, in its first batch: labels that shrinking loses, crops that are no pairs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deepsup import losses
+from deepsup.errors import ConfigError
+from deepsup.losses.full_size import is_map, lost_classes
+from deepsup.losses.resizing import LostClassesWarning
+from deepsup.terms import TARGET, Edge
+
+
+def warn_of_lost(edges: tuple[Edge, ...], found: Mapping[str, Tensor], target: Tensor, names: tuple[str, ...]) -> None:
+    """Name the classes of this target that an output never sees, because its labels are shrunk."""
+    for edge in edges:
+        if edge.target != TARGET or edge.source not in found or not is_map(found[edge.source].shape):
+            continue
+        lost = lost_classes(found[edge.source], target, edge.loss)
+        if lost:
+            size = "x".join(map(str, found[edge.source].shape[2:]))
+            listed = ", ".join(names[c] if c < len(names) else f"class {c}" for c in lost)
+            warnings.warn(
+                f"at {size} the labels of '{edge.source}' ({losses.show(edge.loss)}) have lost {listed}, which this batch has: "
+                "that output never sees them. Enlarge the scores instead (resize='enlarge'), or shrink labels with "
+                "resize='area' or 'preserve'.",
+                LostClassesWarning,
+                stacklevel=4,
+            )
+
+
+def check_crops(target: Any, method: str) -> None:
+    """Raise `ConfigError` where a batch does not hold two crops of each image, by its labels."""
+    half = len(target) // 2
+    if len(target) % 2 or not torch.equal(target[:half], target[half:]):
+        raise ConfigError(
+            f"method '{method}' compares two crops of each image: a batch must hold [crops 1; crops 2] with the labels repeated, "
+            f"but the two halves of these {len(target)} labels differ. Set data.views=2, or cat both crops in your loop."
+        )

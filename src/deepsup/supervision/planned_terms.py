@@ -1,0 +1,45 @@
+"""What an objective takes from a plan: the terms, and what every output is."""
+
+from __future__ import annotations
+
+from deepsup import losses, specs
+from deepsup.errors import BranchNameError, ConfigError
+from deepsup.plans.plan import Plan
+from deepsup.predictions import KINDS, Prediction
+from deepsup.terms import TARGET, Edge
+
+
+def edges_of(plan: Plan | None, main_loss: str | losses.Loss) -> tuple[Edge, ...]:
+    """Every branch's own term, and the terms between outputs. Branches that have main's loss by the plan have this one."""
+    if plan is None:
+        return ()
+    own = (
+        Edge(b.name, loss=main_loss if b.loss == plan.main_loss else b.loss, weight=b.weight, bracket=b.bracket)
+        for b in plan.branches
+        if b.loss != "none"
+    )
+    return (*own, *plan.edges)
+
+
+def predictions_of(plan: Plan | None, main_loss: str | losses.Loss) -> dict[str, Prediction]:
+    """What is planned of every output. Raises `ConfigError` for a loss that reads something else than was planned."""
+    if plan is None:
+        return {}
+    main = plan.prediction
+    takes = losses.describe(main_loss).kinds
+    if main is not None and takes and main.kind in KINDS and main.kind not in (*takes, "other", "embedding"):
+        raise ConfigError(
+            f"loss {losses.show(main_loss)} reads {KINDS[takes[0]]}, and the plan's main output gives {main}. Say it when "
+            f"planning, so that branches, ensembles and scores know: plan(..., main_loss={losses.show(main_loss)!r})."
+        )
+    found = {"main": main, **{b.name: b.prediction for b in plan.branches}}
+    return {name: prediction for name, prediction in found.items() if prediction is not None}
+
+
+def check_known(edge: Edge, known: set[str]) -> None:
+    for output in (edge.source, edge.target):
+        if output not in known:
+            raise BranchNameError(
+                f"the term {edge} names the output '{output}', which is not there.{specs.closest(output, sorted(known))} "
+                f"Outputs: {', '.join(sorted(known - {TARGET}))}."
+            )

@@ -1,0 +1,110 @@
+"""For models of transformers that have a loss of their own, main's loss by default is that loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeAlias
+
+import pytest
+import torch
+import transformers as hf
+from torch import Tensor
+
+import deepsup as ds
+
+TEXT: dict[str, Any] = {
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 32,
+    "pad_token_id": 0,
+    "num_key_value_heads": 2,
+}
+IMAGE: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "image_size": 32,
+    "patch_size": 8,
+    "num_labels": 3,
+}
+TOKENS = {"input_ids": torch.randint(1, 40, (2, 9), generator=torch.Generator().manual_seed(0))}
+PICTURES = {"pixel_values": torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))}
+CLASSES, WORDS = torch.tensor([2, 0]), torch.randint(1, 40, (2, 9), generator=torch.Generator().manual_seed(1))
+TAGS = torch.tensor([[0, 1, 2, 0, -100, 1, 2, 2, -100], [1, 1, 0, 2, 2, -100, 0, 1, 2]])
+HOT, NUMBERS = torch.tensor([[1.0, 0, 1], [0, 0, 1]]), torch.tensor([[0.3], [-1.2]])
+PIXELS = torch.randint(0, 3, (2, 32, 32), generator=torch.Generator().manual_seed(2))
+SEVERAL = {"num_labels": 3, "problem_type": "multi_label_classification"}
+VALUE = {"num_labels": 1, "problem_type": "regression"}
+
+Case: TypeAlias = tuple[Callable[[], Any], dict[str, Tensor], Tensor, str]
+
+
+def of(architecture: str, head: str, **config: Any) -> Callable[[], Any]:
+    """What makes a small model: `of("Bert", "ForMaskedLM", vocab_size=40)`."""
+    return lambda: getattr(hf, architecture + head)(getattr(hf, f"{architecture}Config")(**config))
+
+
+CASES: dict[str, Case] = {
+    "GPT2 LM": (
+        of("GPT2", "LMHeadModel", vocab_size=40, n_embd=16, n_layer=2, n_head=2),
+        TOKENS,
+        WORDS,
+        "40 classes on the last",
+    ),
+    "Llama LM": (of("Llama", "ForCausalLM", **TEXT), TOKENS, WORDS, "40 classes on the last axis"),
+    "Mistral LM": (of("Mistral", "ForCausalLM", **TEXT), TOKENS, WORDS, "40 classes on the last axis"),
+    "Llama tokens": (
+        of("Llama", "ForTokenClassification", **TEXT, num_labels=3),
+        TOKENS,
+        TAGS,
+        "3 classes on the last axis",
+    ),
+    "ViT": (of("ViT", "ForImageClassification", **IMAGE), PICTURES, CLASSES, "3 classes, (N, 3)"),
+    "DeiT": (of("DeiT", "ForImageClassification", **IMAGE), PICTURES, CLASSES, "3 classes, (N, 3)"),
+}
+small = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic", "num_labels": 3}
+CASES["ResNet"] = (of("ResNet", "ForImageClassification", **small), PICTURES, CLASSES, "3 classes, (N, 3)")
+stages = {
+    "num_encoder_blocks": 2,
+    "depths": [1, 1],
+    "sr_ratios": [2, 1],
+    "hidden_sizes": [8, 16],
+    "patch_sizes": [7, 3],
+}
+stages |= {"strides": [4, 2], "num_attention_heads": [1, 2], "mlp_ratios": [2, 2]}
+segformer = of("Segformer", "ForSemanticSegmentation", **stages, decoder_hidden_size=16, num_labels=3)
+CASES["Segformer"] = (segformer, PICTURES, PIXELS, "3 classes on axis 1")
+for name in ("Bert", "Roberta", "Electra", "Ernie"):
+    sequence = partial(of, name, "ForSequenceClassification", **TEXT)
+    tokens = of(name, "ForTokenClassification", **TEXT, num_labels=3)
+    CASES |= {
+        f"{name} class": (sequence(num_labels=3), TOKENS, CLASSES, "3 classes, (N, 3)"),
+        f"{name} labels": (sequence(**SEVERAL), TOKENS, HOT, "3 labels, (N, 3)"),
+        f"{name} value": (sequence(**VALUE), TOKENS, NUMBERS, "1 value, (N, 1)"),
+        f"{name} tokens": (tokens, TOKENS, TAGS, "3 classes on the last axis"),
+        f"{name} masked": (of(name, "ForMaskedLM", **TEXT), TOKENS, WORDS, "40 classes on the last axis"),
+    }
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_default_loss_of_main_is_the_models_own(name: str) -> None:
+    torch.manual_seed(0)
+    make, inputs, labels, says = CASES[name]
+    model = make().eval()  # dropout would draw differently twice
+    with torch.no_grad():
+        own = model(**inputs, labels=labels).loss
+    plan = ds.plan(model, inputs, at=["50%"], main="logits")
+    assert f" of {says}" in str(plan)
+    net = ds.attach(model, plan).eval()
+    with torch.no_grad(), ds.supervising(net):
+        outputs = net(**inputs)
+        terms = ds.Objective(plan)(outputs, labels)
+    assert torch.allclose(terms.parts["main"], own, rtol=1e-5), (terms.parts["main"], own)
+    (branch,) = plan.branches
+    assert torch.isfinite(terms.parts[branch.name])
+    assert branch.predicts

@@ -1,0 +1,63 @@
+"""On which axis the classes are, told by the layers that made them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from deepsup.layers.dry_run import trace
+from deepsup.layers.output_axis import by_count
+
+
+class Then(nn.Module):
+    """A layer, and what is done to its output."""
+
+    def __init__(self, layer: nn.Module, then: str) -> None:
+        super().__init__()
+        self.stem = nn.Identity()
+        self.layer = layer
+        self.then = then
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer(self.stem(x))
+        return {
+            "stays": lambda: x,
+            "turns": lambda: x.transpose(1, -1),
+            "last": lambda: x.movedim(1, -1),
+            "grows": lambda: nn.functional.interpolate(x, scale_factor=2),
+            "tanh": lambda: x.tanh() * 3,
+            "shuffles": lambda: nn.functional.pixel_shuffle(x, 2),
+            "pools": lambda: x.mean(1),
+        }[self.then]()
+
+
+@pytest.mark.parametrize(
+    ("layer", "then", "shape", "axis", "source"),
+    [
+        (nn.Linear(4, 9), "stays", (2, 6, 4), -1, "the last Linear 'layer'"),
+        (nn.Linear(4, 9), "turns", (2, 6, 4), 1, "the last Linear 'layer'"),
+        (nn.Linear(4, 9), "stays", (2, 5, 6, 4), -1, "the last Linear 'layer'"),
+        (nn.Linear(4, 9), "tanh", (2, 9, 4), -1, "the last Linear 'layer'"),  # two axes of 9: the layer's own
+        (nn.Linear(4, 9), "turns", (2, 9, 4), 1, "the last Linear 'layer'"),  # turned: seen in the numbers
+        (nn.Conv1d(4, 9, 1), "stays", (2, 4, 6), 1, "the last Conv1d 'layer'"),
+        (nn.Conv2d(4, 9, 1), "stays", (2, 4, 5, 6), 1, "the last Conv2d 'layer'"),
+        (nn.Conv2d(4, 9, 1), "last", (2, 4, 5, 6), -1, "the last Conv2d 'layer'"),
+        (nn.Conv2d(4, 9, 1), "last", (2, 4, 9, 9), -1, "the last Conv2d 'layer'"),
+        (nn.Conv2d(4, 9, 1), "grows", (2, 4, 5, 6), 1, "the last Conv2d 'layer'"),
+        (nn.Conv3d(4, 9, 1), "last", (2, 4, 3, 5, 6), -1, "the last Conv3d 'layer'"),
+        (nn.Conv2d(4, 12, 1), "shuffles", (2, 4, 5, 6), 1, "its shape"),
+        (nn.Linear(4, 9), "pools", (2, 6, 4), 1, "its shape"),  # (N, 9): nothing to choose
+    ],
+)
+def test_the_last_weighted_layer_knows(
+    layer: nn.Module, then: str, shape: tuple[int, ...], axis: int, source: str
+) -> None:
+    seen = trace(Then(layer, then), torch.randn(shape))
+    assert (seen.axis, seen.axis_source) == (axis, source)
+
+
+def test_a_count_that_one_axis_has_alone() -> None:
+    assert by_count((2, 7, 5), {"num_labels": 5}) == (-1, "num_labels")
+    assert by_count((2, 5, 5), {"num_labels": 5}) is None
+    assert by_count((2, 7, 5), {"num_labels": 3, "vocab_size": 7}) == (1, "vocab_size")

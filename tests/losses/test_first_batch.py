@@ -1,0 +1,79 @@
+"""What the first batch tells: the axis of the classes, labels without a class, floats that are no probabilities."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from deepsup import losses
+from deepsup.errors import ClassCountError, HeadError, OutputError
+from deepsup.losses.first_batch import check_axis, check_target, counted, guessed_axis
+from deepsup.predictions import Prediction
+
+
+def test_an_axis_is_guessed_from_what_a_target_fits_alone() -> None:
+    assert guessed_axis(torch.zeros(2, 7, 5), torch.zeros(2, 7, dtype=torch.long)) == -1
+    assert guessed_axis(torch.zeros(2, 5, 7), torch.zeros(2, 7, dtype=torch.long)) == 1
+    assert guessed_axis(torch.zeros(2, 6, 4, 5), torch.zeros(2, 1, 6, 4, dtype=torch.uint8)) == -1
+    assert guessed_axis(torch.zeros(2, 7, 7), torch.zeros(2, 7, dtype=torch.long)) == 1  # both fit: by custom
+    assert guessed_axis(torch.zeros(2, 5, 3, 3), torch.zeros(2, 6, 6, dtype=torch.long)) == 1  # neither
+    soft = torch.rand(2, 7, 5).softmax(-1)
+    assert guessed_axis(soft, soft) == -1
+    assert guessed_axis(soft, soft.transpose(1, 2).contiguous().view(2, 7, 5)) == 1
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_labels_that_fit_the_other_axis_alone_are_refused(axis: int) -> None:
+    shape, wrong = ((2, 5, 7), (2, 5)) if axis == 1 else ((2, 7, 5), (2, 5))
+    planned = Prediction("class", axis, 5, 1, "the last Linear 'fc'")
+    with pytest.raises(OutputError, match=rf"by the last Linear 'fc'\. Say it: plan\(\.\.\., classes_axis={-axis}"):
+        check_axis(planned, torch.zeros(shape), torch.zeros(wrong, dtype=torch.long))
+    check_axis(planned, torch.zeros(shape), torch.zeros(2, 7, dtype=torch.long))
+    check_axis(planned, torch.zeros(shape), torch.zeros(2, 9, dtype=torch.long))  # another size: the loss decides
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (torch.tensor([[1.0, 1, 0], [0, 0, 0]]), "0 to 1, and these are several labels a sample: loss='binary'"),
+        (torch.tensor([[1.5, -2, 0], [0, 3, 0]]), "-2 to 3, and real values need loss='mse', 'l1' or 'huber'"),
+        (torch.tensor([[0.4, 0.4, 0.4], [1, 0, 0]]), "0 to 1, and real values"),
+    ],
+)
+def test_floats_that_are_no_probabilities_name_the_loss_that_would_fit(target: Tensor, message: str) -> None:
+    with pytest.raises(HeadError, match=message):
+        check_target("cross_entropy", torch.zeros(2, 3), target)
+
+
+def test_labels_of_any_type_are_held_against_the_classes() -> None:
+    for kind in (torch.uint8, torch.int16, torch.int64):
+        check_target("cross_entropy", torch.zeros(2, 3), torch.tensor([0, 2]).to(kind))
+        with pytest.raises(ClassCountError, match=r"labels 0\.\.3"):
+            check_target("cross_entropy", torch.zeros(2, 3), torch.tensor([0, 3]).to(kind))
+    check_target("binary", torch.zeros(2, 1), torch.tensor([0, 1]))
+    check_target("binary", torch.zeros(2, 3), torch.tensor([[0, 1, 1], [1, 0, 0]]))
+    with pytest.raises(ClassCountError, match=r"labels 0\.\.156"):  # -100 in a byte
+        check_target("cross_entropy", torch.zeros(2, 3), torch.tensor([0, 156], dtype=torch.uint8))
+
+
+def test_a_loss_is_a_mean_over_what_counts() -> None:
+    labels = torch.tensor([0, 1, 9, -100, 2])
+    assert int(counted("cross_entropy", labels)) == 4  # type: ignore[arg-type]
+    assert int(counted("cross_entropy(ignore_index=9)", labels)) == 3  # type: ignore[arg-type]
+    assert float(counted("cross_entropy(ignore_index=9, class_weight=[1, 2, 0.5])", labels)) == 3.5  # type: ignore[arg-type]
+    assert int(counted("cross_entropy(shift=1)", torch.zeros(2, 5, dtype=torch.long))) == 8  # type: ignore[arg-type]
+    assert int(counted("mse", torch.tensor([[1.0, math.nan], [3, 4]]))) == 3  # type: ignore[arg-type]
+    mask = torch.tensor([True, False])
+    assert int(counted("mse", torch.tensor([[1.0, math.nan], [3, 4]]), mask[:, None])) == 1  # type: ignore[arg-type]
+    assert counted("cross_entropy", [1, 2]) is None
+
+
+def test_a_batch_of_ignored_labels_alone_is_zero() -> None:
+    scores = torch.randn(3, 4, requires_grad=True)
+    value = losses.cross_entropy(scores, torch.full((3,), -100))
+    value.backward()
+    assert float(value.detach()) == 0
+    assert not scores.grad.any()  # type: ignore[union-attr]
