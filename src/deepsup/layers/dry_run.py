@@ -20,10 +20,10 @@ from torch.nn.parameter import is_lazy
 from torch.utils.flop_counter import FlopCounterMode
 
 from deepsup.errors import DeepsupError, LayerError, OutputError
-from deepsup.features import WHOLE, Feature, Pick, counted_from_the_start, default_pick, picked, show_pick, tensors_in
+from deepsup.features import Feature, Pick, default_pick, picked, show_pick, tensors_in
 from deepsup.layers.channel_axis import Layouts
 from deepsup.layers.input_dependence import Lineage
-from deepsup.layers.output_axis import output_axis
+from deepsup.layers.output_axis import main_of, output_axis
 from deepsup.layers.snapshot import begin, untouched
 
 TRIES = 32  # for a dry run in which no layer is dropped
@@ -248,22 +248,8 @@ def _check_materialised(model: nn.Module) -> None:
         )
 
 
-def _main_of(model: str, output: Any, main: Pick | None) -> Pick:
-    """Where the prediction is in what the model returned. Raises `OutputError` where there is no tensor."""
-    outputs = tensors_in(output)
-    if main is None:
-        main = default_pick(output, f"the model ({model})") if not isinstance(output, Tensor) else ()
-    if main == WHOLE:  # one that has a graph stands for all
-        main = next((pick for pick, t in outputs.items() if t.requires_grad), ())
-    main = counted_from_the_start(output, main)
-    if main not in outputs:
-        there = ", ".join(show_pick(p) or "the output itself" for p in outputs)
-        raise OutputError(f"{model} has no output '{show_pick(main)}' for main=; found: {there or 'no tensor'}.")
-    return main
-
-
 def _summary(model: nn.Module, rec: _Recorder, output: Any, main: Pick | None, flops: int) -> Trace:
-    main, outputs = _main_of(type(model).__name__, output, main), tensors_in(output)
+    main, outputs = main_of(type(model).__name__, output, main), tensors_in(output)
     if not rec.lineage.follows(outputs[main]):  # the way was lost, through numpy say
         rec.apart.clear()
     ancestors = nodes_above(outputs[main])

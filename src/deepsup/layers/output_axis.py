@@ -1,14 +1,30 @@
-"""On which axis of a model's output its classes are, from the layers that made it."""
+"""Which tensor of a model's output is the prediction, and on which axis its classes are, from the layers that made it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from deepsup.features import infer_layout
+from deepsup.errors import OutputError
+from deepsup.features import WHOLE, Pick, counted_from_the_start, default_pick, infer_layout, show_pick, tensors_in
+
+
+def main_of(model: str, output: Any, main: Pick | None) -> Pick:
+    """Where the prediction is in what the model returned. Raises `OutputError` where there is no tensor."""
+    outputs = tensors_in(output)
+    if main is None:
+        main = default_pick(output, f"the model ({model})") if not isinstance(output, Tensor) else ()
+    if main == WHOLE:  # one that has a graph stands for all
+        main = next((pick for pick, t in outputs.items() if t.requires_grad), ())
+    main = counted_from_the_start(output, main)
+    if main not in outputs:
+        there = ", ".join(show_pick(p) or "the output itself" for p in outputs)
+        raise OutputError(f"{model} has no output '{show_pick(main)}' for main=; found: {there or 'no tensor'}.")
+    return main
 
 
 def output_axis(
