@@ -21,8 +21,9 @@ from deepsup.errors import ConfigError, DatasetError
 from deepsup.specs import closest, counted
 
 DISTANCES = ("cosine", "euclidean")
-CELLS = 2**20  # numbers held at once in one block, of features as of distances: 8 MiB in float64
-ROWS = 128  # queries in one product
+CELLS = 2**20  # distances in one block
+ROWS = 256  # queries in one block
+WIDE = 2**19  # numbers in float64 at once, of features; four times as many are held in float32
 
 
 class Exact(NamedTuple):
@@ -91,8 +92,9 @@ class Distances:
         self._check_shapes()
         self.width = query.shape[1]
         self.chosen = torch.arange(len(gallery), device=gallery.device) if chosen is None else chosen.to(gallery.device)
-        self.step = max(1, CELLS // self.width)
-        self.block = min(block or CELLS // ROWS, self.step)
+        self.step = max(1, WIDE // self.width)
+        self.at_once = min(1024, 4 * self.step)  # queries, whose float32 features are held while the gallery goes by
+        self.block = min(block or CELLS // ROWS, 4 * self.step)
         largest, self.integral = 0.0, True
         for name, features in (("query", self.query), ("gallery", self.gallery)):
             for first in range(0, len(features), self.step):
@@ -123,8 +125,15 @@ class Distances:
 
     def units(self, features: Tensor, norms: Tensor, index: Tensor) -> Tensor:
         """Rows (n, D) in float32, of length 1 for the cosine."""
-        found = self.rows(features, index)
-        return (found / norms[index].sqrt()[:, None] if self.cosine else found).float()
+        return torch.cat([self._units(features, norms, part) for part in torch.split(index, self.step)])
+
+    def _units(self, features: Tensor, norms: Tensor, index: Tensor) -> Tensor:
+        if not self.cosine:
+            return self.rows(features, index).float()
+        factor = self.scale / norms[index].sqrt()[:, None]
+        if features.dtype != torch.float64 and 1e-30 < factor.min() <= factor.max() < 1e30:
+            return features[index].float() * factor.float()  # rounded once more, and a third of the time
+        return (features[index].double() * factor).float()
 
     def _norms(self, features: Tensor, name: str) -> Tensor:
         """Squared lengths in float64."""
@@ -177,7 +186,7 @@ class QueryDistances:
         Rounding errors of a sum of D products grow with the root of D (Higham & Mary 2019); four times their spread and
         what is rounded before and after.
         """
-        unit = 2.0**-24 * (6 + 4 * math.sqrt(self.whole.width))
+        unit = 2.0**-24 * (8 + 4 * math.sqrt(self.whole.width))
         if self.whole.cosine:
             return torch.full((len(self.index),), unit, dtype=torch.float64)
         farthest = self.whole.gallery_norms.max()
@@ -192,20 +201,20 @@ class QueryDistances:
         whole, keys = self.whole, []
         index, columns = self.index[rows.to(self.index.device)], whole.chosen[columns.to(whole.chosen.device)]
         for at in zip(torch.split(index, whole.step), torch.split(columns, whole.step), strict=True):
-            q, g = (f[i].cpu().double() * whole.scale for f, i in zip((whole.query, whole.gallery), at, strict=True))
-            if not whole.cosine:
-                keys.append((q - g).square().sum(1))
-            elif whole.integral:
-                dot = (q * g).sum(1)
-                keys.append(-dot * dot.abs() / g.square().sum(1))
-            else:
-                q, g = (side / side.square().sum(1, keepdim=True).sqrt() for side in (q, g))
-                keys.append(-(q * g).sum(1))
-        key = torch.cat(keys) if keys else torch.zeros(0, dtype=torch.float64)
+            q, g = (
+                f[i].cpu().double().mul_(whole.scale) for f, i in zip((whole.query, whole.gallery), at, strict=True)
+            )
+            keys.append(q.mul_(g).sum(1) if whole.cosine else q.sub_(g).square_().sum(1))
+        key = torch.cat(keys)
         norms = whole.query_norms[index].cpu()
         if not whole.cosine:
             return Exact(key, key - norms)
-        return Exact(key, key.sign() * (key.abs() / norms).sqrt() if whole.integral else key)
+        lengths = whole.gallery_norms[columns].cpu()
+        if whole.integral:
+            key = -key * key.abs() / lengths
+            return Exact(key, key.sign() * (key.abs() / norms).sqrt())
+        key = -key / (norms.sqrt() * lengths.sqrt())
+        return Exact(key, key)
 
     @property
     def base(self) -> Tensor:
@@ -221,12 +230,13 @@ class QueryDistances:
     def blocks(self) -> Iterator[Block]:
         """All distances in float32, block by block: -cos, or the squared distance less the query's squared length."""
         whole = self.whole
+        queries = whole.units(whole.query, whole.query_norms, self.index)
         for first in range(0, len(whole.chosen), whole.block):
             at = whole.chosen[first : first + whole.block]
             g = whole.units(whole.gallery, whole.gallery_norms, at)
             norms = whole.gallery_norms[at].float()
             for row in range(0, len(self.index), ROWS):
-                q = whole.units(whole.query, whole.query_norms, self.index[row : row + ROWS])
+                q = queries[row : row + ROWS]
                 yield Block(row, first, -(q @ g.T) if whole.cosine else torch.addmm(norms, q, g.T, alpha=-2))
 
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from deepsup.tasks.feature_distances import CELLS, Distances, QueryDistances
 
 SPARE = 8  # neighbours more than asked for, so that float32 seldom leaves out one that belongs
-AT_ONCE = 1024
 
 
 class Neighbours(NamedTuple):
@@ -23,7 +22,9 @@ class Neighbours(NamedTuple):
 def nearest(distances: Distances, count: int) -> Neighbours:
     """The `count` nearest gallery images of every query, all where there are fewer."""
     count = min(count, len(distances.chosen))
-    found = [_of(distances.of(rows), count) for rows in torch.split(torch.arange(len(distances.query)), AT_ONCE)]
+    found = [
+        _of(distances.of(rows), count) for rows in torch.split(torch.arange(len(distances.query)), distances.at_once)
+    ]
     return Neighbours(torch.cat([n.near for n in found]), torch.cat([n.far for n in found]))
 
 

@@ -26,7 +26,7 @@ from deepsup.specs import is_number
 from deepsup.tasks.feature_distances import Block, Distances, Exact, QueryDistances
 from deepsup.tasks.nearest import nearest
 
-CELLS = 2**21  # numbers in a table of some queries by all gallery images, and entries that are compared at once
+CELLS = 2**20  # numbers in a table of some queries by all gallery images, and entries that are compared at once
 ROWS = 2048  # images whose neighbours' neighbours are listed at once
 
 
@@ -78,7 +78,7 @@ class Reranked:
         shares = _expanded(shares, near[:, : how.k2]) if how.k2 > 1 else shares
         self.shares, self.distances = shares, distances.among(len(query) + chosen)
         self.inverse = self._inverse(len(query) + chosen)
-        self.at_once = max(1, CELLS // max(1, len(chosen)))
+        self.at_once = max(1, min(distances.at_once, CELLS // max(1, len(chosen))))
 
     def _inverse(self, chosen: Tensor) -> Rows:
         """V of the chosen images by its columns: which of them have an entry there."""
@@ -104,7 +104,7 @@ class Reranked:
             entry, place = self.inverse.of(columns[part])
             least = torch.minimum(values[part][entry], self.inverse.values[place])
             common.index_add_(0, which[part][entry] * across + self.inverse.columns[place], least)
-        return (1 - common / (2 - common)).view(len(rows), across)
+        return common.div_(2 - common).neg_().add_(1).view(len(rows), across)
 
 
 @dataclass

@@ -30,7 +30,6 @@ from deepsup.tasks.reranking import KReciprocal, Reranked
 
 JUNK, DISTRACTOR = -1, 0
 RANKS = (1, 5, 10, 20)
-QUERIES = 1024  # that are counted at once, at most
 OWN = 2**18  # images of their own identities, at most, unless one query has more
 
 
@@ -100,8 +99,8 @@ def retrieval_scores(
         labels.check(len(query), len(gallery))
         if rerank is not None:
             reranked = Reranked(query, gallery, distance, rerank, chosen=labels.chosen)
-            return labels.scores(reranked.of, at_once=min(QUERIES, reranked.at_once))
-        return labels.scores(distances.of, at_once=max(1, min(QUERIES, 2 * distances.step)))
+            return labels.scores(reranked.of, at_once=reranked.at_once)
+        return labels.scores(distances.of, at_once=distances.at_once)
 
 
 class Labels:
