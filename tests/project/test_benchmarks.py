@@ -51,6 +51,22 @@ def test_the_table_in_the_log_is_the_committed_one() -> None:
         ], rule
 
 
+def test_scores_of_a_search_cost_what_the_page_says() -> None:
+    found = rows("search_scores")
+    page = " ".join((ROOT / "docs/reidentification.md").read_text().split())
+    narrow, wide = found["scores, 384 wide"], found["scores, 2048 wide"]
+    assert narrow["of interpreted"]["ratio"] <= 1 / 25
+    assert all(row["of compiled"]["ratio"] <= 1 and row["resident_mib"]["ours"] <= 64 for row in (narrow, wide))
+    of = [row[other]["ratio"] for row in (narrow, wide) for other in ("of compiled", "of interpreted")]
+    assert "{:.2f} of the same rule in C and {:.3f} of the rule with a Python loop".format(*of[:2]) in page
+    assert "{:.2f} and {:.3f} for 2,048".format(*of[2:]) in page
+    assert "{:.0f} and {:.0f} MiB".format(*(row["resident_mib"]["ours"] for row in (narrow, wide))) in page
+    again = found["re-ranking, every second image"]
+    assert again["largest_difference"] <= 1e-5
+    assert again["resident_mib"]["our re-ranking"] <= again["resident_mib"]["dense re-ranking"] / 10
+    assert f"it takes {again['ratio']:.2f} |" in (ROOT / "benchmarks/README.md").read_text()
+
+
 def test_looking_at_gradients_costs_what_the_page_says() -> None:
     found = rows("diagnostics_cost")
     page = (ROOT / "docs/gradients.md").read_text()
