@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -18,8 +19,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if (
-        not sys.flags.safe_path
-    ):  # `-m` has put the current folder first: a jinja2.py in it would be taken for the package
+    # Put first by `-m`: a jinja2.py in the current folder would be taken for the package.
+    if not sys.flags.safe_path and sys.path[:1] == [os.getcwd()]:
         sys.path.pop(0)
     main()

@@ -107,8 +107,12 @@ def test_a_plan_names_its_heads_only_with_the_readers_word(tmp_path: Path, marke
     told = json.loads((run / "plan.json").read_text())
     with pytest.raises(TrustError, match="the plan asks for code"):
         ds.Plan.from_dict(told)
-    with pytest.raises(TrustError):
-        ds.Plan.from_dict(hostile.with_head(told, "network(name='timm:resnet18', options={'checkpoint_path': 'x.pt'})"))
+    for text in (
+        f"shared({hostile.head(marker)})",
+        "network(name='timm:resnet18', options={'checkpoint_path': 'x.pt'})",
+    ):
+        with pytest.raises(TrustError):
+            ds.Plan.from_dict(hostile.with_head(told, text))
     trusted = ds.Plan.load(run / "plan.json", trust=True)
     with pytest.raises(HeadError, match="os is a module of Python itself"):  # and even then it makes no network
         ds.attach(runs.untouched_model(run), trusted)

@@ -13,7 +13,7 @@ import pytest
 
 import deepsup as ds
 from deepsup import gradients, schedules
-from deepsup.errors import DeepsupError, PlanError
+from deepsup.errors import DeepsupError, PlanError, TapError
 from deepsup.plans import plan_keys as keys
 from tests.support.small_nets import Plain, images
 
@@ -192,6 +192,15 @@ def test_outputs_that_the_head_does_not_give_are_named_in_the_first_step() -> No
         DeepsupError, match="outputs scores, feature of the head of branch 'early', and the head gives one"
     ):
         net(images())
+
+
+def test_a_tensor_that_the_layer_does_not_give_is_named_in_the_first_step() -> None:
+    for pick in ("0", "hidden.deep"):
+        net = ds.attach(Plain(), ds.Plan.from_dict(changed("branches.0.pick", pick))).train()
+        with pytest.raises(
+            TapError, match=rf"branch 'early' gives no tensor at '{pick}' of its output, .* tensors at ''"
+        ):
+            net(images())
 
 
 HOSTILE: list[Any] = [

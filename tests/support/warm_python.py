@@ -159,6 +159,7 @@ def run(request: dict[str, Any], streams: Sequence[int]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.orig_argv[:] = [sys.executable, *words]
     sys.path[:0] = [p for p in request["env"].get("PYTHONPATH", "").split(os.pathsep) if p and p not in sys.path]
+    words = words[1:] if words[0] == "-P" else words  # the current folder is on no path here
     sys.argv = words[1:] if words[0] == "-m" else words
     try:
         if words[0] == "-m":

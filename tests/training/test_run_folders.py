@@ -45,3 +45,13 @@ def test_a_directory_without_a_journal_says_what_was_looked_for(tmp_path: Path) 
     (tmp_path / "compare.json").write_text("{\n\n oops}")
     with pytest.raises(ConfigError, match=r"compare\.json, line 3: not JSON"):
         reports.runs(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../other", "a/../../other", "/etc"])
+def test_a_comparison_lists_no_run_outside_of_its_folder(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "other", journal("sgd", "plain", 0, epochs=2))
+    (tmp_path / "mine").mkdir()
+    told = {"format": 1, "groups": [{"name": "sgd", "arms": {"plain": {"runs": [name]}}}]}
+    (tmp_path / "mine" / "compare.json").write_text(json.dumps(told))
+    with pytest.raises(ConfigError, match=rf"compare\.json lists the run '{name}', which does not lie in its folder"):
+        reports.runs(tmp_path / "mine")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from deepsup.errors import AlreadyAttachedError, AttachError, CompiledModelError, DataParallelError, TapError
-from deepsup.features import Pick, picked, replaced, tensors_in
+from deepsup.features import Pick, picked, replaced, show_pick, tensors_in
 from deepsup.gradients import ADD, Fork, Rule
 from deepsup.layers.wrappers import is_compiled, is_sharded
 
@@ -87,7 +87,7 @@ class Tap:
                 "as reentrant checkpointing does, and as it was not when this was planned. Checkpoint with "
                 "use_reentrant=False, or plan again."
             )
-        tensor = picked(output, self.pick)
+        tensor = output if isinstance(output, Tensor) and not self.pick else self._picked(output)
         if torch.is_grad_enabled() and tensor.requires_grad and (self.slot is not None or self.rule != ADD):
             factor = self.factor if self.rule.scales else None  # an unused input would only burden a compiled graph
             trunk, seen = Fork.apply(tensor, self.slot, factor, self.rule, self.clone)
@@ -104,9 +104,23 @@ class Tap:
         seen = tensor.clone() if self.clone else tensor.view_as(tensor)
         if seen.requires_grad and not torch.compiler.is_compiling():
             # Where the layer itself reads its output again (a decoder's list of maps), the branch does come first.
-            seen.register_hook(partial(_laid_out_like, torch.empty_like(tensor, device="meta").stride()))
+            seen.register_hook(partial(_laid_out_like, torch.empty_like(tensor, device="meta").stride()))  # type: ignore[no-untyped-call]
         self._keep(seen)
         return None
+
+    def _picked(self, output: Any) -> Tensor:
+        """The tensor that the branch reads, of an output with several. Raises `TapError` where there is none."""
+        try:
+            found = picked(output, self.pick)
+        except LookupError:
+            found = None
+        if not isinstance(found, Tensor):
+            there = ", ".join(repr(show_pick(p)) for p in tensors_in(output)) or "none"
+            raise TapError(
+                f"the layer of branch '{self.name}' gives no tensor at {show_pick(self.pick)!r} of its output, as the plan has "
+                f"it; there are tensors at {there}. Plan again."
+            )
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "slot": None}  # a copy is not measured by the original's meter

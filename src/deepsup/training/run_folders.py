@@ -137,9 +137,18 @@ def document(file: Path) -> dict[str, Any]:
 
 
 def listed_runs(compare: Mapping[str, Any]) -> list[str]:
-    """Return the names of the runs that a comparison says it is made of, in its order."""
+    """Return the names of the runs that a comparison says it is made of, in its order.
+
+    Raises `ConfigError` for one that lies outside of the comparison's folder: a report shows nothing of other folders.
+    """
     arms = (arm for group in compare.get("groups") or () for arm in (group.get("arms") or {}).values())
-    return [str(name) for arm in arms for name in arm.get("runs") or ()]
+    names = [str(name) for arm in arms for name in arm.get("runs") or ()]
+    outside = [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]
+    if outside:
+        raise ConfigError(
+            f"{COMPARISON} lists the run {outside[0]!r}, which does not lie in its folder. Restore the file."
+        )
+    return names
 
 
 def _nothing_to_read(folder: Path) -> str:
