@@ -109,7 +109,9 @@ class WarmPython:
     def popen(self, command: Sequence[str], *, text: bool, encoding: str, **options: Any) -> Process:
         """`subprocess.Popen` as a comparison calls it."""
         assert command[0] == sys.executable
-        return self.start(command[1:], **options)
+        return self.start(
+            command[2:] if command[1] == "-P" else command[1:], **options
+        )  # its paths are set by the server
 
     def instead_of_subprocess(self) -> SimpleNamespace:
         """What stands in for the module `subprocess` where workers are started."""
