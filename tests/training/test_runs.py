@@ -19,7 +19,7 @@ import deepsup as ds
 from deepsup import datasets
 from deepsup.errors import CheckpointError, ClassCountError, ConfigError, DatasetError
 from deepsup.evaluation.evaluate import evaluate
-from deepsup.training import checkpoints, runs
+from deepsup.training import checkpoints, predict, runs
 from deepsup.training.journal import read
 from deepsup.training.runs import train
 from tests.support.tiny_runs import config, dropout_net, settings
@@ -254,3 +254,17 @@ def test_a_plain_run_has_nothing_to_strip_and_no_run_is_said_so(tmp_path: Path):
     ds.load_weights(runs.untouched_model(tmp_path / "plain", trust=True), weights)
     with pytest.raises(ConfigError, match="there is no run in"):
         runs.strip_run(tmp_path)
+
+
+def test_a_run_with_a_shared_head_is_resumed_and_its_files_hold_it_once(tmp_path: Path):
+    supervise = {"method": "aux", "at": ["norm1", "relu1"], "head": "shared(pool)"}
+    changes: dict[str, Any] = {"supervise": supervise, "checkpoint": {"every_steps": 3}}
+    train(config(tmp_path / "whole", **changes))
+    with pytest.raises(Interrupted):
+        train(config(tmp_path / "cut", **changes), on_record=stop_at(8))
+    assert train(config(tmp_path / "cut", **changes)).resumed
+    for file in ("model.safetensors", "heads.safetensors"):
+        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "cut" / file).read_bytes()
+    net = predict.load(tmp_path / "cut", branches=True, trust=True).net
+    assert net.heads["norm1"] is net.heads["relu1"]
+    assert len(net.heads.state_dict()) == 2
