@@ -20,6 +20,18 @@ def test_heads_that_the_optimiser_lacks_are_found() -> None:
     assert not examined(net, optimizer=torch.optim.SGD(ds.parameter_groups(net, lr=0.1)))
 
 
+def test_heads_that_learn_faster_than_their_method_needs_are_found() -> None:
+    model = Plain()
+    net = ds.attach(model, ds.plan(model, images(), ["relu1"], method="dsn"))
+    found = ds.diagnose(
+        net, images(), torch.arange(len(images())) % 5, optimizer=torch.optim.SGD(net.parameters(), lr=0.1)
+    )
+    assert "heads-too-fast" in {f.code for f in found}
+    good = torch.optim.SGD(ds.parameter_groups(net, lr=0.1))
+    found = ds.diagnose(net, images(), torch.arange(len(images())) % 5, optimizer=good)
+    assert "heads-too-fast" not in {f.code for f in found}
+
+
 def test_an_optimiser_of_another_model_is_found() -> None:
     foreign = torch.optim.SGD(Plain().parameters(), lr=0.1)
     only(examined(Plain(), optimizer=foreign), "foreign-optimizer", "optimizer", "for this very net")

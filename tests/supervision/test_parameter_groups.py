@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 import torch
 from torch import nn
 
 import deepsup as ds
+from deepsup import networks
+from deepsup.errors import NonFiniteError
+from deepsup.methods import METHODS
+from deepsup.settings.training import OptimizerConfig
+from deepsup.supervision.parameter_groups import too_fast
+from deepsup.training import optimizers
 from tests.support.small_nets import Plain, images
 from tests.support.supervised_nets import supervised
 
@@ -44,3 +53,79 @@ def test_a_head_that_shares_a_layer_with_the_model_is_optimised_once() -> None:
     groups = ds.parameter_groups(net, lr=0.1)
     assert len([p for g in groups for p in g["params"]]) == 6
     torch.optim.SGD(groups)
+
+
+DSN = ("dsn", "dsn-released", "dsn(loss='cross_entropy')", "dsn-released(loss='cross_entropy')")
+
+
+@pytest.mark.parametrize("method", DSN)
+def test_a_methods_own_rates_are_the_default(method: str) -> None:
+    model = networks.build("deepsup:nin", classes=10)
+    net = ds.attach(model, ds.plan(model, torch.zeros(2, 3, 16, 16), method=method))
+    groups = {g["name"]: g for g in ds.parameter_groups(net, lr=0.5, weight_decay=0.1)}
+    assert list(groups) == ["model", "classifier", "heads"]
+    # cifar-10.prototxt: blobs_lr 0.001 of the companions, 0.1 of cccp6
+    assert {name: g["lr"] for name, g in groups.items()} == {"model": 0.5, "classifier": 0.05, "heads": 0.0005}
+    assert [id(p) for p in groups["classifier"]["params"]] == [id(p) for p in model.cccp6.parameters()]
+    assert groups["heads"]["weight_decay"] == (0.1 if method.startswith("dsn-released") else 0.0)
+    said = ds.parameter_groups(net, lr=0.5, weight_decay=0.1, head_lr_factor=2, head_weight_decay=0.3)
+    assert [(g["name"], g["lr"], g["weight_decay"]) for g in said] == [("model", 0.5, 0.1), ("heads", 1.0, 0.3)]
+    settings = OptimizerConfig.model_validate({"lr": 0.5})
+    assert [g["lr"] for g in optimizers.build(net, settings).param_groups] == [0.5, 0.05, 0.0005]
+
+
+@pytest.mark.parametrize(
+    ("spec", "side"),
+    [("deepsup:nin", 16), ("torchvision:resnet18", 64), ("deepsup:resnet-18-3x3", 32), ("deepsup:resnet-20", 32)],
+)
+@pytest.mark.parametrize(
+    ("method", "rate"),  # the second rate is the trainer's own
+    [("dsn", 0.01), ("dsn", 0.02), ("dsn-released", 0.01), ("dsn-released", 0.02), ("dsn(loss='cross_entropy')", 0.02)],
+)
+def test_the_defaults_of_dsn_do_not_diverge(method: str, spec: str, side: int, rate: float) -> None:
+    losses = _steps(method, spec, side, rate)
+    assert max(losses) < 40 * losses[0]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    "method", ["aux", "cnds", "googlenet", "sdn", "adaloss", "equilibrium", "byot", "one", "dsl", "dhm"]
+)
+def test_the_defaults_of_the_other_methods_do_not_diverge(method: str) -> None:
+    losses = _steps(method, "deepsup:resnet-20", 32, 0.02)
+    assert max(losses) < 5 * losses[0]
+
+
+def _steps(method: str, spec: str, side: int, rate: float) -> list[float]:
+    torch.manual_seed(0)
+    model = networks.build(spec, classes=10)
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.randn(16, 3, side, side, generator=generator), torch.arange(16) % 10
+    at = None if METHODS.get(method, METHODS["dsn"]).places else ["layer1", "layer2"]
+    plan = ds.plan(model, x[:2], at, method=method)
+    net = ds.attach(model, plan).train()
+    optimizer = torch.optim.SGD(ds.parameter_groups(net, lr=rate), momentum=0.9)
+    losses = []
+    for _ in range(12):
+        optimizer.zero_grad()
+        total = ds.Objective(plan)(net(x), y, progress=0.0).total
+        total.backward()
+        optimizer.step()
+        losses.append(float(total.detach()))
+    assert all(math.isfinite(loss) for loss in losses), losses
+    return losses
+
+
+def test_an_optimiser_that_is_too_fast_is_named() -> None:
+    model = Plain()
+    net = ds.attach(model, ds.plan(model, images(), ["relu1"], method="dsn"))
+    fast = torch.optim.SGD(net.parameters(), lr=0.1)
+    assert too_fast(net, fast) == (
+        "method 'dsn' needs its heads at 0.001 of the model's rate, and this optimiser has them at 1"
+    )
+    assert too_fast(net, torch.optim.SGD(ds.parameter_groups(net, lr=0.1))) == ""
+    assert too_fast(model, fast) == ""
+    batches = [(images(), torch.arange(len(images())) % 5)]
+    fast = torch.optim.SGD(net.parameters(), lr=1e6)
+    with pytest.raises(NonFiniteError, match=r"Method 'dsn' needs its heads at 0\.001 .*head_lr_factor null"):
+        ds.fit(net, batches, optimizer=fast, epochs=30)

@@ -12,6 +12,7 @@ from deepsup.doctor.patient import Setup
 from deepsup.layers.wrappers import clean
 from deepsup.plans.plan import Plan
 from deepsup.supervision.branch_heads import Heads
+from deepsup.supervision.parameter_groups import REMEDY, too_fast
 
 NOTHING_TRAINABLE = error(
     "nothing-trainable",
@@ -28,6 +29,11 @@ HEAD_NOT_IN_OPTIMIZER = error(
     "head-not-in-optimizer",
     why="These heads stay as they were initialised, and pull the trunk towards random scores",
     fix="Make the optimiser after attach: SGD(deepsup.parameter_groups(net, lr=...))",
+)
+HEADS_TOO_FAST = warning(
+    "heads-too-fast",
+    why="Steep losses of large heads throw the weights further in every step, and training ends in infinite numbers",
+    fix=f"{REMEDY[:1].upper()}{REMEDY[1:]}",
 )
 FOREIGN_OPTIMIZER = error(
     "foreign-optimizer",
@@ -80,6 +86,8 @@ def optimising(setup: Setup, plan: Plan | None, optimizer: Optimizer | None) -> 
         if missing:
             what = f"the optimiser lacks {len(missing)} parameters of its head ({missing[0]}, ...)"
             yield HEAD_NOT_IN_OPTIMIZER.found(branch(name), what)
+    if setup.net is not None and (what := too_fast(setup.net, optimizer)):
+        yield HEADS_TOO_FAST.found("optimizer", what)
 
 
 def precision(setup: Setup) -> Iterator[Finding]:

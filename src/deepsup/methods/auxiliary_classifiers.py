@@ -13,6 +13,8 @@ from deepsup.methods.stage_ends import INNER_STAGES, inner_stages
 from deepsup.specs import one_of
 from deepsup.terms import Bracket
 
+DSN_RATE = 0.001  # of the companions, in rates of the trunk: blobs_lr in the released prototxt
+DSN_CLASSIFIER_RATE = 0.1  # of cccp6 there
 KAYA = (15, 30, 45, 60, 75, 90)  # percent of the compute
 
 
@@ -82,12 +84,15 @@ def dsn(
         "softmax variant, which the authors used for more than 10 classes, loss=\"squared_hinge(form='one-vs-rest')\" the "
         "released classifier. The main output has the same loss. Heads begin with PyTorch's "
         "values, and the weight falls step by step (the paper's by epoch: weight='dsn(1, N, \"linear\")'). Squared hinges of "
-        "large heads are steep: give them a smaller rate, as the authors did (optimizer.head_lr_factor=0.001). What was released "
-        "has neither alpha nor gamma: `dsn-released`",
+        "large heads are steep: their rate and the main classifier's are the released ones; |w|² stands in the loss in place "
+        "of weight decay. What was released has neither alpha nor gamma: `dsn-released`",
         head="linear",
         loss=loss,
         weight=schedules[decay],
         bracket=Bracket(gamma, norm),
+        head_lr_factor=DSN_RATE,
+        classifier_lr_factor=DSN_CLASSIFIER_RATE,
+        head_weight_decay=0.0,
         places=_NIN_OR_STAGES,
     )
 
@@ -98,8 +103,10 @@ def dsn_released(*, loss: str = "squared_hinge(form='one-vs-rest')", until: floa
     return Method(
         formula="L = l(main) + sum_m l(m) until a third of the training, l = one-vs-rest squared hinge",
         source="github.com/s9xie/DSN at 065e498, examples/best_cifar10_9.65",
-        deviations="deleting the heads is a weight that falls to 0. The heads' learning rate of 0.001 of the trunk's is "
-        "optimizer.head_lr_factor",
+        deviations="deleting the heads is a weight that falls to 0. The released rates fall further, by (1 + 0.0001 step)^-0.75, "
+        "are twice as high for biases, and spare biases from decay; not so here",
+        head_lr_factor=DSN_RATE,
+        classifier_lr_factor=DSN_CLASSIFIER_RATE,
         head="linear(start='released')",
         loss=loss,
         weight=f"until(constant(1), {until})",

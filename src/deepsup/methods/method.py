@@ -80,6 +80,9 @@ class Method:
     main_weight: Callable[[int], float] | None = None  # given how many branches there are; None: 1
     by_epoch: bool = False  # ramps of its terms between outputs move from epoch to epoch
     dynamic: bool = False
+    head_lr_factor: float = 1.0  # the rate of its heads, in rates of the model
+    head_weight_decay: float | None = None  # of its heads; None: the model's
+    classifier_lr_factor: float = 1.0  # of the layer that makes the main scores
     views: int = 1
     overlap: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -119,8 +122,20 @@ class Method:
         if self.gradient != "add":
             branches["gradient"] = self.gradient
         main = {"main loss": losses.show(self.main_loss)} if self.main_loss != "cross_entropy" else {}
+        rate = {} if self.head_lr_factor == 1 else {"heads' rate": f"{self.head_lr_factor:g} of the model's"}
+        if self.head_weight_decay is not None:
+            rate["heads' weight decay"] = f"{self.head_weight_decay:g}"
+        if self.classifier_lr_factor != 1:
+            rate["main classifier's rate"] = f"{self.classifier_lr_factor:g} of the model's"
         options = {"options": ", ".join(f"{k}={v!r}" for k, v in self.options.items())} if self.options else {}
-        said = {"formula": self.formula, "source": self.source, **({} if self.bare else branches), **main, **options}
+        said = {
+            "formula": self.formula,
+            "source": self.source,
+            **({} if self.bare else branches),
+            **main,
+            **rate,
+            **options,
+        }
         return {**said, "deviations": self.deviations}
 
     def preset(self, layer: str, **changes: Any) -> Preset:

@@ -110,10 +110,10 @@ class OptimizerConfig(Settings):
     """Of the model's parameters, and of the heads' unless `head_weight_decay` says otherwise."""
     nesterov: bool = False
     """Nesterov's momentum, for SGD; needs a momentum above 0."""
-    head_lr_factor: float = Field(default=1.0, ge=0)
-    """The heads' learning rate is `lr` times this."""
+    head_lr_factor: float | None = Field(default=None, ge=0)
+    """The heads' learning rate is `lr` times this; null is the method's own, which is 1 for most and 0.001 for `dsn`."""
     head_weight_decay: float | None = Field(default=None, ge=0)
-    """Weight decay of the heads; null is `weight_decay`."""
+    """Weight decay of the heads; null is the method's own, which is `weight_decay` for most and 0 for `dsn`."""
     schedule: Weight = "constant(1)"
     """A number or a schedule that multiplies the learning rate, step by step: `cosine(1, 0)`, or PSPNet's `poly(1, 0)`."""
 

@@ -27,7 +27,7 @@ from deepsup.tasks import better, task_of
 from deepsup.training import checkpoints, memory
 from deepsup.training.checkpoints import Checkpoint
 from deepsup.training.journal import Journal, Record, Sink, read
-from deepsup.training.meters import Conflicts, Stopwatch, Tally, check_weights
+from deepsup.training.meters import Conflicts, Stopwatch, Tally, check_weights, explained
 from deepsup.training.preflight import examine, first_batch
 
 if TYPE_CHECKING:
@@ -171,8 +171,9 @@ class Loop:
                 while self.epoch < self.job.epochs:
                     self._run_epoch()
             except NonFiniteError as error:
-                self.journal.write("stop", reason=str(error), step=self.step)
-                raise
+                named = explained(error, self.net, self.job.optimizer)
+                self.journal.write("stop", reason=str(named), step=self.step)
+                raise named from None
             self._write_conflict(self.epoch, 1.0)  # of the steps since the last record
             if self.job.channels_last:  # weights leave as they came
                 self.net.to(memory_format=torch.contiguous_format)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from deepsup.errors import NonFiniteError
 from deepsup.evaluation.devices import gathered, summed
@@ -16,6 +17,7 @@ from deepsup.settings.training import LogConfig
 from deepsup.supervision.attaching import is_supervised, unwrap
 from deepsup.supervision.conflict_meter import ConflictMeter, parameter_conflicts, summarise
 from deepsup.supervision.objectives import Terms
+from deepsup.supervision.parameter_groups import REMEDY, too_fast
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -133,6 +135,12 @@ def check_weights(net: nn.Module, *, step: int) -> None:
             f"the weights became NaN or infinite by step {step}: {bad[0]}{more}. Lower the learning rate, or add a "
             "warm-up; the last checkpoint holds the weights from before."
         )
+
+
+def explained(error: NonFiniteError, net: nn.Module, optimizer: Optimizer) -> NonFiniteError:
+    """The error, and what the method needs of an optimiser that is too fast for it."""
+    reason = too_fast(net, optimizer)
+    return NonFiniteError(f"{error} {reason[:1].upper()}{reason[1:]}: {REMEDY}.") if reason else error
 
 
 class Conflicts:

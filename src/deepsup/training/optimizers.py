@@ -12,7 +12,7 @@ from deepsup.supervision.parameter_groups import parameter_groups
 
 
 def build(net: nn.Module, settings: OptimizerConfig) -> optim.Optimizer:
-    """SGD, Adam or AdamW over the trainable parameters; groups are named `model` and `heads`."""
+    """SGD, Adam or AdamW over the trainable parameters; groups are named as in `parameter_groups`."""
     groups: list[dict[str, Any]] = parameter_groups(
         net,
         lr=settings.rate,
