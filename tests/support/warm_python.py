@@ -72,6 +72,7 @@ class WarmPython:
             cwd=ROOT,
         )
         there.close()
+        assert self._socket.recv(1), "the server did not come up"  # how long it imports is nobody's duration
 
     def close(self) -> None:
         self._socket.close()
@@ -123,6 +124,7 @@ def serve(requests: socket.socket) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the watchers
     for name in IMPORTED:
         importlib.import_module(name)
+    requests.send(b"x")
     while True:
         word, files, _, _ = socket.recv_fds(requests, 1, 4)
         if not word:
