@@ -63,7 +63,7 @@ def test_zero_finds_the_layer_that_runs_last_and_leaves_nothing_else_behind(trai
 
 
 def test_a_head_without_a_layer_to_zero_is_a_head_error() -> None:
-    with pytest.raises(HeadError, match=r"the head custom:Sequential has no linear or convolutional layer"):
+    with pytest.raises(HeadError, match=r"the head custom:Pooling has no linear or convolutional layer"):
         heads.zero(heads.build("mean", FEATURES["NCHW"], CLASSES), FEATURES["NCHW"])
 
 

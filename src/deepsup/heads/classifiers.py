@@ -15,6 +15,7 @@ from deepsup.heads.modules import (
     First,
     Mean,
     MixedPool,
+    Pooling,
     Scored,
     chain_shape,
     channels_first,
@@ -44,7 +45,7 @@ def linear(
 @head(light=True)
 def pool(feature: Feature, classes: int) -> nn.Module:
     """Global average pooling and one linear layer; any input size."""
-    return nn.Sequential(*pooled(feature), nn.Linear(feature.channels, classes))
+    return Pooling(*pooled(feature), nn.Linear(feature.channels, classes))
 
 
 @head(light=True)
@@ -58,7 +59,7 @@ def token(feature: Feature, classes: int, *, take: str = "mean") -> nn.Module:
     if take not in ("mean", "first") or (take == "first" and feature.layout == "NHWC"):
         raise HeadError(f"head 'token' takes 'mean', or 'first' where there is a token axis; asked for {take!r}.")
     gather = First() if take == "first" else Mean(*feature.places)
-    return nn.Sequential(nn.LayerNorm(feature.channels), gather, nn.Linear(feature.channels, classes))
+    return Pooling(nn.LayerNorm(feature.channels), gather, nn.Linear(feature.channels, classes))
 
 
 @head(large=True)

@@ -6,7 +6,16 @@ from torch import nn
 
 from deepsup.features import Feature
 from deepsup.heads.build_head import head
-from deepsup.heads.modules import GateNorm, Mean, chain_shape, channels_first, initialised, pooled, separable_chain
+from deepsup.heads.modules import (
+    GateNorm,
+    Mean,
+    Pooling,
+    chain_shape,
+    channels_first,
+    initialised,
+    pooled,
+    separable_chain,
+)
 
 
 @head(scores=False, fitted=True)
@@ -38,12 +47,10 @@ def gate(feature: Feature, classes: int, *, outputs: int = 3) -> nn.Module:
     Global average pool, one linear layer, batch normalisation, ReLU, softmax: (N, outputs), each row sums to 1. Reads
     the last map that the branches share. A batch of one sample, which has no variance, is normalised as in evaluation.
     """
-    return nn.Sequential(
-        *pooled(feature), nn.Linear(feature.channels, outputs), GateNorm(outputs), nn.ReLU(), nn.Softmax(1)
-    )
+    return Pooling(*pooled(feature), nn.Linear(feature.channels, outputs), GateNorm(outputs), nn.ReLU(), nn.Softmax(1))
 
 
 @head(scores=False)
 def mean(feature: Feature, classes: int) -> nn.Module:
     """Global average pooling alone, without parameters: the vector (N, channels) that others are held against."""
-    return nn.Sequential(*pooled(feature))
+    return Pooling(*pooled(feature))

@@ -23,18 +23,35 @@ class Mean(nn.Module):
         super().__init__()
         self.dims = dims
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean(self.dims)
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Of a sequence, `mask` (N, L) says which places there are."""
+        if mask is None or len(self.dims) != 1:
+            return x.mean(self.dims)
+        there = fitted(mask, x.shape[self.dims[0]]).unsqueeze(-1 if self.dims == (1,) else 1)
+        # What is not there may be anything, infinite included.
+        return torch.where(there, x, 0.0).sum(self.dims) / there.sum(self.dims).clamp(min=1).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"dims={self.dims}"
 
 
 class First(nn.Module):
-    """The first token: the class token of vision transformers."""
+    """The first token: the class token of vision transformers. With a mask (N, L) the first that is there."""
 
-    def forward(self, x: Tensor) -> Tensor:  # (N, L, C) -> (N, C)
-        return x[:, 0]
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:  # (N, L, C) -> (N, C)
+        if mask is None:
+            return x[:, 0]
+        first = fitted(mask, x.shape[1]).to(torch.int8).argmax(1)
+        return x[torch.arange(len(x), device=x.device), first]
+
+
+class Pooling(nn.Sequential):
+    """Layers one after the other, of which those that pool may be told which places of a sequence there are."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        for layer in self:
+            x = layer(x, mask) if isinstance(layer, (Mean, First)) else layer(x)
+        return x
 
 
 class ChannelsFirst(nn.Module):
@@ -82,6 +99,24 @@ class Scored(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         feature = self.body(x)
         return {"scores": self.fc(feature), "feature": feature}
+
+
+def fitted(
+    mask: Tensor,  # (N, L), bool
+    length: int,
+) -> Tensor:
+    """The mask for a sequence of `length`: of a shorter one, as strided layers leave it, the places in the middle of its steps.
+
+    Raises `HeadError` for a longer one, of which nobody knows what stands in the rest.
+    """
+    given = mask.shape[1]
+    if length > given:
+        raise HeadError(
+            f"the model is told which of {given} places are there, and this layer gives out {length}: nobody says what the "
+            "others are. Choose a head that does not pool, such as token(take='first'), or another layer."
+        )
+    steps = (2 * torch.arange(length, device=mask.device) + 1) * given // (2 * length)
+    return mask if length == given else mask[:, steps]
 
 
 def pooled(feature: Feature) -> list[nn.Module]:

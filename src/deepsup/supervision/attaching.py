@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from deepsup.errors import AttachError, ConfigError, DataParallelError, HeadError, PlanError, TapError
 from deepsup.heads import build, squared_norm, zero
 from deepsup.heads.lent_layers import lent, place
+from deepsup.heads.modules import Pooling
 from deepsup.layers.taps import InputTap, Recorder, Tap, refuse_compiled, refuse_wrapped, taps_on
 from deepsup.layers.wrappers import chain
 from deepsup.plans.plan import Branch, Plan, fingerprint
@@ -25,6 +26,7 @@ from deepsup.plans.shared_heads import check_alike, first_of
 from deepsup.specs import closest
 from deepsup.supervision.branch_heads import Heads
 from deepsup.supervision.idle_branches import absent, grounded, idle
+from deepsup.supervision.masks import argument_of, mask_in
 from deepsup.supervision.recomputation import call_repeated, note, running_again
 from deepsup.terms import INPUT
 
@@ -55,6 +57,7 @@ class Supervised(nn.Module):
         self.model = model
         self.heads = Heads(heads, model)
         self.plan = plan
+        self.mask_argument = argument_of(model)
         self.reads_input = any(branch.layer == INPUT for branch in plan.branches)
         self.learning = {b.name for b in plan.branches if b.loss != "none"}
         self.idle = idle(plan, None)
@@ -86,12 +89,13 @@ class Supervised(nn.Module):
         if self.reads_input:
             whole = input_of(args, kwargs)
             seen |= {b.name: whole for b in self.plan.branches if b.layer == INPUT}
+        mask = mask_in(self.mask_argument, args, kwargs)
         if torch.compiler.is_compiling():
-            return Outputs(main, self._predictions(seen))
+            return Outputs(main, self._predictions(seen, mask))
         with self._own_random_stream():
-            return Outputs(main, self._predictions(seen))
+            return Outputs(main, self._predictions(seen, mask))
 
-    def _predictions(self, seen: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _predictions(self, seen: dict[str, Tensor], mask: Tensor | None) -> dict[str, Tensor]:
         """The scores of every branch by its name, and further outputs of a head by names such as `layer1/feature`."""
         found: dict[str, Tensor] = {}
         statistics = [(buffer, buffer.clone()) for buffer in self.heads.lent_buffers()]
@@ -99,7 +103,7 @@ class Supervised(nn.Module):
             if branch.optional and branch.name not in seen:
                 found |= dict.fromkeys(branch.outputs, self._nothing(branch))
                 continue
-            output = self._ground(branch, self._predict(branch, seen))
+            output = self._ground(branch, self._predict(branch, seen, mask))
             if isinstance(output, dict) and {"scores", *branch.extras} <= output.keys():
                 found[branch.name] = output["scores"]
                 found |= {f"{branch.name}/{extra}": output[extra] for extra in branch.extras}
@@ -127,7 +131,7 @@ class Supervised(nn.Module):
         tensors = {key: t for key, t in output.items() if isinstance(t, Tensor)} if isinstance(output, dict) else {}
         return {**output, **grounded(tensors, parameters, idle=branch.name in self.idle)} if tensors else output
 
-    def _predict(self, branch: Branch, seen: dict[str, Tensor]) -> Any:
+    def _predict(self, branch: Branch, seen: dict[str, Tensor], mask: Tensor | None) -> Any:
         if branch.name not in seen:
             raise TapError(
                 f"the tap of branch '{branch.name}' on layer '{branch.layer}' did not fire: the forward skipped the layer, "
@@ -140,12 +144,12 @@ class Supervised(nn.Module):
             if not torch.is_autocast_enabled(feature.device.type):
                 feature = feature.to(parameter.dtype)  # the model's own autocast region ends before the head's
             break
-        return head(feature)
+        return head(feature) if mask is None or not isinstance(head, Pooling) else head(feature, mask)
 
-    def predict(self, branch: Branch, feature: Tensor) -> Any:
-        """What the head of a branch makes of an activation of its layer."""
+    def predict(self, branch: Branch, feature: Tensor, mask: Tensor | None = None) -> Any:
+        """What the head of a branch makes of an activation of its layer, of which `mask` (N, L) says what is there."""
         with self._own_random_stream():
-            return self._predict(branch, {branch.name: feature})
+            return self._predict(branch, {branch.name: feature}, mask)
 
     @contextmanager
     def _own_random_stream(self) -> Iterator[None]:

@@ -23,6 +23,7 @@ from deepsup.losses.full_size import alike
 from deepsup.plans.plan import Branch
 from deepsup.supervision.attaching import Outputs, Supervised, input_of, supervising, unwrap
 from deepsup.supervision.idle_branches import is_absent
+from deepsup.supervision.masks import mask_in
 from deepsup.terms import INPUT
 
 
@@ -36,11 +37,13 @@ class EarlyExit(nn.Module):
         self.training = net.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The scores `(N, classes)`, exactly those that the whole net gives for the branch."""
+        """The scores, exactly those that the whole net gives for the branch, their classes where the model has them."""
         _check_scoring(self.net, "an early exit")
-        found = self.net.predict(self.branch, self._feature(args, kwargs))
+        mask = mask_in(self.net.mask_argument, args, kwargs)
+        found = self.net.predict(self.branch, self._feature(args, kwargs), mask)
         scores: Tensor = found["scores"] if isinstance(found, dict) else found
-        return scores
+        own, main = self.branch.prediction, self.net.plan.prediction
+        return main.back(own.first(scores)) if own is not None and main is not None else scores
 
     def _feature(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         if self.branch.layer == INPUT:
