@@ -38,6 +38,42 @@ def test_kl_is_that_of_torch_and_its_gradient_is_the_difference_of_probabilities
     assert torch.allclose(gradient, 3 * (shares[0].exp() - shares[1]) / 4)
 
 
+def released(prediction: Tensor, teacher: Tensor, temperature: float, form: str, e: float = 1e-8) -> Tensor:
+    """d-li14/DHM utils/metric.py and sundw2014/DKS KL_divergence.py ("shares"), YingZhangDUT's train_models.py ("ratio")."""
+    p, q = (teacher / temperature).softmax(1), (prediction / temperature).softmax(1)
+    if form == "ratio":
+        return temperature**2 * (p * (e + p / (q + e)).log()).sum(1).mean()
+    p, q = ((x + e) / (1 + x.shape[1] * e) for x in (p, q))
+    return temperature**2 * (p * (p / q).log()).sum(1).mean()
+
+
+@pytest.mark.parametrize("form", ["shares", "ratio"])
+@pytest.mark.parametrize(("temperature", "spread"), [(1, 1), (1, 20), (3, 20), (2, 300)])
+def test_kl_with_eps_is_the_released_one_in_value_and_gradient(form: str, temperature: float, spread: float) -> None:
+    stream = torch.Generator().manual_seed(0)
+    prediction, teacher = spread * torch.randn(2, 64, 100, dtype=torch.float64, generator=stream)
+    prediction.requires_grad_()
+    expected = released(prediction, teacher, temperature, form)
+    found = losses.kl(prediction, teacher, temperature=temperature, eps=1e-8, ratio=form == "ratio")
+    assert number(found) == pytest.approx(number(expected), rel=1e-12)
+    pair = [torch.autograd.grad(v, prediction)[0] for v in (found, expected)]
+    assert torch.allclose(*pair, rtol=1e-9, atol=1e-15)
+
+
+def test_eps_bounds_what_scores_far_apart_cost() -> None:
+    stream = torch.Generator().manual_seed(0)
+    prediction, teacher = 20 * torch.randn(2, 4096, 100, dtype=torch.float64, generator=stream)
+    assert number(losses.kl(prediction, teacher)) == pytest.approx(50, abs=2)  # of one draw of 64: 49.2 and 18.2
+    for ratio in (False, True):
+        assert number(losses.kl(prediction, teacher, eps=1e-8, ratio=ratio)) == pytest.approx(18.2, abs=0.2)
+    for shape in ((3, 1), (3, 4)):  # one score, several labels: a sigmoid each, two probabilities
+        s, t = 300 * torch.randn(2, *shape, dtype=torch.float64, generator=stream)
+        pairs = [torch.stack([x.flatten(), -x.flatten()], 1) / 2 for x in (s, t)]
+        kind = "class" if shape[1] == 1 else "labels"
+        expected = released(pairs[0], pairs[1], 1, "shares") * shape[1]
+        assert number(losses.kl(s, t, eps=1e-8, kind=kind)) == pytest.approx(number(expected), rel=1e-10)
+
+
 def test_kl_needs_no_smoothing_where_scores_lie_far_apart() -> None:
     prediction = torch.tensor([[0.0, 2e4]], requires_grad=True)
     value = losses.kl(prediction, torch.tensor([[2e4, 0.0]]))

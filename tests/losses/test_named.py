@@ -233,7 +233,7 @@ def test_a_bound_option_is_used() -> None:
             "loss 'squared_hinge' needs form to be 'multiclass' or 'one-vs-rest'; found 'both'.",
         ),
         ("squared_hinge(form=['multiclass'])", "loss 'squared_hinge' needs form to be"),
-        ("kl(temprature=3)", "loss 'kl' has no option 'temprature'. Options: temperature, squared, eps. Closest: temperature."),
+        ("kl(temprature=3)", "loss 'kl' has no option 'temprature'. Options: temperature, squared, eps, ratio. Closest: tem"),
         ("hint(weight=3)", "loss 'hint' has no option 'weight'. Options: none."),
         ("kl(3)", "no loss is called 'kl(3)'. Closest: kl. Options are written by name"),
     ],

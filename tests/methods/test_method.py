@@ -93,7 +93,7 @@ def test_methods_that_place_themselves_can_be_placed_by_the_user() -> None:
         ("dsn(decay='square')", "method 'dsn' needs decay to be 'linear' or 'iterated' or 'constant'; found 'square'."),
         ("one(branches=1)", "needs branches to be a whole number of at least 2; found 1."),
         ("cds(loss='triplet')", "needs loss to be 'supcon' or 'simclr'; found 'triplet'."),
-        ("dhm(heat=2)", "has no option 'heat'. Options: temperature, weight, dynamic."),
+        ("dhm(heat=2)", "has no option 'heat'. Options: temperature, weight, dynamic, eps."),
         ("cnd", "no method is called 'cnd'. Closest: cnds. Methods: aux, googlenet,"),
         ("dml-relased(peers=2)", "Closest: dml-released."),
     ],

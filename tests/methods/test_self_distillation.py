@@ -40,6 +40,30 @@ def test_dhm_is_dsl_and_six_divergences_with_detached_teachers() -> None:
     assert len(Case("dhm").objective.edges) == 3 + 6
 
 
+@pytest.mark.parametrize("spread", [1.0, 300.0])
+@pytest.mark.parametrize(
+    ("method", "t"), [("dhm(eps=1e-8)", 1), ("dhm(temperature=2, eps=1e-8)", 2), ("dks(eps=1e-8)", 1)]
+)
+def test_dhm_and_dks_as_released_smooth_every_probability(method: str, t: float, spread: float) -> None:
+    def smoothed(scores: Tensor) -> Tensor:
+        return ((scores / t).softmax(1) + 1e-8) / (1 + CLASSES * 1e-8)
+
+    def loss(a: dict[str, Tensor], h: dict[str, Any], y: Tensor) -> Tensor:
+        outputs = [a["main"], h["early"], h["late"]]
+        total = sum(ce(o, y) for o in outputs)
+        for student in outputs:
+            for teacher in (o for o in outputs if o is not student):
+                p, q = smoothed(teacher.detach()), smoothed(student)
+                total = total + t * t * (p * (p / q).log()).sum(1).mean()
+        return total
+
+    case = Case(method)
+    with torch.no_grad():
+        for fc in (case.model.fc, case.trunk.fc):
+            fc.weight *= spread
+    case.check(loss)
+
+
 def test_dynamic_mimicking_drops_terms_at_random_and_repeatably() -> None:
     case = Case("dhm(dynamic=True)")
     dropped = []
@@ -101,11 +125,24 @@ def test_dml_shared_and_released() -> None:
         lambda a, h, y: ce(a["main"], y) + ce(h["peer1"], y) + kl(a["main"], h["peer1"]) + kl(h["peer1"], a["main"])
     )
     smooth = lambda s, y: ce(s, y, label_smoothing=0.1)  # noqa: E731
-    Case("dml-released").check(
-        lambda a, h, y: (
-            smooth(a["main"], y) + smooth(h["peer1"], y) + kl(a["main"], h["peer1"]) + kl(h["peer1"], a["main"])
+
+    def ratio(student: Tensor, teacher: Tensor) -> Tensor:
+        p, q = teacher.detach().softmax(1), student.softmax(1)
+        return (p * (1e-8 + p / (q + 1e-8)).log()).sum(1).mean()
+
+    for spread in (1.0, 300.0):
+        case = Case("dml-released")
+        with torch.no_grad():
+            for fc in (case.model.fc, case.trunk.fc):
+                fc.weight *= spread
+        case.check(
+            lambda a, h, y: (
+                smooth(a["main"], y)
+                + smooth(h["peer1"], y)
+                + ratio(a["main"], h["peer1"])
+                + ratio(h["peer1"], a["main"])
+            )
         )
-    )
 
 
 def test_byot_teaches_scores_and_features_from_the_deepest() -> None:

@@ -25,32 +25,38 @@ def kl(
     temperature: Annotated[float, TEMPERATURE] = 1.0,
     squared: Annotated[bool, FLAG] = True,
     eps: Annotated[float, between(0, 1)] = 0.0,
+    ratio: Annotated[bool, FLAG] = False,
     kind: str = "class",
 ) -> Tensor:
     """KL(teacher || prediction) of the softened class probabilities, averaged over the batch (Hinton et al. 2015).
 
     Scores are divided by `temperature` before the softmax; with `squared` the loss is multiplied by temperature^2, so that
-    gradients keep their size (DHM, ONE, DLB; the official BYOT does not). With `eps` the logarithms are of p + eps, as in
-    released code (1e-8 there), which bounds the loss near -log(eps). Of `labels` each score goes through a sigmoid, and
-    the divergences of all labels are added. The teacher gets a gradient unless it is detached. Raises `HeadError` when the
-    shapes differ.
+    gradients keep their size (DHM, ONE, DLB; the official BYOT does not). With `eps` every probability is
+    (p + eps) / (1 + C eps), as in the released DHM and DKS, or with `ratio` the logarithm is that of
+    eps + p / (q + eps), as in the released DML; 1e-8 in all three, which bounds the loss near -log(eps), 18.4. Of `labels`
+    each score goes through a sigmoid, and the divergences of all labels are added. The teacher gets a gradient unless it is
+    detached. Raises `HeadError` when the shapes differ.
     """
     _same_shape("kl", prediction, teacher, least=2)
     student, truth = widened(prediction) / temperature, widened(teacher) / temperature
     if kind == "labels" or prediction.shape[1] == 1:  # each label and its contrary
-        value = sum(
-            _divergence(F.logsigmoid(t), F.logsigmoid(s), eps) for t, s in ((truth, student), (-truth, -student))
-        )
+        pairs = [(F.logsigmoid(t), F.logsigmoid(s)) for t, s in ((truth, student), (-truth, -student))]
+        value = sum(_divergence(t, s, eps, ratio, classes=2) for t, s in pairs)
     else:
-        value = _divergence(F.log_softmax(truth, 1), F.log_softmax(student, 1), eps)
+        logs = F.log_softmax(truth, 1), F.log_softmax(student, 1)
+        value = _divergence(*logs, eps, ratio, classes=prediction.shape[1])
     mean = torch.as_tensor(value).sum(1).mean()
     return mean * temperature**2 if squared else mean
 
 
-def _divergence(truth: Tensor, student: Tensor, eps: float) -> Tensor:
-    """p (log p - log q) of every class, given the logarithms."""
-    p = truth.exp()
-    return p * (truth - student) if eps == 0 else p * ((p + eps).log() - (student.exp() + eps).log())
+def _divergence(truth: Tensor, student: Tensor, eps: float, ratio: bool, *, classes: int) -> Tensor:
+    """p (log p - log q) of every class, given the logarithms of p and q."""
+    p, q = truth.exp(), student.exp()
+    if eps == 0:
+        return p * (truth - student)
+    if ratio:
+        return p * (eps + p / (q + eps)).log()
+    return (p + eps) / (1 + classes * eps) * ((p + eps) / (q + eps)).log()
 
 
 @loss(scores=False, teacher=True, kinds=())

@@ -25,6 +25,10 @@ DHM_BRANCHES = (
     "ImageNet ResNet), elsewhere, MobileNet included, by the rule behind them. Its CIFAR ResNets pool on their shortcuts: "
     "model_options.shortcut=pool, as in the recipes; with our default the outputs are those of another network"
 )
+SMOOTHED = (
+    "The formula is the paper's; the released code first makes every probability (p + 1e-8) / (1 + C 1e-8), which bounds a term "
+    "near 18.4 T², and so does {}(eps=1e-8)"
+)
 
 
 @BUILDERS.register
@@ -43,7 +47,7 @@ def dsl(*, weight: NotNegative = 1.0) -> Method:
 
 
 @BUILDERS.register
-def dks(*, weight: NotNegative = 1.0) -> Method:
+def dks(*, weight: NotNegative = 1.0, eps: Share = 0.0) -> Method:
     """Two branches that repeat the rest of the trunk; every output teaches every other.
 
     Deeply-supervised Knowledge Synergy.
@@ -51,14 +55,22 @@ def dks(*, weight: NotNegative = 1.0) -> Method:
     return Method(
         formula="L = sum_j CE(o_j, y) + sum_{j != k} KL(p_k || p_j), teachers p_k detached",
         source="Sun, Yao, Zhou, Zhao 2019 (CVPR, arXiv 1906.00675)",
-        deviations=DHM_BRANCHES + ". For WRN these are DKS's own branches; its others were not released",
+        deviations=DHM_BRANCHES
+        + ". For WRN these are DKS's own branches; its others were not released. "
+        + SMOOTHED.format("dks"),
         **_HIERARCHICAL,
-        edges=lambda names: _pairwise(["main", *names], "kl", weight),
+        edges=lambda names: _pairwise(["main", *names], _kl(1, eps), weight),
     )
 
 
 @BUILDERS.register
-def dhm(*, temperature: Positive = 1.0, weight: NotNegative = 1.0, dynamic: Annotated[bool, FLAG] = False) -> Method:
+def dhm(
+    *,
+    temperature: Positive = 1.0,
+    weight: NotNegative = 1.0,
+    dynamic: Annotated[bool, FLAG] = False,
+    eps: Share = 0.0,
+) -> Method:
     """Two branches that repeat the rest of the trunk; every output teaches every other, softened by T.
 
     Dynamic Hierarchical Mimicking.
@@ -68,9 +80,9 @@ def dhm(*, temperature: Positive = 1.0, weight: NotNegative = 1.0, dynamic: Anno
         source="Li, Chen 2020 (CVPR, arXiv 2003.10739); github.com/d-li14/DHM at c67639d",
         deviations=DHM_BRANCHES
         + ". The random dropping of terms is in the released code, commented out: dhm(dynamic=True) turns "
-        "it on. Its smoothing of probabilities by 1e-8 is not needed with log-softmax",
+        "it on. " + SMOOTHED.format("dhm"),
         **_HIERARCHICAL,
-        edges=lambda names: _pairwise(["main", *names], _kl(temperature), weight),
+        edges=lambda names: _pairwise(["main", *names], _kl(temperature, eps), weight),
         dynamic=dynamic,
     )
 
@@ -100,8 +112,10 @@ _HIERARCHICAL: dict[str, Any] = {
 }
 
 
-def _kl(temperature: float) -> str:
-    return "kl" if temperature == 1 else f"kl(temperature={temperature:g})"
+def _kl(temperature: float, eps: float = 0.0) -> str:
+    said = {"temperature": f"{temperature:g}"} if temperature != 1 else {}
+    said |= {"eps": f"{eps:g}"} if eps else {}
+    return f"kl({', '.join(f'{k}={v}' for k, v in said.items())})" if said else "kl"
 
 
 def _pairwise(names: Sequence[str], loss: str, weight: float) -> list[Edge]:
@@ -132,14 +146,14 @@ def dml(*, peers: Peers = 1, temperature: Positive = 1.0) -> Method:
 def dml_released(*, peers: Peers = 1) -> Method:
     """DML as released: KL terms summed, labels smoothed by 0.1."""
     return Method(
-        formula="L = sum_i CE(o_i, (1 - s) y + s / C) + sum_{j != i} KL(p_j || p_i),  s = 0.1",
+        formula="L = sum_i CE(o_i, (1 - s) y + s / C) + sum_{j != i} p_j log(p_j / (p_i + e) + e),  s = 0.1, e = 1e-8",
         source="github.com/YingZhangDUT/Deep-Mutual-Learning at 34a2058",
-        deviations="one batch for all networks (released: one each); its 1e-8 inside the logarithm is not needed",
+        deviations="one batch for all networks (released: one each)",
         head="continuation",
         loss="cross_entropy(smoothing=0.1)",
         places=_on_input(peers),
         arrange=_peers,
-        edges=lambda names: _pairwise(["main", *names], "kl", 1.0),
+        edges=lambda names: _pairwise(["main", *names], "kl(eps=1e-08, ratio=True)", 1.0),
     )
 
 
