@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -63,9 +64,10 @@ def test_kl_with_eps_is_the_released_one_in_value_and_gradient(form: str, temper
 def test_eps_bounds_what_scores_far_apart_cost() -> None:
     stream = torch.Generator().manual_seed(0)
     prediction, teacher = 20 * torch.randn(2, 4096, 100, dtype=torch.float64, generator=stream)
-    assert number(losses.kl(prediction, teacher)) == pytest.approx(50, abs=2)  # of one draw of 64: 49.2 and 18.2
+    assert number(losses.kl(prediction, teacher)) == pytest.approx(50, abs=2)
     for ratio in (False, True):
-        assert number(losses.kl(prediction, teacher, eps=1e-8, ratio=ratio)) == pytest.approx(18.2, abs=0.2)
+        bounded = number(losses.kl(prediction, teacher, eps=1e-8, ratio=ratio))
+        assert 17 < bounded < -math.log(1e-8)
     for shape in ((3, 1), (3, 4)):  # one score, several labels: a sigmoid each, two probabilities
         s, t = 300 * torch.randn(2, *shape, dtype=torch.float64, generator=stream)
         pairs = [torch.stack([x.flatten(), -x.flatten()], 1) / 2 for x in (s, t)]
