@@ -100,7 +100,7 @@ def _losses_of_methods(config: ComparisonConfig, group: str) -> dict[str, str]:
 def _loss_of_method(config: TrainConfig) -> str | None:
     """The main output's loss as the method has it; None where it is the point: set by hand, or the control's."""
     method = methods.get(config.supervise.method if config.supervise else "none")
-    meant = config.loss is not None or method.name.partition("(")[0] == "label-smoothing"
+    meant = config.main_loss is not None or method.name.partition("(")[0] == "label-smoothing"
     return None if meant else losses.show(method.main_loss)
 
 

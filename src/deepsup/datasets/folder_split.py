@@ -1,11 +1,11 @@
-"""Images in one folder a class, read as they are needed."""
+"""Images in files, with a class, labels or numbers each, read as they are needed."""
 
 from __future__ import annotations
 
 import importlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -20,9 +20,8 @@ from deepsup.datasets.image_listing import BESIDE, folders_in, listed
 from deepsup.datasets.image_ranges import Ranges
 from deepsup.datasets.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from deepsup.datasets.splits import Split, checked_labels, derived_seed, sent
+from deepsup.datasets.whole_images import WHOLE, Recipes, Transform
 from deepsup.errors import ConfigError, DatasetError
-
-Transform = Callable[[Any], Tensor]
 
 # Evaluation resizes the shorter side a little beyond the crop, as ImageNet's 256 for 224.
 _MARGIN = 256 / 224
@@ -40,11 +39,14 @@ class FolderSplit(Split):
     epoch, sample and view. `ranges` say what is white in images of more than 8 bits. `workers` processes read ahead;
     neither their number nor their speed changes a batch. An
     image that cannot be read raises DatasetError with its path when its turn comes.
+
+    Of the tasks "labels" and "values" a sample comes with C numbers (NaN does not count), of which `class_names` are the
+    names; images are resized whole, since a part need not show what they are about, and `augment` is "none" or "flips".
     """
 
     def __init__(
         self,
-        samples: Sequence[tuple[Path, int]],
+        samples: Sequence[tuple[Path, Any]],
         *,
         class_names: Sequence[str],
         size: int,
@@ -52,9 +54,12 @@ class FolderSplit(Split):
         views: int = 1,
         workers: int = 0,
         ranges: Ranges | None = None,
+        task: str = "classification",
     ) -> None:
-        made, _ = AUGMENTATIONS.read(augment)
-        recipe = AUGMENTATIONS[made](size)
+        self.task = task
+        known = augmentations(task)
+        made, _ = known.read(augment)
+        recipe = known[made](size)
         super().__init__(
             samples=len(samples),
             class_names=class_names,
@@ -64,8 +69,13 @@ class FolderSplit(Split):
             kinds=len(recipe) if made != "none" else 0,
             views=views,
         )
-        labels = torch.tensor([label for _, label in samples], dtype=torch.int64)
-        self.labels = checked_labels(labels, classes=self.classes)
+        one = task == "classification"
+        labels = torch.tensor([label for _, label in samples], dtype=torch.int64 if one else torch.float32)
+        if not one and labels.shape != (len(samples), self.classes):
+            raise DatasetError(
+                f"{len(samples)} images of {self.classes} {task} came with {tuple(labels.shape)} numbers."
+            )
+        self.labels = checked_labels(labels, classes=self.classes) if one else labels
         self.paths = tuple(path for path, _ in samples)
         self.workers = workers
         self.ranges = ranges or Ranges()
@@ -122,10 +132,15 @@ def _collate(items: list[tuple[Tensor, Tensor] | DatasetError]) -> tuple[Tensor,
         images.append(item[0])
         labels.append(item[1])
     together = torch.stack(images, 1)
-    return together.flatten(0, 1), torch.stack(labels).repeat(len(together))
+    return together.flatten(0, 1), torch.cat([torch.stack(labels)] * len(together))
 
 
-AUGMENTATIONS: specs.Registry[Callable[[int], tuple[Transform, ...]]] = specs.Registry("augmentation", ConfigError)
+AUGMENTATIONS: Recipes = specs.Registry("augmentation", ConfigError)
+
+
+def augmentations(task: str) -> Recipes:
+    """What images of a task may go through: those with labels or numbers stay whole."""
+    return AUGMENTATIONS if task == "classification" else WHOLE
 
 
 @AUGMENTATIONS.register

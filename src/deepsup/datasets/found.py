@@ -37,6 +37,7 @@ class Files:
     facts: Mapping[Path, Facts]
     skipped: Counter[str] = field(default_factory=Counter)
     masks: str = ""  # how they are read
+    notes: tuple[str, ...] = ()  # what a look at the targets gave
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,11 @@ class Part:
     sizes: tuple[tuple[int, int], tuple[int, int]]  # height and width of the smallest and the largest image
     values: tuple[float, float] | None  # the smallest and the largest in the files; None where pixels were not all read
     shares: dict[str, float] | None  # of images, or of labelled pixels; None where they were not all read
-    void: float  # share of the pixels that do not count
+    void: float  # share of the pixels, labels or numbers that do not count
     turned: int  # by their EXIF orientation
     transparent: int
+    numbers: dict[str, tuple[float, float, float]] | None = None  # of real values: the smallest, mean and largest
+    counted: str = "pixels"  # what `void` is a share of
 
 
 @dataclass(frozen=True)
@@ -107,11 +110,6 @@ def paths_of(split: Split) -> list[Path]:
 
 
 def _part(split: Split, facts: Mapping[Path, Facts]) -> Part:
-    counts = _counts(split)
-    labelled = int(counts[: split.classes].sum()) if counts is not None else 0
-    shares = None
-    if counts is not None and labelled:
-        shares = {name: int(n) / labelled for name, n in zip(split.class_names, counts.tolist(), strict=False)}
     seen = [facts[path] for path in paths_of(split) if path in facts]
     sizes = sorted((one.size for one in seen), key=lambda size: size[0] * size[1]) or [split.shape]
     return Part(
@@ -119,11 +117,31 @@ def _part(split: Split, facts: Mapping[Path, Facts]) -> Part:
         kinds=dict(Counter(one.kind for one in seen)),
         sizes=(sizes[0], sizes[-1]),
         values=_values(split, seen),
-        shares=shares,
-        void=1 - labelled / max(1, int(counts.sum())) if counts is not None else 0.0,
         turned=sum(one.turned for one in seen),
         transparent=sum(one.transparent for one in seen),
+        **(_of_columns(split) if isinstance(split, FolderSplit) and split.labels.ndim == 2 else _of_classes(split)),
     )
+
+
+def _of_classes(split: Split) -> dict[str, Any]:
+    """The shares of classes, and of what has none."""
+    counts = _counts(split)
+    labelled = int(counts[: split.classes].sum()) if counts is not None else 0
+    shares = None
+    if counts is not None and labelled:
+        shares = {name: int(n) / labelled for name, n in zip(split.class_names, counts.tolist(), strict=False)}
+    return {"shares": shares, "void": 1 - labelled / max(1, int(counts.sum())) if counts is not None else 0.0}
+
+
+def _of_columns(split: FolderSplit) -> dict[str, Any]:
+    """The share of images that each label is at, or the range of each number, of those that are known."""
+    known = {n: c[~c.isnan()].double() for n, c in zip(split.class_names, split.labels.T, strict=True)}
+    void, of = float(split.labels.isnan().double().mean()), split.task
+    if of == "labels":
+        shares = {name: float(column.mean()) if len(column) else 0.0 for name, column in known.items()}
+        return {"shares": shares, "void": void, "counted": of}
+    numbers = {n: (float(c.min()), float(c.mean()), float(c.max())) for n, c in known.items() if len(c)}
+    return {"shares": None, "void": void, "counted": of, "numbers": numbers}
 
 
 def _counts(split: Split) -> torch.Tensor | None:
@@ -151,10 +169,17 @@ def _said(part: Part) -> str:
     odd = {"turned as EXIF says": part.turned, "with transparency, laid on black": part.transparent}
     more = "".join(f", {count} {what}" for what, count in odd.items() if count)
     shares = _shares(part.shares) if part.shares else "shares of classes not counted: too many to be kept in memory"
-    void = f"; {100 * part.void:.3g} % of the pixels are void" if part.void else ""
+    shares = _numbers(part.numbers) if part.numbers else shares
+    blank = "void" if part.counted == "pixels" else "not known"
+    void = f"; {100 * part.void:.3g} % of the {part.counted} are {blank}" if part.void else ""
     images = f"{part.images} image{'s' if part.images > 1 else ''}"
     stored = f" ({', '.join(kinds)})" if kinds else ""
     return f"{images}{stored}, {sizes}{values}{more}; {shares}{void}"
+
+
+def _numbers(numbers: Mapping[str, tuple[float, float, float]]) -> str:
+    told = [f"{name} {low:.4g} to {high:.4g} (mean {mean:.4g})" for name, (low, mean, high) in numbers.items()]
+    return ", ".join(told[:_SAID]) + (f" and {len(told) - _SAID} more" if len(told) > _SAID else "")
 
 
 def _shares(shares: Mapping[str, float]) -> str:
@@ -169,7 +194,7 @@ def _shares(shares: Mapping[str, float]) -> str:
 
 def _notes(train: Split, validation: Split, sides: Sequence[Part], files: Files) -> list[str]:
     """What a reader should know, and what should make one doubt."""
-    notes = [files.masks] if files.masks else []
+    notes = [*([files.masks] if files.masks else []), *files.notes]
     ranges: Ranges = getattr(train, "ranges", Ranges())
     if ranges != Ranges():
         notes.append(f"{ranges}, and become bytes")

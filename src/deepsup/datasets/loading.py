@@ -8,6 +8,7 @@ from pathlib import Path
 from deepsup.datasets import folder_split, paired_transforms, preparation, transforms
 from deepsup.datasets.layouts import LAYOUTS, task_of, with_labels_a_pixel
 from deepsup.datasets.request import Dataset, Request
+from deepsup.datasets.whole_images import WHOLE
 from deepsup.errors import ConfigError, DatasetError
 from deepsup.specs import closest
 from deepsup.tasks import TASKS
@@ -51,6 +52,11 @@ def load(
     `root/val/CLASS/*`, ImageNet's layout, with `workers` processes. `size` is the side that images are resized to, at
     least 8; the default is the images' own (digits 16, folder 224).
 
+    With several labels, or numbers, an image: `labels` and `values` read `root/labels.csv` and `root/values.csv`, a row an
+    image: its path in `root`, then a column a label (0 or 1; or one column `labels` with names) or a number; empty ones do
+    not count. A column `split` says train, val or test, else a fifth is held out (`held_out=0.2`). `augment` is `none`
+    or `flips`.
+
     With a label for every pixel: `camvid`, `drive`, `ade20k`, `cityscapes` in the layouts in which they are distributed,
     and `pairs`: `root/train/{images,masks}` and `root/val/{images,masks}`, matched by file stem. Some have options:
     `drive(observer=2)`, `pairs(void=0)`. There `size` is the length of the shorter side, or `(height, width)`; `crop` the
@@ -77,8 +83,11 @@ def load(
         workers,
     )  # fmt: skip
     _check_counts(request)
-    if TASKS[task_of(plain)].whole_images:
+    task = task_of(plain)
+    if TASKS[task].whole_images:
         _check_maps(request)
+    elif task in ("labels", "values"):
+        _check_table(request)
     else:
         _check_classification(request)
     return LAYOUTS[plain](request, **options)
@@ -102,16 +111,40 @@ def _check_counts(request: Request) -> None:
         raise ConfigError(f"workers={request.workers} must be 0 (read in this process) or more.")
 
 
-def _check_classification(request: Request) -> None:
+def _check_whole(request: Request, has: str) -> None:
+    """Raise for what is for labels a pixel alone."""
     given = {"crop": request.crop is not None, "patches": request.patches != 1, "prepare": request.prepare != "none"}
     wrong = [option for option, is_given in given.items() if is_given]
     if wrong:
         raise ConfigError(
-            f"{', '.join(wrong)}: not for {request.name}, whose images have one label each. They are for labels a "
+            f"{', '.join(wrong)}: not for {request.name}, whose images have {has} each. They are for labels a "
             f"pixel: {with_labels_a_pixel()}."
         )
     if isinstance(request.size, tuple):
         raise ConfigError(f"size={list(request.size)}: images of {request.name} are square; give one number.")
+
+
+def _check_table(request: Request) -> None:
+    _check_whole(request, "a row of a table")
+    name = request.augment.partition("(")[0].strip()
+    if name not in WHOLE and name in {*folder_split.AUGMENTATIONS, *transforms.AUGMENTATIONS}:
+        raise ConfigError(
+            f"augment={request.augment!r} shows parts of images, and what {request.name} says of an image need not be true of a "
+            f"part. It has {', '.join(WHOLE)}."
+        )
+    WHOLE.read(request.augment)
+    wrong = {
+        f"views={request.views}": request.views != 1,
+        f"classes={request.classes}": request.classes is not None,
+        "download=true": request.download,
+    }
+    for option, given in wrong.items():
+        if given:
+            raise ConfigError(f"{option}: not for {request.name}, whose images and columns are your own. Leave it out.")
+
+
+def _check_classification(request: Request) -> None:
+    _check_whole(request, "one label")
     if request.name == "folder":  # looked at before anything is read; the splits look again
         folder_split.AUGMENTATIONS.read(request.augment)
     else:

@@ -13,6 +13,7 @@ from deepsup.datasets.found import Files, Found, found
 from deepsup.datasets.label_map_split import MapSplit
 from deepsup.datasets.splits import Split, generator
 from deepsup.errors import DatasetError
+from deepsup.specs import counted
 
 DEFAULT_ROOT = Path("data")
 
@@ -36,7 +37,7 @@ class Dataset:
 
     @property
     def task(self) -> str:
-        """ "classification", or "segmentation" where every pixel has a label."""
+        """One of `deepsup.tasks.TASKS`: "classification", "segmentation" where every pixel has a label, "labels", "values"."""
         return self.train.task
 
     @property
@@ -61,12 +62,13 @@ class Dataset:
 
     def __str__(self) -> str:
         height, width = self.train.shape
+        nouns = {"labels": ("label", "labels"), "values": ("value", "values")}.get(self.task, ("class", "classes"))
         patches = ""
         if isinstance(self.train, MapSplit) and self.train.crop:
             patches = f" ({len(self.train)} patches an epoch)"
         return (
             f"{self.name}: {self.train.n_images} training{patches} and {self.validation.n_images} validation images, "
-            f"{self.channels}x{height}x{width}, {self.classes} classes"
+            f"{self.channels}x{height}x{width}, {counted(self.classes, *nouns)}"
         )
 
 

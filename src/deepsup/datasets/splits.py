@@ -21,11 +21,11 @@ class Split(ABC):
 
     Example: `for x, y in split.batches(32, seed=0, epoch=0, shuffle=True): ...`
 
-    `x` is float32 `(N, channels, H, W)`, normalised, with H and W in `shape`. `task` says what `y` is, int64 in both
-    cases: for "classification" `(N,)` with values from 0 to `classes` - 1, for "segmentation" `(N, H, W)` with the same
-    values, and -100 where a pixel does not count. With `views=2` both are `(2 N, ...)`: a first augmented view of every
-    sample, then a second one in the same order, each drawn for itself, and the labels twice. `samples` is how many an
-    epoch has, `kinds` how many different views the augmentation describes.
+    `x` is float32 `(N, channels, H, W)`, normalised, with H and W in `shape`. `task` says what `y` is: for "classification"
+    `(N,)`, int64 from 0 to `classes` - 1, for "segmentation" `(N, H, W)` of the same, and -100 where a pixel does not count;
+    for "labels" 0 or 1 and for "values" numbers, `(N, classes)` in float32, NaN where one does not count. With `views=2` both
+    are `(2 N, ...)`: a first augmented view of every sample, then a second one in the same order, each drawn for itself, and
+    the labels twice. `samples` is how many an epoch has, `kinds` how many different views the augmentation describes.
     """
 
     task: str = "classification"

@@ -19,14 +19,17 @@ class DataConfig(Settings):
 
     name: str = "digits"
     """One label an image: `digits`, `mnist`, `fashion-mnist`, `cifar10`, `cifar100`, `svhn`, or `folder`, images of your
-    own or ImageNet's in `train/CLASS/` and `val/CLASS/`. One a pixel: `camvid`, `drive`, `ade20k`, `cityscapes`, or
+    own or ImageNet's in `train/CLASS/` and `val/CLASS/`. Several labels: `labels`, your own with `labels.csv`; numbers:
+    `values`, your own with `values.csv`; as in `values(held_out=0.3)`. One a pixel: `camvid`, `drive`, `ade20k`, `cityscapes`, or
     `pairs`, your own in `train/` and `val/`, each with `images/` and `masks/`; options as in `pairs(void=0)`."""
     root: str | None = None
-    """The folder that holds the data; null is `data/`. `digits` needs none, `folder` and `pairs` have no default."""
+    """The folder that holds the data; null is `data/`. `digits` needs none, `folder`, `labels`, `values` and `pairs` have no
+    default."""
     download: bool = False
-    """Fetch what is missing into `root`; not for `digits` and `folder`, nor where every pixel has a label."""
+    """Fetch what is missing into `root`; not for `digits`, `folder`, `labels` and `values`, nor where every pixel has a
+    label."""
     size: Side | tuple[Side, Side] | None = None
-    """Side in pixels that images are resized to, at least 8; null is their own (`digits` 16, `folder` 224). With labels a
+    """Side in pixels that images are resized to, at least 8; null is their own (`digits` 16, those in files 224). With labels a
     pixel: of the shorter side, or `[height, width]`."""
     crop: Side | tuple[Side, Side] | None = None
     """With labels a pixel: side, or `[height, width]`, of the patches that training sees; null is whole images."""
@@ -38,8 +41,9 @@ class DataConfig(Settings):
     augment: str = "none"
     """What happens to the training images: `none`, `standard` (random crops and mirroring), `reflect` (the same, padded
     by reflection), `cutout` (and a square cut out), `contrastive` (a pair of different views), with options:
-    `standard(mirror=False)`, `cutout(length=8)`. `folder` has `none`, `standard`, `contrastive`; with labels a pixel
-    there are `none`, `standard` (scale, rotation, blur, mirroring) and `flips`."""
+    `standard(mirror=False)`, `cutout(length=8)`. `folder` has `none`, `standard`, `contrastive`; `labels` and `values`
+    have `none` and `flips` (mirroring); with labels a pixel there are `none`, `standard` (scale, rotation, blur,
+    mirroring) and `flips`."""
     prepare: str = "none"
     """With labels a pixel: what is done to every image first: `none`, or `vessels` (grey, contrast equalised)."""
     tile: Side | tuple[Side, Side] | None = None
@@ -54,7 +58,7 @@ class DataConfig(Settings):
     """Every training batch begins with the samples that were new in the one before, so that it is twice as large, as
     DLB needs it; with `views: 2` they come back in their second view."""
     classes: int | None = Field(default=None, ge=2)
-    """Keep the first so many classes only, in training and validation; null is all. Not with labels a pixel."""
+    """Keep the first so many classes only, in training and validation; null is all. Only with one label an image."""
     limit: int | None = Field(default=None, ge=1)
     """Train on this many images only, the same for every seed; null is all. Validation keeps all of its own."""
     workers: int = Field(default=0, ge=0)

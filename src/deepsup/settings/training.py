@@ -20,10 +20,9 @@ from deepsup.errors import ConfigError
 from deepsup.settings import foreign
 from deepsup.settings.arms import check_parts, check_seeds, completed, settings_of
 from deepsup.settings.data import DataConfig as DataConfig
+from deepsup.settings.goals import check_loss, check_metric, usual_loss
 from deepsup.settings.section import Settings, check, flattened, merge, override, read
-from deepsup.specs import closest
 from deepsup.tasks import TASKS
-from deepsup.tasks.task import metrics_of
 from deepsup.trust import Asked, Trust
 from deepsup.trust import check as check_trust
 
@@ -194,9 +193,10 @@ class TrainConfig(Settings):
     supervise: SuperviseConfig | None = None
     loss: str | None = None
     """The main output's loss, and that of branches whose method gives both the same: `cross_entropy`, `binary`,
-    `dice_cross_entropy`, ...; null is the method's."""
+    `dice_cross_entropy`, ...; null is `binary` for several labels, `mse` for values, and else the method's."""
     metric: str | None = None
-    """The score that counts; null is `accuracy` for one label an image, and `mean IoU` for one a pixel. There are also
+    """The score that counts; null is `accuracy` for one label an image, `mAP` for several (also `label F1`, `label accuracy`),
+    `R²` for values (also `MAE` and `RMSE`, the lower the better), and `mean IoU` for one a pixel. There are also
     `pixel accuracy` and `mean Dice`, and of two classes `F1`, `Dice`, `Jaccard`, `sensitivity`, `specificity`,
     `precision`, `ROC-AUC` and `PR-AUC` (average precision)."""
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -227,6 +227,11 @@ class TrainConfig(Settings):
         """What the score is called."""
         return self.metric or TASKS[self.data.task].metric
 
+    @property
+    def main_loss(self) -> str | None:
+        """The main output's loss as settings or task have it; None where it is the method's."""
+        return self.loss or usual_loss(self.data.task)
+
     @field_validator("loss")
     @classmethod
     def _loss_is_known(cls, value: str | None) -> str | None:
@@ -237,13 +242,9 @@ class TrainConfig(Settings):
         return value
 
     @model_validator(mode="after")
-    def _metric_fits_the_task(self) -> TrainConfig:
-        known = metrics_of(self.data.task, classes=2)
-        if self.score_name not in known:
-            raise ConfigError(
-                f"metric: {self.data.name} has no metric {self.metric!r}.{closest(self.score_name, known)} It can be "
-                f"{', '.join(known)}, or null."
-            )
+    def _goals_fit_the_task(self) -> TrainConfig:
+        check_loss(self.loss, self.data.task, of=self.data.name)
+        check_metric(self.metric, self.data.task, of=self.data.name)
         return self
 
 

@@ -113,8 +113,8 @@ class Inputs:
         original = torch.from_numpy(pixels)
         if TASKS[self.task].whole_images:
             x = self._map(pixels, settings)
-        elif settings.name == "folder":
-            (cut,) = folder_split.AUGMENTATIONS["none"](self.size)
+        elif settings.name == "folder" or self.task in ("labels", "values"):
+            (cut,) = folder_split.augmentations(self.task)["none"](self.size)
             x = cut(in_colour(path, ranges))
         else:
             x = self._square(original)

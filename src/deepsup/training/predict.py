@@ -66,7 +66,7 @@ def load(folder: str | Path, *, branches: bool = False, trust: Trust = False) ->
     else:
         load_weights(net, place / "model.safetensors")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    objective = Objective(plan, loss=config.loss if plan is None else None)
+    objective = Objective(plan, loss=config.main_loss if plan is None else None)
     return Predictor(net.to(device).eval(), objective, config, inputs, device)
 
 

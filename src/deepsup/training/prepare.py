@@ -150,7 +150,11 @@ def _diagnose(config: TrainConfig) -> Diagnosis:
     sample, target = next(_batches(config, data))
     settings = config.supervise
     sizes = training_feed(config, data).batch_sizes
-    common: dict[str, Any] = {"loss": config.loss, "main_loss": config.loss, "classes": classes_of(config, data)}
+    common: dict[str, Any] = {
+        "loss": config.main_loss,
+        "main_loss": config.main_loss,
+        "classes": classes_of(config, data),
+    }
     look = partial(doctor.diagnose, model, sample, target, batch_sizes=sizes, **common)
     if settings is None:
         return look()
@@ -215,7 +219,7 @@ def load_data(config: TrainConfig) -> datasets.Dataset:
 
 def classes_of(config: TrainConfig, data: datasets.Dataset) -> int:
     """How many classes the model scores: of two classes a pixel, 1 where the loss takes each score through a sigmoid."""
-    method = methods.get(config.supervise.method if config.supervise else "none").under(config.loss)
+    method = methods.get(config.supervise.method if config.supervise else "none").under(config.main_loss)
     return TASKS[data.task].channels(data.classes, method.main_loss)
 
 
@@ -232,7 +236,7 @@ def build(config: TrainConfig, *, classes: int, channels: int, size: int) -> nn.
 def _plan(config: TrainConfig, model: nn.Module, data: datasets.Dataset) -> tuple[Plan, Record | None]:
     settings = config.supervise
     sample = next(_batches(config, data))[0][:2]
-    common: dict[str, Any] = {"main_loss": config.loss, "classes": classes_of(config, data)}
+    common: dict[str, Any] = {"main_loss": config.main_loss, "classes": classes_of(config, data)}
     if settings is None:
         return make_plan(model, sample, method="none", **common), None
     _check_batches(config, methods.get(settings.method))
@@ -311,5 +315,5 @@ def _probe(
     epochs = chain.from_iterable(_batches(config, data, epoch=epoch) for epoch in count())
     goal = None if objective is None else lambda output, y: objective(output, y, progress=0).total
     limits: dict[str, Any] = {"iterations": settings.iterations, "threshold": settings.threshold}
-    limits |= {"loss": config.loss} if config.loss else {}
+    limits |= {"loss": config.main_loss} if config.main_loss else {}
     return probe(model, islice(epochs, settings.iterations), objective=goal, **limits)

@@ -1,0 +1,37 @@
+"""What a run is trained for and judged by: the loss and the metric that fit what its images are labelled for."""
+
+from __future__ import annotations
+
+from deepsup import losses
+from deepsup.errors import ConfigError
+from deepsup.predictions import KINDS, word
+from deepsup.specs import closest
+from deepsup.tasks import TASKS
+from deepsup.tasks.task import metrics_of
+
+
+def usual_loss(task: str) -> str | None:
+    """The main output's loss by the task; None where the method has one, as all have for classes."""
+    return None if word(task).kind == "class" else word(task).loss
+
+
+def check_loss(loss: str | None, task: str, *, of: str) -> None:
+    """Raise `ConfigError` for a loss that reads something else than the data set `of` has."""
+    kind = word(task).kind
+    takes = losses.describe(loss).kinds if loss is not None else ()
+    if takes and kind not in takes:
+        described = {name: losses.describe(name) for name in losses.LOSSES}
+        able = [name for name, what in described.items() if what.scores and kind in what.kinds]
+        raise ConfigError(
+            f"loss: {loss} reads {' or '.join(KINDS[one] for one in takes)}, and {of} has {TASKS[task].labelled}. It can be "
+            f"{', '.join(able)}, or null."
+        )
+
+
+def check_metric(metric: str | None, task: str, *, of: str) -> None:
+    """Raise `ConfigError` for a metric that the task of the data set `of` does not have, whatever the number of classes."""
+    known = metrics_of(task, classes=2)
+    if metric is not None and metric not in known:
+        raise ConfigError(
+            f"metric: {of} has no metric {metric!r}.{closest(metric, known)} It can be {', '.join(known)}, or null."
+        )
