@@ -128,7 +128,7 @@ def break_nothing(patch: pytest.MonkeyPatch) -> None:
 
 
 def leave_taps(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(ds.supervision.stripping, "remove_taps", lambda model: None)
+    patch.setattr(ds.supervision.stripping, "remove_taps", lambda *_: None)
 
 
 def run_heads_in_eval(patch: pytest.MonkeyPatch) -> None:
