@@ -150,13 +150,13 @@ def share_the_random_stream(patch: pytest.MonkeyPatch) -> None:
 
 
 def forget_to_restore(patch: pytest.MonkeyPatch) -> None:
-    trace = branch_layers.trace
+    trace = branch_layers.trace_of_all
 
     def leaving(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
         model.register_forward_hook(lambda *_: None)
         return trace(model, *args, **kwargs)
 
-    patch.setattr(branch_layers, "trace", leaving)
+    patch.setattr(branch_layers, "trace_of_all", leaving)
 
 
 def cut_the_branches(patch: pytest.MonkeyPatch) -> None:
@@ -164,7 +164,7 @@ def cut_the_branches(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         ds.Supervised,
         "_predict",
-        lambda self, branch, seen: predict(self, branch, {k: v.detach() for k, v in seen.items()}),
+        lambda self, branch, seen, mask: predict(self, branch, {k: v.detach() for k, v in seen.items()}, mask),
     )
 
 

@@ -16,19 +16,20 @@ from deepsup.training.memory import peak_bytes, saved_bytes
 from tests.support.small_nets import Plain, images, labels, mlp
 
 FLOAT, LONG = 4, 8
+MEAN = FLOAT + LONG + 1  # the sum of the labels' weights, how many labels count, and whether any does
 
 
 @pytest.mark.parametrize("batch", [2, 7])
 def test_every_storage_counts_once_and_weights_do_not(batch: int) -> None:
     net = mlp(4, 8, 3)
     x, y = torch.randn(batch, 4), torch.arange(batch) % 3
-    # The input, what ReLU gives out (which the second layer reads), log-probabilities and labels; and the sum of the
-    # labels' weights, one number.
-    by_hand = batch * (4 * FLOAT + 8 * FLOAT + 3 * FLOAT + LONG) + FLOAT
+    # The input, what ReLU gives out (which the second layer reads), log-probabilities and labels; and of the mean what it
+    # is over.
+    by_hand = batch * (4 * FLOAT + 8 * FLOAT + 3 * FLOAT + LONG) + MEAN
     assert saved_bytes(net, ds.Objective(), (x, y)) == by_hand
     for p in net[0].parameters():
         p.requires_grad_(False)
-    assert saved_bytes(net, ds.Objective(), (x, y)) == batch * (8 * FLOAT + 3 * FLOAT + LONG) + FLOAT
+    assert saved_bytes(net, ds.Objective(), (x, y)) == batch * (8 * FLOAT + 3 * FLOAT + LONG) + MEAN
 
 
 def test_a_view_keeps_its_whole_storage() -> None:
@@ -41,7 +42,7 @@ def test_a_view_keeps_its_whole_storage() -> None:
             return self.fc(x[:, :4])
 
     x, y = torch.randn(5, 1000), torch.zeros(5, dtype=torch.long)
-    assert saved_bytes(Half(), ds.Objective(), (x, y)) == 5 * (1000 * FLOAT + 3 * FLOAT + LONG) + FLOAT
+    assert saved_bytes(Half(), ds.Objective(), (x, y)) == 5 * (1000 * FLOAT + 3 * FLOAT + LONG) + MEAN
 
 
 def test_a_branch_costs_what_its_head_keeps() -> None:
@@ -52,9 +53,9 @@ def test_a_branch_costs_what_its_head_keeps() -> None:
     plan = ds.plan(model, images(), at=["relu1"], head="pool")
     net = ds.attach(model, plan)
     extra = saved_bytes(net, ds.Objective(plan), batch) - plain
-    # The pooled activation, the head's log-probabilities, and a sum of the labels' weights; the activation itself is
-    # kept by the next convolution already, the labels by the main loss.
-    assert extra == 4 * (8 + 5) * FLOAT + FLOAT
+    # The pooled activation, the head's log-probabilities, and what the mean is over; the activation itself is kept by the
+    # next convolution already, the labels by the main loss.
+    assert extra == 4 * (8 + 5) * FLOAT + MEAN
 
 
 def test_recomputing_keeps_less() -> None:
