@@ -248,3 +248,24 @@ def test_tokens_are_examined_on_their_axis() -> None:
     )
     found = ds.diagnose(Tagger(), x, y, at=["body"], classes_axis=1, head=lambda f, c: nn.Linear(6, 9))
     assert "classes_axis=-1" in str(found)
+
+
+def test_a_loss_of_the_users_own_is_tried_as_a_step_gives_it_its_output_and_target() -> None:
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.act, self.fc = nn.Conv2d(3, 6, 1), nn.Tanh(), nn.Conv2d(6, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.act(self.conv(x))).movedim(1, -1)
+
+    def own(output: Tensor, target: Tensor, *, batch: dict[str, Tensor]) -> Tensor:
+        assert output.shape[-1] == 4
+        assert set(batch) == {"w"}
+        return (batch["w"] * F.cross_entropy(output.flatten(0, 2), target.flatten(), reduction="none")).mean()
+
+    x, y = images(2, 8), torch.randint(0, 4, (2, 8, 8))
+    plan = ds.plan(Last(), x, at=["act"], main_loss=own, loss="cross_entropy")
+    net = ds.attach(Last(), plan)
+    found = ds.diagnose(net, x, {"target": y, "w": torch.rand(128)}, objective=ds.Objective(plan))
+    assert {finding.code for finding in found.findings} <= {"dear-branch"}

@@ -15,7 +15,7 @@ from deepsup.evaluation.evaluate import evaluate
 from deepsup.supervision.objectives import Objective
 from deepsup.training.journal import read
 from tests.support.segmentation_runs import matrices
-from tests.support.small_nets import images, labels
+from tests.support.small_nets import CLASSES, images, labels
 from tests.support.supervised_nets import supervised
 from tests.support.tiny_shapes import SIDE, MapNet, batches
 
@@ -100,3 +100,23 @@ def test_several_threads_evaluate_at_once_and_a_failure_leaves_nothing() -> None
     assert torch.equal(state, torch.get_rng_state())
     assert isinstance(net(images()), ds.Outputs)
     assert not evaluations._FLAGS
+
+
+def test_an_output_with_a_target_of_its_own_is_scored_by_it() -> None:
+    net, x, y = supervised(), images(8), labels(8)
+    name, other = net.plan.names[0], (y + 1) % CLASSES
+    net.eval()
+    with torch.no_grad(), ds.supervising(net):
+        outputs = net(x)
+    found = evaluate(net, [(x[:3], {"main": y[:3], name: other[:3]}), (x[3:], {"main": y[3:], name: other[3:]})])
+    for output, scores, truth in (("main", outputs.main, y), (name, outputs.aux[name], other)):
+        assert found.score[output] == pytest.approx((scores.argmax(1) == truth).float().mean().item())
+        assert found.loss[output] == pytest.approx(F.cross_entropy(scores, truth).item(), rel=1e-5)
+    assert found.samples == 8
+
+    def right(scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return (scores.argmax(1) == target).float().mean()
+
+    own = evaluate(net, [(x, {"main": y, name: other})], metric=right)
+    assert own.score["main"] == pytest.approx(found.score["main"])
+    assert own.score[name] == pytest.approx(found.score[name])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from deepsup.errors import ConfigError
-from deepsup.evaluation.loaders import SplitFeed, overlapping
+from deepsup.evaluation.loaders import SplitFeed, overlapping, samples_in
 from tests.support.augmented_splits import (
     bytes_split,
     numbered,
@@ -74,3 +74,11 @@ class TestOverlapping:
     def test_batches_arrive_on_the_device(self) -> None:
         feed = SplitFeed(bytes_split(augment="standard"), 4, overlap=True, device="meta")
         assert {(x.device.type, y.device.type) for x, y in feed.epoch(1)} == {("meta", "meta")}
+
+
+def test_samples_of_every_form_of_target_are_counted() -> None:
+    y = torch.zeros(5, 3)
+    forms = (y, {"target": y, "mask": y}, {"main": y, "side": y[:, 0]}, (y, y, 0.3), [y, y])
+    assert [samples_in(form) for form in forms] == [5] * 5
+    assert samples_in({"target": (y, y, 0.3)}) == 5
+    assert [samples_in(form) for form in (None, "text", {}, torch.tensor(1.0))] == [1] * 4

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deepsup.errors import ConfigError, OutputError
-from deepsup.evaluation.sliding_window import tiled
+from deepsup.evaluation.evaluate import evaluate
+from deepsup.evaluation.sliding_window import in_tiles, tiled
+from deepsup.supervision.objectives import Objective
 
 
 def slow(forward: Callable[[Tensor], Tensor], x: Tensor, side: int, stride: int, *, binary: bool) -> Tensor:
@@ -171,3 +173,20 @@ def test_what_is_no_image_and_no_scores() -> None:
         tiled(nn.Linear(3, 2), torch.zeros(2, 3), side=2)
     with pytest.raises(OutputError, match=r"scores \(n, K, ...\) of its 4 tiles of \(4, 4\); found \(4, 16\)"):
         tiled(lambda tiles: tiles.flatten(1), torch.zeros(1, 1, 8, 8), side=4, stride=4)
+
+
+def test_without_a_plan_the_first_tile_says_where_the_classes_are() -> None:
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Conv2d(2, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x).movedim(1, -1)
+
+    net, objective = Last().eval(), Objective()
+    x, y = torch.randn(2, 2, 8, 12), torch.randint(0, 3, (2, 8, 12))
+    whole = evaluate(net, [(x, y)])
+    found = evaluate(net, [(x, y), (x, y)], objective=objective, run=in_tiles(objective, side=8))
+    assert found.loss["main"] == pytest.approx(whole.loss["main"], rel=1e-5)
+    assert found.score["main"] == pytest.approx(whole.score["main"])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deepsup import losses
 from deepsup.errors import ClassCountError, HeadError, OutputError
-from deepsup.losses.first_batch import check_axis, check_target, counted, guessed_axis
+from deepsup.losses.first_batch import check_axis, check_target, guessed_axis
 from deepsup.predictions import Prediction
 
 
@@ -59,16 +59,14 @@ def test_labels_of_any_type_are_held_against_the_classes() -> None:
         check_target("cross_entropy", torch.zeros(2, 3), torch.tensor([0, 156], dtype=torch.uint8))
 
 
-def test_a_loss_is_a_mean_over_what_counts() -> None:
-    labels = torch.tensor([0, 1, 9, -100, 2])
-    assert int(counted("cross_entropy", labels)) == 4  # type: ignore[arg-type]
-    assert int(counted("cross_entropy(ignore_index=9)", labels)) == 3  # type: ignore[arg-type]
-    assert float(counted("cross_entropy(ignore_index=9, class_weight=[1, 2, 0.5])", labels)) == 3.5  # type: ignore[arg-type]
-    assert int(counted("cross_entropy(shift=1)", torch.zeros(2, 5, dtype=torch.long))) == 8  # type: ignore[arg-type]
-    assert int(counted("mse", torch.tensor([[1.0, math.nan], [3, 4]]))) == 3  # type: ignore[arg-type]
-    mask = torch.tensor([True, False])
-    assert int(counted("mse", torch.tensor([[1.0, math.nan], [3, 4]]), mask[:, None])) == 1  # type: ignore[arg-type]
-    assert counted("cross_entropy", [1, 2]) is None
+def test_labels_are_from_0_to_1_on_any_device() -> None:
+    for bad in (torch.tensor([[0.0, 1.5, math.nan]]), torch.tensor([[0, 2, 1]])):
+        with pytest.raises(
+            HeadError, match=r"reads labels from 0 to 1, and this target holds 0 to [12]\.?5?\. Real values"
+        ):
+            check_target("binary", torch.zeros(1, 3), bad)
+    check_target("binary(ignore_index=7)", torch.zeros(1, 3), torch.tensor([[0.0, 7.0, math.nan]]))
+    check_target("binary", torch.zeros(1, 3), torch.tensor([[0, 1, -100]]))
 
 
 def test_a_batch_of_ignored_labels_alone_is_zero() -> None:

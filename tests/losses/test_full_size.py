@@ -33,3 +33,11 @@ def test_only_shrunk_labels_lose_classes() -> None:
     assert lost_classes(scores, target, "cross_entropy(resize='nearest', ignore_index=2)") == ()
     assert lost_classes(scores, target, "cross_entropy") == ()
     assert lost_classes(torch.zeros(1, 3, 8, 8), target, "cross_entropy(resize='nearest')") == ()
+
+
+def test_flow_grows_with_its_map() -> None:
+    small = torch.tensor([1.0, 2.0]).view(1, 2, 1, 1).expand(1, 2, 2, 4)
+    wide = enlarged(small, (6, 8), "mse(flow=True)")
+    assert wide[0, :, 0, 0].tolist() == [2, 6]  # x by the width, y by the height
+    assert enlarged(small, (6, 8), "mse")[0, :, 0, 0].tolist() == [1, 2]
+    assert enlarged(small, (2, 4), "mse(flow=True)") is small

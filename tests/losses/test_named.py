@@ -264,12 +264,13 @@ def test_what_a_loss_reads() -> None:
     crops = losses.Kind(scores=False, views=2, kinds=())
     values = losses.Kind(resizes=True, kinds=("values",))
     assert losses.describe("cross_entropy(smoothing=0.1)") == maps
-    assert {losses.describe(name) for name in ("mse", "l1", "huber(delta=2)", "smooth_l1", "cosine")} == {values}
+    assert {losses.describe(name) for name in ("mse", "l1", "huber(delta=2)", "smooth_l1")} == {values}
+    assert losses.describe("cosine") == values._replace(mean="vectors")
     assert losses.describe("binary(resize='area')") == one
-    assert losses.describe("balanced") == one._replace(only_one_channel=True)
-    assert (
-        losses.describe("dice") == losses.describe("dice_cross_entropy") == maps._replace(one_channel=True, kinds=both)
-    )
+    assert losses.describe("balanced") == one._replace(only_one_channel=True, mean="samples")
+    overlap = maps._replace(one_channel=True, kinds=both)
+    assert losses.describe("dice_cross_entropy") == overlap
+    assert losses.describe("dice") == overlap._replace(mean="samples")
     assert losses.describe(losses.squared_hinge) == labels
     assert losses.describe("kl(temperature=3)") == losses.describe(losses.kl) == teacher
     assert losses.describe("hint") == teacher._replace(kinds=())

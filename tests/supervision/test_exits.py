@@ -234,3 +234,18 @@ def test_an_exception_behind_or_before_the_layer_leaves_the_exit_as_it_was() -> 
     assert net.recorder.stop is None
     assert model(images()).shape == (2, CLASSES)
     assert torch.equal(fast(torch.zeros(2, 3, 16, 16)), expected)
+
+
+def test_an_exit_has_its_classes_where_the_model_has_them() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5))
+    x = torch.randn(2, 5, 4)  # as many tokens as classes
+    net = ds.attach(model, ds.plan(model, x, at=["1"], task="tokens")).eval()
+    branch = whole(net, x).aux["1"]
+    assert net.plan.branches[0].prediction.axis == 1  # type: ignore[union-attr]
+    assert torch.equal(ds.early_exit(net, "1")(x), branch.transpose(1, 2))
+
+
+def test_values_and_classes_have_no_mean() -> None:
+    with pytest.raises(HeadError, match="some of these outputs give values and some classes or labels"):
+        average([torch.zeros(2, 3), torch.zeros(2, 3)], ["class", "values"])

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional as F
 
-from deepsup.errors import ConfigError
+from deepsup.errors import ClassCountError, ConfigError, HeadError
 from deepsup.losses.resizing import LostClassesWarning
-from deepsup.supervision.first_batch_checks import check_crops, warn_of_lost
+from deepsup.supervision.first_batch_checks import check_crops, check_targets, warn_of_lost
+from deepsup.supervision.targets import read
 from deepsup.terms import Edge
 
 
@@ -30,3 +33,44 @@ def test_crops_come_in_pairs() -> None:
     for wrong in ([1, 2, 2, 1], [1, 2, 1]):
         with pytest.raises(ConfigError, match="method 'cds' compares two crops of each image"):
             check_crops(torch.tensor(wrong), "cds")
+
+
+HOT, INDEX = torch.tensor([[1.0, 1, 0], [0, 0, 0]]), torch.tensor([0, 2])
+
+
+@pytest.mark.parametrize(
+    ("main", "side", "target", "message"),
+    [
+        ("binary", "cross_entropy", HOT, "these are several labels a sample: loss='binary'"),
+        ("cross_entropy", "cross_entropy", {"main": INDEX, "side": HOT}, "these are several labels a sample"),
+        ("cross_entropy", "cross_entropy", (INDEX, HOT, 0.3), "these are several labels a sample"),
+        ("mse", "cross_entropy", torch.tensor([[2.0, -1, 0], [0, 3, 0]]), "real values need loss='mse'"),
+        ("cross_entropy", F.mse_loss, {"main": INDEX, "side": HOT[:, :1]}, r"would stretch a target of shape \(2, 1\)"),
+        (
+            "cross_entropy",
+            F.binary_cross_entropy_with_logits,
+            {"main": INDEX, "side": HOT * 5},
+            "reads labels from 0 to 1, and this target holds 0 to 5",
+        ),
+        ("cross_entropy", "cross_entropy", [1, 2], "the loss of 'main' .* its target is a list"),
+        ("cross_entropy", "mse", {"target": INDEX, "mask": INDEX > 0}, "the loss of 'main' .* reads none"),
+        (
+            "mse",
+            F.l1_loss,
+            {"target": HOT, "mask": HOT > 0},
+            "a mask, and the loss of 'side' .* what is masked would count",
+        ),
+    ],
+)
+def test_every_target_is_held_against_the_loss_that_reads_it(main: Any, side: Any, target: Any, message: str) -> None:
+    edges = (Edge("main", loss=main), Edge("side", loss=side))
+    found = {"main": torch.zeros(2, 3), "side": torch.zeros(2, 3)}
+    with pytest.raises(HeadError, match=message):
+        check_targets(edges, found, read(target, ("main", "side")))
+
+
+def test_a_label_without_a_class_is_found_in_every_output() -> None:
+    found = {"main": torch.zeros(2, 3), "side": torch.zeros(2, 2)}
+    with pytest.raises(ClassCountError, match=r"labels 0\.\.2"):
+        check_targets((Edge("main"), Edge("side")), found, read(INDEX, ("main", "side")))
+    check_targets((Edge("main"),), found, read(INDEX, ("main", "side")))

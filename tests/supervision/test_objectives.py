@@ -240,3 +240,27 @@ def test_a_term_of_ones_own_can_be_added_and_a_misspelt_one_is_refused() -> None
         BranchNameError, match=r"names the output 'layr1', which is not there. Closest: layer1. Outputs:"
     ):
         ds.Objective(replace(case.plan, edges=(ds.Edge("layr1", "main", "kl"),)))
+
+
+@pytest.mark.parametrize("task", ["classification", "tokens", "labels", "values"])
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_compiled_step_has_the_losses_of_a_plain_one(task: str, fresh: bool) -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3))
+    x = torch.randn(8, 5, 4) if task == "tokens" else torch.randn(8, 4)
+    y = {
+        "classification": torch.randint(0, 3, (8,)),
+        "tokens": torch.randint(0, 3, (8, 5)),
+        "labels": (torch.rand(8, 3) < 0.5).float(),
+        "values": torch.randn(8, 3),
+    }[task]
+    plan = ds.plan(net, x, at=["1"], task=task, loss=F.mse_loss if task == "values" else None)
+    supervised, plain = ds.attach(net, plan), ds.Objective(plan)
+    expected = plain(supervised(x), y)
+    objective = ds.Objective(plan) if fresh else plain
+    torch._dynamo.reset()
+    step = torch.compile(lambda x, y: objective(supervised(x), y), backend="eager", fullgraph=True)
+    found = step(x, y)
+    for name, part in expected.parts.items():
+        assert torch.allclose(found.parts[name], part), name
+    assert torch.allclose(found.total, expected.total)

@@ -30,3 +30,19 @@ def test_every_output_is_known_and_a_loss_of_another_kind_is_refused() -> None:
     for loss in ("mse", torch.nn.BCEWithLogitsLoss()):
         with pytest.raises(ConfigError, match="Say it when planning"):
             predictions_of(plan, loss)
+
+
+def test_a_whole_output_that_is_one_tensor_is_handed_over_as_it_is() -> None:
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 5, 1))
+    seen: list[torch.Tensor] = []
+
+    def own(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        seen.append(output)
+        return output.square().mean()
+
+    plan = ds.plan(net, images(), at=["1"], main="*", main_loss=own, loss="cross_entropy", head="fcn", classes=5)
+    outputs = ds.attach(net, plan)(images())
+    terms = ds.Objective(plan)(outputs, torch.zeros(2, 14, 14, dtype=torch.long))
+    assert seen[-1] is outputs.main
+    assert terms.parts["main"] == outputs.main.square().mean()
+    assert set(predictions_of(plan, own)) == {"1"}

@@ -26,6 +26,8 @@ def test_targets_by_name_and_in_order() -> None:
     assert [listed.of(name)[0][0] is Z for name in OUTPUTS] == [False, True, False]
     with pytest.raises(BranchNameError, match=r"names the output 'c', which is not there.* Outputs: main, a, b"):
         read({"main": Y, "c": Z}, OUTPUTS)
+    with pytest.raises(BranchNameError, match=r"names a, b, and not main: give 'main' its own"):
+        read({"a": Y, "b": Z}, OUTPUTS)
     with pytest.raises(HeadError, match=r"one for every output \(main, a, b\); found 2"):
         read([Y, Z], OUTPUTS)
 
@@ -44,5 +46,7 @@ def test_two_that_are_mixed() -> None:
     assert found.main is Y
     with pytest.raises(HeadError, match=r"mixup's \(y1, y2, share\), with one share from 0 to 1"):
         read((Y, Z, 1.5), OUTPUTS)
+    with pytest.raises(HeadError, match=r"found tensor\(-0\.1"):
+        read((Y, Z, torch.tensor(-0.1)), OUTPUTS)
     with pytest.raises(HeadError, match="one share"):
         read((Y, Z, torch.tensor([0.2, 0.4])), OUTPUTS)

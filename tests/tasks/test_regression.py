@@ -67,3 +67,21 @@ def test_less_error_is_better() -> None:
     assert not better("MAE", 2.0, 1.0)
     assert better("R²", 0.5, 0.4)
     assert better("R²", -3.0, None)
+
+
+def test_what_is_masked_is_in_no_score() -> None:
+    said, true = torch.tensor([[1.0, 2.0], [3.0, 5.0], [4.0, 4.0]]), torch.tensor([[1.5, 9e6], [3.0, 4.0], [-9e6, 2.0]])
+    mask = torch.tensor([[1, 0], [1, 1], [0, 1]])
+    batches = [(said[:2], {"target": true[:2], "mask": mask[:2]}), (said[2:], {"target": true[2:], "mask": mask[2:]})]
+    found = evaluate(Given(), batches, objective=Objective(loss="l1"))
+    assert found.metrics["main"]["MAE"] == pytest.approx((0.5 + 0 + 1 + 2) / 4)
+    assert found.loss["main"] == pytest.approx((0.5 + 0 + 1 + 2) / 4)
+    assert found.samples == 3
+
+
+def test_distances_of_a_smaller_map_grow_with_it() -> None:
+    flow = torch.tensor([1.0, 2.0]).view(1, 2, 1, 1).expand(1, 2, 2, 4).contiguous()
+    truth = torch.tensor([2.0, 6.0]).view(1, 2, 1, 1).expand(1, 2, 6, 8).contiguous()  # twice as wide, thrice as high
+    found = evaluate(Given(), [(flow, truth)], objective=Objective(loss="mse(flow=True)"), metric="MAE")
+    assert found.score["main"] == pytest.approx(0)
+    assert found.loss["main"] == pytest.approx(0)

@@ -17,7 +17,7 @@ from deepsup.reports.metrics import digits, meaning
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks import METRICS, TASKS, task_of
 from deepsup.tasks.classification import Table
-from deepsup.tasks.task import Counts, Task, Values, metric, metrics_of, register
+from deepsup.tasks.task import Counts, Task, Values, metric, metrics_of, register, shown
 
 
 class Tags(Counts):
@@ -111,3 +111,8 @@ def test_settings_of_another_task_are_refused_by_name():
         TASKS["classification"].check_options(["crop", "tile", "views"], of="digits")
     with pytest.raises(ConfigError, match=r"views: not for pairs, which has a label a pixel"):
         TASKS["segmentation"].check_options(["views", "crop"], of="pairs")
+
+
+def test_an_error_is_shown_in_its_unit_and_a_share_in_percent() -> None:
+    assert (shown("accuracy", 0.1234), shown("RMSE", 2.53219), shown("my own", 0.5)) == ("12.3%", "2.532", "50.0%")
+    assert shown("RMSE", None) == "-"

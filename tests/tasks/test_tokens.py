@@ -21,6 +21,12 @@ def test_tokens_that_count_are_scored() -> None:
     assert (found.metric, found.score) == ("token accuracy", {"main": pytest.approx(4 / 6)})
 
 
+def test_a_sequence_of_one_token_is_one() -> None:
+    scores, target = torch.eye(3)[:, None], torch.tensor([[0], [1], [0]])
+    found = evaluate(Given(), [(scores, target)], objective=Objective(), metric="token accuracy")
+    assert found.score == {"main": pytest.approx(2 / 3)}
+
+
 def test_a_shifted_loss_is_scored_shifted() -> None:
     scores = torch.nn.functional.one_hot(torch.tensor([[1, 2, 3, 0]]), 5).float()
     target = torch.tensor([[0, 1, 2, 4]])

@@ -177,3 +177,29 @@ def test_what_would_do_nothing_is_refused(asked: dict[str, Any], told: str):
     with pytest.raises(ConfigError, match=told):
         fit(net, blobs(), engine={"accelerator": "cpu"}, **asked)
     assert same_state(before, state_bytes(net))
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "target"),
+    [
+        ("values", "R²", torch.randn(12, 3)),
+        ("values", "R²", {"target": torch.randn(12, 3), "mask": torch.rand(12, 3) < 0.7}),
+        ("values", "RMSE", torch.randn(12, 3) + 5),
+        ("labels", "mAP", (torch.rand(12, 3) < 0.5).float()),
+        ("tokens", "token accuracy", torch.randint(0, 3, (12, 5))),
+        ("tokens", "token accuracy", (torch.randint(0, 3, (12, 5)), torch.randint(0, 3, (12, 5)), 0.3)),
+    ],
+)
+def test_fit_scores_every_task_by_its_metric_and_keeps_its_best(task: str, metric: str, target: Any) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+    x = torch.randn(12, 5, 4) if task == "tokens" else torch.randn(12, 4)
+    net = ds.attach(model, ds.plan(model, x, at=["1"], task=task))
+    asked = {"metric": "RMSE"} if metric == "RMSE" else {}
+    result = fit(net, [(x, target)], validation=[(x, target)], epochs=4, lr=0.1, engine=CPU, **asked)
+    scores = [record["validation"]["score"]["main"] for record in result.history]
+    assert result.metric == metric
+    assert result.best_score == (min(scores) if metric == "RMSE" else max(scores))
+    if metric == "RMSE":
+        assert scores[-1] < scores[0]
+        assert f"RMSE {scores[-1]:.4g}, best {min(scores):.4g};" in str(result)  # in the unit of the values

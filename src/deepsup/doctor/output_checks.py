@@ -85,6 +85,7 @@ def scoring(
     found: list[Finding] = []
     values: list[Tensor] = []
     try:
+        as_given = objective.targets(target, as_given=True)
         targets = objective.settle(predictions, target)
         predictions = objective.complete(objective.first(predictions))
     except DeepsupError as error:
@@ -97,12 +98,14 @@ def scoring(
             values.append(prediction)
             continue
         found += _scale_of_scores(edge, prediction)
-        target = None if target is None else targets.of(edge.source)[0][0]
+        target = None if targets.main is None else targets.of(edge.source)[0][0]
         bad = _misfit(edge, prediction, target, batch) or _labels(edge, prediction, target)
         bad = bad or _unlike(edge, prediction, target)
         if bad is not None and not any(f.code == bad.code and f.what == bad.what for f in found):
             found.append(bad)  # said once where main output and branches have the same classes
-        value = None if target is None or bad is not None else _value(edge, prediction, target, found)
+        output, asked = objective.given(edge, prediction, targets)
+        goal = target if losses.reads_first_axis(edge.loss) else as_given.of(edge.source)[0][0]
+        value = None if target is None or bad is not None else _value(edge, output, goal, asked, found)
         if value is not None:
             found += _lost(edge, prediction, target, value)
         values.append(prediction if value is None else value)
@@ -245,12 +248,14 @@ def _counted(word: str, values: list[int]) -> str:
     return f"{plural} {', '.join(map(str, values[:SAID]))}{', ...' if len(values) > SAID else ''}"
 
 
-def _value(edge: Edge, prediction: Tensor, target: Any, found: list[Finding]) -> Tensor | None:
-    """The loss on the batch; None, and a finding, where it cannot be had."""
+def _value(
+    edge: Edge, prediction: Tensor, target: Any, asked: Mapping[str, Any], found: list[Finding]
+) -> Tensor | None:
+    """The loss on the batch, `asked` what it asks for besides; None, and a finding, where it cannot be had."""
     where, loss = place(edge.source), losses.show(edge.loss)
     try:
         with torch.enable_grad():
-            value = losses.get(edge.loss)(prediction, target)
+            value = losses.get(edge.loss)(prediction, target, **asked)
     except Exception as error:
         trap = CLASS_COUNT if isinstance(error, ClassCountError) else LOSS_FAILED
         found.append(from_error(error, where, trap=TARGET_UNFIT if isinstance(error, HeadError) else trap))

@@ -189,8 +189,11 @@ class Sums:
         goals = self._objective.targets(y)
         y, n = goals.main, samples_in(goals.main)
         self._samples += n
+        given = self._objective.scores(output)
         for name, part in terms.parts.items():
-            own = losses.counted(self._own[name], goals.of(name)[0][0], goals.mask) if name in self._own else None
+            scores, own = given.get(name), None
+            if name in self._own and isinstance(scores, Tensor) and scores.ndim > 1:
+                own = losses.counted(self._own[name], scores, goals.of(name)[0][0], goals.mask)
             counted = n if own is None else own
             weighted = part.float() * counted
             if isinstance(counted, Tensor):  # a mean over nothing is not a number
@@ -200,20 +203,43 @@ class Sums:
         main = found["main"]
         if not isinstance(main, Tensor):  # a whole output, of which only its loss knows what it is
             return
-        self._task = self._task or task_of(y, self._objective.kind("main"), main.ndim - 2)
+        kind = self._objective.kind("main")
+        if goals.mask is not None and kind == "values" and isinstance(y, Tensor):
+            y = unmasked(y, goals.mask)
+        self._task = self._task or task_of(y, kind, main.ndim - 2)
         if callable(self._metric):
             for name, scores in found.items():
                 before = self._counts.get(name, Mean(_name(self._metric)))
-                self._counts[name] = before + Mean.of(_name(self._metric), self._metric(scores, y), n)
+                goal = y if goals.of(name)[0][0] is goals.main else goals.of(name)[0][0]
+                self._counts[name] = before + Mean.of(_name(self._metric), self._metric(scores, goal), n)
             return
         self._task.check_metric(self._metric, classes_in(main))
-        self._task.add(self._counts, found, y, self._objective)
+        apart = {name for name in found if name != "main" and goals.of(name)[0][0] is not goals.main}
+        self._task.add(self._counts, {n: s for n, s in found.items() if n not in apart}, y, self._objective)
+        for name in apart:
+            self._apart(name, found[name], goals.of(name)[0][0])
+
+    def _apart(self, name: str, scores: Tensor, target: Any) -> None:
+        """Count an output that has a target of its own."""
+        assert self._task is not None
+        if task_of(target, self._objective.kind(name), scores.ndim - 2) is self._task:
+            own: dict[str, Counts] = {}
+            self._task.add(own, {"main": scores}, target, self._objective)
+            for counts in own.values():
+                self._counts[name] = self._counts[name] + counts if name in self._counts else counts
 
     def share(self) -> Share:
         """Everything as plain numbers."""
         loss = {name: (float(value), float(weight)) for name, (value, weight) in self._loss.items()}
         counts = {name: counts.cpu() for name, counts in self._counts.items()}
         return Share(self._task.name if self._task else None, self._samples, loss, counts)
+
+
+def unmasked(target: Tensor, mask: Tensor) -> Tensor:
+    """Values (N, ...) with NaN, which does not count, where a mask is 0."""
+    values = target if target.is_floating_point() else target.double()
+    lone = mask.ndim == values.ndim - 1
+    return values.masked_fill((mask.unsqueeze(1) if lone else mask).to(torch.bool).logical_not(), math.nan)
 
 
 def _name(metric: Score) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from itertools import chain, islice
 from typing import Any
 
@@ -177,6 +177,10 @@ def feed(source: Split | Batches | Feed, batch_size: int, **options: Any) -> Fee
 
 def samples_in(y: Any) -> int:
     """How many samples a batch's target is for."""
+    if isinstance(y, Mapping):
+        return samples_in(y.get("target", y.get("main", next(iter(y.values()), None))))
+    if isinstance(y, (tuple, list)) and y and isinstance(y[0], Tensor):  # of mixup, or one for every output
+        return samples_in(y[0])
     return len(y) if isinstance(y, Tensor) and y.ndim else 1
 
 

@@ -116,14 +116,9 @@ def in_tiles(
         def scores_of(tiles: Tensor) -> dict[str, Tensor]:
             last[:] = [forward_in_engine(net, tiles, fabric)]
             main, aux = last[0] if isinstance(last[0], Outputs) else (last[0], {})
-            scores = objective.first({"main": main_prediction(main, pick), **aux})
-            flat = [name for name, s in scores.items() if s.ndim != scores["main"].ndim]
-            if flat:
-                raise ConfigError(
-                    f"tiles are put together from maps, and the output '{flat[0]}' is none: {tuple(scores[flat[0]].shape)}. "
-                    "Score whole images: data.tile=null."
-                )
-            return scores
+            given = {"main": main_prediction(main, pick), **aux}
+            objective.settle(given, tiles.new_zeros((len(tiles), *tiles.shape[2:]), dtype=torch.long))
+            return _maps(objective.first(given))
 
         sizes: dict[str, Any] = {"side": side, "stride": stride, "batch_size": batch_size}
         found = tiled(scores_of, x, binary=sigmoid, align_corners=aligned, **sizes)
@@ -136,6 +131,17 @@ def in_tiles(
         return whole if isinstance(output, Tensor) else replaced(output, pick, whole)
 
     return run
+
+
+def _maps(scores: dict[str, Tensor]) -> dict[str, Tensor]:
+    """All of them. Raises `ConfigError` for an output that is no map."""
+    flat = [name for name, s in scores.items() if s.ndim != scores["main"].ndim]
+    if flat:
+        raise ConfigError(
+            f"tiles are put together from maps, and the output '{flat[0]}' is none: {tuple(scores[flat[0]].shape)}. "
+            "Score whole images: data.tile=null."
+        )
+    return scores
 
 
 class _Sum:

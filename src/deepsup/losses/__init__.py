@@ -22,12 +22,12 @@ from deepsup.losses.class_losses import gated as gated
 from deepsup.losses.class_losses import squared_hinge as squared_hinge
 from deepsup.losses.contrastive import simclr as simclr
 from deepsup.losses.contrastive import supcon as supcon
+from deepsup.losses.counting import counted as counted
 from deepsup.losses.distillation import hint as hint
 from deepsup.losses.distillation import kl as kl
 from deepsup.losses.distillation import none as none
 from deepsup.losses.first_batch import check_axis as check_axis
 from deepsup.losses.first_batch import check_target as check_target
-from deepsup.losses.first_batch import counted as counted
 from deepsup.losses.first_batch import guessed_axis as guessed_axis
 from deepsup.losses.labels import IGNORE as IGNORE
 from deepsup.losses.labels import check_labels as check_labels

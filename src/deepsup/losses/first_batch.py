@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from deepsup.errors import HeadError, OutputError
-from deepsup.losses.labels import IGNORE, check_labels
+from deepsup.losses.labels import IGNORE, check_labels, is_multi_hot
 from deepsup.losses.named import Loss, describe, is_ours, option, show
 from deepsup.predictions import Prediction
 
@@ -48,6 +48,10 @@ def check_target(loss: str | Loss, scores: Tensor, target: Tensor) -> None:
     reads = describe(loss)
     if not is_ours(loss) and reads.kinds in (("labels",), ("values",)):
         _check_elementwise(loss, reads.kinds[0], scores, target)
+    if is_ours(loss) and "labels" in reads.kinds and is_multi_hot(scores, target):
+        ignored = target.long() if not target.is_floating_point() else target
+        _check_shares(loss, ignored[ignored != option(loss, "ignore_index", IGNORE)])
+        return
     if "class" not in reads.kinds or not reads.scores or not target.numel():
         return
     if reads.kinds == ("class",) and scores.shape[1] == 1 and not reads.one_channel:
@@ -85,36 +89,18 @@ def _check_elementwise(loss: str | Loss, kind: str, scores: Tensor, target: Tens
             f"loss {show(loss)} would stretch a target of shape {tuple(target.shape)} over an output of {tuple(scores.shape)}. "
             f"Give both one shape, or use loss='{'binary' if kind == 'labels' else 'mse'}', which knows what belongs together."
         )
-    if kind == "labels" and target.is_floating_point() and not bool(((target >= 0) & (target <= 1)).all()):
+    if kind == "labels" and target.is_floating_point():
+        _check_shares(loss, target)
+
+
+def _check_shares(loss: str | Loss, target: Tensor) -> None:
+    """Raise `HeadError` for labels outside 0..1, NaN aside."""
+    if bool(((target < 0) | (target > 1)).any()):
+        known = target[~target.isnan()] if target.is_floating_point() else target
         raise HeadError(
-            f"loss {show(loss)} reads labels from 0 to 1; this target holds {float(target.min()):g} to {float(target.max()):g}. "
-            "Real values: loss mse, l1 or huber."
+            f"loss '{show(loss)}' reads labels from 0 to 1, and this target holds {float(known.min()):g} to "
+            f"{float(known.max()):g}. Real values: loss mse, l1 or huber. One class a sample: its index, with cross_entropy."
         )
-
-
-def counted(loss: str | Loss, target: Any, mask: Tensor | None = None) -> Tensor | None:
-    """Over how much a loss of this target is a mean: labels that count, each with its class's weight; values that are not NaN
-    and not masked; None where a target has neither. Nothing is read back from the device.
-    """
-    if not isinstance(target, Tensor) or target.is_complex() or not target.ndim:
-        return None
-    if target.is_floating_point():
-        known = ~target.isnan()
-        if mask is not None and "values" in describe(loss).kinds:
-            wide = mask.unsqueeze(1) if mask.ndim == target.ndim - 1 else mask
-            known = known & wide.to(torch.bool).expand_as(known)
-        values: Tensor = known.sum()
-        return values
-    target = (
-        target.long()[:, int(option(loss, "shift", 0)) :] if target.ndim > 1 else target.long()
-    )  # -100 is 156 in a byte
-    known = (target >= 0) & (target != option(loss, "ignore_index", IGNORE))
-    weight = option(loss, "class_weight", None)
-    number: Tensor = known.sum()
-    if weight is None or describe(loss).binary:
-        return number
-    each = torch.as_tensor(weight, device=target.device)[torch.where(known, target, 0)]
-    return torch.where(known, each, 0.0).sum()
 
 
 def _are_shares(target: Tensor, axis: int) -> bool:

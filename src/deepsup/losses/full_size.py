@@ -11,7 +11,8 @@ from torch import Tensor
 
 from deepsup.losses import pixelwise, resizing
 from deepsup.losses.labels import IGNORE
-from deepsup.losses.named import Loss, option
+from deepsup.losses.named import Loss, option, show
+from deepsup.losses.values import scaled
 
 
 def is_map(shape: Sequence[int]) -> bool:
@@ -20,8 +21,13 @@ def is_map(shape: Sequence[int]) -> bool:
 
 
 def enlarged(scores: Tensor, size: Sequence[int], loss: str | Loss = "cross_entropy") -> Tensor:
-    """Scores (N, C, *places) at `size`, linearly, as the loss that trained them enlarges them (its `align_corners`)."""
-    return pixelwise.enlarge(scores, size, align_corners=bool(option(loss, "align_corners", False)))
+    """Scores (N, C, *places) at `size`, linearly, as the loss that trained them enlarges them (its `align_corners`); with its
+    `flow` they are distances in pixels, and grow with the map.
+    """
+    wide = pixelwise.enlarge(scores, size, align_corners=bool(option(loss, "align_corners", False)))
+    if not option(loss, "flow", False) or tuple(size) == tuple(scores.shape[2:]):
+        return wide
+    return scaled(show(loss), wide, [new / old for new, old in zip(size, scores.shape[2:], strict=True)])
 
 
 def alike(scores: Iterable[Tensor], loss: str | Loss = "cross_entropy") -> list[Tensor]:

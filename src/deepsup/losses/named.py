@@ -33,7 +33,8 @@ class Kind(NamedTuple):
 
     `binary`: every score goes through a sigmoid. `one_channel`: a single channel, through a sigmoid, tells two classes
     apart; `only_one_channel`: and there can be no more. `resizes`: scores may be maps of another size than the labels'.
-    `kinds`: what it may read (`predictions.KINDS`), the usual one first; empty for a loss that takes anything.
+    `kinds`: what it may read (`predictions.KINDS`), the usual one first; empty for a loss that takes anything. `mean`: over
+    what, `places` (labels or values that count), `vectors` (places all of whose channels count) or `samples`.
     """
 
     scores: bool = True
@@ -44,6 +45,7 @@ class Kind(NamedTuple):
     resizes: bool = False
     only_one_channel: bool = False
     kinds: tuple[str, ...] = ("class",)
+    mean: str = "places"
 
 
 def loss(**reads: Any) -> Callable[[Callable[Parameters, Tensor]], Callable[Parameters, Tensor]]:

@@ -14,7 +14,7 @@ from deepsup.losses.sigmoid import binary
 from deepsup.specs import FLAG, at_least
 
 
-@loss(one_channel=True, resizes=True, kinds=("class", "labels"))
+@loss(one_channel=True, resizes=True, kinds=("class", "labels"), mean="samples")
 def dice(
     prediction: Tensor,  # (N, C, *places), raw scores
     target: Tensor,  # (N, *places) class indices, or (N, C, *places) regions that may overlap

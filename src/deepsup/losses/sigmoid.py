@@ -90,7 +90,7 @@ def _view(weight: Tensor | None, scores: Tensor) -> Tensor:
     return weight.view(1, -1, *[1] * (scores.ndim - 2))
 
 
-@loss(binary=True, one_channel=True, only_one_channel=True, resizes=True, kinds=("labels", "class"))
+@loss(binary=True, one_channel=True, only_one_channel=True, resizes=True, kinds=("labels", "class"), mean="samples")
 def balanced(
     prediction: Tensor,  # (N, 1, *places), raw scores
     target: Tensor,  # (N, *places), labels 0 and 1

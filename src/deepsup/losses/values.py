@@ -82,7 +82,7 @@ def smooth_l1(
     return _mean(F.smooth_l1_loss(values, goal, reduction="none", beta=beta), counts)
 
 
-@loss(scores=True, resizes=True, kinds=("values",))
+@loss(scores=True, resizes=True, kinds=("values",), mean="vectors")
 def cosine(
     prediction: Tensor,  # (N, C, *places)
     target: Tensor,  # (N, C, *places)
@@ -118,10 +118,10 @@ def met(
         ratio = [a / b for a, b in zip(size, full, strict=True)]
         if resize == "interpolate":
             values, ratio = enlarge(values, full), [1 / r for r in ratio]
-            values = _scaled(name, values, ratio) if flow else values
+            values = scaled(name, values, ratio) if flow else values
         else:
             goal, counts = shrink_values(goal, counts, size, how=resize)
-            goal = _scaled(name, goal, ratio) if flow else goal
+            goal = scaled(name, goal, ratio) if flow else goal
     return torch.where(counts > 0, values, 0.0), goal, counts
 
 
@@ -150,7 +150,7 @@ def _broadcast(name: str, mask: Tensor, goal: Tensor) -> Tensor:
     return wide.to(torch.bool).expand_as(goal)
 
 
-def _scaled(name: str, vectors: Tensor, ratio: list[float]) -> Tensor:
+def scaled(name: str, vectors: Tensor, ratio: list[float]) -> Tensor:
     """Distances along the places, the last place first, in the pixels of a map whose sides are `ratio` times as long."""
     if vectors.shape[1] != len(ratio):
         raise HeadError(

@@ -132,6 +132,8 @@ def average(
             "nobody knows what these outputs are, so there is no mean of them: their loss is your own. Say it when planning: "
             "plan(..., task='classification'), 'labels' or 'values'."
         )
+    if "values" in each and len(set(each)) > 1:
+        raise HeadError("some of these outputs give values and some classes or labels, so there is no mean of them.")
     return torch.stack(losses.votes(alike(found, loss), each)).mean(0)
 
 

@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from deepsup import losses
-from deepsup.errors import ConfigError
+from deepsup.errors import ConfigError, HeadError
 from deepsup.losses.full_size import is_map, lost_classes
 from deepsup.losses.resizing import LostClassesWarning
+from deepsup.supervision.targets import Targets
 from deepsup.terms import TARGET, Edge
+
+
+def check_targets(edges: Iterable[Edge], found: Mapping[str, Any], targets: Targets) -> None:
+    """Hold every target against the output and the loss that it is for. Raises `HeadError` or `ClassCountError`."""
+    for edge in edges:
+        scores, reads = found.get(edge.source), losses.describe(edge.loss)
+        if edge.target != TARGET or not reads.scores or not isinstance(scores, Tensor) or scores.ndim < 2:
+            continue
+        for target, _ in targets.of(edge.source):
+            if isinstance(target, Tensor):
+                losses.check_target(edge.loss, scores, target)
+            elif losses.reads_first_axis(edge.loss):
+                raise HeadError(
+                    f"the loss of '{edge.source}' ({losses.show(edge.loss)}) reads one tensor, and its target is a "
+                    f"{type(target).__name__}. A mapping is {{'main': ..., and a branch's name: ...}}, or "
+                    "{'target': ..., 'mask': ...}."
+                )
+        if targets.mask is not None and losses.reads_first_axis(edge.loss) and "mask" not in losses.asks(edge.loss):
+            raise HeadError(
+                f"the target has a mask, and the loss of '{edge.source}' ({losses.show(edge.loss)}) reads none: what is masked "
+                "would count. Class indices that do not count are -100 (or ignore_index=), labels and values NaN."
+            )
 
 
 def warn_of_lost(edges: tuple[Edge, ...], found: Mapping[str, Tensor], target: Tensor, names: tuple[str, ...]) -> None:

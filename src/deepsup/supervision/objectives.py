@@ -16,13 +16,13 @@ from torch import Tensor
 
 from deepsup import losses, schedules
 from deepsup.errors import BranchNameError, ConfigError, HeadError, OutputError
-from deepsup.features import main_prediction, tensors_in
+from deepsup.features import WHOLE, main_prediction, tensors_in
 from deepsup.losses.full_size import alike
 from deepsup.losses.labels import free_to_look
 from deepsup.plans.plan import Plan
 from deepsup.predictions import Prediction
 from deepsup.supervision.attaching import Outputs
-from deepsup.supervision.first_batch_checks import check_crops, warn_of_lost
+from deepsup.supervision.first_batch_checks import check_crops, check_targets, warn_of_lost
 from deepsup.supervision.idle_branches import aside, is_absent, touched
 from deepsup.supervision.planned_terms import check_known, edges_of, predictions_of
 from deepsup.supervision.targets import Targets, read
@@ -62,7 +62,10 @@ class Objective:
         for edge in self.edges:
             losses.check(edge.loss)  # texts are read here, not inside a compiled step
             check_known(edge, known)
+        # Found once, and not in every step; a compiled graph does not know our own functions again.
         self._asks = {edge.name: losses.asks(edge.loss) for edge in self.edges}
+        self._first_axis = {edge.name: losses.reads_first_axis(edge.loss) for edge in self.edges}
+        self._of_crops = {edge.name for edge in self.edges if losses.describe(edge.loss).views != 1}
         self.memory: dict[str, Tensor] = {}
         self.restarted = False  # the last batch repeated nothing
         self._length = 0
@@ -92,14 +95,14 @@ class Objective:
         training = torch.is_grad_enabled() and any(_has_graph(output) for output in found.values())
         self._check_target(found, targets)
         found |= self._recalled(found["main"], targets.main) if training else {}
-        edges = [e for e in self.edges if _applies(e, found, training=training)]
+        edges = [e for e in self.edges if self._applies(e, found, training=training)]
         dropped = self._dropped(edges) if training else frozenset()
         scheduled = {e.name: float(e.weight(progress)) for e in edges}
         idle = [e for e in edges[1:] if scheduled[e.name] == 0]
         parts: dict[str, Tensor] = {}
         for edge in edges:
             without = edge in idle or edge.name in dropped
-            held = targets if losses.reads_first_axis(edge.loss) else as_given
+            held = targets if self._first_axis[edge.name] else as_given
             part = self._part(edge, _without_graph(found) if edge in idle else found, held)
             parts[edge.name] = part.detach() if without else part
         weights = self._weights(edges, parts, scheduled, training=training)
@@ -203,7 +206,7 @@ class Objective:
         if "main" in self.predictions:
             if losses.reads_first_axis(loss):
                 losses.check_axis(self.predictions["main"], main, targets.main)
-        elif main.ndim > 1:
+        elif main.ndim > 1 and (self.plan is None or self.plan.main != WHOLE):
             kinds = losses.describe(loss).kinds
             axis = losses.guessed_axis(main, targets.main) if losses.reads_first_axis(loss) else 1
             kind, places = kinds[0] if kinds else "class", main.ndim - 2
@@ -212,11 +215,11 @@ class Objective:
     def _check_target(self, found: Mapping[str, Tensor], targets: Targets) -> None:
         """Once, because looking at labels makes the device wait."""
         target = targets.main
+        if not self._labels_checked and not torch.compiler.is_compiling():
+            self._labels_checked = True
+            check_targets(self.edges, found, targets)
         if torch.compiler.is_compiling() or not isinstance(target, Tensor) or not isinstance(found["main"], Tensor):
             return
-        if not self._labels_checked and found["main"].ndim >= 2:
-            self._labels_checked = True
-            losses.check_target(self.edges[0].loss, found["main"], target)
         if not self._loss_of_classes_checked:
             self._loss_of_classes_checked = True
             warn_of_lost(self.edges, found, target, self.class_names)
@@ -236,11 +239,7 @@ class Objective:
                 prediction = prediction[: len(goal)]
                 if not len(goal):  # the first batch of all
                     return prediction.new_zeros(())
-        own = not losses.reads_first_axis(edge.loss) and "main" in self.predictions
-        if own and isinstance(prediction, Tensor):  # the user's knows its model and data
-            prediction = self.predictions["main"].back(prediction)
-        context = {"kind": self.kind(edge.source), "name": edge.source, "mask": targets.mask, "batch": targets.batch}
-        asked = {key: context[key] for key in self._asks[edge.name]}
+        prediction, asked = self.given(edge, prediction, targets)
         loss = losses.get(edge.loss)
         values = [(loss(prediction, goal, **asked), share) for goal, share in goals]
         value = values[0][0] if values[0][1] is None else sum(share * one for one, share in values)
@@ -252,6 +251,20 @@ class Objective:
         if edge.bracket is not None:
             value = losses.gated(value, edge.bracket.norm * found[f"{edge.source}/norm"], edge.bracket.gamma)
         return value
+
+    def given(self, edge: Edge, prediction: Any, targets: Targets) -> tuple[Any, dict[str, Any]]:
+        """An output (N, C, *places) as the loss of a term is given it, the user's as the model has it, and what it asks for."""
+        own = not self._first_axis[edge.name] and "main" in self.predictions
+        if own and isinstance(prediction, Tensor):  # the user's knows its model and data
+            prediction = self.predictions["main"].back(prediction)
+        context = {"kind": self.kind(edge.source), "name": edge.source, "mask": targets.mask, "batch": targets.batch}
+        return prediction, {key: context[key] for key in self._asks[edge.name]}
+
+    def _applies(self, edge: Edge, found: Mapping[str, Tensor], *, training: bool) -> bool:
+        """Plain outputs have no branches, and scoring has no second crop and no batch before."""
+        if edge.source not in found or (edge.target != TARGET and edge.target not in found):
+            return False
+        return training or edge.name not in self._of_crops
 
     def _recalled(self, main: Tensor, target: Any) -> dict[str, Tensor]:
         """`previous`: what `main` said one batch ago of the samples that this batch begins with."""
@@ -338,13 +351,6 @@ class Objective:
         if self.plan is not None and self.plan.dynamic:
             formula += "; each step drops a random part of the terms between outputs"
         return formula
-
-
-def _applies(edge: Edge, found: Mapping[str, Tensor], *, training: bool) -> bool:
-    """Plain outputs have no branches, and scoring has no second crop and no batch before."""
-    if edge.source not in found or (edge.target != TARGET and edge.target not in found):
-        return False
-    return training or losses.describe(edge.loss).views == 1
 
 
 def _mean_of(edge: Edge, name: str) -> str:

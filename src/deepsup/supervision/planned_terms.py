@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from deepsup import losses, specs
 from deepsup.errors import BranchNameError, ConfigError
+from deepsup.features import WHOLE
 from deepsup.plans.plan import Plan
 from deepsup.predictions import KINDS, Prediction
 from deepsup.terms import TARGET, Edge
@@ -32,6 +33,7 @@ def predictions_of(plan: Plan | None, main_loss: str | losses.Loss) -> dict[str,
             f"loss {losses.show(main_loss)} reads {KINDS[takes[0]]}, and the plan's main output gives {main}. Say it when "
             f"planning, so that branches, ensembles and scores know: plan(..., main_loss={losses.show(main_loss)!r})."
         )
+    main = None if plan.main == WHOLE else main  # of which only its loss knows what it is
     found = {"main": main, **{b.name: b.prediction for b in plan.branches}}
     return {name: prediction for name, prediction in found.items() if prediction is not None}
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from deepsup.errors import BranchNameError, HeadError
+from deepsup.losses.labels import free_to_look
 from deepsup.specs import closest, is_number
 
 TARGET = "target"  # the key of the target in a mapping that has more to say
@@ -57,6 +58,11 @@ def read(target: Any, outputs: Sequence[str]) -> Targets:
                 f"{', '.join(outputs)}."
             )
         return Targets({name: _mixed(value) for name, value in target.items()})
+    if isinstance(target, Mapping) and target and all(name in outputs for name in target):
+        raise BranchNameError(
+            f"the target names {', '.join(map(str, target))}, and not main: give 'main' its own, which also is that of every "
+            f"output that is not named. Outputs: {', '.join(outputs)}."
+        )
     if isinstance(target, list) and len(outputs) > 1 and all(isinstance(value, Tensor) for value in target):
         if len(target) != len(outputs):
             raise HeadError(
@@ -74,7 +80,8 @@ def _mixed(target: Any) -> Sequence[tuple[Any, Any]]:
         return ((target, None),)
     share = target[2]
     number = is_number(share) or (isinstance(share, Tensor) and share.numel() == 1)
-    if not number or (is_number(share) and not 0 <= share <= 1):
+    seen = is_number(share) or (number and free_to_look(share))
+    if not number or (seen and not 0 <= float(share) <= 1):
         raise HeadError(
             f"a target of three is mixup's (y1, y2, share), with one share from 0 to 1 for the batch; found {share!r:.80}."
         )

@@ -13,6 +13,7 @@ from deepsup.tasks.task import Task as Task
 from deepsup.tasks.task import better as better
 from deepsup.tasks.task import metric as metric
 from deepsup.tasks.task import register as register
+from deepsup.tasks.task import shown as shown
 from deepsup.tasks.task import task_of as task_of
 
 import_all(sys.modules[__name__])

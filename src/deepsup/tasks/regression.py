@@ -11,6 +11,7 @@ from torch import Tensor
 from deepsup.losses.full_size import enlarged
 from deepsup.losses.values import met
 from deepsup.supervision.objectives import Objective
+from deepsup.tasks.outputs import loss_of
 from deepsup.tasks.task import Counts, Task, Values, metric, register
 from deepsup.terms import ENSEMBLE
 
@@ -89,7 +90,7 @@ class RealValues(Task):
 
     def add(self, counts: dict[str, Errors], found: dict[str, Tensor], target: Any, objective: Objective) -> None:
         size = target.shape[target.ndim - (found["main"].ndim - 2) :] if found["main"].ndim > 2 else ()
-        wide = {name: enlarged(s, size) for name, s in found.items()}
+        wide = {name: enlarged(s, size, loss_of(name, objective)) for name, s in found.items()}
         if len(wide) > 1 and ENSEMBLE not in wide and len({s.shape for s in wide.values()}) == 1:
             wide[ENSEMBLE] = torch.stack(list(wide.values())).mean(0)
         for name, values in wide.items():

@@ -183,3 +183,10 @@ def better(name: str, one: float, other: float | None) -> bool:
     """Whether a score is better than another of the same metric, or there is no other."""
     lower = name in METRICS and METRICS[name].lower
     return other is None or (one < other if lower else one > other)
+
+
+def shown(name: str, score: float | None) -> str:
+    """A score in a line of text: a percentage, or an error in the unit of the values."""
+    if score is None:
+        return "-"
+    return f"{score:.4g}" if name in METRICS and METRICS[name].lower else f"{score:.1%}"

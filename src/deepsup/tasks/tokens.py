@@ -39,7 +39,7 @@ class Tokens(Task):
     metric = "token accuracy"
 
     def takes(self, target: Any, kind: str, places: int | None) -> bool:
-        sequences = is_labels(target) and target.ndim == 2 and target.shape[1] > 1
+        sequences = is_labels(target) and target.ndim == 2 and (target.shape[1] > 1 or places == 1)
         return sequences and kind not in ("labels", "values") and places in (None, 1)
 
     def add(self, counts: dict[str, Any], found: dict[str, Tensor], target: Any, objective: Objective) -> None:

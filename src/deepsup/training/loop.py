@@ -23,7 +23,7 @@ from deepsup.probes import weight_layers
 from deepsup.settings.training import LogConfig
 from deepsup.supervision.attaching import Supervised
 from deepsup.supervision.objectives import Objective, Terms
-from deepsup.tasks import better, task_of
+from deepsup.tasks import better, shown, task_of
 from deepsup.training import checkpoints, memory
 from deepsup.training.checkpoints import Checkpoint
 from deepsup.training.journal import Journal, Record, Sink, read
@@ -51,7 +51,8 @@ class FitResult(NamedTuple):
     journal: Path | None
 
     def __str__(self) -> str:
-        scores = f"{self.metric} {self.score:.1%}, best {self.best_score or 0:.1%}; " if self.score is not None else ""
+        best = shown(self.metric, self.score if self.best_score is None else self.best_score)
+        scores = f"{self.metric} {shown(self.metric, self.score)}, best {best}; " if self.score is not None else ""
         epochs, steps = specs.counted(self.epochs, "epoch"), specs.counted(self.step, "step")
         return f"{epochs}, {steps} in {self.seconds:.1f} s; {scores}journal: {self.journal}"
 
@@ -312,7 +313,7 @@ class Loop:
         self._checkpoint()
 
     def _usual_metric(self, target: Any) -> str:
-        main = self.job.objective.predictions.get("main")
+        main, target = self.job.objective.predictions.get("main"), self.job.objective.targets(target).main
         return task_of(target, self.job.objective.kind("main"), main.places if main else None).metric
 
     def _validate(self) -> dict[str, Any] | None:
