@@ -37,8 +37,30 @@ def test_dice_leaves_out_classes_that_the_batch_does_not_have() -> None:
     assert torch.allclose(value("dice", scores, two), torch.stack(parts).mean())
 
 
+@pytest.mark.parametrize("smooth", [0, 1])
+@pytest.mark.parametrize("batch", [True, False])
+def test_smoothing_decides_what_an_empty_mask_costs(smooth: float, batch: bool) -> None:
+    scores = torch.randn(3, 1, 4, 5, dtype=torch.float64, requires_grad=True)
+    empty, some = torch.zeros(3, 4, 5, dtype=torch.long), (torch.rand(3, 4, 5) < 0.4).long()
+    some[0] = 0
+    for labels in (empty, some):
+        sums = [(p, y) for p, y in zip(scores[:, 0].sigmoid(), labels, strict=True)]
+        if batch:
+            sums = [(scores[:, 0].sigmoid(), labels)]
+        each = [1 - (2 * (p * y).sum() + smooth) / (p.sum() + y.sum() + smooth) for p, y in sums]
+        expected = torch.stack(each).mean()
+        found = value(f"dice(smooth={smooth}, batch={batch}, absent=True)", scores, labels)
+        assert torch.allclose(found, expected, rtol=1e-12)
+        (ours,), (theirs,) = (torch.autograd.grad(v, scores, retain_graph=True) for v in (found, expected))
+        assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-15)
+    nowhere = torch.full_like(scores, -float("inf"))
+    assert float(value(f"dice(smooth={smooth}, batch={batch}, absent=True)", nowhere, empty)) == 0
+
+
 def test_dice_and_cross_entropy_are_added() -> None:
     for classes, entropy in ((3, "cross_entropy"), (1, "binary")):
         scores, labels = case(classes)
         expected = value(entropy, scores, labels) + 0.5 * value("dice", scores, labels)
         assert torch.allclose(value("dice_cross_entropy(dice_weight=0.5)", scores, labels), expected)
+        expected = 0.5 * value(entropy, scores, labels) + value("dice(smooth=1)", scores, labels)
+        assert torch.allclose(value("dice_cross_entropy(entropy_weight=0.5, smooth=1)", scores, labels), expected)

@@ -15,6 +15,7 @@ from deepsup.errors import ConfigError, HeadError, LayerError
 from deepsup.losses import resizing
 from deepsup.losses.full_size import alike, enlarged
 from deepsup.losses.resizing import LostClassesWarning
+from deepsup.networks import unetpp
 from tests.support.method_steps import Step
 from tests.support.tiny_maps import CLASSES, TinySegmenter, maps, segmenter
 
@@ -186,6 +187,30 @@ def test_unetpp_weighs_every_node_alike() -> None:
         return ce(scores, y) + dice(scores, y)
 
     step.check(lambda o, y: full(o["main"], y) + full(o["up2"], y) + full(o["up3"], y))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_unetpps_released_loss_is_half_the_entropy_and_dice_smoothed_by_one(share: float) -> None:
+    """keras/helper_functions.py: 0.5 binary_crossentropy - (2 sum yp + 1) / (sum y + sum p + 1), flat, added over outputs."""
+    torch.manual_seed(0)
+    model = unetpp(classes=1, widths=(4, 6, 8, 10, 12), norm=None, upsample="transpose").double()
+    x, y = torch.randn(3, 3, 32, 32).double(), (torch.rand(3, 32, 32) < share).long()
+    plan = ds.plan(model, x, method="unetpp-released")
+    assert [(b.head, b.weight(0)) for b in plan.branches] == [("conv1x1", 1)] * 3
+    net = ds.attach(model, plan)
+    with ds.supervising(net):
+        outputs = net(x)
+    expected = torch.tensor(0.0)
+    for scores in (outputs.main, *outputs.aux.values()):
+        p = scores[:, 0].sigmoid().flatten()
+        t = y.double().flatten()
+        dice = (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1)
+        expected = expected + 0.5 * -(t * p.log() + (1 - t) * (1 - p).log()).mean() + 1 - dice
+    found = ds.Objective(plan)(outputs, y).total
+    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-12)
+    parameters = [p for p in net.parameters() if p.requires_grad]
+    ours, theirs = (torch.autograd.grad(v, parameters, retain_graph=True) for v in (found, expected))
+    assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-14) for a, b in zip(ours, theirs, strict=True))
 
 
 def test_binary_maps_of_one_channel() -> None:

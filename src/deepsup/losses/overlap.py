@@ -66,17 +66,19 @@ def dice_cross_entropy(
     align_corners: Annotated[bool, FLAG] = False,
     ignore_index: IgnoreIndex = IGNORE,
     dice_weight: Annotated[float, at_least(0)] = 1.0,
+    entropy_weight: Annotated[float, at_least(0)] = 1.0,
     smooth: Annotated[float, at_least(0)] = 1e-5,
     background: Annotated[bool, FLAG] = True,
     batch: Annotated[bool, FLAG] = True,
     absent: Annotated[bool, FLAG] = False,
 ) -> Tensor:
-    """`dice_weight` * Dice + cross-entropy (of one channel and of regions: the binary one), the loss of nnU-Net (Isensee et
-    al. 2021); options as in `dice`.
+    """`dice_weight` * Dice + `entropy_weight` * cross-entropy (of one channel and of regions: the binary one), the loss of
+    nnU-Net (Isensee et al. 2021); options as in `dice`.
     """
     options: dict[str, Any] = {"resize": resize, "align_corners": align_corners, "ignore_index": ignore_index}
     form: dict[str, Any] = {"smooth": smooth, "background": background, "batch": batch, "absent": absent}
     regions = is_multi_hot(prediction, target)
     target = target if regions else as_classes("dice_cross_entropy", prediction, target)
     entropy = binary if regions or prediction.shape[1] == 1 else map_cross_entropy
-    return entropy(prediction, target, **options) + dice_weight * dice(prediction, target, **options, **form)
+    overlap = dice(prediction, target, **options, **form)
+    return entropy_weight * entropy(prediction, target, **options) + dice_weight * overlap

@@ -121,12 +121,28 @@ def unetpp() -> Method:
         maps=True,
         formula="L = sum_j (BCE or CE + Dice)(X^{0,j}),  j = 1..4",
         source="Zhou, Siddiquee, Tajbakhsh, Liang 2018, 2020 (IEEE TMI), sec. III",
-        deviations="the paper writes half the cross-entropy plus Dice, and means over the nodes; this is their sum, 1 each. "
+        deviations="the paper writes half the cross-entropy plus Dice, and means over the nodes; this is their sum, 1 each, and "
+        "Dice of the classes that the batch has; the released loss: `unetpp-released`. "
         "Its mode 'accurate' is ds.ensemble, its mode 'fast' ds.early_exit",
         head="conv1x1",
         loss="dice_cross_entropy",
         main_loss="dice_cross_entropy",
         places=Places("at the nodes X^{0,1} to X^{0,3} of deepsup:unetpp; elsewhere as monai", _decoder_levels_all),
+    )
+
+
+@BUILDERS.register
+def unetpp_released() -> Method:
+    """U-Net++'s loss as released: half the cross-entropy, Dice with 1 added above and below, every node with weight 1."""
+    loss = "dice_cross_entropy(entropy_weight=0.5, smooth=1, absent=True)"
+    return replace(
+        unetpp(),
+        formula="L = sum_j 0.5 BCE(X^{0,j}) + 1 - (2 sum p y + 1) / (sum p + sum y + 1),  j = 1..4, sums over the batch",
+        source="MrGiovanni/UNetPlusPlus at 2659ddc, keras/helper_functions.py (bce_dice_loss), for masks of one channel",
+        deviations="there without the constant 1, with probabilities cut at Keras' 1e-7, and in one sum over all channels where "
+        "there are several (ours: a softmax, and the mean over the classes)",
+        loss=loss,
+        main_loss=loss,
     )
 
 
