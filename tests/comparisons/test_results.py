@@ -89,14 +89,16 @@ DIFFERS = (
 )
 
 
-DICE = "dice_cross_entropy(resize='nearest')"
+DICE = "dice_cross_entropy(resize='nearest', background=False, absent=True)"
+SMALL = "cross_entropy(resize='nearest')"
 
 
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
         ({"methods": ["none", "nnunet"]}, ("", f"none: cross_entropy; nnunet: {DICE}")),
-        ({"methods": ["none", "monai", "aux", "nnunet"]}, ("", f"none, aux: cross_entropy; monai, nnunet: {DICE}")),
+        ({"methods": ["none", "c1-deepsup", "aux", "ppm-deepsup"]},
+         ("", f"none, aux: cross_entropy; c1-deepsup, ppm-deepsup: {SMALL}")),
         ({"methods": ["none", "nnunet"], "groups": {"a": {"loss": "dice"}, "b": {}}},
          (" of b", f"none: cross_entropy; nnunet: {DICE}")),
         ({"methods": ["none", "nnunet"], "groups": {"a": {}, "b": {}}}, ("", f"none: cross_entropy; nnunet: {DICE}")),

@@ -35,6 +35,17 @@ def dice(scores: Tensor, y: Tensor) -> Tensor:
     return torch.stack(each).mean()
 
 
+def nnunets(scores: Tensor, y: Tensor, *, batch: bool) -> Tensor:
+    """Without the background; over the batch and places, or of each sample; absent classes count. 1 - the original's."""
+    p, on, each = scores.softmax(1), y != VOID, []
+    groups = [slice(None)] if batch else [slice(n, n + 1) for n in range(len(y))]
+    for part in groups:
+        for c in range(1, CLASSES):
+            q, t = p[part, c][on[part]], (y[part][on[part]] == c).double()
+            each.append(1 - (2 * (q * t).sum() + 1e-5) / (q.sum() + t.sum() + 1e-5))
+    return torch.stack(each).mean()
+
+
 def small(y: Tensor, scores: Tensor) -> Tensor:
     return F.interpolate(y[:, None].double(), scores.shape[2:], mode="nearest-exact")[:, 0].long()
 
@@ -68,11 +79,16 @@ def test_nnunets_weights_halve_and_sum_to_one() -> None:
     weights = ds.Objective(step.plan)(step.net(step.x), step.y).weights
     assert weights == pytest.approx({"main": 2 / 3, "up2": 1 / 3})
 
-    def by_hand(o: dict[str, Tensor], y: Tensor) -> Tensor:
-        each = {k: ce(s, small(y, s)) + dice(s, small(y, s)) for k, s in o.items()}
-        return 2 / 3 * each["main"] + 1 / 3 * each["up2"]
+    for batch in (True, False):
 
-    step.check(by_hand)
+        def by_hand(o: dict[str, Tensor], y: Tensor, batch: bool = batch) -> Tensor:
+            each = {k: ce(s, small(y, s)) + nnunets(s, small(y, s), batch=batch) for k, s in o.items()}
+            return 2 / 3 * each["main"] + 1 / 3 * each["up2"]
+
+        case = Step(f"nnunet(batch={batch})")
+        case.y[1:][case.y[1:] > 1] = 0  # the first sample alone has most classes, and none has the last
+        case.y[0][case.y[0] == CLASSES - 1] = 1
+        case.check(by_hand)
     whole = ds.plan(TinySegmenter(), maps(2)[0], ["layer1", "layer2", "layer3"], method="nnunet")
     assert whole.main_weight == pytest.approx(8 / 15)
     assert {b.name: b.weight(0) for b in whole.branches} == pytest.approx(
@@ -81,8 +97,9 @@ def test_nnunets_weights_halve_and_sum_to_one() -> None:
     assert ds.Plan.from_dict(whole.to_dict()) == whole
     own = ds.plan(TinySegmenter(), maps(2)[0], method="nnunet", weight=0)
     assert (own.main_weight, own.branches[0].weight(0)) == (1.0, 0.0)  # or weight 0 would not be the plain model
-    assert "main: 0.5333 * dice_cross_entropy(resize='nearest')" in str(whole)
-    assert repr(ds.Objective(whole)).startswith("total = 0.5333 * dice_cross_entropy(resize='nearest')(main, y) + ")
+    loss = "dice_cross_entropy(resize='nearest', background=False, absent=True)"
+    assert f"main: 0.5333 * {loss}" in str(whole)
+    assert repr(ds.Objective(whole)).startswith(f"total = 0.5333 * {loss}(main, y) + ")
 
 
 @pytest.mark.parametrize(
@@ -90,15 +107,22 @@ def test_nnunets_weights_halve_and_sum_to_one() -> None:
     [("same", [1, 1]), ("exp", [0.5, 0.25]), ("two", [0.5, 0.5])],
 )
 def test_monais_modes_weigh_from_fine_to_coarse(mode: str, weights: list[float]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        monai = pytest.importorskip("monai.losses")
     step = Step(f"monai(mode='{mode}')")
     fine, coarse = weights
     assert {b.layer: b.weight(0) for b in step.plan.branches} == {"up2": fine, "up3": coarse}
 
-    def by_hand(o: dict[str, Tensor], y: Tensor) -> Tensor:
-        each = {k: ce(s, small(y, s)) + dice(s, small(y, s)) for k, s in o.items()}
-        return each["main"] + fine * each["up2"] + coarse * each["up3"]
+    step.y = step.y.clamp(min=0)  # DiceCELoss knows no places that do not count
+    step.y[1:][step.y[1:] > 1] = 0
+    theirs = monai.DeepSupervisionLoss(monai.DiceCELoss(to_onehot_y=True, softmax=True), weight_mode=mode)
 
-    step.check(by_hand)
+    def by_library(o: dict[str, Tensor], y: Tensor) -> Tensor:  # as its forward, which would cast to float32
+        each = [theirs.get_loss(o[name], y[:, None].double()) for name in ("main", "up2", "up3")]
+        return sum((w * loss for w, loss in zip(theirs.get_weights(3), each, strict=True)), torch.zeros(()))
+
+    step.check(by_library)
 
 
 def test_monais_exponential_weights_stop_at_a_sixteenth() -> None:

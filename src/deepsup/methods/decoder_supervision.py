@@ -10,7 +10,7 @@ from typing import Annotated
 from deepsup.errors import LayerError
 from deepsup.layers.dry_run import Layer
 from deepsup.methods.method import BUILDERS, Arrange, Method, NotNegative, Places, Preset, Scene
-from deepsup.specs import one_of
+from deepsup.specs import FLAG, one_of
 
 
 @BUILDERS.register
@@ -52,20 +52,22 @@ def ppm_deepsup(*, weight: NotNegative = 0.4) -> Method:
 
 
 @BUILDERS.register
-def nnunet() -> Method:
+def nnunet(*, batch: Annotated[bool, FLAG] = True) -> Method:
     """Every level of a decoder is supervised at its own resolution, weights halve and sum to 1.
 
-    Deep supervision of a decoder as nnU-Net has it.
+    Deep supervision of a decoder as nnU-Net has it. `batch`: Dice over the whole batch, as its plans say for 2-D, or of each
+    sample, as they mostly say for 3-D.
     """
     return Method(
         maps=True,
         formula="L = sum_i w_i (Dice + CE)_i,  w_i = 2^-i / sum_j 2^-j, main is i = 0; the coarsest level has none",
-        source="nnU-Net (Isensee et al. 2021), nnUNetTrainer of nnunetv2",
+        source="nnU-Net (Isensee et al. 2021), nnUNetTrainer of nnunetv2; SoftDiceLoss without the background, with absent "
+        "classes, smoothed by 1e-5",
         deviations="a level of weight 0 (nnU-Net's coarsest; 1e-6 under DDP) is no branch here, unless it is the only one; "
-        "nnU-Net leaves the background out of Dice, ours counts every class that the batch has. With weight= of your own, "
-        "main's is 1",
+        "Dice is 1 - theirs, of one gradient; batch=False is that of each sample (plans.json: batch_dice), and of several "
+        "processes each sums its own part (theirs gathers). With weight= of your own, main's is 1",
         head="conv1x1",
-        loss="dice_cross_entropy(resize='nearest')",
+        loss=f"dice_cross_entropy(resize='nearest', background=False, absent=True{'' if batch else ', batch=False'})",
         main_weight=lambda branches: halves(branches)[0],
         places=Places(
             "after every level of the decoder but the finest, which main reads, and the coarsest", _decoder_levels
@@ -83,10 +85,12 @@ def monai(*, mode: Annotated[str, one_of("same", "exp", "two")] = "exp") -> Meth
     return Method(
         maps=True,
         formula="L = sum_l w_l L_l, main is l = 0;  same: 1;  exp: max(0.5^l, 0.0625);  two: 1, 0.5, 0.5, ...",
-        source="MONAI 1.6, losses/ds_loss.py (DeepSupervisionLoss)",
-        deviations="weights belong to branches by name, so that none is dropped in silence where counts differ",
+        source="MONAI 1.6, losses/ds_loss.py (DeepSupervisionLoss) around losses/dice.py (DiceCELoss: Dice of each sample, with "
+        "the background and absent classes, smoothed by 1e-5)",
+        deviations="weights belong to branches by name, so that none is dropped in silence where counts differ. "
+        'DiceCELoss\'s include_background and batch are background= and batch= of loss="dice_cross_entropy(...)"',
         head="conv1x1",
-        loss="dice_cross_entropy(resize='nearest')",
+        loss="dice_cross_entropy(resize='nearest', batch=False, absent=True)",
         places=Places("after every level of the decoder but the finest, which main reads", _decoder_levels_all),
         arrange=_monai(mode),
     )
