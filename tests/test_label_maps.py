@@ -176,3 +176,11 @@ def test_a_missing_package_is_named_with_what_to_install(
     with pytest.raises(MissingPackageError, match=r'pip install "deepsup\[report\]"') as error:
         label_maps.read_picture(file)
     assert {"numpy": "numpy", "PIL": "pillow"}[missing] in str(error.value)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (3, 5, 3)])
+def test_a_picture_is_its_bytes_too(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    picture = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
+    (tmp_path / "a").write_bytes(label_maps.png(picture))
+    with Image.open(tmp_path / "a") as read:
+        assert np.array_equal(np.array(read), picture)

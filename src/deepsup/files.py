@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from deepsup.errors import CheckpointError
 
+LEFTOVER = "deepsup-"  # begins the ending of a file that is being written
+
 
 def save_weights(model: nn.Module, path: str | Path) -> None:
     """Write parameters and buffers of `model` as safetensors; `load_weights` reads them into an untouched model."""
@@ -43,7 +45,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then put it in place at once: old or new, never half."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    temporary = path.with_name(f".{path.name}.{LEFTOVER}{secrets.token_hex(6)}")
     try:
         temporary.open("xb").close()
         rights = temporary.stat().st_mode  # those of any new file; safetensors would leave the file to its owner alone

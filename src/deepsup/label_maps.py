@@ -195,6 +195,13 @@ def write_picture(path: str | Path, picture: Labels) -> Path:
     return target
 
 
+def png(picture: Labels) -> bytes:
+    """The bytes of a picture (H, W, 3) or a label map (H, W), both uint8, as PNG."""
+    buffer = io.BytesIO()
+    _need("PIL.Image").fromarray(picture).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
 def _opened(path: str | Path) -> Any:
     file = Path(path)
     if not file.is_file():

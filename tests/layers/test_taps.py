@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deepsup.errors import TapError
-from deepsup.layers.taps import Recorder, Tap, remove_taps, taps_on
+from deepsup.layers.taps import Recorder, Tap, put_back, remove_taps, taps_on
 from tests.support.small_nets import mlp
 
 
@@ -32,6 +32,17 @@ def test_an_idle_tap_records_nothing_and_an_armed_one_the_output_itself() -> Non
     assert torch.equal(recorder.seen["first"], seen[1])
     assert recorder.seen["first"].data_ptr() == seen[1].data_ptr()  # no copy
     assert recorder.seen["first"].requires_grad
+
+
+def test_taps_are_put_back_where_they_were() -> None:
+    model, recorder = tapped()
+    before = taps_on(model)
+    remove_taps(model)
+    put_back(before)
+    assert taps_on(model) == before
+    recorder.armed = True
+    model(torch.randn(2, 3))
+    assert list(recorder.seen) == ["first"]
 
 
 def test_a_second_recording_in_one_forward_is_an_error() -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from deepsup.errors import CheckpointError
+from deepsup.files import write_atomically
 from deepsup.training import checkpoints
 from deepsup.training.checkpoints import Checkpoint
 
@@ -121,7 +122,21 @@ def test_a_failed_write_leaves_the_old_one_and_no_leftovers(path: Path, monkeypa
     assert [p.name for p in path.parent.iterdir()] == ["checkpoint.ckpt"]
 
 
-def test_what_a_kill_left_behind_is_removed(path: Path):
-    (path.parent / ".checkpoint.ckpt.x7d").write_bytes(b"half")
-    checkpoints.remove_leftovers(path.parent, "checkpoint.ckpt", "model.safetensors")
-    assert [p.name for p in path.parent.iterdir()] == ["checkpoint.ckpt"]
+def test_what_a_kill_left_behind_is_removed_and_nothing_else(path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)  # as killed before it tidied up
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path.parent / "maps" / "a.png", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, interrupted)
+    monkeypatch.undo()
+    for name in (".checkpoint.ckpt.bak", ".config.yaml.bak", ".a.deepsup-notes"):
+        (path.parent / name).write_text("the user's")
+    assert len(list(path.parent.rglob(".*.deepsup-*"))) == 3
+    checkpoints.remove_leftovers(path.parent, path.parent / "maps")
+    left = sorted(p.name for p in path.parent.iterdir())
+    assert left == [".a.deepsup-notes", ".checkpoint.ckpt.bak", ".config.yaml.bak", "checkpoint.ckpt", "maps"]
+    assert not any((path.parent / "maps").iterdir())
+
+
+def interrupted(_: Path) -> None:
+    raise KeyboardInterrupt

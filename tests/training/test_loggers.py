@@ -88,3 +88,24 @@ def test_what_cannot_log_is_refused_before_anything_is_trained(tmp_path: Path) -
         ds.fit(net(), batches(), log={"tensorboard": True}, engine=cpu)
     with pytest.raises(ConfigError, match="logger 'tensorboard' has no option 'step'"):
         ds.fit(net(), batches(), folder=tmp_path / "fit", log={"loggers": ["tensorboard(step=3)"]}, engine=cpu)
+
+
+def test_a_logger_that_fails_is_a_warning_and_the_run_goes_on(tmp_path: Path) -> None:
+    def fails(record: Record) -> None:
+        seen.append(record["kind"])
+        if record["kind"] == "step":
+            raise OSError(28, "No space left on device")
+
+    seen: list[str] = []
+
+    @loggers.LOGGERS.register
+    def failing(folder: Path, *, step: int | None = None) -> Sink:
+        return fails
+
+    try:
+        with pytest.warns(loggers.LeftOutWarning, match="logger 'failing' failed and is told nothing more .OSError"):
+            train(config(tmp_path, epochs=1, log={"loggers": ["failing"]}))
+    finally:
+        del loggers.LOGGERS._known["failing"]
+    assert seen.count("step") == 1
+    assert read(tmp_path / "journal.jsonl", "end")

@@ -19,7 +19,8 @@ import deepsup as ds
 from deepsup import datasets
 from deepsup.errors import CheckpointError, ClassCountError, ConfigError, DatasetError
 from deepsup.evaluation.evaluate import evaluate
-from deepsup.training import checkpoints, predict, runs
+from deepsup.tasks import TASKS
+from deepsup.training import checkpoints, loggers, owned_folders, predict, runs
 from deepsup.training.journal import read
 from deepsup.training.runs import train
 from tests.support.tiny_runs import config, dropout_net, settings
@@ -116,6 +117,7 @@ def test_train_leaves_plain_weights_a_proof_and_a_finished_journal(tmp_path: Pat
     result = train(settings, group="sgd", arm="aux")
     files = {p.name for p in (tmp_path / "run").iterdir()}
     assert files == {
+        "manifest.json",
         "config.yaml",
         "plan.json",
         "inputs.json",
@@ -194,6 +196,71 @@ def test_a_run_that_cannot_start_leaves_no_folder(tmp_path: Path, changes: dict[
     with pytest.raises(error):
         train(config(tmp_path / "run", **changes))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", [f for f in owned_folders.FILES if f not in owned_folders.GROWING] + ["manifest.json"])
+def test_a_folder_with_somebody_elses_file_of_a_runs_name_is_refused_and_left_alone(tmp_path: Path, name: str):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"mine")
+    with pytest.raises(ConfigError, match=name.replace(".", r"\.")):
+        train(config(tmp_path))
+    assert [p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()] == [b"mine"]
+
+
+def test_a_users_own_settings_are_not_written_over(tmp_path: Path):
+    written = json.dumps(settings(tmp_path)) + "  # mine"
+    (tmp_path / "config.yaml").write_text(written)
+    with pytest.raises(ConfigError, match=r"deepsup did not write.*: config\.yaml"):
+        train(config(tmp_path))
+    assert (tmp_path / "config.yaml").read_text() == written
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_was_put_into_a_run_under_way_is_not_written_over_and_costs_nothing(tmp_path: Path):
+    def puts(record: dict[str, Any]) -> None:
+        if record["kind"] == "epoch" and record["epoch"] == 2:
+            (tmp_path / "model.safetensors").write_bytes(b"mine")
+
+    with pytest.raises(ConfigError, match=r": model\.safetensors"):
+        train(config(tmp_path), on_record=puts)
+    with pytest.raises(ConfigError, match=r": model\.safetensors"):
+        train(config(tmp_path))
+    assert (tmp_path / "model.safetensors").read_bytes() == b"mine"
+    (tmp_path / "model.safetensors").rename(tmp_path / "elsewhere")
+    assert train(config(tmp_path)).resumed
+    assert runs.finished(tmp_path) is not None
+
+
+def test_a_folder_of_the_users_stays_though_nothing_came_of_the_run(tmp_path: Path):
+    with pytest.raises(DatasetError):
+        train(config(tmp_path, data={"name": "nothing"}))
+    assert tmp_path.is_dir()
+
+
+def test_weights_whose_journal_and_checkpoint_are_lost_are_not_trained_over(tmp_path: Path):
+    train(config(tmp_path, epochs=1))
+    for name in ("journal.jsonl", "checkpoint.ckpt"):
+        (tmp_path / name).unlink()
+    before = (tmp_path / "model.safetensors").read_bytes()
+    with pytest.raises(ConfigError, match=r"whose checkpoint\.ckpt is lost"):
+        train(config(tmp_path, epochs=1))
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+def test_a_picture_that_fails_is_a_warning_and_comes_after_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    found: list[set[str]] = []
+
+    def fails(self: object, folder: Path, *_: object, **__: object) -> None:
+        found.append({p.name for p in folder.iterdir()})
+        raise ZeroDivisionError("no picture")
+
+    monkeypatch.setattr(type(TASKS["classification"]), "save", fails)
+    with pytest.warns(
+        loggers.LeftOutWarning, match="not kept .ZeroDivisionError: no picture.*Weights and certificate are"
+    ):
+        result = train(config(tmp_path))
+    assert {"model.safetensors", "certificate.json", "heads.safetensors"} <= found[0]
+    assert result.score == read(tmp_path / "journal.jsonl", "end")[0]["score"]
 
 
 def test_two_processes_cannot_train_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

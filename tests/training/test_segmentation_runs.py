@@ -25,6 +25,7 @@ from deepsup.settings import training
 from deepsup.supervision.objectives import Objective
 from deepsup.training import runs
 from deepsup.training.journal import read
+from deepsup.training.loggers import LeftOutWarning
 from tests.support.segmentation_runs import VARIED, Stopped, call, matrices, pixels, probabilities, supervised
 from tests.support.tiny_shapes import PALETTE, SIDE, MapNet, batches, config, settings
 
@@ -94,6 +95,24 @@ def test_a_finished_run_leaves_pictures_that_say_what_was_scored(trained: Path, 
             assert "probability" not in output
     assert all((vessels / "maps" / s["outputs"]["main"]["probability"]).exists() for s in
                json.loads((vessels / "maps" / "maps.json").read_text())["samples"])  # fmt: skip
+
+
+def test_what_a_user_keeps_beside_the_maps_stays_there(shapes: Path, tmp_path: Path):
+    """Files of other names are left alone; one of a name that is needed costs the pictures, not the run."""
+    run = tmp_path / "run"
+    (run / "maps" / "old").mkdir(parents=True)
+    (run / "maps" / "berlin.tif").write_bytes(b"mine")
+    runs.train(config(shapes, run, epochs=1))
+    assert (run / "maps" / "berlin.tif").read_bytes() == b"mine"
+    assert (run / "maps" / "old").is_dir()
+    assert (run / "maps" / "maps.json").exists()
+    (picture,) = (tmp_path / "other" / "maps" / name for name in ["0-val0.image.png"])
+    picture.parent.mkdir(parents=True)
+    picture.write_bytes(b"mine")
+    with pytest.warns(LeftOutWarning, match=r"maps/0-val0\.image\.png"):
+        runs.train(config(shapes, tmp_path / "other", epochs=1))
+    assert picture.read_bytes() == b"mine"
+    assert runs.finished(tmp_path / "other") is not None
 
 
 def test_the_command_line_trains_and_says_the_name_of_the_score(shapes: Path, tmp_path: Path):

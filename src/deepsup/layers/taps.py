@@ -8,6 +8,7 @@ own forward and in its thread. Nothing is kept on modules between forwards, so d
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -194,3 +195,9 @@ def remove_taps(model: nn.Module, recorder: Recorder | None = None) -> None:
     for module, key, tap in taps_on(model, recorder):
         tap.slot = None
         del module._forward_hooks[key]
+
+
+def put_back(taps: Iterable[tuple[nn.Module, int, Tap]]) -> None:
+    """Put taps where `taps_on` found them."""
+    for module, key, tap in taps:
+        module._forward_hooks[key] = tap

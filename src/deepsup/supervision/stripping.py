@@ -21,7 +21,7 @@ from deepsup.features import tensors_in
 from deepsup.files import state_sha256, update_digest, write_atomically
 from deepsup.layers.dry_run import as_call
 from deepsup.layers.snapshot import untouched
-from deepsup.layers.taps import remove_taps, taps_on
+from deepsup.layers.taps import put_back, remove_taps, taps_on
 from deepsup.supervision.attaching import Supervised, supervising, unwrap
 
 FORMAT = 1
@@ -65,8 +65,7 @@ def strip(net: nn.Module, *, certificate: str | Path | None = None, sample: Any 
             )
         write_atomically(Path(certificate), lambda p: p.write_text(json.dumps(proof, indent=2) + "\n"))
     except BaseException:  # no certificate, no stripping: the caller still holds a supervised net
-        for module, key, tap in taps:
-            module._forward_hooks[key] = tap
+        put_back(taps)
         raise
     return target.model
 

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepsup import losses
-from deepsup.files import write_atomically
+from deepsup import losses, ownership
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks.outputs import ignored, is_labels, scores_of, with_ensemble, without_channel
 from deepsup.tasks.task import Counts, Said, Task, Values, Writer, metric, register
@@ -128,7 +127,7 @@ class Classification(Task):
                 return
             right += ["1" if one else "0" for one in (most_likely(scores).cpu() == y.cpu()).tolist()]
         text = json.dumps({"format": 1, "right": "".join(right)}) + "\n"
-        write_atomically(folder / ANSWERS, lambda file: file.write_text(text, "utf-8"))
+        ownership.write_text(folder, ANSWERS, text)
 
 
 def add_hits(

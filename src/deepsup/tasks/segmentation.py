@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from deepsup import label_maps, losses
-from deepsup.files import write_atomically
+from deepsup import label_maps, losses, ownership
 from deepsup.losses import full_size
 from deepsup.supervision.exits import average
 from deepsup.supervision.objectives import Objective
@@ -143,48 +142,49 @@ class Segmentation(Task):
     def save(
         self, folder: Path, split: Any, objective: Objective, run: Callable[[Tensor], Any], *, metric: str
     ) -> None:
-        """The first few validation images, their truth and what was predicted, in `folder/maps`; what is there is replaced.
+        """The first few validation images, their truth and what was predicted, in `folder/maps`, beside what else is there.
 
         The metric of an output is that of the one image.
         """
-        place = folder / FOLDER
-        place.mkdir(parents=True, exist_ok=True)
-        for old in place.iterdir():
-            old.unlink()
         told = {
             "classes": list(split.class_names),
             "palette": [list(colour) for colour in split.palette],
             "ignore": label_maps.IGNORE,
             "metric": metric,
             "samples": [
-                _sample(place, split, index, objective, run, metric=metric)
+                _sample(folder, split, index, objective, run, metric=metric)
                 for index in range(min(SAMPLES, split.n_images))
             ],
         }
-        write_atomically(place / "maps.json", lambda file: file.write_text(json.dumps(told, indent=1) + "\n", "utf-8"))
+        ownership.write_text(folder, f"{FOLDER}/maps.json", json.dumps(told, indent=1) + "\n")
 
 
 def _sample(
-    place: Path, split: Any, index: int, objective: Objective, run: Callable[[Tensor], Any], *, metric: str
+    folder: Path, split: Any, index: int, objective: Objective, run: Callable[[Tensor], Any], *, metric: str
 ) -> dict[str, Any]:
     """Write one image, its truth and what every output says of it; the entry in `maps.json`."""
     x, y = (part[None] for part in split.item(index))
     name, void = split.names[index], ignored(objective)
     stem = f"{index}-{safe(name)}"  # two images of different folders may share a name
     truth = y.masked_fill((y < 0) | (y == void), label_maps.IGNORE)
-    label_maps.write_picture(place / f"{stem}.image.png", split.picture(index).permute(1, 2, 0).contiguous().numpy())
-    label_maps.write_picture(place / f"{stem}.truth.png", grey(truth))
+    _keep(folder, f"{stem}.image.png", split.picture(index).permute(1, 2, 0).contiguous().numpy())
+    _keep(folder, f"{stem}.truth.png", grey(truth))
     outputs: dict[str, dict[str, Any]] = {}
     for output, _, said in at_full_size(scores_of(run(x), objective), y.shape[1:], objective):
         confusion = Confusion(split.classes, said.labels.device)
         confusion.add(said.labels, y.to(said.labels.device), ignore=void, logit=said.logit)
         told: dict[str, Any] = {"file": f"{stem}.{safe(output)}.png", "score": confusion.metrics().get(metric)}
-        label_maps.write_picture(place / told["file"], grey(said.labels))
+        _keep(folder, told["file"], grey(said.labels))
         if said.probability is not None:
             told["probability"] = f"{stem}.{safe(output)}.probability.png"
-            label_maps.write_picture(place / told["probability"], grey(said.probability))
+            _keep(folder, told["probability"], grey(said.probability))
         outputs[output] = told
     return {"name": name, "image": f"{stem}.image.png", "truth": f"{stem}.truth.png", "outputs": outputs}
+
+
+def _keep(folder: Path, name: str, picture: Any) -> None:
+    """Write a picture into the maps of a run."""
+    ownership.write(folder, f"{FOLDER}/{name}", lambda file: file.write_bytes(label_maps.png(picture)))
 
 
 def grey(

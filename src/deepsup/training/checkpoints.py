@@ -26,7 +26,7 @@ import torch
 
 from deepsup import __version__
 from deepsup.errors import CheckpointError
-from deepsup.files import write_atomically
+from deepsup.files import LEFTOVER, write_atomically
 
 MAGIC = b"DEEPSUP\n"
 FORMAT = 2
@@ -116,10 +116,10 @@ def _verified(file: Path, data: bytes) -> bytes:
     return payload
 
 
-def remove_leftovers(folder: Path, *names: str) -> None:
-    """Remove what a kill in the middle of writing one of these files left behind."""
-    for name in names:
-        for leftover in folder.glob(f".{name}.*"):
+def remove_leftovers(*folders: Path) -> None:
+    """Remove what a kill in the middle of writing a file left behind in these folders."""
+    for folder in folders:
+        for leftover in folder.glob(f".*.{LEFTOVER}{'[0-9a-f]' * 12}"):
             leftover.unlink(missing_ok=True)
 
 

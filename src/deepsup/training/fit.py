@@ -29,7 +29,7 @@ from deepsup.settings import training as configs
 from deepsup.settings.section import S, check
 from deepsup.supervision.attaching import Supervised, is_supervised, unwrap
 from deepsup.supervision.objectives import Objective
-from deepsup.training import checkpoints, loggers, optimizers
+from deepsup.training import checkpoints, loggers, optimizers, owned_folders
 from deepsup.training.checkpoints import Checkpoint
 from deepsup.training.journal import Sink, environment
 from deepsup.training.loop import FitResult, Job, Loop
@@ -101,10 +101,14 @@ def fit(
     held = _optimizer(net, optimizer, lr=lr)
     training, validating = _feeds(asked, fabric)
     config = _config(asked, held, batches=training.length, processes=fabric.world_size)
+    if asked.folder is not None:
+        owned_folders.check(asked.folder, owned_folders.GROWING)
     checkpoint = _resumable(asked.folder, config)
     sinks = [on_record] if on_record else []
     if fabric.is_global_zero:
         sinks += loggers.sinks(asked.log, asked.folder, step=checkpoint.step if checkpoint else None)
+        if asked.folder is not None:
+            owned_folders.note(asked.folder)
     job = _job(asked, held, training, validating, config=config, sinks=sinks)
     if seed is not None and checkpoint is None:
         devices.seed_everything(seed, rank=fabric.global_rank)

@@ -18,13 +18,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from deepsup import label_maps
+from deepsup import label_maps, ownership
 from deepsup.datasets import Dataset, folder_split, preparation
 from deepsup.datasets.image_files import in_colour, read_rgb
 from deepsup.datasets.image_ranges import Ranges
 from deepsup.datasets.paired_transforms import Pixels, resized, scaled_size
 from deepsup.errors import ConfigError
-from deepsup.files import write_atomically
 from deepsup.settings.data import DataConfig
 from deepsup.specs import WHOLE, Limit, between, is_number, one_of
 from deepsup.tasks import TASKS
@@ -79,9 +78,7 @@ class Inputs:
 
     def save(self, folder: Path) -> None:
         """Write them into a run's folder."""
-        write_atomically(
-            folder / FILE, lambda file: file.write_text(json.dumps(asdict(self), indent=1) + "\n", "utf-8")
-        )
+        ownership.write_text(folder, FILE, json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Inputs:

@@ -6,13 +6,19 @@ of the text that names it (`log.loggers: [tensorboard]`), but for `step`: the on
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from deepsup.errors import ConfigError
+from deepsup.errors import ConfigError, stacklevel
 from deepsup.settings.training import LogConfig
 from deepsup.specs import Registry, require
 from deepsup.training.journal import Record, Sink
+
+
+class LeftOutWarning(UserWarning):
+    """Something beside a run failed, a picture or a logger; the run is as it would have been."""
+
 
 LOGGERS = Registry[Callable[..., Sink]]("logger", ConfigError, hidden={"step"})
 
@@ -35,8 +41,26 @@ def sinks(log: LogConfig, folder: Path | None, *, step: int | None = None) -> tu
         name, options = LOGGERS.read(text)
         if folder is None:
             raise ConfigError(f"logger '{name}' writes into the run's folder, and there is none. Give folder=.")
-        found.append(LOGGERS[name](folder, step=step, **options))
+        found.append(guarded(LOGGERS[name](folder, step=step, **options), f"logger '{name}'"))
     return tuple(found)
+
+
+def guarded(sink: Sink, what: str) -> Sink:
+    """A sink that falls silent where it fails, with a warning: nobody loses a run for what looks on."""
+    failed = False
+
+    def write(record: Record) -> None:
+        nonlocal failed
+        if failed:
+            return
+        try:
+            sink(record)
+        except Exception as error:
+            failed = True
+            told = f"{what} failed and is told nothing more ({type(error).__name__}: {error}); the run goes on"
+            warnings.warn(told, LeftOutWarning, stacklevel=stacklevel())
+
+    return write
 
 
 @LOGGERS.register

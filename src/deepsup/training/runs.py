@@ -12,23 +12,26 @@ from __future__ import annotations
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from deepsup import schedules
+from deepsup import ownership, schedules
 from deepsup.datasets import Dataset
-from deepsup.errors import ConfigError, PlanError
+from deepsup.errors import ConfigError, PlanError, stacklevel
 from deepsup.evaluation import devices
 from deepsup.evaluation.devices import is_main_process as is_main_process
 from deepsup.evaluation.evaluate import evaluating
 from deepsup.evaluation.loaders import SplitFeed
 from deepsup.evaluation.sliding_window import Forward, in_tiles
-from deepsup.files import save_weights, write_atomically
+from deepsup.files import save_weights
+from deepsup.layers.taps import put_back, remove_taps, taps_on
 from deepsup.plans.plan import Plan
 from deepsup.settings import training
 from deepsup.settings.training import TrainConfig
@@ -36,7 +39,7 @@ from deepsup.supervision.attaching import Supervised, attach
 from deepsup.supervision.objectives import Objective
 from deepsup.supervision.stripping import strip
 from deepsup.tasks import TASKS
-from deepsup.training import checkpoints, loggers, optimizers
+from deepsup.training import checkpoints, loggers, optimizers, owned_folders
 from deepsup.training.checkpoints import Checkpoint
 from deepsup.training.inputs import Inputs
 from deepsup.training.journal import Record, Sink, environment, final_score, read
@@ -49,10 +52,6 @@ if TYPE_CHECKING:
 
 LOCK_SECONDS = 10.0
 FREE = ("output", "jobs", "minutes", "vary")  # keys that may change from one start to the next; `vary` has become arms
-FILES = (
-    "config.yaml", "inputs.json", "plan.json", "checkpoint.ckpt", "heads.safetensors", "model.safetensors", "certificate.json",
-    "answers.json",
-)  # fmt: skip
 
 
 class RunResult(NamedTuple):
@@ -85,16 +84,18 @@ def train(
         fabric.barrier()  # from here on the folder is ours, and all processes see the same in it
         if (done := finished(folder)) is not None:
             return _result(folder, done, already_done=True)
+        owned_folders.check(folder)
         checkpoint = _checkpoint(folder)
         prepared = prepare(config, plan=checkpoint.plan if checkpoint else None, fabric=fabric)
         sinks = [on_record] if on_record else []
         if fabric.is_global_zero:
             sinks += loggers.sinks(config.log, folder, step=checkpoint.step if checkpoint else None)
+            owned_folders.note(folder)
         if fabric.is_global_zero and checkpoint is None:
-            write_atomically(folder / "config.yaml", lambda path: training.save(config, path))
+            ownership.write(folder, "config.yaml", lambda path: training.save(config, path))
             Inputs.of(prepared.data).save(folder)
             if prepared.plan.branches:
-                write_atomically(folder / "plan.json", prepared.plan.save)
+                ownership.write(folder, "plan.json", prepared.plan.save)
         job = _job(config, prepared, fabric, labels={"group": group, "arm": arm}, sinks=tuple(sinks))
         if checkpoint is None:  # whatever preparing drew, both arms of a pair train from the same random state
             devices.seed_everything(config.seed, rank=fabric.global_rank)
@@ -134,11 +135,13 @@ def strip_run(folder: str | Path, *, trust: Trust = False) -> tuple[Path, Path |
     if finished(place) is None:
         with locked(place, enabled=True):
             checkpoint = checkpoints.load(place / "checkpoint.ckpt")
+            owned_folders.check(place)
             plan = None if config.supervise is None or checkpoint.plan is None else checkpoint.plan
             planned = None if plan is None else Plan.from_dict(plan, trust=trust)  # before anything is built
             net = untouched_model(place, trust=trust)
             net = net if planned is None else attach(net, planned)
             load_net(net, checkpoint)
+            owned_folders.note(place)
             _finish(net, place)
     return weights, certificate if certificate.exists() else None
 
@@ -154,6 +157,12 @@ def check_folder(folder: Path, config: training.Config) -> None:
         if any((folder / name).exists() for name in ("journal.jsonl", "checkpoint.ckpt", "compare.json")):
             raise ConfigError(f"{folder} holds {what} without its config.yaml. Choose another output folder.")
         return
+    lost = not (folder / "checkpoint.ckpt").exists() and finished(folder) is None
+    if lost and (folder / "model.safetensors").exists():
+        raise ConfigError(
+            f"{folder} holds the weights of a run whose checkpoint.ckpt is lost, and the end of its journal.jsonl. Training it "
+            "again would overwrite model.safetensors: restore them, choose another output folder, or remove this one."
+        )
     there = training.load(file, trust=True)  # to be compared, not to be built
     if type(there) is not type(config):
         kind = "a comparison" if isinstance(there, training.ComparisonConfig) else "a single run"
@@ -208,7 +217,7 @@ def _result(folder: Path, end: Record, **flags: bool) -> RunResult:
 
 def _checkpoint(folder: Path) -> Checkpoint | None:
     path = folder / "checkpoint.ckpt"
-    checkpoints.remove_leftovers(folder, *FILES)
+    checkpoints.remove_leftovers(folder, folder / "maps")
     return checkpoints.load(path) if path.exists() else None
 
 
@@ -224,10 +233,9 @@ def _job(
         x = x.to(fabric.device)
         return run(net, x) if run else devices.forward(net, x, fabric)
 
-    def finish() -> None:
-        with torch.no_grad(), evaluating(net):
+    def show() -> None:
+        with torch.no_grad(), evaluating(net.to(fabric.device)):
             TASKS[data.task].save(folder, data.validation, objective, shown, metric=config.score_name)
-        _finish(net, folder)
 
     return Job(
         net=net,
@@ -249,7 +257,7 @@ def _job(
         | {"cost": plan.cost, "images": data.validation.n_images, "data": data.found.to_dict()},
         opening=(placement,) if placement else (),
         sinks=sinks,
-        finish=finish,
+        finish=partial(_finish_and_show, net, folder, show),
     )
 
 
@@ -274,13 +282,30 @@ def _forward(config: TrainConfig, data: Dataset, objective: Objective, fabric: F
     return in_tiles(objective, side=side, stride=config.data.stride, batch_size=tiles, fabric=fabric)
 
 
+def _finish_and_show(net: nn.Module, folder: Path, show: Callable[[], None]) -> None:
+    """Weights and certificate first, then what is shown of the validation images, which may fail."""
+    taps = taps_on(net)
+    _finish(net, folder)
+    put_back(taps)  # what the branches say is shown, too
+    try:
+        show()
+    except Exception as error:
+        told = f"what the run shows of its validation images was not kept ({type(error).__name__}: {error})"
+        told = f"{told}. Weights and certificate are in {folder}."
+        warnings.warn(told, loggers.LeftOutWarning, stacklevel=stacklevel())
+    finally:
+        remove_taps(net)
+
+
 def _finish(net: nn.Module, folder: Path) -> None:
     """Leave what the user came for: the plain weights, the proof that nothing else is in them, and the heads beside."""
     net.to("cpu")
+    model = net
     if isinstance(net, Supervised):
-        save_weights(net.heads, folder / "heads.safetensors")
-    model = strip(net, certificate=folder / "certificate.json") if isinstance(net, Supervised) else net
-    save_weights(model, folder / "model.safetensors")
+        ownership.write(folder, "heads.safetensors", partial(save_weights, net.heads))
+        ownership.write(folder, "certificate.json", lambda path: strip(net, certificate=path))
+        model = net.model
+    ownership.write(folder, "model.safetensors", partial(save_weights, model))
 
 
 @contextmanager
@@ -293,6 +318,7 @@ def locked(folder: Path, *, enabled: bool) -> Iterator[None]:
     if not enabled:
         yield
         return
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -306,7 +332,7 @@ def locked(folder: Path, *, enabled: bool) -> Iterator[None]:
         try:
             yield
         finally:
-            if not any(folder.iterdir()):  # nothing came of it: leave no empty folder behind
+            if made and not any(folder.iterdir()):  # nothing came of it: leave no empty folder behind
                 folder.rmdir()
     finally:
         os.close(handle)

@@ -1,0 +1,47 @@
+"""A run's folder is deepsup's own, or free: nothing of anybody else is overwritten in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from deepsup import ownership
+from deepsup.training.checkpoints import MAGIC
+
+GROWING = ("journal.jsonl", "checkpoint.ckpt")
+RESULTS = ("heads.safetensors", "certificate.json", "model.safetensors")
+FILES = ("config.yaml", "inputs.json", "plan.json", *GROWING, *RESULTS, "answers.json", "maps/maps.json")
+
+
+def check(folder: Path, names: Iterable[str] = FILES) -> None:
+    """Raise `ConfigError` where one of the names is a file of somebody else; what an earlier version left is ours."""
+    if not older(folder):
+        ownership.refuse_foreign(folder, names)
+
+
+def note(folder: Path) -> None:
+    """Before anything is written: list what an earlier version left, and what will grow."""
+    if older(folder):
+        there = {name for name in FILES if (folder / name).is_file()}
+        ownership.claim(folder, there - set(GROWING), growing=False)
+    ownership.claim(folder, GROWING)
+
+
+def older(folder: Path) -> bool:
+    """Whether a version that kept no list of its files was at work here: by its checkpoint, or its journal's first line."""
+    if (folder / ownership.MANIFEST).exists():
+        return False
+    journal, checkpoint = (folder / name for name in GROWING)
+    if checkpoint.is_file():
+        with checkpoint.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    if not journal.is_file():
+        return False
+    with journal.open("rb") as file:
+        line = file.readline(2**20)
+    try:
+        first = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(first, dict) and first.get("kind") == "start" and "format" in first

@@ -1,0 +1,43 @@
+"""Whose folder it is: ours by its list, an earlier version's by its checkpoint or journal, else somebody's."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import deepsup as ds
+from deepsup import ownership
+from deepsup.errors import ConfigError
+from deepsup.training import owned_folders
+from tests.support.training_runs import CPU, some_batches, supervised_net
+
+KEPT = Path(__file__).parents[1] / "kept"
+
+
+@pytest.mark.parametrize("name", ["half", "finished"])
+def test_what_an_earlier_version_left_is_ours_as_it_was_left(tmp_path: Path, name: str) -> None:
+    run = Path(shutil.copytree(KEPT / name, tmp_path / "run"))
+    owned_folders.check(run)
+    assert not (run / ownership.MANIFEST).exists()
+    owned_folders.note(run)
+    owned_folders.check(run)
+    (run / "plan.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r": plan\.json"):
+        owned_folders.check(run)
+
+
+@pytest.mark.parametrize("journal", [b"", b"notes\n", b"[1]\n", b'{"kind": "start"}\n', b"\xff\xfe\n"])
+def test_a_journal_of_somebody_else_makes_no_run(tmp_path: Path, journal: bytes) -> None:
+    (tmp_path / "journal.jsonl").write_bytes(journal)
+    with pytest.raises(ConfigError, match=r": journal\.jsonl"):
+        owned_folders.check(tmp_path)
+
+
+@pytest.mark.parametrize("name", owned_folders.GROWING)
+def test_fit_overwrites_nothing_of_somebody_else(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ConfigError, match=name):
+        ds.fit(supervised_net(), some_batches, folder=tmp_path, engine=CPU)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(name, "mine")]
