@@ -113,7 +113,8 @@ def inputs(against: Any, dtype: torch.dtype = torch.float64) -> tuple[Tensor, An
 
 
 OF_DETACHED_FACTORS = {"circle"}  # test_metric.py: its gradient is not that of its value
-ON_MAPS = {"binary", "balanced", "dice", "dice_cross_entropy"}  # test_pixelwise.py, test_sigmoid.py, test_overlap.py
+# test_pixelwise.py, test_sigmoid.py, test_overlap.py, test_import_paths.py
+ON_MAPS = {"binary", "balanced", "dice", "dice_cross_entropy", "imported"}
 
 
 def test_every_loss_is_in_the_list() -> None:

@@ -29,6 +29,7 @@ from deepsup.losses.distillation import none as none
 from deepsup.losses.first_batch import check_axis as check_axis
 from deepsup.losses.first_batch import check_target as check_target
 from deepsup.losses.first_batch import guessed_axis as guessed_axis
+from deepsup.losses.import_paths import imported as imported
 from deepsup.losses.labels import IGNORE as IGNORE
 from deepsup.losses.labels import check_labels as check_labels
 from deepsup.losses.metric import circle as circle

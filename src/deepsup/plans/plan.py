@@ -23,6 +23,7 @@ from deepsup.features import Feature, Pick, read_pick, show_pick
 from deepsup.files import write_atomically
 from deepsup.heads.cost import millions as millions
 from deepsup.heads.older_heads import as_written
+from deepsup.losses import import_paths
 from deepsup.plans import plan_keys as keys
 from deepsup.plans.naming import check_name, check_outputs, check_terms
 from deepsup.plans.plan_text import mimicry, share, table
@@ -177,7 +178,7 @@ class Plan:
         """The plan that `to_dict` wrote, checked like one that was made in Python.
 
         Raises `PlanError` for another format, and with the key, what was found and what is allowed for all else;
-        `TrustError` for heads that attaching would import from elsewhere, unless `trust` allows it.
+        `TrustError` for heads and losses that would be imported from elsewhere, unless `trust` allows it.
         """
         return cls._of(data, "the plan", trust)
 
@@ -188,7 +189,9 @@ class Plan:
             what = f"format {found!r}" if isinstance(data, Mapping) else f"a {type(data).__name__}"
             raise PlanError(f"this is not a plan of format {FORMAT}: found {what:.200}. Plan again.")
         plan: Plan = keys.parsed(data, _PLAN)
-        check_trust([asked for b in plan.branches for asked in heads.asks(b.head)], where=where, trust=trust)
+        chosen = (plan.main_loss, *(b.loss for b in plan.branches), *(e.loss for e in plan.edges))
+        asked = [one for b in plan.branches for one in heads.asks(b.head)]
+        check_trust([*asked, *(one for loss in chosen for one in import_paths.asks(loss))], where=where, trust=trust)
         return plan
 
     def save(self, path: str | Path) -> None:
