@@ -295,3 +295,10 @@ def test_among_many_arms_without_a_difference_a_false_verdict_is_as_seldom_as_wi
     plain = [verdict(list(draw.normal(0.5, 0.01, 4)), list(draw.normal(0.5, 0.01, 4))) for _ in range(600)]
     alone = np.array([found.verdict != "no evidence" for found in plain]).reshape(100, 6)
     assert alone.any(1).mean() > 0.15  # nothing corrected
+
+
+def test_a_score_below_0_counts_as_0_as_one_that_diverged_does() -> None:
+    found = statistics.compared([-3.0, 0.2, 0.1], [math.nan, 0.4, -0.5], names=("plain", "aux"))
+    assert found.mean == pytest.approx((0.0 + 0.2 - 0.1) / 3)
+    assert "plain is below 0 with pair 1, which counts as a score of 0" in found.remarks
+    assert "aux is below 0 with pair 3, which counts as a score of 0" in found.remarks

@@ -18,5 +18,18 @@ def test_every_score_that_is_offered_is_explained(name: str) -> None:
 
 
 def test_a_score_is_written_with_as_many_decimals_as_its_articles_print() -> None:
-    assert metrics.percent(0.96344, "accuracy") == "96.3"
-    assert metrics.percent(0.96344, "mean IoU") == metrics.percent(0.96344, "something of mine") == "96.34"
+    assert metrics.score(0.96344, "accuracy") == "96.3"
+    assert metrics.score(0.96344, "mean IoU") == metrics.score(0.96344, "something of mine") == "96.34"
+
+
+def test_values_are_numbers_and_not_percent() -> None:
+    assert metrics.score(0.87806, "R²") == metrics.value("R²", 0.87806) == "0.8781"
+    assert metrics.score(1234.56, "RMSE") == "1235"
+    assert metrics.spread(0.5, 0.25, "R²") == "0.5 ± 0.25"
+    assert metrics.spread(0.5, 0.25, "mAP") == "50.00 ± 25.00"
+    assert metrics.difference(0.0125, "R²") == "+0.0125"
+    assert metrics.difference(-0.0125, "R²").endswith("0.0125")
+    assert metrics.difference(0.0125, "mAP") == "+1.25"
+    assert (metrics.unit("R²"), metrics.unit("mAP")) == ("", " %")
+    assert metrics.measured_in("R²") == "of R²"
+    assert metrics.measured_in("accuracy") == "points of accuracy"

@@ -61,3 +61,11 @@ def test_options_of_other_tasks_are_refused(name: str, option: str) -> None:
     key, _, value = option.partition(": ")
     with pytest.raises(ConfigError, match=f"{key}: not for {name}"):
         training.load(None, [f"data.name={name}", f"data.{key}={value}"])
+
+
+@pytest.mark.parametrize("metric", ["MAE", "RMSE"])
+def test_a_comparison_refuses_an_error_as_its_score(metric: str) -> None:
+    base = {"data": {"name": "values", "root": "somewhere"}, "metric": metric}
+    with pytest.raises(ConfigError, match=f"metric: {metric} is an error, the lower the better, .*base.metric=R²"):
+        training.parse({"base": base, "methods": ["none", "aux"]})
+    training.parse({"base": base | {"metric": None}, "methods": ["none", "aux"]})

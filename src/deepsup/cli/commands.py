@@ -301,12 +301,14 @@ def predict(
     """Let a trained run look at new images, prepared as in its validation.
 
     With labels a pixel: NAME.labels.png (class numbers, shown in colours), NAME.overlay.png and, of two classes,
-    NAME.probability.png, in the size of the image. With one label an image: class and probability, and predictions.csv.
+    NAME.probability.png, in the size of the image. With one label an image: class and probability, and predictions.csv; with
+    several the probability of each, with values their numbers.
     """
     written: list[Path] = []
     for said in predict_images(folder, images, out=out, branches=branches, tile=tile, stride=stride, trust=trust):
         written = list(said.files)
         found = [f"{label} {share:.1%}{tables.of_output(name)}" for name, (label, share) in said.classes.items()]
+        found += [f"{text}{tables.of_output(name)}" for name, text in said.told.items()]
         told = ", ".join(found or [file.name for file in written])
         console.print(f"{said.image}: {told}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"written to {written[0].parent}", highlight=False, markup=False, soft_wrap=True)

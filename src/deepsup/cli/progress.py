@@ -19,6 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from deepsup.tasks import shown
 from deepsup.training.preflight import TrapWarning
 
 BAR = 16  # characters
@@ -222,12 +223,12 @@ def _cells(line: Mapping[str, Any], *, run: str = "") -> _Cells:
     epoch = str(line.get("epoch", ""))
     if epoch and line.get("epochs"):
         epoch += f"/{line['epochs']}"
-    total = line.get("total")
+    total, metric = line.get("total"), str(line.get("metric", "score"))
     return _Cells(
         run,
         line["state"],
         epoch,
         "" if total is None else f"{total:.3f}",
-        "" if main is None else f"{main:.1%}",
-        "  ".join(f"{name} {value:.0%}" for name, value in scores.items()),
+        "" if main is None else shown(metric, main),
+        "  ".join(f"{name} {shown(metric, value, digits=0)}" for name, value in scores.items()),
     )

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from deepsup.comparisons.statistics import Difference, Verdict, half_width, percent
 from deepsup.specs import require
+from deepsup.tasks import is_share
 
 POWER: Final = 0.8
 """How often a difference that can be seen is seen."""
@@ -89,8 +90,9 @@ def stated(
     variance = sum(one.variance for one in known) / len(known) if known else DISAGREEING
     found = detectable(n, spread, images, variance, confidence=confidence)
     on = f" and {images:,} validation images" if images else ""
-    sees = "no difference at all" if found is None else f"differences of {100 * found:.2g} points of {metric} or more"
-    deviation = f"the difference deviates by {100 * math.sqrt(spread):.2g} points from seed to seed"
+    scale, unit = (100, "points ") if is_share(metric) else (1, "")
+    sees = "no difference at all" if found is None else f"differences of {scale * found:.2g} {unit}of {metric} or more"
+    deviation = f"the difference deviates by {scale * math.sqrt(spread):.2g} {unit}from seed to seed"
     differs = f" and varies by {math.sqrt(variance):.2g} from image to image" if images else ""
     by = (
         f"in the runs that are there {deviation}{differs}"

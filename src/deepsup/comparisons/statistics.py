@@ -130,7 +130,8 @@ def compared(
 ) -> Difference:
     """Read two lists of scores, paired by position: None is missing and leaves its pair out, nan or inf is a run that diverged.
 
-    One that diverged counts as 0. `variance` is that of the mean difference on one of the `images`, where it is known from
+    One that diverged counts as 0, and so does a score below 0 (R² of what is worse than the mean).
+    `variance` is that of the mean difference on one of the `images`, where it is known from
     the answers of each run; else errors are taken as independent. `names` and `pairs` are what remarks call arms and pairs.
     """
     if len(baseline) != len(candidate):
@@ -143,9 +144,11 @@ def compared(
         lost = [label for label, s in zip(labels, scores, strict=True) if s is not None and not math.isfinite(s)]
         gone = [label for label, s in zip(labels, scores, strict=True) if s is None]
         told += [f"{name} diverged with {listing(lost)}, which counts as a score of 0"] if lost else []
+        below = [label for label, s in zip(labels, scores, strict=True) if s is not None and s < WORST]
+        told += [f"{name} is below 0 with {listing(below)}, which counts as a score of 0"] if below else []
         told += [f"{name} has no result yet with {listing(gone)}, which is left out"] if gone else []
     both = [
-        [s if math.isfinite(s) else WORST for s in (b, c)]
+        [max(s, WORST) if math.isfinite(s) else WORST for s in (b, c)]
         for b, c in zip(baseline, candidate, strict=True)
         if b is not None and c is not None
     ]

@@ -13,6 +13,7 @@ from deepsup.reports import colours, panels
 from deepsup.reports.formats import known
 from deepsup.reports.panels import WIDE, Sheet
 from deepsup.reports.summary import baseline
+from deepsup.tasks import is_share
 from deepsup.training.records import ACCURACY
 
 CONFIDENCE: Final = 0.95
@@ -61,13 +62,14 @@ def _interval(scores: Sequence[float]) -> tuple[float, float]:
     return statistics.fmean(scores) - half, statistics.fmean(scores) + half
 
 
-def span(drawn: Sequence[Point]) -> tuple[float, float]:
+def span(drawn: Sequence[Point], metric: str = ACCURACY) -> tuple[float, float]:
     """Return the ends of an axis that shows every seed whole, and of an interval as much again: two seeds have wide ones."""
     seeds = [score for point in drawn for score in point.scores]
     low, high = min(seeds), max(seeds)
     room = max(high - low, 0.002)
     ends = [end for point in drawn for end in (point.low, point.high) if known(end)]
-    return max(low - room, min([low, *ends]), 0.0), min(high + room, max([high, *ends]), 1.0)
+    least, most = (0.0, 1.0) if is_share(metric) else (-math.inf, math.inf)
+    return max(low - room, min([low, *ends]), least), min(high + room, max([high, *ends]), most)
 
 
 def ablation(compare: Mapping[str, Any], *, metric: str = ACCURACY, width: int = WIDE) -> Sheet | None:
@@ -99,8 +101,8 @@ def ablation(compare: Mapping[str, Any], *, metric: str = ACCURACY, width: int =
             panels.level(panel, mean, text="" if marked else f"{name}, the baseline", left=True)
         if not known(found[0].x):
             panel.set_xticks(x, [str(p.x) for p in found])
-    panels.shares(sheet.panels[0].yaxis)
-    low, high = span([p for _, found in drawn.values() for p in found])
+    panels.shares(sheet.panels[0].yaxis, metric)
+    low, high = span([p for _, found in drawn.values() for p in found], metric)
     sheet.panels[0].set_ylim(low - 0.04 * (high - low), high + 0.04 * (high - low))
     sheet.labels(x=str(varied(compare)), y=f"{metric} after the last epoch")
     return sheet.laid_out()

@@ -12,8 +12,11 @@ from itertools import groupby
 from typing import Any, Final, NamedTuple
 
 from deepsup.reports import depths, formats
-from deepsup.reports.metrics import digits
+from deepsup.reports.metrics import difference as difference_of
+from deepsup.reports.metrics import score as score_of
+from deepsup.reports.metrics import spread, unit
 from deepsup.reports.summary import baseline, finished, judged
+from deepsup.tasks import is_share
 from deepsup.training.records import ACCURACY
 
 RESULTS: Final = "results"
@@ -38,8 +41,9 @@ class Arm(NamedTuple):
 class Column:
     """One column: its heads (empty: it is not in that table), where the page has it, and the text of a cell.
 
-    `{metric}` and `{baseline}` in a head stand for their names. `says` tells, from all of its cells and the metric, whether
-    the page needs the column. `same`: no method changes it, so that the terminal says it in a sentence where that is so.
+    `{metric}` and `{baseline}` in a head stand for their names, `{unit}` for " %" where the metric has it. `says` tells, from
+    all of its cells and the metric, whether the page needs the column. `same`: no method changes it, so that the terminal
+    says it in a sentence where that is so.
     """
 
     text: Callable[[Arm], str]
@@ -107,7 +111,11 @@ def rows(compare: Mapping[str, Any]) -> list[Row]:
 def page_table(compare: Mapping[str, Any], *sections: str) -> PageTable:
     """Return the columns of these sections of the page that have something to say."""
     found, metric = rows(compare), metric_of(compare)
-    named = {"metric": metric, "baseline": next((baseline(group) for group in compare["groups"]), None)}
+    named = {
+        "metric": metric,
+        "unit": unit(metric).replace(" ", "\u00a0"),
+        "baseline": next((baseline(group) for group in compare["groups"]), None),
+    }
     shown = {
         key: one
         for key, one in COLUMNS.items()
@@ -124,7 +132,7 @@ def terminal_columns(found: Sequence[Row], metric: str, *, same_said: bool) -> d
     for key, one in COLUMNS.items():
         cells = [row.cells[key] for row in found]
         if one.terminal and not all(c in (formats.NONE, "never") for c in cells) and not (one.same and same_said):
-            shown[key] = one.terminal.format(metric=metric)
+            shown[key] = one.terminal.format(metric=metric, unit=unit(metric))
     if all(set(row.cells["epochs"]) <= set("1, ") for row in found):  # all were there after the first epoch
         shown.pop("epochs", None)
     return shown
@@ -137,7 +145,7 @@ def metric_of(compare: Mapping[str, Any]) -> str:
 
 def span(low: Any, high: Any, *, metric: str) -> str:
     """Write an interval of differences in points."""
-    low, high = (formats.points(end, digits=digits(metric)) for end in (low, high))
+    low, high = (difference_of(end, metric) for end in (low, high))
     return f"{low} to {high}"
 
 
@@ -147,7 +155,7 @@ def _something(cells: Sequence[str], metric: str) -> bool:
 
 def _reached(cells: Sequence[str], metric: str) -> bool:
     """90 % is a natural goal for accuracy; of other metrics only if somebody got there."""
-    return metric == ACCURACY or any(cell not in (formats.NONE, "never") for cell in cells)
+    return is_share(metric) and (metric == ACCURACY or any(cell not in (formats.NONE, "never") for cell in cells))
 
 
 @column(RESULTS, "runs")
@@ -156,15 +164,15 @@ def runs(arm: Arm) -> str:
     return str(done) if done == planned else f"{done} of {planned}"
 
 
-@column(RESULTS, "{metric}\u00a0%", "{metric} %", strong=True)
+@column(RESULTS, "{metric}{unit}", "{metric}{unit}", strong=True)
 def score(arm: Arm) -> str:
-    return formats.spread(arm.fields.get("mean"), arm.fields.get("std"), digits=digits(arm.metric))
+    return spread(arm.fields.get("mean"), arm.fields.get("std"), arm.metric)
 
 
 @column(RESULTS, "minus {baseline}", says=_something)
 def difference(arm: Arm) -> str:
     own = arm.fields is arm.reference
-    return "" if own else formats.points(arm.verdict.get("mean_difference"), digits=digits(arm.metric))
+    return "" if own else difference_of(arm.verdict.get("mean_difference"), arm.metric)
 
 
 @column(RESULTS, "interval", says=_something)
@@ -173,10 +181,10 @@ def interval(arm: Arm) -> str:
     return span(low, high, metric=arm.metric) if formats.known(low) else ""
 
 
-@column(RESULTS, "ensemble\u00a0%")
+@column(RESULTS, "ensemble{unit}")
 def ensemble(arm: Arm) -> str:
     found = depths.ensemble(arm.fields)
-    return formats.percent(found.mean, digits=digits(arm.metric)) if found else formats.NONE
+    return score_of(found.mean, arm.metric) if found else formats.NONE
 
 
 @column(RESULTS, "epochs to\u00a090\u00a0%", "epochs\nto 90 %", says=_reached, wraps=True)

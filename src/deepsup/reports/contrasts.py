@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from deepsup.reports import colours, depths, panels
 from deepsup.reports.formats import known, short
+from deepsup.reports.metrics import measured_in, unit
 from deepsup.reports.panels import NARROW, WIDE, Sheet
 from deepsup.reports.summary import baseline, judged
 from deepsup.training.records import ACCURACY
@@ -27,20 +28,21 @@ def differences(groups: Groups, *, metric: str = ACCURACY, width: int = WIDE) ->
     arms = list(dict.fromkeys(arm for verdicts in found.values() for arm in verdicts))
     if max(map(len, found.values()), default=0) < 2:
         return None
+    scale = 100 if unit(metric) else 1
     names = [short(arm, 16 if width == NARROW else 24) for arm in arms]
     sheet = Sheet(list(found), [24 * len(arms) + 16], width, left=panels.wide(names) + 12)
     for panel, verdicts in zip(sheet.panels, found.values(), strict=True):
         for arm, verdict in verdicts.items():
             stated: Sequence[Any] = [verdict.get(key) for key in ("mean_difference", "ci_low", "ci_high")]
             mean, low, high = stated
-            whisker = [[100 * abs(end - mean) if known(end) else 0] for end in (low, high)]
+            whisker = [[scale * abs(end - mean) if known(end) else 0] for end in (low, high)]
             look = {"color": _TONES.get(str(verdict.get("verdict")), colours.MUTED), "capsize": 3, "elinewidth": 2}
-            panel.errorbar(100 * mean, arms.index(arm), xerr=whisker, fmt="o", **look)
+            panel.errorbar(scale * mean, arms.index(arm), xerr=whisker, fmt="o", **look)
         panel.axvline(0, color=colours.INK, linewidth=1.2)
         panel.set_yticks(range(len(arms)), names)
         panel.set_ylim(len(arms) - 0.4, -0.6)
     reference = next(filter(None, map(baseline, groups)), "the baseline")
-    sheet.labels(x=f"points of {metric}, minus {reference}", y="")
+    sheet.labels(x=f"{measured_in(metric).removeprefix('of ')}, minus {reference}", y="")
     return sheet.laid_out()
 
 
@@ -68,6 +70,6 @@ def by_depth(groups: Groups, *, metric: str = ACCURACY, width: int = WIDE) -> Sh
         mean = group["arms"].get(reference, {}).get("mean")
         if known(mean):
             panels.level(panel, mean, text=f"{reference}, main output", left=True)
-    panels.shares(sheet.panels[0].yaxis)
+    panels.shares(sheet.panels[0].yaxis, metric)
     sheet.labels(x="depth of the output in the network", y=f"{metric} after the last epoch")
     return sheet.laid_out()

@@ -112,7 +112,7 @@ def score(groups: Mapping[str, Arms], *, baselines: Baselines, metric: str = ACC
         if metric == ACCURACY and low < 0.9 < high:
             panels.level(panel, 0.9, text="90 %", left=True)
         panels.whole(panel)
-    panels.shares(sheet.panels[0].yaxis)
+    panels.shares(sheet.panels[0].yaxis, metric)
     sheet.labels(x="epoch", y=f"{metric} on validation data")
     return sheet.laid_out()
 

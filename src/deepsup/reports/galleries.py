@@ -12,9 +12,8 @@ from typing import Any, Final
 
 from deepsup import label_maps
 from deepsup.errors import DatasetError, DeepsupError
-from deepsup.reports import depths
+from deepsup.reports import depths, metrics
 from deepsup.reports.formats import known
-from deepsup.reports.metrics import percent
 from deepsup.reports.summary import Evidence
 from deepsup.specs import require
 from deepsup.training.records import Run
@@ -199,7 +198,7 @@ def _column(maps: Maps, sample: Mapping[str, Any], *, output: str, name: str) ->
     for picture in pictures:  # what it says where nothing counts is not asked
         picture.array = label_maps.hatched(picture.array, truth, ignore=maps.ignore)
     score = told.get("score")
-    text = f"{percent(score, maps.metric)} %" if known(score) else ""
+    text = f"{metrics.score(score, maps.metric)}{metrics.unit(maps.metric)}" if known(score) else ""
     return Column(name, text, tuple(_shrunk(pictures)))
 
 

@@ -1,4 +1,4 @@
-"""All scores of label maps as tables: a column an arm (or an output of a single run), a row a score."""
+"""All scores of tasks that have several as tables: a column an arm (or an output of a single run), a row a score."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from deepsup.errors import DeepsupError
 from deepsup.reports import depths, galleries, metrics
 from deepsup.reports.formats import NONE, known, percent
 from deepsup.reports.summary import Evidence
+from deepsup.tasks import is_share
 from deepsup.training.records import Run
 
 _CONFUSION: Final = "confusion"
@@ -95,5 +96,7 @@ def _cell(name: str, runs: Sequence[Mapping[str, float]]) -> str:
     if not values:
         return NONE
     text = metrics.value(name, statistics.fmean(values))
-    several = len(values) > 1 and max(values) <= 1 and "threshold" not in name.lower()
-    return f"{text} ± {percent(statistics.stdev(values), digits=2)}" if several else text
+    several = len(values) > 1 and "threshold" not in name.lower()
+    if several and not is_share(name):
+        return f"{text} ± {metrics.score(statistics.stdev(values), name)}"
+    return f"{text} ± {percent(statistics.stdev(values), digits=2)}" if several and max(values) <= 1 else text

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from deepsup.reports import formats
 from deepsup.reports.formats import known
-from deepsup.tasks import METRICS
+from deepsup.tasks import METRICS, is_share
 
 COUNTS: Final = (
     "true negatives, pixels",
@@ -21,9 +21,36 @@ def digits(metric: str) -> int:
     return METRICS[metric].digits if metric in METRICS else 2
 
 
-def percent(fraction: Any, metric: str) -> str:
-    """Write such a score in percent, without the sign."""
-    return formats.percent(fraction, digits=digits(metric))
+def score(value: Any, metric: str) -> str:
+    """Write such a score: a share in percent, without the sign, anything else as a number: `score(0.878, "R²")` is `"0.878"`."""
+    if is_share(metric):
+        return formats.percent(value, digits=digits(metric))
+    return f"{value:.4g}" if known(value) else formats.NONE
+
+
+def unit(metric: str) -> str:
+    """Return what follows such a score: `" %"`, or nothing."""
+    return " %" if is_share(metric) else ""
+
+
+def spread(mean: Any, std: Any, metric: str) -> str:
+    """Write a mean of scores and its standard deviation: `"96.3 ± 0.4"`."""
+    text = score(mean, metric)
+    return f"{text} ± {score(std, metric)}" if known(mean) and known(std) else text
+
+
+def difference(value: Any, metric: str) -> str:
+    """Write a difference of scores with its sign: in points, `"+1.2"`, or as a number, `"+0.012"`."""
+    if is_share(metric):
+        return formats.points(value, digits=digits(metric))
+    return (
+        f"{'+' if value > 0 else formats.MINUS if value < 0 else ''}{abs(value):.3g}" if known(value) else formats.NONE
+    )
+
+
+def measured_in(metric: str) -> str:
+    """Return what a difference is one of: `"points of accuracy"`, `"of R²"`."""
+    return f"points of {metric}" if is_share(metric) else f"of {metric}"
 
 
 def titled(metric: str) -> str:
@@ -43,4 +70,6 @@ def value(name: str, number: float) -> str:
         return formats.percent(number)
     if "threshold" in name.lower():
         return f"{number:.3g}"
+    if not is_share(name):
+        return score(number, name)
     return f"{number:,.0f}" if name in COUNTS else formats.percent(number, digits=2)

@@ -29,7 +29,7 @@ from deepsup.reports import (
     shrinking,
     text_tables,
 )
-from deepsup.reports.metrics import meaning, percent, titled
+from deepsup.reports.metrics import meaning, score, titled, unit
 from deepsup.reports.sections import path
 from deepsup.reports.summary import Evidence, evidence
 from deepsup.specs import require
@@ -142,6 +142,7 @@ def _facts(found: Evidence) -> dict[str, Any]:
         "name": str(found.runs[0].name if found.single else compare.get("name")),
         "single": found.single,
         "metric": found.metric,
+        "in_percent": bool(unit(found.metric)),
         "meaning": meaning(found.metric),
         "many": max(len(arms) for arms in found.groups.values()) > curves.FEW,
         "created": formats.moment(compare.get("created")),
@@ -162,9 +163,9 @@ def _outcome(found: Evidence) -> list[text_tables.Verdict]:
     """Return the verdict of each group, or the state of the one run."""
     if found.single:
         run = found.runs[0]
-        score = f" {titled(run.metric)} {percent(run.end.score, run.metric)} %." if run.end else ""
+        ended = f" {titled(run.metric)} {score(run.end.score, run.metric)}{unit(run.metric)}." if run.end else ""
         state = text_tables.state(run)
-        return [text_tables.Verdict("", "", "", f"{state[:1].upper()}{state[1:]}.{score}")]
+        return [text_tables.Verdict("", "", "", f"{state[:1].upper()}{state[1:]}.{ended}")]
     return text_tables.verdicts(found.compare)
 
 
@@ -227,7 +228,7 @@ def _last_scores(found: Evidence) -> list[str]:
     lines = []
     for group in found.compare["groups"]:
         for arm, fields in group["arms"].items():
-            outputs = [f"{o.name} {percent(o.mean, found.metric)} %" for o in depths.of(fields)]
+            outputs = [f"{o.name} {score(o.mean, found.metric)}{unit(found.metric)}" for o in depths.of(fields)]
             if len(outputs) > 1:
                 lines.append(f"After the last epoch, {path(group['name'], arm)}: {', '.join(outputs)}.")
     return lines

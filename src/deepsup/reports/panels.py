@@ -18,6 +18,7 @@ from deepsup.reports.colours import EDGE, GRID, INK, MUTED, PAPER
 from deepsup.reports.curves import Curve
 from deepsup.reports.formats import magnitude, short
 from deepsup.specs import require
+from deepsup.tasks import is_share
 
 Axes = Any  # matplotlib's: its own types forbid the options that its documentation shows
 
@@ -196,9 +197,10 @@ def wide(texts: Iterable[str]) -> float:
     return _LETTER * max(map(len, texts), default=0)
 
 
-def shares(axis: Any) -> None:
-    """Write the numbers of an axis in percent."""
-    axis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
+def shares(axis: Any, metric: str = "") -> None:
+    """Write the numbers of an axis in percent, unless those of this metric are none."""
+    if is_share(metric):
+        axis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
 
 
 def whole(panel: Axes) -> None:

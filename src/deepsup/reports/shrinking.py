@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from deepsup.reports import formats
 from deepsup.reports.columns import metric_of, span
-from deepsup.reports.metrics import digits
+from deepsup.reports.metrics import difference
 from deepsup.reports.summary import judged
 
 
@@ -42,6 +42,6 @@ def looks(compare: Mapping[str, Any]) -> LookTable | None:
 
 
 def _cell(look: Mapping[str, Any], metric: str) -> str:
-    mean = formats.points(look.get("mean_difference"), digits=digits(metric))
+    mean = difference(look.get("mean_difference"), metric)
     low, high = look.get("ci_low"), look.get("ci_high")
     return f"{mean} ({span(low, high, metric=metric)})" if formats.known(low) else mean

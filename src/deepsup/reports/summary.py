@@ -11,7 +11,7 @@ from typing import Any
 from deepsup.comparisons.arm_records import arm_record, known
 from deepsup.errors import ConfigError
 from deepsup.reports.formats import listing
-from deepsup.reports.metrics import percent
+from deepsup.reports.metrics import score, unit
 from deepsup.training import run_folders
 from deepsup.training.records import ACCURACY, Run
 
@@ -155,7 +155,7 @@ def _disagreements(stated: Mapping[str, Any], runs: Sequence[Run], *, folder: Pa
         for arm in (group.get("arms") or {}).values():
             for name, value in zip(arm.get("runs") or (), arm.get("final") or (), strict=False):
                 if name in journals and known(value) and not math.isclose(value, journals[name], abs_tol=1e-6):
-                    told, found = (f"{percent(v, metric)} %" for v in (value, journals[name]))
+                    told, found = (f"{score(v, metric)}{unit(metric)}" for v in (value, journals[name]))
                     result.append(
                         f"{run_folders.COMPARISON} gives {name} {told} {metric}, its journal {found}: the run changed after the "
                         "comparison. Run the comparison again."

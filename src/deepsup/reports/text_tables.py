@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from deepsup.reports import curves, depths, formats, shrinking
+from deepsup.reports import curves, depths, formats, metrics, shrinking
 from deepsup.reports.columns import COLUMNS, metric_of, rows, terminal_columns
 from deepsup.reports.columns import span as span_of
-from deepsup.reports.metrics import digits
 from deepsup.reports.summary import baseline, finished, judged
 from deepsup.specs import counted, require
 from deepsup.training.records import ACCURACY, Run
@@ -63,7 +62,7 @@ def verdict_table(compare: Mapping[str, Any]) -> Table:
     table.add_column(f"minus {names.pop()}" if len(names) == 1 else "minus the baseline", overflow="fold")
     levels = {v.get("confidence", 0.95) for group in compare["groups"] for v in judged(group).values()}
     span = f"{100 * levels.pop():.4g} % interval" if len(levels) == 1 else "interval"
-    for head in ("points", span, "seeds"):
+    for head in ("points" if metrics.unit(metric) else "difference", span, "seeds"):
         table.add_column(head, justify="right")
     table.add_column("verdict", no_wrap=True)
     for group in compare["groups"]:
@@ -72,7 +71,7 @@ def verdict_table(compare: Mapping[str, Any]) -> Table:
         for arm, v in judged(group).items():
             low, high = v.get("ci_low"), v.get("ci_high")
             span = span_of(low, high, metric=metric) if formats.known(low) else ""
-            numbers = [formats.points(v.get("mean_difference"), digits=digits(metric)), span, str(v.get("n") or 0)]
+            numbers = [metrics.difference(v.get("mean_difference"), metric), span, str(v.get("n") or 0)]
             word = f"{v.get('verdict')}{f' ({note})' if (note := aside(v)) else ''}"
             table.add_row(*_plain([arm, *numbers, word]))
     return table
@@ -104,7 +103,7 @@ def depth_table(compare: Mapping[str, Any]) -> Table | None:
         return None
     few, together = len(places) <= _PLACES, any(depths.ensemble(arm) for *_, arm in arms)
     table = _table(padding=(0, 1, 0, 0))
-    table.add_column(f"{metric} %\nat depth", overflow="fold", vertical="bottom")
+    table.add_column(f"{metric}{metrics.unit(metric)}\nat depth", overflow="fold", vertical="bottom")
     for place in [f"{p} %" for p in places] if few else ["of branches"]:
         table.add_column(place, justify="right" if few else "left", overflow="fold")
     for name in ("main", *([depths.ENSEMBLE] if together else [])):
@@ -115,7 +114,7 @@ def depth_table(compare: Mapping[str, Any]) -> Table | None:
         last = [next((o for o in depths.of(arm) if o.name == "main"), None)]
         if together:
             last.append(depths.ensemble(arm))
-        cells += [formats.percent(output.mean, digits=digits(metric)) if output else "" for output in last]
+        cells += [metrics.score(output.mean, metric) if output else "" for output in last]
         table.add_row(*_plain([f"{group} / {name}" if named and group else name, *cells]))
     return table
 
@@ -124,12 +123,12 @@ def _at_places(arm: Mapping[str, Any], places: Sequence[int], *, metric: str) ->
     """The branches under the columns of their depths; of several in one place all are named."""
     found: dict[int, list[str]] = {place: [] for place in places}
     for output in depths.branches(arm):
-        found[round(100 * (output.depth or 0))].append(formats.percent(output.mean, digits=digits(metric)))
+        found[round(100 * (output.depth or 0))].append(metrics.score(output.mean, metric))
     return [", ".join(cells) for cells in found.values()]
 
 
 def _listed(arm: Mapping[str, Any], *, metric: str) -> str:
-    scores = [(100 * (o.depth or 0), formats.percent(o.mean, digits=digits(metric))) for o in depths.branches(arm)]
+    scores = [(100 * (o.depth or 0), metrics.score(o.mean, metric)) for o in depths.branches(arm)]
     return ", ".join(f"{depth:.0f} %: {score}" for depth, score in scores)
 
 
@@ -196,18 +195,18 @@ def run_table(run: Run) -> Table:
 
 def run_facts(run: Run) -> list[tuple[str, str]]:
     """Return what there is to say about one run as pairs of label and text."""
-    told = partial(formats.percent, digits=digits(run.metric))
+    told, unit = partial(metrics.score, metric=run.metric), metrics.unit(run.metric)
     facts = [("state", state(run))]
     if run.end:
-        facts.append((run.metric, f"{told(run.end.score)} %, best {told(run.end.best_score)} %"))
+        facts.append((run.metric, f"{told(run.end.score)}{unit}, best {told(run.end.best_score)}{unit}"))
     if run.epochs:
         scores = dict(run.epochs[-1].score)
         together = scores.pop(depths.ENSEMBLE, None)
         heads = ", ".join(f"{head} {told(value)}" for head, value in scores.items() if head != "main")
-        facts += [(f"{run.metric} of branches, %", heads)] if heads else []
-        facts += [("ensemble, %", told(together))] if together is not None else []
+        facts += [(f"{run.metric} of branches{unit and ','}{unit}", heads)] if heads else []
+        facts += [(f"ensemble{unit and ','}{unit}", told(together))] if together is not None else []
         reached = run.epochs_to(0.9)
-        if reached or run.metric == ACCURACY:
+        if unit and (reached or run.metric == ACCURACY):
             facts.append(("epochs to 90 %", formats.epochs([reached])))
     pulls = {branch: pull for branch, (pull, *_) in curves.pulls([run]).items() if pull}
     if pulls:
@@ -251,7 +250,7 @@ def _judged(verdict: Mapping[str, Any], *, metric: str) -> tuple[str, str]:
     else:
         certainty = f"{pairs}: {reason}" if reason else pairs
     arms = f"{verdict.get('candidate', 'candidate')} minus {verdict.get('baseline', 'baseline')}"
-    told = f"{arms}: {formats.points(mean, digits=digits(metric))} points of {metric} ({certainty})"
+    told = f"{arms}: {metrics.difference(mean, metric)} {metrics.measured_in(metric)} ({certainty})"
     return str(word), "; ".join([told, *more])
 
 

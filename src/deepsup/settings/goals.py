@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from deepsup import losses
 from deepsup.errors import ConfigError
 from deepsup.predictions import KINDS, word
 from deepsup.specs import closest
-from deepsup.tasks import TASKS
+from deepsup.tasks import METRICS, TASKS
 from deepsup.tasks.task import metrics_of
 
 
@@ -34,4 +36,19 @@ def check_metric(metric: str | None, task: str, *, of: str) -> None:
     if metric is not None and metric not in known:
         raise ConfigError(
             f"metric: {of} has no metric {metric!r}.{closest(metric, known)} It can be {', '.join(known)}, or null."
+        )
+
+
+def check_comparable(metrics: Collection[str]) -> None:
+    """Raise `ConfigError` unless there is one metric by which all arms are judged, of which more is better."""
+    if len(metrics) > 1:
+        raise ConfigError(
+            f"all arms are judged by one score; these have {' and '.join(sorted(metrics))}. Set base.metric."
+        )
+    (metric,) = metrics
+    if METRICS[metric].lower:
+        usual = TASKS[METRICS[metric].task].metric
+        raise ConfigError(
+            f"metric: {metric} is an error, the lower the better, and a comparison judges by scores from 0 to 1 of which more is "
+            f"better. Set base.metric={usual}, or null; every run's journal has {metric} as well."
         )

@@ -20,7 +20,7 @@ from deepsup.errors import ConfigError
 from deepsup.settings import foreign
 from deepsup.settings.arms import check_parts, check_seeds, completed, settings_of
 from deepsup.settings.data import DataConfig as DataConfig
-from deepsup.settings.goals import check_loss, check_metric, usual_loss
+from deepsup.settings.goals import check_comparable, check_loss, check_metric, usual_loss
 from deepsup.settings.section import Settings, check, flattened, merge, override, read
 from deepsup.tasks import TASKS
 from deepsup.trust import Asked, Trust
@@ -309,9 +309,7 @@ class ComparisonConfig(Settings):
         check_parts(self.base, self.groups, self.arms, baseline=self.baseline)
         check_seeds(self.seeds, until=self.until, most=self.max_seeds)
         cells = self.expand()  # so that a wrong key in a group or an arm is found before anything runs
-        metrics = sorted({cell.config.score_name for cell in cells})
-        if len(metrics) > 1:
-            raise ConfigError(f"all arms are judged by one score; these have {' and '.join(metrics)}. Set base.metric.")
+        check_comparable({cell.config.score_name for cell in cells})
         return self
 
     @property

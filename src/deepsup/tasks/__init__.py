@@ -11,6 +11,7 @@ from deepsup.tasks.task import TASKS as TASKS
 from deepsup.tasks.task import Counts as Counts
 from deepsup.tasks.task import Task as Task
 from deepsup.tasks.task import better as better
+from deepsup.tasks.task import is_share as is_share
 from deepsup.tasks.task import metric as metric
 from deepsup.tasks.task import register as register
 from deepsup.tasks.task import shown as shown

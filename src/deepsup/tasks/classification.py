@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +13,8 @@ from torch import Tensor
 from deepsup import losses, ownership
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks.outputs import ignored, is_labels, scores_of, with_ensemble, without_channel
-from deepsup.tasks.task import Counts, Said, Task, Values, Writer, metric, register
+from deepsup.tasks.prediction_tables import Rows
+from deepsup.tasks.task import Counts, Said, Task, Values, metric, register
 
 ACCURACY = "accuracy"
 ANSWERS = "answers.json"
@@ -65,37 +65,16 @@ def accuracy(hits: Hits) -> float:
     return float(hits.right / hits.labelled)
 
 
-class Table(Writer):
+class Table(Rows):
     """`predictions.csv`: a row an image, the class by each output and its probability."""
 
-    rows: list[list[str]]
-
     def write(self, name: str, image: Path, original: Tensor, found: Mapping[str, Tensor]) -> Said:
-        path = self.folder / "predictions.csv"
-        said = self._classes(dict(found))
-        titles = [
-            title if output == "main" else f"{title} ({output})"
-            for output in said
-            for title in ("class", "probability")
-        ]
-        if not hasattr(self, "rows"):
-            self.rows = [["image", *titles]]
-        self.rows.append([str(image), *(str(value) for pair in said.values() for value in pair)])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(self.rows)
-        return Said(image, (path,), said)
-
-    def _classes(self, found: dict[str, Tensor]) -> dict[str, tuple[str, float]]:
-        """The most probable class of one image by each output, and its probability."""
         said = {}
-        for output, scores in with_ensemble(found, self.objective).items():
-            if self.wanted(output):
-                own = output in found  # the ensemble is one of probabilities already
-                sure = losses.probabilities(scores, self.objective.kind(output)) if own else scores
-                likely, label = sure[0].max(0)
-                said[output] = (self.classes[int(label)], float(likely))
-        return said
+        for output, sure in self.said_of(found).items():
+            likely, label = sure.max(0)
+            said[output] = (self.classes[int(label)], float(likely))
+        cells = {output: {"class": label, "probability": share} for output, (label, share) in said.items()}
+        return Said(image, (self.append(image, cells),), said)
 
 
 @register

@@ -5,6 +5,7 @@ Labels are numbers from 0 to 1, above a half if the label is there; NaN and the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from deepsup.losses.labels import is_multi_hot
 from deepsup.supervision.exits import average
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks.outputs import ignored, loss_of
+from deepsup.tasks.prediction_tables import NumberRows
 from deepsup.tasks.task import Counts, Task, Values, metric, register
 from deepsup.terms import ENSEMBLE
 
@@ -101,6 +103,7 @@ class Labels(Task):
     targets = "images with several labels"
     labelled = "any of several labels an image"
     metric = MEAN_AP
+    writer = NumberRows
 
     def takes(self, target: Any, kind: str, places: int | None) -> bool:
         if kind != "labels" or not isinstance(target, Tensor):
@@ -109,6 +112,10 @@ class Labels(Task):
             return target.is_floating_point() or target.dtype == torch.bool or target.ndim == 2
         lone = target.is_floating_point() and target.ndim == places + 1
         return lone or (target.ndim == places + 2 and (target.shape[1] > 1 or target.is_floating_point()))
+
+    def record(self, counts: Mapping[str, LabelCounts], metrics: Mapping[str, Values]) -> dict[str, Any]:
+        """All metrics."""
+        return {"scores": metrics} if metrics else {}
 
     def add(self, counts: dict[str, LabelCounts], found: dict[str, Tensor], target: Any, objective: Objective) -> None:
         target = target.unsqueeze(1) if target.ndim == found["main"].ndim - 1 else target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from deepsup.losses.full_size import enlarged
 from deepsup.losses.values import met
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks.outputs import loss_of
+from deepsup.tasks.prediction_tables import NumberRows
 from deepsup.tasks.task import Counts, Task, Values, metric, register
 from deepsup.terms import ENSEMBLE
 
@@ -55,7 +57,7 @@ class Errors(Counts):
         return {R2: r_squared(self.sums), MAE: mean_absolute_error(self.sums), RMSE: root_mean_squared_error(self.sums)}
 
 
-@metric(R2, "1 - the squared error over the variance, the mean over the channels", task="values")
+@metric(R2, "1 - the squared error over the variance, the mean over the channels", task="values", plain=True)
 def r_squared(sums: Tensor) -> float | None:
     """1 - sum d² / sum (y - mean y)², averaged over the channels that vary; None where none does."""
     n, _, squared, away, squares = sums.T
@@ -64,13 +66,13 @@ def r_squared(sums: Tensor) -> float | None:
     return float((1 - squared[varies] / spread[varies]).mean()) if bool(varies.any()) else None
 
 
-@metric(MAE, "the mean absolute error over all values", task="values", lower=True)
+@metric(MAE, "the mean absolute error over all values", task="values", lower=True, plain=True)
 def mean_absolute_error(sums: Tensor) -> float:
     """sum |d| / n, in the unit of the values."""
     return float(sums[:, 1].sum() / sums[:, 0].sum())
 
 
-@metric(RMSE, "the root of the mean squared error over all values", task="values", lower=True)
+@metric(RMSE, "the root of the mean squared error over all values", task="values", lower=True, plain=True)
 def root_mean_squared_error(sums: Tensor) -> float:
     """sqrt(sum d² / n), in the unit of the values."""
     return math.sqrt(float(sums[:, 2].sum() / sums[:, 0].sum()))
@@ -84,9 +86,14 @@ class RealValues(Task):
     targets = "real values"
     labelled = "real values an image"
     metric = R2
+    writer = NumberRows
 
     def takes(self, target: Any, kind: str, places: int | None) -> bool:
         return kind == "values" and isinstance(target, Tensor)
+
+    def record(self, counts: Mapping[str, Errors], metrics: Mapping[str, Values]) -> dict[str, Any]:
+        """All metrics."""
+        return {"scores": metrics} if metrics else {}
 
     def add(self, counts: dict[str, Errors], found: dict[str, Tensor], target: Any, objective: Objective) -> None:
         size = target.shape[target.ndim - (found["main"].ndim - 2) :] if found["main"].ndim > 2 else ()

@@ -32,7 +32,8 @@ class Metric:
     digits: int  # of a percent, as its articles print it
     of_two: bool  # for two classes alone
     function: Callable[..., Any]
-    lower: bool = False  # the lower, the better, and no share of 1
+    lower: bool = False  # the lower, the better
+    plain: bool = False  # a number in the unit of the data or of no unit, not a share to be written in percent
 
 
 METRICS: dict[str, Metric] = {}
@@ -42,12 +43,19 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def metric(
-    name: str, says: str, *, task: str, digits: int = 2, of_two: bool = False, lower: bool = False
+    name: str,
+    says: str,
+    *,
+    task: str,
+    digits: int = 2,
+    of_two: bool = False,
+    lower: bool = False,
+    plain: bool = False,
 ) -> Callable[[F], F]:
     """Register what is counted by the decorated function, which stays as it is."""
 
     def registered(function: F) -> F:
-        METRICS[name] = Metric(name, task, says, digits, of_two, function, lower)
+        METRICS[name] = Metric(name, task, says, digits, of_two, function, lower, plain)
         return function
 
     return registered
@@ -75,11 +83,12 @@ class Counts(ABC):
 
 
 class Said(NamedTuple):
-    """What was predicted of one image: files that were written, or by output its class and how probable it is."""
+    """What was predicted of one image: files that were written, by output its class and how probable it is, or numbers."""
 
     image: Path
     files: tuple[Path, ...]
     classes: dict[str, tuple[str, float]]
+    told: Mapping[str, str] = {}  # numbers by output, in words
 
 
 class Writer(ABC):
@@ -179,14 +188,19 @@ def task_of(target: Any, kind: str = "class", places: int | None = None) -> Task
     return next((task for task in TASKS.values() if task.takes(target, kind, places)), TASKS["classification"])
 
 
+def is_share(name: str) -> bool:
+    """Whether a score of this name is a share of 1, which is written in percent; of a name of one's own it is taken for one."""
+    return name not in METRICS or not METRICS[name].plain
+
+
 def better(name: str, one: float, other: float | None) -> bool:
     """Whether a score is better than another of the same metric, or there is no other."""
     lower = name in METRICS and METRICS[name].lower
     return other is None or (one < other if lower else one > other)
 
 
-def shown(name: str, score: float | None) -> str:
-    """A score in a line of text: a percentage, or an error in the unit of the values."""
+def shown(name: str, score: float | None, *, digits: int = 1) -> str:
+    """A score in a line of text: a percentage, or a number where it is no share."""
     if score is None:
         return "-"
-    return f"{score:.4g}" if name in METRICS and METRICS[name].lower else f"{score:.1%}"
+    return f"{score:.{digits}%}" if is_share(name) else f"{score:.4g}"

@@ -19,6 +19,7 @@ from deepsup.errors import CheckpointError, ConfigError, DatasetError
 from deepsup.evaluation.sliding_window import Forward, in_tiles
 from deepsup.files import load_weights
 from deepsup.plans.plan import Plan
+from deepsup.predictions import Prediction, word
 from deepsup.settings.training import TrainConfig
 from deepsup.supervision.attaching import Supervised, attach, supervising
 from deepsup.supervision.objectives import Objective
@@ -67,6 +68,8 @@ def load(folder: str | Path, *, branches: bool = False, trust: Trust = False) ->
         load_weights(net, place / "model.safetensors")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     objective = Objective(plan, loss=config.main_loss if plan is None else None)
+    if plan is None and (kind := word(inputs.task).kind) != "class":  # which a loss alone does not tell of new images
+        objective.predictions["main"] = Prediction(kind, 1, len(inputs.classes), 0, f"the task '{inputs.task}'")
     return Predictor(net.to(device).eval(), objective, config, inputs, device)
 
 
@@ -84,8 +87,8 @@ def predict(
 
     Of label maps `out` (`FOLDER/predictions` if not given) receives NAME.labels.png (a class number a pixel, shown in the
     classes' colours), NAME.overlay.png and, of two classes, NAME.probability.png, all in the size of the image; with
-    `branches` also NAME.BRANCH.labels.png and so on, and the ensemble of all outputs. Of one label an image it receives
-    `predictions.csv`. `tile` and `stride` are those of the run's validation unless given.
+    `branches` also NAME.BRANCH.labels.png and so on, and the ensemble of all outputs. Of one label an image, several,
+    or numbers, it receives `predictions.csv`. `tile` and `stride` are those of the run's validation unless given.
 
     Raises `ConfigError` for a folder without a run or images of one name, `DatasetError` where there is no image, and with
     the name of a file that cannot be read.

@@ -1,0 +1,35 @@
+"""Tables of what is said of new images."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+from deepsup.predictions import Prediction
+from deepsup.supervision.objectives import Objective
+from deepsup.tasks.prediction_tables import NumberRows
+
+
+@pytest.mark.parametrize(("loss", "scale"), [("mse", lambda t: t), ("binary", torch.sigmoid)])
+def test_numbers_by_output_and_column(tmp_path: Path, loss: str, scale) -> None:
+    kept = {"classes": ("a", "b"), "palette": None}
+    main, other = torch.tensor([[0.5, -2.0]]), torch.tensor([[1.5, 3.0]])
+    objective = Objective(loss=loss)
+    objective.predictions["main"] = Prediction("values" if loss == "mse" else "labels", 1, 2, 0, "the task")
+    writer = NumberRows(tmp_path, objective, branches=True, **kept)
+    for name in ("one.png", "two.png"):
+        said = writer.write(name, Path(name), torch.zeros(4, 4, 3), {"main": main, "side": other})
+    assert said.files == (tmp_path / "predictions.csv",)
+    with (tmp_path / "predictions.csv").open() as file:
+        head, *rows = csv.reader(file)
+    assert head == ["image", "a", "b", "a (side)", "b (side)", "a (ensemble)", "b (ensemble)"]
+    assert [row[0] for row in rows] == ["one.png", "two.png"]
+    wanted = torch.cat([scale(main), scale(other), (scale(main) + scale(other)) / 2], 1)[0]
+    assert [float(cell) for cell in rows[1][1:]] == pytest.approx(wanted.tolist(), abs=1e-6)
+    alone = NumberRows(tmp_path / "alone", objective, branches=False, **kept)
+    assert list(alone.write("one", Path("one.png"), torch.zeros(4, 4, 3), {"main": main, "side": other}).told) == [
+        "main"
+    ]
