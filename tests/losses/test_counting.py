@@ -58,6 +58,8 @@ MASK = torch.rand(7, 3, generator=torch.Generator().manual_seed(4)) < 0.6
         ("binary(class_weight=[1, 5])", (7, 1), labels(7).clamp(max=1)),
         ("binary(class_weight=[1, 5, 0.5])", (7, 3), hot(7, 3)),
         ("binary(class_weight=[1, 5, 0.5], resize='nearest')", SMALL, hot(*LARGE)),
+        ("binary(class_weight=[1, 5])", (7, 1), hot(7, 2)[:, 1:]),
+        ("binary(class_weight=[1, 5], resize='area')", (7, 1, 4, 4), (sparse(0.7)[:, :1] > 0).float()),
         ("binary(ignore_index=7)", (7, 3), hot(7, 3, hole=7.0)),
         ("binary(resize='nearest')", SMALL, labels(7, 8, 8)),
         ("balanced", (7, 1, 4, 4), labels(7, 8, 8).clamp(max=1)),

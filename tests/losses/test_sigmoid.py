@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from deepsup import losses
 from deepsup.errors import HeadError
 from tests.support.score_maps import VOID, case, value
 
@@ -44,3 +45,16 @@ def test_balanced_is_heds_loss_image_by_image() -> None:
     assert torch.allclose(value("balanced", scores, labels), expected)
     with pytest.raises(HeadError, match="'balanced' tells two classes apart by one score a place"):
         value("balanced", *case(2))
+
+
+def test_one_logit_has_two_class_weights_whatever_its_labels_look_like() -> None:
+    scores, labels = torch.randn(6, 1), torch.tensor([0, 1, 1, 0, 1, 0])
+    weight = torch.where(labels > 0, 5.0, 2.0)
+    each = F.binary_cross_entropy_with_logits(scores[:, 0], labels.float(), reduction="none")
+    expected = (weight * each).sum() / weight.sum()
+    for form in (labels, labels[:, None], labels.bool(), labels.float(), labels[:, None].float()):
+        assert torch.allclose(losses.binary(scores, form, class_weight=[2, 5]), expected)
+    soft = torch.rand(6, 1)
+    parts = 5 * soft * F.softplus(-scores) + 2 * (1 - soft) * F.softplus(scores)
+    found = losses.binary(scores, soft, class_weight=[2, 5])
+    assert torch.allclose(found, parts.sum() / (5 * soft + 2 * (1 - soft)).sum())

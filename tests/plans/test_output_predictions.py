@@ -160,3 +160,23 @@ def test_main_may_be_a_path_that_counts_from_the_end(main: str) -> None:
     assert torch.equal(
         ds.Objective(plan)(outputs, y).parts["main"], ds.losses.cross_entropy(outputs.main["more"][1], y)
     )
+
+
+@pytest.mark.parametrize("tokens", [5, 3])
+@pytest.mark.parametrize(
+    ("method", "head"),
+    [("dhm", None), ("one", None), ("dml-shared", None), ("aux", "main"), ("aux", "shared(continuation)")],
+)
+def test_heads_that_repeat_the_models_layers_have_their_classes_where_it_has_them(
+    method: str, head: str | None, tokens: int
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 3))
+    x, y = torch.randn(2, tokens, 4), torch.randint(0, 3, (2, tokens))  # also as many tokens as classes
+    plan = ds.plan(model, x, at=["1"], task="tokens", method=method, head=head)
+    outputs = ds.attach(model, plan)(x)
+    parts = ds.Objective(plan)(outputs, y, progress=0.5).parts
+    for branch in plan.branches:
+        if branch.predicts:
+            expected = nn.functional.cross_entropy(outputs.aux[branch.name].flatten(0, 1), y.flatten())
+            assert torch.allclose(parts[branch.name], expected)

@@ -34,12 +34,14 @@ def _each(loss: str | Loss, scores: Tensor, target: Tensor, mask: Tensor | None)
         known = known & ((wide if wide.is_floating_point() else wide.long()) != option(loss, "ignore_index", IGNORE))
     if mask is not None:
         known = known & (mask.unsqueeze(1) if mask.ndim == wide.ndim - 1 else mask).to(torch.bool).expand_as(known)
-    counts = known.float()
+    counts, goal = known.float(), torch.where(known, wide, 0).float()
     how, size = _shrinks(loss, scores, tuple(wide.shape[2:]))
     if how:
-        counts = shrink_values(torch.zeros_like(counts), counts, size, how=how)[1]
+        goal, counts = shrink_values(goal, counts, size, how=how)
     weight = option(loss, "class_weight", None) if reads.binary and is_ours(loss) else None
-    if weight is not None:
+    if weight is not None and scores.shape[1] == 1:  # of what is not there, and of what is
+        counts = counts * (weight[0] * (1 - goal) + weight[1] * goal)
+    elif weight is not None:
         counts = counts * counts.new_tensor(weight).view(1, -1, *[1] * (wide.ndim - 2))
     return counts.amin(1) if reads.mean == "vectors" else counts
 

@@ -72,10 +72,15 @@ def _of_labels(
 ) -> Tensor:
     """Of labels (N, C, *places), each a number from 0 to 1."""
     scores, goal, counts = aligned_labels("binary", prediction, target, resize, align_corners, ignore_index)
-    if class_weight is not None:
-        counts = counts * _view(weight_tensor(class_weight, scores), scores)
-    each = goal * _positive(pos_weight, scores) * F.softplus(-scores) + (1 - goal) * F.softplus(scores)
-    return mean_of(torch.where(counts > 0, counts * each, 0.0).sum(), counts.sum())
+    there, absent = counts * goal, counts * (1 - goal)
+    if class_weight is not None and scores.shape[1] == 1:
+        two = weight_tensor(class_weight, scores, classes=2)
+        assert two is not None
+        there, absent = two[1] * there, two[0] * absent
+    elif class_weight is not None:
+        there, absent = (part * _view(weight_tensor(class_weight, scores), scores) for part in (there, absent))
+    each = there * _positive(pos_weight, scores) * F.softplus(-scores) + absent * F.softplus(scores)
+    return mean_of(torch.where(counts > 0, each, 0.0).sum(), (there + absent).sum())
 
 
 def _positive(given: Sequence[float] | float | None, scores: Tensor) -> Tensor | float:

@@ -15,7 +15,7 @@ from deepsup.heads.continuation.cutting import INPUT, Point, cut, trace
 from deepsup.layers.snapshot import untouched
 
 
-@head()
+@head(as_model=True)
 def main(feature: Feature, classes: int, *, model: nn.Module, layer: str, main: Pick = ()) -> nn.Module:
     """The model's own last layers, shared with it: what it runs on the last layer like the tapped one (logit lens, LayerSkip).
 

@@ -21,7 +21,7 @@ from deepsup.heads.continuation.stage_blocks import Stage, following, has_stride
 from deepsup.heads.continuation.widths import Resizing, check_plain, fit_convolution, fit_linear
 
 
-@head(large=True, fitted=True, whole=True)
+@head(large=True, fitted=True, whole=True, as_model=True)
 def continuation(
     feature: Feature,
     classes: int,
