@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -52,3 +55,29 @@ def test_what_was_said_wins_and_what_a_layer_knows_holds_for_those_after_it() ->
     assert [f.layout for f in found if f] == ["NCHW", "NHWC", "NHWC", "NCHW"]
     assert layouts.feature("first", (2,)) is None
     assert layouts.feature("first", (2, 1, 1, 1, 1, 3)) is None
+
+
+class Recurrent(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.fc = layer, nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, L, 8)
+        first = getattr(getattr(self.layer, "self_attn", self.layer), "batch_first", True)
+        found = self.layer(x if first else x.transpose(0, 1))
+        found = found[0] if isinstance(found, tuple) else found
+        return self.fc(found if first else found.transpose(0, 1)).mean(1)
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda first: nn.LSTM(8, 8, batch_first=first),
+        lambda first: nn.GRU(8, 8, batch_first=first),
+        lambda first: nn.TransformerEncoderLayer(8, 2, 16, batch_first=first),
+    ],
+)
+def test_a_batch_that_stands_second_is_seen_also_where_it_is_as_long_as_the_sequence(make: Any, first: bool) -> None:
+    seen = trace(Recurrent(make(first)), torch.randn(2, 2, 8))  # L = N = 2
+    assert ("whose first axis is not the batch" in seen.layers["layer"].problem) == (not first)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 import deepsup as ds
 from deepsup.errors import ConfigError
@@ -40,3 +41,24 @@ def test_notes_tell_what_is_unusual() -> None:
     )
     own = ds.plan(Returning(lambda y, h: {"out": y, "aux": y * 2, "hidden": h}), torch.randn(2, 3), "body")
     assert own.notes == ("the model returns further predictions of its own in training (aux); no loss is put on them",)
+
+
+class Turned(nn.Module):
+    """A convolution along a sequence, and tokens that nobody knows the layout of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.turn, self.fc = nn.Conv1d(4, 24, 1), nn.Identity(), nn.Linear(24, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.turn(self.stem(x).transpose(1, 2)).mean(1))
+
+
+def test_a_sequence_whose_channels_only_its_shape_tells_is_noted() -> None:
+    (note,) = ds.plan(Turned(), torch.randn(2, 4, 50), at=["turn"]).notes
+    assert note == (
+        "nothing but its shape tells where 'turn' has its channels: branch 'turn' reads 50x24 as NCL; if that is wrong, "
+        "layout={'turn': 'NLC'}"
+    )
+    assert ds.plan(Turned(), torch.randn(2, 4, 50), at=["turn"], layout={"turn": "NLC"}).notes == ()
+    assert ds.plan(Turned(), torch.randn(2, 4, 50), at=["stem"]).notes == ()  # a convolution knows

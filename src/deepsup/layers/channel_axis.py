@@ -14,6 +14,15 @@ from torch import nn
 from deepsup.features import Feature, channel_axis, infer_layout
 
 
+def batch_is_second(layer: nn.Module) -> bool:
+    """Whether a layer of PyTorch's gives out (L, N, C), as its recurrent and attention layers do unless told otherwise."""
+    inner = getattr(layer, "self_attn", layer)
+    known = isinstance(
+        layer, (nn.RNNBase, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.MultiheadAttention)
+    )
+    return known and getattr(inner, "batch_first", True) is False
+
+
 @dataclass
 class Layouts:
     """The layouts of one run's activations, shown layer by layer in the order in which they are done."""
@@ -42,6 +51,11 @@ class Layouts:
         if not 2 <= len(shape) <= 5:
             return None
         return Feature(shape[1:], self.said.get(name) or self._inferred(shape, self.channels[name]))
+
+    def is_guess(self, name: str, shape: tuple[int, ...]) -> bool:
+        """Whether nothing but the shape tells where a sequence's channels are: nobody said it, and no layer knows."""
+        sequence = len(shape) == len(self.input_shape) == 3 and self.convolves and name not in self.said
+        return sequence and (self.channels.get(name) is None or shape[1] == shape[2])
 
     def _inferred(self, shape: tuple[int, ...], channels: int | None) -> str:
         if len(shape) == len(self.input_shape) == 3 and not self.convolves:

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from deepsup.errors import DeepsupError, LayerError, OutputError
 from deepsup.features import Feature, Pick, default_pick, picked, show_pick, tensors_in
-from deepsup.layers.channel_axis import Layouts
+from deepsup.layers.channel_axis import Layouts, batch_is_second
 from deepsup.layers.input_dependence import Lineage
 from deepsup.layers.output_axis import main_of, output_axis
 from deepsup.layers.snapshot import begin, untouched
@@ -51,6 +51,7 @@ class Layer:
     dtype: torch.dtype | None = None  # of its output
     read_inside: bool = False  # the prediction also depends on its output past what it returned: it used it itself
     problem: str = ""  # why its output cannot be read, if so
+    guessed: bool = False  # only the shape tells where the channels of a sequence are
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,8 @@ class _Recorder:
             return
         self.held[name] = (tensor, tensor._version, pick)
         self.layouts.see(name, module, tuple(tensor.shape))
+        if tensor.ndim == 3 and batch_is_second(module):
+            self.problems[name] = _no_batch_axis(name, tensor.shape, tensor.shape[1])
         if not self.lineage.follows(tensor):
             self.apart.add(name)
         self.graphs[name] = tensor.requires_grad
@@ -309,6 +312,7 @@ def _layer(name: str, module: nn.Module, rec: _Recorder, upstream: bool, depth: 
         requires_grad=rec.graphs.get(name, False),
         dtype=tensor.dtype if tensor is not None else None,
         problem=rec.problems.get(name, ""),
+        guessed=tensor is not None and rec.layouts.is_guess(name, tuple(tensor.shape)),
     )
 
 

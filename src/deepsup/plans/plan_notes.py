@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from deepsup import heads, losses, methods
 from deepsup.features import show_pick
+from deepsup.layers.dry_run import Layer
 from deepsup.plans.branch_layers import Placed
 from deepsup.plans.plan import Branch
 from deepsup.predictions import Prediction
@@ -15,7 +16,7 @@ from deepsup.terms import INPUT
 def notes(preset: methods.Method, placed: Placed, branches: Sequence[Branch], prediction: Prediction) -> Iterable[str]:
     """All of them, those of branches first."""
     for b in branches:
-        yield from _of_layer(b, leads_on=placed.layers[b.name].leads_to_output)
+        yield from _of_layer(b, placed.layers[b.name])
     seen = placed.seen
     main = seen.output[seen.main]
     own = [show_pick(p) for p, shape in seen.output.items() if p != seen.main and shape == main]
@@ -28,7 +29,13 @@ def notes(preset: methods.Method, placed: Placed, branches: Sequence[Branch], pr
     yield from _one_channel(prediction, preset.main_loss)
 
 
-def _of_layer(b: Branch, *, leads_on: bool) -> Iterable[str]:
+def _of_layer(b: Branch, layer: Layer) -> Iterable[str]:
+    if layer.guessed:
+        other = "NCL" if b.feature.layout == "NLC" else "NLC"
+        yield (
+            f"nothing but its shape tells where '{b.layer}' has its channels: branch '{b.name}' reads {b.feature} as "
+            f"{b.feature.layout}; if that is wrong, layout={{'{b.layer}': '{other}'}}"
+        )
     if b.clone:
         yield f"'{b.layer}' is overwritten in place by what follows, so its tap keeps a copy"
     if b.read_inside:
@@ -38,7 +45,7 @@ def _of_layer(b: Branch, *, leads_on: bool) -> Iterable[str]:
         )
     if not b.requires_grad and b.layer != INPUT:
         yield f"nothing before '{b.layer}' can be trained: branch '{b.name}' trains its head only"
-    if not leads_on:
+    if not layer.leads_to_output:
         yield f"'{b.layer}' does not lead to the prediction: branch '{b.name}' trains a side path"
     if show_pick(b.pick):
         yield f"'{b.layer}' returns several tensors; branch '{b.name}' reads '{show_pick(b.pick)}'"
