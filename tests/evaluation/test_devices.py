@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from deepsup.errors import ConfigError, MissingPackageError
+from deepsup.evaluation.devices import moved
 from deepsup.training.journal import read
 from deepsup.training.runs import train
 from tests.support.tiny_runs import config
@@ -48,3 +49,11 @@ def test_a_device_that_is_not_there_is_named(tmp_path: Path):
         pytest.skip("this machine has one")
     with pytest.raises(ConfigError, match=r"accelerator=cuda.*0 CUDA devices"):
         train(config(tmp_path / "run", engine={"accelerator": "cuda"}))
+
+
+def test_all_tensors_of_a_target_are_moved() -> None:
+    y, there = torch.zeros(2), torch.device("meta")
+    found = moved({"target": (y, y, 0.3), "mask": [y, None], "name": "text"}, there)
+    assert [t.device.type for t in (*found["target"][:2], found["mask"][0])] == ["meta"] * 3
+    assert (found["target"][2], found["mask"][1], found["name"]) == (0.3, None, "text")
+    assert type(found["target"]) is tuple

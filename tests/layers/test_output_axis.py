@@ -29,6 +29,7 @@ class Then(nn.Module):
             "tanh": lambda: x.tanh() * 3,
             "shuffles": lambda: nn.functional.pixel_shuffle(x, 2),
             "pools": lambda: x.mean(1),
+            "times": lambda: x @ torch.ones(x.shape[-1], 7),  # a weight that is no layer's, as of tied embeddings
         }[self.then]()
 
 
@@ -47,6 +48,16 @@ class Then(nn.Module):
         (nn.Conv2d(4, 9, 1), "grows", (2, 4, 5, 6), 1, "the last Conv2d 'layer'"),
         (nn.Conv3d(4, 9, 1), "last", (2, 4, 3, 5, 6), -1, "the last Conv3d 'layer'"),
         (nn.Conv2d(4, 12, 1), "shuffles", (2, 4, 5, 6), 1, "its shape"),
+        (nn.Linear(4, 9), "times", (2, 6, 4), -1, "the places of the last Linear 'layer'"),
+        (
+            nn.Linear(4, 9),
+            "times",
+            (2, 9, 4),
+            -1,
+            "the places of the last Linear 'layer'",
+        ),  # as many tokens as channels
+        (nn.Linear(4, 9), "times", (2, 50, 4), -1, "the places of the last Linear 'layer'"),
+        (nn.Linear(4, 9), "times", (2, 7, 4), -1, "the places of the last Linear 'layer'"),
         (nn.Linear(4, 9), "pools", (2, 6, 4), 1, "its shape"),  # (N, 9): nothing to choose
     ],
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -88,6 +89,15 @@ def channels_last(x: Any) -> Any:
     """Images `(N, C, H, W)` with their channels side by side in memory; anything else as it is."""
     fits = isinstance(x, Tensor) and x.ndim == 4
     return x.contiguous(memory_format=torch.channels_last) if fits else x
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """A batch's input or target on a device, with all the tensors that are in its lists, tuples and mappings."""
+    if isinstance(value, Mapping):
+        return {key: moved(part, device) for key, part in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(moved(part, device) for part in value)
+    return value.to(device) if isinstance(value, Tensor) else value
 
 
 def _allow_tf32(wanted: bool) -> None:

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from deepsup import losses
 from deepsup.datasets import Split
 from deepsup.errors import ConfigError
-from deepsup.evaluation.devices import forward, gathered, share_buffers
+from deepsup.evaluation.devices import forward, gathered, moved, share_buffers
 from deepsup.evaluation.loaders import Batches, Feed, feed, samples_in
 from deepsup.evaluation.sliding_window import Forward
 from deepsup.layers.wrappers import bare, chain
@@ -117,7 +117,7 @@ def evaluate(
         if fabric:
             share_buffers(fabric, net)
         for x, y in feed(data, batch_size, shuffle=False, device=device).epoch(0):
-            x, y = (v.to(device) if isinstance(v, Tensor) else v for v in (x, y))
+            x, y = moved(x, device), moved(y, device)
             sums.add(run(net, x) if run else forward(net, x, fabric), y, progress=progress)
     shares = gathered(fabric, sums.share()) if fabric else [sums.share()]
     return together(shares, metric)

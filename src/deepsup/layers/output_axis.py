@@ -35,8 +35,8 @@ def output_axis(
     """1 or -1, and how that is known. `layers` are those with weights that lead to `main`, the last one first.
 
     The last layer knows where its channels are: a convolution on axis 1, a linear layer on the last. They are found again
-    in `main` by their number; where two axes have it, by what stands there. A layer whose channels are not in `main` any
-    more, as before pixel shuffling, says nothing, and the shape must tell: see `features.infer_layout`.
+    in `main` by their number; where two axes have it, by what stands there; where its channels are not in `main` any more, by
+    its places, if they are. Else, as after pixel shuffling, it says nothing, and the shape must tell: `features.infer_layout`.
     """
     if main.ndim <= 2:
         return 1, "its shape"
@@ -47,10 +47,13 @@ def output_axis(
         fits = [
             axis for axis in (1, -1) if main.shape[axis] == output.shape[own] and _is_made_of(main, axis, output, own)
         ]
+        said = f"the last {type(layer).__name__} '{name}'"
+        if len(fits) == 2:
+            return _of_two(main, output, own), said
+        if own not in fits and main.ndim == output.ndim and _without(main, own) == _without(output, own):
+            return own, f"the places of {said}"  # a product with other weights follows, such as those of an embedding
         if fits:
-            return _of_two(main, output, own) if len(fits) == 2 else fits[
-                0
-            ], f"the last {type(layer).__name__} '{name}'"
+            return fits[0], said
         break
     last = len(main.shape) <= 5 and infer_layout(tuple(main.shape), input_shape)[-1] == "C"
     return (-1 if last else 1), "its shape"
