@@ -290,6 +290,35 @@ def test_scores_are_made_of_the_feature_that_is_given_out(text: str) -> None:
     assert (out["feature"] >= 0).all()  # the mean of what comes out of a ReLU
 
 
+@pytest.mark.parametrize("size", [(8, 6), (9, 7)], ids=str)
+def test_sepconvs_attention_multiplies_the_map_before_the_chain(size: tuple[int, int]) -> None:
+    feature = Feature((6, *size), "NCHW")
+    torch.manual_seed(0)
+    head = heads.build("sepconv(channels=12, steps=1, attention=True)", feature, CLASSES)
+    gate, chain = head.body[0], head.body[1:]
+    x = activation(feature)
+    wide = nn.functional.interpolate(gate.pair(x), size, mode="bilinear")
+    if size == (8, 6):
+        assert torch.allclose(wide, nn.Upsample(scale_factor=2, mode="bilinear")(gate.pair(x)), atol=1e-6)
+    assert gate.pair(x).shape[2:] == tuple((n + 1) // 2 for n in size)
+    assert torch.allclose(head(x)["feature"], chain(wide.sigmoid() * x), atol=1e-5)
+    plain = heads.build("sepconv(channels=12, steps=1)", feature, CLASSES)
+    assert parameters(head) - parameters(plain) == 2 * (9 * 6 + 36 + 2 * 6)
+
+
+def test_an_adapted_feature_is_not_what_the_scores_read() -> None:
+    feature = Feature((6, 8, 8), "NCHW")
+    head = heads.build("sepconv(channels=12, steps=1, adapted=True)", feature, CLASSES)
+    x = activation(feature)
+    pooled = head.body(x)
+    assert torch.allclose(head(x)["scores"], head.fc(pooled), atol=1e-6)
+    assert torch.allclose(head(x)["feature"], head.adaptation(pooled), atol=1e-6)
+    assert head.adaptation.weight.shape == (12, 12)
+    zero = heads.head_weights.zero(head, feature)
+    with torch.no_grad():
+        assert float(zero(x)["scores"].abs().max()) == 0 < float(zero(x)["feature"].abs().max())
+
+
 def test_network_is_built_for_the_classes_channels_and_options() -> None:
     head = heads.build("network(name='deepsup:plain-3', options={'widths': [4, 4, 4]})", Feature((2, 8, 8), "NCHW"), 7)
     convolutions = [m for m in head.modules() if isinstance(m, nn.Conv2d)]

@@ -92,6 +92,16 @@ def test_hint_is_the_squared_distance_of_each_sample_averaged(shape: tuple[int, 
     assert float(losses.hint(feature, teacher)) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("shape", [(3,), (4, 6), (2, 3, 4, 5)], ids=str)
+def test_hint_that_is_not_squared_is_the_distance_of_whole_batches(shape: tuple[int, ...]) -> None:
+    feature, teacher = torch.randn(2, *shape, dtype=torch.float64).requires_grad_()
+    value = losses.hint(feature, teacher, squared=False)
+    assert number(value) == pytest.approx(math.sqrt(float(((feature - teacher) ** 2).detach().sum())), rel=1e-12)
+    same = feature.detach().requires_grad_()
+    losses.hint(same, feature.detach(), squared=False).backward()
+    assert same.grad.eq(0).all()  # where the root has no derivative
+
+
 @pytest.mark.parametrize(
     ("loss", "prediction", "teacher"),
     [

@@ -235,7 +235,7 @@ def test_a_bound_option_is_used() -> None:
         ),
         ("squared_hinge(form=['multiclass'])", "loss 'squared_hinge' needs form to be"),
         ("kl(temprature=3)", "loss 'kl' has no option 'temprature'. Options: temperature, squared, eps, ratio. Closest: tem"),
-        ("hint(weight=3)", "loss 'hint' has no option 'weight'. Options: none."),
+        ("hint(weight=3)", "loss 'hint' has no option 'weight'. Options: squared."),
         ("kl(3)", "no loss is called 'kl(3)'. Closest: kl. Options are written by name"),
     ],
 )  # fmt: skip

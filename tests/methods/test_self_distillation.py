@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 import deepsup as ds
 from deepsup import networks
 from deepsup.errors import BranchNameError, ClassCountError, ConfigError, HeadError
+from deepsup.layers.taps import remove_taps
 from tests.support.method_steps import CLASSES, Case, Three, ce, kl
 
 
@@ -160,9 +162,85 @@ def test_byot_teaches_scores_and_features_from_the_deepest() -> None:
 
     Case("byot").check(by_hand(0.1, 1.28e-4, 9.0))
     Case("byot(alpha=0.4, hint=0.01)").check(by_hand(0.4, 0.01, 9.0))
-    Case("byot-released").check(by_hand(0.3, 0.03, 1.0))
     names = list(Case("byot").net.train()(torch.randn(2, 3, 16, 16).double()).aux)
     assert names == ["layer1", "layer1/feature", "layer2", "layer2/feature", "deepest"]
+
+
+class Separable(nn.Module):
+    """ArchipLab-LinfengZhang/pytorch-self-distillation-final, resnet.py: what it calls SepConv."""
+
+    def __init__(self, a: int, b: int) -> None:
+        super().__init__()
+        depthwise = [nn.Conv2d(a, a, 3, stride=s, padding=1, groups=a, bias=False) for s in (2, 1)]
+        first = [depthwise[0], nn.Conv2d(a, a, 1, bias=False), nn.BatchNorm2d(a), nn.ReLU()]
+        second = [depthwise[1], nn.Conv2d(a, b, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU()]
+        self.op = nn.Sequential(*first, *second)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op(x)
+
+
+class Gated(nn.Module):
+    """There: one shallow classifier, `fea = attention(x) * x`, `scala`, `fc`, and perhaps an adaptation layer."""
+
+    def __init__(self, width: int, steps: int, classes: int, *, adapted: bool) -> None:
+        super().__init__()
+        self.attention = nn.Sequential(
+            Separable(width, width), nn.Upsample(scale_factor=2, mode="bilinear"), nn.Sigmoid()
+        )
+        self.scala = nn.Sequential(*(Separable(width << i, width << i + 1) for i in range(steps)), nn.AvgPool2d(4, 4))
+        self.fc = nn.Linear(width << steps, classes)
+        self.adaptation = nn.Linear(width << steps, width << steps) if adapted else None
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        feature = self.scala(self.attention(x) * x).flatten(1)
+        return self.fc(feature), self.adaptation(feature) if self.adaptation else None
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_byot_as_released_is_that_code_on_its_own_networks(depth: int) -> None:
+    torch.manual_seed(0)
+    model = networks.resnet_3x3(depth, classes=7).double()
+    x, y = torch.randn(3, 3, 32, 32).double(), torch.tensor([1, 6, 3])
+    plan = ds.plan(model, x, method="byot-released")
+    net = ds.attach(model, plan)
+    trunk = copy.deepcopy(model)
+    remove_taps(trunk)
+    theirs = nn.ModuleDict()
+    for i, (name, width) in enumerate(zip(("layer1", "layer2", "layer3"), (64, 128, 256), strict=True)):
+        theirs[name] = Gated(width * (4 if depth == 50 else 1), 3 - i, 7, adapted=i < 2).double()
+        ours = net.heads[name].state_dict()
+        assert [tuple(v.shape) for v in theirs[name].state_dict().values()] == [tuple(v.shape) for v in ours.values()]
+        theirs[name].load_state_dict(dict(zip(theirs[name].state_dict(), ours.values(), strict=True)))
+    ds.Objective(plan)(net(x), y).total.backward()
+
+    a, stages = trunk.relu(trunk.bn1(trunk.conv1(x))), {}
+    for name in ("layer1", "layer2", "layer3", "layer4"):
+        stages[name] = a = getattr(trunk, name)(a)
+    feature = F.avg_pool2d(a, 4).flatten(1)
+    main, teacher = trunk.fc(feature), feature.detach()
+    soft = (main.detach() / 3).softmax(1)
+    loss = ce(main, y)
+    for name in ("layer3", "layer2", "layer1"):  # as its outputs are ordered; `if index != 1` leaves out the first
+        scores, adapted = theirs[name](stages[name])
+        loss = loss - 0.3 * ((scores / 3).log_softmax(1) * soft).sum(1).mean() + 0.7 * ce(scores, y)
+        if adapted is not None:
+            loss = loss + 0.03 * torch.dist(adapted, teacher)
+    loss.backward()
+    for ours, others in ((model, trunk), *((net.heads[n], theirs[n]) for n in theirs)):
+        for p, q in zip(ours.parameters(), others.parameters(), strict=True):
+            assert torch.allclose(p.grad, q.grad, rtol=1e-6, atol=1e-10 * float(q.grad.abs().max()) + 1e-14)
+    constant = 3 * 0.3 * float((soft * soft.log()).sum(1).mean())
+    total = float(ds.Objective(plan)(net(x), y).total.detach())
+    assert total == pytest.approx(float(loss.detach()) + constant, rel=1e-10)
+
+
+@pytest.mark.parametrize(("at", "held"), [(["layer1"], []), (["layer2", "layer1"], ["layer1"])])
+def test_byot_as_released_adapts_no_feature_that_nothing_reads(at: list[str], held: list[str]) -> None:
+    case = Case("byot-released", at)
+    case.objective(case.net(case.x), case.y).total.backward()
+    assert [e.source for e in case.plan.edges if e.target == "deepest"] == [f"{name}/feature" for name in held]
+    assert all(p.grad is not None for p in case.net.heads.parameters())
 
 
 def test_one_learns_from_its_gated_mixture() -> None:

@@ -12,6 +12,7 @@ from deepsup.errors import HeadError
 from deepsup.features import Feature
 from deepsup.heads.build_head import HEADS, head
 from deepsup.heads.modules import (
+    Attention,
     First,
     Mean,
     MixedPool,
@@ -177,16 +178,26 @@ def bottleneck(feature: Feature, classes: int, *, channels: int | None = None, s
 
 
 @head(fitted=True)
-def sepconv(feature: Feature, classes: int, *, channels: int | None = None, steps: int | None = None) -> nn.Module:
-    """The branch of BYOT's journal version (Zhang et al. 2021, as released, without its attention): `steps` times two
-    separable 3x3 convolutions that halve the map and widen it to `channels`; global average pool, one linear layer.
+def sepconv(
+    feature: Feature,
+    classes: int,
+    *,
+    channels: int | None = None,
+    steps: int | None = None,
+    attention: bool = False,
+    adapted: bool = False,
+) -> nn.Module:
+    """The branch of BYOT's journal version (Zhang et al. 2021, as released): `steps` times two separable 3x3 convolutions
+    that halve the map and widen it to `channels`; global average pool, one linear layer.
 
-    Gives `{"scores", "feature"}` and has the options of `bottleneck`.
+    Gives `{"scores", "feature"}` and has the options of `bottleneck`. With `attention` the map is first multiplied by
+    the released attention of its own; with `adapted` the feature went through a linear layer, which the scores do not read.
     """
     front = channels_first("sepconv", feature)
     channels, steps = chain_shape("sepconv", feature, channels, steps)
-    chain = separable_chain(feature.channels, channels, steps)
-    return initialised(Scored(nn.Sequential(*front, *chain, Mean(2, 3)), channels, classes))
+    gate = [Attention(feature.channels)] if attention else []
+    chain = [*front, *gate, *separable_chain(feature.channels, channels, steps), Mean(2, 3)]
+    return initialised(Scored(nn.Sequential(*chain), channels, classes, adapted=adapted))
 
 
 @head(whole=True, as_model=True)

@@ -89,16 +89,34 @@ class GateNorm(nn.BatchNorm1d):
 
 
 class Scored(nn.Module):
-    """`body` to a vector a sample, one linear layer on it; gives both: `{"scores": (N, C), "feature": (N, width)}`."""
+    """`body` to a vector a sample, one linear layer on it; gives both: `{"scores": (N, C), "feature": (N, width)}`.
 
-    def __init__(self, body: nn.Module, width: int, classes: int) -> None:
+    With `adapted` the feature that is given out went through a linear layer of its own, which the scores do not read.
+    """
+
+    def __init__(self, body: nn.Module, width: int, classes: int, *, adapted: bool = False) -> None:
         super().__init__()
         self.body = body
         self.fc = nn.Linear(width, classes)
+        self.adaptation = nn.Linear(width, width) if adapted else None
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         feature = self.body(x)
-        return {"scores": self.fc(feature), "feature": feature}
+        # before the scores: what runs last is taken for what makes them
+        shown = feature if self.adaptation is None else self.adaptation(feature)
+        return {"scores": self.fc(feature), "feature": shown}
+
+
+class Attention(nn.Module):
+    """A map times a number in (0, 1) a place and channel: of a separable pair at half the size, enlarged, a sigmoid."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.pair = separable_pair(width, width, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, C, H, W)
+        seen = F.interpolate(self.pair(x), x.shape[2:], mode="bilinear", align_corners=False)
+        return x * seen.sigmoid()
 
 
 def fitted(

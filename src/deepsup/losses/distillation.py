@@ -60,13 +60,17 @@ def _divergence(truth: Tensor, student: Tensor, eps: float, ratio: bool, *, clas
 
 
 @loss(scores=False, teacher=True, kinds=())
-def hint(prediction: Tensor, teacher: Tensor) -> Tensor:
+def hint(prediction: Tensor, teacher: Tensor, *, squared: Annotated[bool, FLAG] = True) -> Tensor:
     """Squared L2 distance of two features, summed over all but the batch, averaged over the batch.
 
-    BYOT's term ||F_i - F_C||^2 (Zhang et al. 2019), FitNets' hint (Romero et al. 2015; theirs is half of it). Both are
-    (N, ...) of one shape; a head that gives the teacher's shape is the adaptation layer. Raises `HeadError` otherwise.
+    BYOT's term ||F_i - F_C||^2 (Zhang et al. 2019), FitNets' hint (Romero et al. 2015; theirs is half of it). Without
+    `squared` it is the L2 distance of the two batches as one vector each, as in BYOT's released code, which grows as the
+    root of the batch size. Both are (N, ...) of one shape; a head that gives the teacher's shape is the adaptation layer.
+    Raises `HeadError` otherwise.
     """
     _same_shape("hint", prediction, teacher, least=1)
+    if not squared:
+        return torch.dist(widened(prediction), widened(teacher))
     return (widened(prediction) - widened(teacher)).square().sum() / prediction.shape[0]
 
 

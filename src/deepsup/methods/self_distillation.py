@@ -11,7 +11,7 @@ from deepsup.heads.continuation import hierarchical
 from deepsup.methods.method import BUILDERS, Arrange, Method, NotNegative, Places, Positive, Preset, Scene, Share
 from deepsup.methods.stage_ends import INNER_STAGES_AND_DEEPEST, all_stages
 from deepsup.schedules import constant, parse
-from deepsup.specs import FLAG, WHOLE, Limit, one_of
+from deepsup.specs import FLAG, WHOLE, Limit, one_of, show_call
 from deepsup.terms import ENSEMBLE, GATE, INPUT, PREVIOUS, Edge
 
 
@@ -218,26 +218,34 @@ def byot(*, alpha: Share = 0.1, temperature: Positive = 3.0, hint: NotNegative =
 
 @BUILDERS.register
 def byot_released(*, alpha: Share = 0.3, hint: NotNegative = 0.03) -> Method:
-    """BYOT as the authors' journal code has it: separable convolutions, stronger terms."""
+    """BYOT as the authors' journal code has it: attention, separable convolutions, adapted features, stronger terms."""
     return Method(
-        formula="L = CE(main, y) + sum_i 0.7 CE(o_i, y) + 0.3 KL_{T=3}(main || o_i) + 0.03 |F_i - F_main|²",
+        formula="L = CE(main, y) + sum_i (0.7 CE(o_i, y) + 0.3 KL_{T=3}(main || o_i)) + sum_{i but the last} 0.03 |A_i F_i - "
+        "F_main|,  |.| over the whole batch, not squared",
         source="github.com/ArchipLab-LinfengZhang/pytorch-self-distillation-final at 47ca93b",
-        deviations="without attention gates and the learned adaptation of features; there the distance is not squared and "
-        "one branch is left out by an index error; test is an ensemble of all outputs",
+        deviations="KL where the code has the cross-entropy of the softened scores, of the same gradient. Its comment leaves "
+        " the shallowest branch out of the feature term, its index the deepest, as here, whose unused A_i is not built. "
+        "Its test score is that of ds.ensemble, whose mean is of probabilities (there of scores)",
         weight=f"constant({1 - alpha})",
         places=INNER_STAGES_AND_DEEPEST,
-        arrange=_with_deepest("sepconv"),
-        heads="sepconv; mean for the deepest",
-        edges=lambda names: _from_deepest(names, "kl(temperature=3, squared=False)", alpha, hint),
+        arrange=_with_deepest("sepconv", released=True),
+        heads="sepconv(attention=True), adapted=True for all but the deepest; mean for the deepest stage",
+        edges=lambda names: _from_deepest(names, "kl(temperature=3, squared=False)", alpha, hint, released=True),
     )
 
 
-def _with_deepest(head: str) -> Arrange:
-    """Heads that bring a stage's map to the size and channels of the deepest, and a reader of the deepest map."""
+def _with_deepest(head: str, *, released: bool = False) -> Arrange:
+    """Heads that bring a stage's map to the size and channels of the deepest, and a reader of the deepest map.
+
+    `released`: each with attention, and all but the last with a feature that is adapted.
+    """
 
     def arrange(method: Method, scene: Scene, layers: Mapping[str, str]) -> Mapping[str, Preset]:
         deepest = _deepest(method, scene)
-        found = {name: method.preset(layer, head=_to_deepest(scene, layer, head)) for name, layer in layers.items()}
+        found = {}
+        for i, (name, layer) in enumerate(layers.items(), 1):
+            more = {"attention": True} | ({"adapted": True} if i < len(layers) else {}) if released else {}
+            found[name] = method.preset(layer, head=_to_deepest(scene, layer, head, **more))
         return found | {"deepest": Preset(deepest, "mean", "none", "constant(0)", own=True)}
 
     return arrange
@@ -254,18 +262,19 @@ def _deepest(method: Method, scene: Scene) -> str:
         ) from None
 
 
-def _to_deepest(scene: Scene, layer: str, head: str) -> str:
+def _to_deepest(scene: Scene, layer: str, head: str, **more: bool) -> str:
     here, there = (scene.seen.layers[name].feature for name in (layer, all_stages(scene)[-1]))
     assert here is not None
     assert there is not None
     smaller = max(here.size, default=1) / max(there.size, default=1)
-    return f"{head}(channels={there.channels}, steps={max(1, round(math.log2(smaller)))})"
+    return show_call(head, {"channels": there.channels, "steps": max(1, round(math.log2(smaller))), **more})
 
 
-def _from_deepest(names: Sequence[str], loss: str, alpha: float, hint: float) -> list[Edge]:
+def _from_deepest(names: Sequence[str], loss: str, alpha: float, hint: float, *, released: bool = False) -> list[Edge]:
     shallow = [name for name in names if name != "deepest"]
     edges = [Edge(name, "main", loss, constant(alpha)) for name in shallow]
-    return edges + [Edge(f"{name}/feature", "deepest", "hint", constant(hint)) for name in shallow]
+    held, distance = (shallow[:-1], "hint(squared=False)") if released else (shallow, "hint")
+    return edges + [Edge(f"{name}/feature", "deepest", distance, constant(hint)) for name in held]
 
 
 @BUILDERS.register
