@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deepsup.errors import CheckpointError
-from deepsup.training.journal import Journal, environment, parse_lines, read
+from deepsup.training.journal import Journal, LostJournalWarning, environment, parse_lines, read
 
 
 def test_records_are_there_as_soon_as_they_are_written(tmp_path: Path):
@@ -49,6 +49,21 @@ def test_a_journal_shorter_than_its_checkpoint_knows_is_refused_and_left_alone(t
     with pytest.raises(CheckpointError, match="17 bytes long, but its checkpoint was written after 99 bytes"):
         Journal(path, offset=99)
     assert path.read_text() == '{"kind": "step"}\n'
+
+
+@pytest.mark.parametrize("left", [None, b""])
+def test_a_journal_of_which_nothing_is_left_is_begun_again_with_a_warning(tmp_path: Path, left: bytes | None):
+    path = tmp_path / "journal.jsonl"
+    if left is not None:
+        path.write_bytes(left)
+    with pytest.warns(LostJournalWarning, match=r"journal\.jsonl is lost"):
+        journal = Journal(path, offset=99)
+    with journal:
+        assert journal.lost
+        journal.write("resume", step=1)
+    assert len(read(path)) == 1
+    with Journal(path, offset=path.stat().st_size) as journal:
+        assert not journal.lost
 
 
 def test_what_is_not_a_number_becomes_null_and_valid_json(tmp_path: Path):

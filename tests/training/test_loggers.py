@@ -103,7 +103,9 @@ def test_a_logger_that_fails_is_a_warning_and_the_run_goes_on(tmp_path: Path) ->
         return fails
 
     try:
-        with pytest.warns(loggers.LeftOutWarning, match="logger 'failing' failed and is told nothing more .OSError"):
+        with pytest.warns(
+            loggers.LeftOutWarning, match="logger 'failing', which is told nothing more, failed .OSError"
+        ):
             train(config(tmp_path, epochs=1, log={"loggers": ["failing"]}))
     finally:
         del loggers.LOGGERS._known["failing"]

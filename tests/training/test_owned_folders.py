@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import deepsup as ds
 from deepsup import ownership
-from deepsup.errors import ConfigError
-from deepsup.training import owned_folders
+from deepsup.errors import CheckpointError, ConfigError
+from deepsup.training import owned_folders, runs
+from tests.support.tiny_runs import config
 from tests.support.training_runs import CPU, some_batches, supervised_net
 
 KEPT = Path(__file__).parents[1] / "kept"
@@ -41,3 +43,21 @@ def test_fit_overwrites_nothing_of_somebody_else(tmp_path: Path, name: str) -> N
     with pytest.raises(ConfigError, match=name):
         ds.fit(supervised_net(), some_batches, folder=tmp_path, engine=CPU)
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(name, "mine")]
+
+
+LEFT = ("plan.json", "heads.safetensors", "certificate.json", "manifest.json")
+
+
+@pytest.mark.parametrize("supervise", [None, {"at": ["relu1"]}])
+@pytest.mark.parametrize("kept", ["manifest.json", "checkpoint.ckpt", "journal.jsonl"])
+def test_what_is_left_of_a_run_tells_whether_it_had_branches(tmp_path: Path, supervise: Any, kept: str) -> None:
+    settings = config(tmp_path, supervise=supervise, epochs=1)
+    runs.train(settings)
+    assert owned_folders.had_branches(tmp_path, settings) is (supervise is not None)
+    for name in {*LEFT, *owned_folders.GROWING} - {kept}:
+        (tmp_path / name).unlink(missing_ok=True)
+    assert owned_folders.had_branches(tmp_path, settings) is (supervise is not None)
+    (tmp_path / kept).unlink()
+    if supervise is not None:
+        with pytest.raises(CheckpointError, match="does not tell whether its run had branches"):
+            owned_folders.had_branches(tmp_path, settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -92,3 +93,15 @@ def test_predict_names_what_it_cannot_use(trained: Path, shapes: Path, tmp_path:
         call("predict", "--trust", str(trained), str(image), str(tmp_path / "val0.png"))
     with pytest.raises(ConfigError, match=r"--stride is the distance of tiles"):
         call("predict", "--trust", str(trained), str(image), "--stride", "4")
+
+
+def test_a_supervised_run_without_its_plan_is_not_called_plain(trained: Path, shapes: Path, tmp_path: Path):
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    (run / "plan.json").unlink()
+    picture = str(shapes / "val" / "images" / "val0.png")
+    with pytest.raises(ConfigError, match=r"was trained with branches, and its plan\.json, .* is missing"):
+        call("predict", "--trust", str(run), picture, "--branches")
+    assert "written to" in call("predict", "--trust", str(run), picture)
+    (run / "journal.jsonl").unlink()  # from here on the weights are those of the checkpoint, with heads
+    with pytest.raises(ConfigError, match=r"plan\.json, .* is missing"):
+        call("predict", "--trust", str(run), picture)

@@ -20,8 +20,8 @@ from deepsup import datasets
 from deepsup.errors import CheckpointError, ClassCountError, ConfigError, DatasetError
 from deepsup.evaluation.evaluate import evaluate
 from deepsup.tasks import TASKS
-from deepsup.training import checkpoints, loggers, owned_folders, predict, runs
-from deepsup.training.journal import read
+from deepsup.training import checkpoints, loggers, owned_folders, predict, run_folders, runs
+from deepsup.training.journal import LostJournalWarning, read
 from deepsup.training.runs import train
 from tests.support.tiny_runs import config, dropout_net, settings
 from tests.support.training_runs import Interrupted, stop_at
@@ -247,6 +247,45 @@ def test_weights_whose_journal_and_checkpoint_are_lost_are_not_trained_over(tmp_
     assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
+def test_a_journal_lost_on_the_way_or_at_the_end_loses_no_run(tmp_path: Path):
+    train(config(tmp_path / "whole"))
+    with pytest.raises(Interrupted):
+        train(config(tmp_path / "half"), on_record=stop_at(12))
+    train(config(tmp_path / "ended"))
+    expected = (tmp_path / "whole" / "model.safetensors").read_bytes()
+    for name in ("half", "ended"):
+        (tmp_path / name / "journal.jsonl").unlink()
+        with pytest.warns(LostJournalWarning, match="is lost"):
+            assert train(config(tmp_path / name)).resumed
+        assert train(config(tmp_path / name)).already_done
+        assert (tmp_path / name / "model.safetensors").read_bytes() == expected
+        kinds = [record["kind"] for record in read(tmp_path / name / "journal.jsonl")]
+        assert (kinds[0], kinds[-1]) == ("start", "end")
+        assert run_folders.run(tmp_path / name).end is not None
+
+
+def test_strip_makes_good_what_is_gone_and_refuses_what_was_changed(tmp_path: Path):
+    train(config(tmp_path))
+    expected = {name: (tmp_path / name).read_bytes() for name in ("model.safetensors", "heads.safetensors")}
+    for name in ("certificate.json", "model.safetensors"):
+        (tmp_path / name).unlink()
+        _, certificate = runs.strip_run(tmp_path, trust=True)
+        assert certificate == tmp_path / "certificate.json"
+        assert ds.verify(certificate, loaded(tmp_path))["outputs"] == "identical"
+    assert expected == {name: (tmp_path / name).read_bytes() for name in expected}
+    (tmp_path / "certificate.json").unlink()
+    (tmp_path / "model.safetensors").write_bytes(b"other")
+    with pytest.raises(ConfigError, match=r"changed since: model\.safetensors"):
+        runs.strip_run(tmp_path, trust=True)
+    assert not (tmp_path / "certificate.json").exists()
+
+
+def loaded(run: Path) -> torch.nn.Module:
+    model = runs.untouched_model(run, trust=True)
+    ds.load_weights(model, run / "model.safetensors")
+    return model
+
+
 def test_a_picture_that_fails_is_a_warning_and_comes_after_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     found: list[set[str]] = []
 
@@ -255,9 +294,7 @@ def test_a_picture_that_fails_is_a_warning_and_comes_after_the_weights(tmp_path:
         raise ZeroDivisionError("no picture")
 
     monkeypatch.setattr(type(TASKS["classification"]), "save", fails)
-    with pytest.warns(
-        loggers.LeftOutWarning, match="not kept .ZeroDivisionError: no picture.*Weights and certificate are"
-    ):
+    with pytest.warns(loggers.LeftOutWarning, match="validation images failed .ZeroDivisionError: no picture"):
         result = train(config(tmp_path))
     assert {"model.safetensors", "certificate.json", "heads.safetensors"} <= found[0]
     assert result.score == read(tmp_path / "journal.jsonl", "end")[0]["score"]

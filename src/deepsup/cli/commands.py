@@ -21,7 +21,7 @@ from deepsup.comparisons import results
 from deepsup.comparisons.compare import compare as compare_arms
 from deepsup.doctor import diagnose
 from deepsup.errors import ConfigError, DeepsupError
-from deepsup.files import load_weights
+from deepsup.files import write_atomically
 from deepsup.gradients import RULES
 from deepsup.heads import HEADS
 from deepsup.layers.dry_run import trace
@@ -31,9 +31,10 @@ from deepsup.probes.placement import check_rule
 from deepsup.reports.pictures import PICTURES
 from deepsup.settings import training
 from deepsup.specs import counted
-from deepsup.supervision.stripping import verify as verify_certificate
 from deepsup.training import prepare, runs
+from deepsup.training.loggers import beside, guarded
 from deepsup.training.predict import predict as predict_images
+from deepsup.training.verification import CERTIFICATE, WEIGHTS, verify_run
 
 app = typer.Typer(
     name="deepsup",
@@ -233,11 +234,12 @@ def train(words: Words = None, dry_run: DryRun = False, trust: Trust = False) ->
         _dry_run(config)
         return
     with Display(console, name=config.name) as display:
-        result = runs.train(config, on_record=display.see)
+        result = runs.train(config, on_record=guarded(display.see, "the display"))
     if result.already_done:
         console.print(f"{result.folder} is finished already; remove it or choose another output= to train again.")
     if runs.is_main_process():
-        console.print(reports.run_table(reports.run(result.folder)))
+        with beside("the table of the run"):
+            console.print(reports.run_table(reports.run(result.folder)))
         console.print(f"plain weights: {result.folder / 'model.safetensors'}")
 
 
@@ -261,7 +263,7 @@ def compare(words: Words = None, dry_run: DryRun = False, trust: Trust = False) 
                 _dry_run(cell.config)
         return
     with Display(console, name=config.name) as display:
-        result = compare_arms(config, on_event=display.see)
+        result = compare_arms(config, on_event=guarded(display.see, "the display"))
     _print_comparison(result, Path(config.output))
 
 
@@ -269,7 +271,8 @@ def _print_comparison(result: dict[str, Any], folder: Path) -> None:
     for part in tables.comparison(result):
         console.print(part, highlight=False)
     console.print(f"certificates: {folder}/GROUP/ARM/seedN/certificate.json", highlight=False)
-    console.print(f"report: {reports.write_html(folder, folder / 'report.html')}", highlight=False)
+    with beside("the report"):
+        console.print(f"report: {reports.write_html(folder, folder / 'report.html')}", highlight=False)
 
 
 @app.command()
@@ -326,23 +329,23 @@ def strip(
 ) -> None:
     """Write the plain weights of a run (safetensors) and a certificate that nothing of deepsup is left in them.
 
-    `--verify` builds the untouched model anew, loads the weights strictly and runs it on the certified input.
+    `--verify` builds the untouched model anew, loads the weights strictly and runs it on the certified input. It writes
+    nothing into the folder; what is missing, torn or altered there is an error with its name.
     """
-    weights, certificate = runs.strip_run(folder, trust=trust)
+    proof = verify_run(folder, trust=trust) if verify else None
+    weights, certificate = (
+        (folder / WEIGHTS, proof and folder / CERTIFICATE) if verify else runs.strip_run(folder, trust=trust)
+    )
     if out:
-        out.write_bytes(weights.read_bytes())
-        weights = out
-    console.print(f"plain weights: {weights}", highlight=False)
+        write_atomically(out, lambda file: file.write_bytes(weights.read_bytes()))
+    console.print(f"plain weights: {out or weights}", highlight=False)
     if runs.finished(folder) is None:
         console.print("note: this run is not finished; these are the weights of its last checkpoint", highlight=False)
     if certificate is None:
         console.print("this run trained the plain model: there was nothing to strip, so there is no certificate")
         return
     console.print(f"certificate: {certificate}", highlight=False)
-    if verify:
-        model = runs.untouched_model(folder, trust=trust)
-        load_weights(model, weights)
-        proof = verify_certificate(certificate, model)
+    if proof:
         _print_lines(
             [f"verified: weights sha256 {proof['state_sha256'][:16]}, no hook left, outputs {proof['outputs']}"]
         )

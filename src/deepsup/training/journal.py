@@ -18,11 +18,12 @@ import shlex
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from deepsup.errors import CheckpointError
+from deepsup.errors import CheckpointError, stacklevel
 
 FORMAT = 1
 
@@ -30,16 +31,25 @@ Record = dict[str, Any]
 Sink = Callable[[Record], None]
 
 
+class LostJournalWarning(UserWarning):
+    """The journal of a run that goes on is gone; its checkpoint is not."""
+
+
 class Journal:
     """An append-only file of records; with `path=None` nothing is written, but sinks are still told.
 
-    `offset` is the length in bytes to keep of a file that is there already: 0 starts over, None keeps all of it.
+    `offset` is the length in bytes to keep of a file that is there already: 0 starts over, None keeps all of it. Where all
+    of it is gone a new file is begun with a warning, and the journal is `lost`.
     """
 
     def __init__(self, path: str | Path | None, *, offset: int | None = 0, sinks: tuple[Sink, ...] = ()) -> None:
         self.path = None if path is None else Path(path)
         self._sinks = sinks
-        self._file = None if self.path is None else _open(self.path, offset)
+        self.lost = self.path is not None and bool(offset) and not (self.path.exists() and self.path.stat().st_size)
+        if self.lost:
+            told = f"{self.path} is lost, and with it what it told until the last checkpoint; the run goes on with a new one"
+            warnings.warn(told, LostJournalWarning, stacklevel=stacklevel())
+        self._file = None if self.path is None else _open(self.path, 0 if self.lost else offset)
 
     @property
     def offset(self) -> int:

@@ -7,7 +7,8 @@ of the text that names it (`log.loggers: [tensorboard]`), but for `step`: the on
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from deepsup.errors import ConfigError, stacklevel
@@ -45,20 +46,27 @@ def sinks(log: LogConfig, folder: Path | None, *, step: int | None = None) -> tu
     return tuple(found)
 
 
+@contextmanager
+def beside(what: str) -> Iterator[None]:
+    """What is done beside a run: where it fails there is a warning."""
+    try:
+        yield
+    except Exception as error:
+        told = f"{what} failed ({type(error).__name__}: {error}). The run is as it would have been."
+        warnings.warn(told, LeftOutWarning, stacklevel=stacklevel())
+
+
 def guarded(sink: Sink, what: str) -> Sink:
     """A sink that falls silent where it fails, with a warning: nobody loses a run for what looks on."""
-    failed = False
+    done = False
 
     def write(record: Record) -> None:
-        nonlocal failed
-        if failed:
-            return
-        try:
-            sink(record)
-        except Exception as error:
-            failed = True
-            told = f"{what} failed and is told nothing more ({type(error).__name__}: {error}); the run goes on"
-            warnings.warn(told, LeftOutWarning, stacklevel=stacklevel())
+        nonlocal done
+        if not done:
+            done = True
+            with beside(f"{what}, which is told nothing more,"):
+                sink(record)
+                done = False
 
     return write
 

@@ -141,6 +141,8 @@ class Loop:
 
     def _resume(self, checkpoint: Checkpoint) -> None:
         """Counters, sums, optimiser and random streams, as they were between the two steps."""
+        if self.journal.lost:
+            self._begin(None, None)
         if self.journal.path:
             self.history = read(self.journal.path, "epoch")
         self.job.optimizer.load_state_dict(checkpoint.optimizer)

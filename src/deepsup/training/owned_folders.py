@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from deepsup import ownership
+from deepsup.errors import CheckpointError
+from deepsup.settings.training import TrainConfig
+from deepsup.training import checkpoints, journal
 from deepsup.training.checkpoints import MAGIC
 
 GROWING = ("journal.jsonl", "checkpoint.ckpt")
@@ -28,17 +31,38 @@ def note(folder: Path) -> None:
     ownership.claim(folder, GROWING)
 
 
+def had_branches(folder: Path, config: TrainConfig) -> bool:
+    """Whether the run was supervised, by all that it left: a file that is gone makes no plain run of it.
+
+    Raises `CheckpointError` where nothing that is left tells.
+    """
+    written = ownership.recorded(folder)
+    if "plan.json" in written or any((folder / name).exists() for name in ("plan.json", *RESULTS[:2])):
+        return True
+    if config.supervise is None:
+        return False
+    if (folder / "checkpoint.ckpt").exists():
+        return checkpoints.load(folder / "checkpoint.ckpt").plan is not None
+    begun = journal.read(folder / "journal.jsonl", "start")
+    if begun:
+        return begun[-1].get("plan") is not None
+    raise CheckpointError(
+        f"{folder} does not tell whether its run had branches: plan.json, certificate.json, checkpoint.ckpt and journal.jsonl "
+        "are missing or damaged. Restore one of them."
+    )
+
+
 def older(folder: Path) -> bool:
     """Whether a version that kept no list of its files was at work here: by its checkpoint, or its journal's first line."""
     if (folder / ownership.MANIFEST).exists():
         return False
-    journal, checkpoint = (folder / name for name in GROWING)
+    told, checkpoint = (folder / name for name in GROWING)
     if checkpoint.is_file():
         with checkpoint.open("rb") as file:
             return file.read(len(MAGIC)) == MAGIC
-    if not journal.is_file():
+    if not told.is_file():
         return False
-    with journal.open("rb") as file:
+    with told.open("rb") as file:
         line = file.readline(2**20)
     try:
         first = json.loads(line)

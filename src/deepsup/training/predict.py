@@ -26,7 +26,7 @@ from deepsup.supervision.objectives import Objective
 from deepsup.tasks import TASKS
 from deepsup.tasks.outputs import scores_of
 from deepsup.tasks.task import Said
-from deepsup.training import checkpoints, runs
+from deepsup.training import checkpoints, owned_folders, runs
 from deepsup.training.inputs import Inputs
 from deepsup.training.loop import load_net
 from deepsup.trust import Trust
@@ -51,9 +51,14 @@ def load(folder: str | Path, *, branches: bool = False, trust: Trust = False) ->
     place = Path(folder)
     config, inputs = runs.configured(place, trust=trust), Inputs.load(place)
     plan = Plan.load(place / "plan.json", trust=trust) if (place / "plan.json").exists() else None
-    if branches and plan is None:
-        raise ConfigError(f"{place} trained the plain model: it has no branches. Leave --branches out.")
     done = runs.finished(place) is not None
+    if plan is None and (branches or not done):
+        if owned_folders.had_branches(place, config):
+            raise ConfigError(
+                f"{place} was trained with branches, and its plan.json, which says where, is missing. Restore it."
+            )
+        if branches:
+            raise ConfigError(f"{place} trained the plain model: it has no branches. Leave --branches out.")
     if not done and not (place / "checkpoint.ckpt").exists():
         raise CheckpointError(f"{place} has no weights yet: its first epoch has not finished. Train it first.")
     net = runs.untouched_model(place, trust=trust)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 
 from deepsup import ownership, schedules
 from deepsup.datasets import Dataset
-from deepsup.errors import ConfigError, PlanError, stacklevel
+from deepsup.errors import ConfigError, PlanError
 from deepsup.evaluation import devices
 from deepsup.evaluation.devices import is_main_process as is_main_process
 from deepsup.evaluation.evaluate import evaluating
@@ -125,17 +124,19 @@ def untouched_model(folder: str | Path, *, plan: Path | None = None, trust: Trus
 def strip_run(folder: str | Path, *, trust: Trust = False) -> tuple[Path, Path | None]:
     """The plain weights of a run and their certificate (None for a run of the plain model).
 
-    A finished run has them already; of an unfinished one the last checkpoint is stripped. Raises `ConfigError` for a
-    folder without a run, `CheckpointError` for a run without a checkpoint, `TrustError` where settings or checkpoint name a
-    network from elsewhere, unless `trust` allows it.
+    A finished run has them already; of an unfinished one, or where one of them is gone, the last checkpoint is stripped.
+    Raises `ConfigError` for a folder without a run or where they were changed, `CheckpointError` for a run without a
+    checkpoint, `TrustError` where settings or checkpoint name a network from elsewhere, unless `trust` allows it.
     """
     place = Path(folder)
     config = configured(place, trust=trust)
     weights, certificate = place / "model.safetensors", place / "certificate.json"
-    if finished(place) is None:
+    supervised = owned_folders.had_branches(place, config)
+    owned_folders.check(place)
+    whole = weights.exists() and (certificate.exists() or not supervised)
+    if not whole or finished(place) is None:
         with locked(place, enabled=True):
             checkpoint = checkpoints.load(place / "checkpoint.ckpt")
-            owned_folders.check(place)
             plan = None if config.supervise is None or checkpoint.plan is None else checkpoint.plan
             planned = None if plan is None else Plan.from_dict(plan, trust=trust)  # before anything is built
             net = untouched_model(place, trust=trust)
@@ -143,7 +144,7 @@ def strip_run(folder: str | Path, *, trust: Trust = False) -> tuple[Path, Path |
             load_net(net, checkpoint)
             owned_folders.note(place)
             _finish(net, place)
-    return weights, certificate if certificate.exists() else None
+    return weights, certificate if supervised else None
 
 
 def check_folder(folder: Path, config: training.Config) -> None:
@@ -287,14 +288,9 @@ def _finish_and_show(net: nn.Module, folder: Path, show: Callable[[], None]) -> 
     taps = taps_on(net)
     _finish(net, folder)
     put_back(taps)  # what the branches say is shown, too
-    try:
+    with loggers.beside("what the run shows of its validation images"):
         show()
-    except Exception as error:
-        told = f"what the run shows of its validation images was not kept ({type(error).__name__}: {error})"
-        told = f"{told}. Weights and certificate are in {folder}."
-        warnings.warn(told, loggers.LeftOutWarning, stacklevel=stacklevel())
-    finally:
-        remove_taps(net)
+    remove_taps(net)
 
 
 def _finish(net: nn.Module, folder: Path) -> None:
