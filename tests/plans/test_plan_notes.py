@@ -62,3 +62,27 @@ def test_a_sequence_whose_channels_only_its_shape_tells_is_noted() -> None:
     )
     assert ds.plan(Turned(), torch.randn(2, 4, 50), at=["turn"], layout={"turn": "NLC"}).notes == ()
     assert ds.plan(Turned(), torch.randn(2, 4, 50), at=["stem"]).notes == ()  # a convolution knows
+
+
+class Stream(nn.Module):
+    """Blocks as lists, without a module around them, as many vision transformers are written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(8, 8)
+        self.blocks = nn.ModuleList(nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)]) for _ in range(3))
+        self.norm, self.fc = nn.LayerNorm(8), nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embed(x)
+        for one, other in self.blocks:
+            x = one(x) + x
+            x = other(x) + x
+        return self.fc(self.norm(x).mean(1))
+
+
+def test_an_update_is_told_from_the_stream() -> None:
+    (note,) = ds.plan(Stream(), torch.randn(2, 6, 8), at=["33%"]).notes
+    assert "gives out what is added to the stream, and not the stream" in note
+    assert note.endswith("the next layer that reads the stream is 'norm'")
+    assert ds.plan(Residual(), images(4), at=["33%", "66%"]).notes == ()

@@ -17,7 +17,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from deepsup.doctor.findings import FORWARD_FAILED, Finding, error, from_error, some, warning
 from deepsup.errors import DeepsupError, OutputError
 from deepsup.features import Pick, main_prediction, show_pick
-from deepsup.layers.dry_run import Trace, as_call, nodes_above
+from deepsup.layers.dry_run import Trace, as_call
+from deepsup.layers.readers import nodes_above
 from deepsup.supervision.attaching import Outputs, Supervised, supervising
 from deepsup.supervision.idle_branches import is_absent
 

@@ -21,9 +21,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from deepsup.errors import DeepsupError, LayerError, OutputError
 from deepsup.features import Feature, Pick, default_pick, picked, show_pick, tensors_in
+from deepsup.layers import readers
 from deepsup.layers.channel_axis import Layouts, batch_is_second
 from deepsup.layers.input_dependence import Lineage
 from deepsup.layers.output_axis import main_of, output_axis
+from deepsup.layers.readers import nodes_above, sequence_number
 from deepsup.layers.snapshot import begin, untouched
 
 TRIES = 32  # for a dry run in which no layer is dropped
@@ -50,6 +52,9 @@ class Layer:
     requires_grad: bool = True  # its output had a graph
     dtype: torch.dtype | None = None  # of its output
     read_inside: bool = False  # the prediction also depends on its output past what it returned: it used it itself
+    added: bool = (
+        False  # its output is only added to what it was made of: an update, and not the stream of a residual net
+    )
     problem: str = ""  # why its output cannot be read, if so
     guessed: bool = False  # only the shape tells where the channels of a sequence are
 
@@ -123,7 +128,7 @@ class _Recorder:
             self.apart.add(name)
         self.graphs[name] = tensor.requires_grad
         if tensor.grad_fn is not None:
-            self.nodes[name] = (tensor.grad_fn, tensor.output_nr, _sequence_number())
+            self.nodes[name] = (tensor.grad_fn, tensor.output_nr, sequence_number())
         inside = any(p.requires_grad for p in module.parameters())
         without_graph = self.trainable and not torch.is_grad_enabled()
         if not tensor.requires_grad and (inside or without_graph):  # asked now: checkpointing may add a graph later
@@ -256,7 +261,7 @@ def _summary(model: nn.Module, rec: _Recorder, output: Any, main: Pick | None, f
     if not rec.lineage.follows(outputs[main]):  # the way was lost, through numpy say
         rec.apart.clear()
     ancestors = nodes_above(outputs[main])
-    read_inside = _read_inside(ancestors, rec.nodes)
+    read_inside, added = readers.inside(ancestors, rec.nodes), readers.added(ancestors, rec.nodes)
     upstream = {n: not ancestors or t.grad_fn is None or t.grad_fn in ancestors for n, (t, _, _) in rec.held.items()}
     for name, (tensor, _, _) in rec.held.items():
         if tensor.ndim and outputs[main].ndim and len(tensor) != len(outputs[main]):
@@ -268,7 +273,7 @@ def _summary(model: nn.Module, rec: _Recorder, output: Any, main: Pick | None, f
     for name, module in modules.items():
         if name:
             layer = _layer(name, module, rec, upstream.get(name, False), done.get(name, 0.0))
-            layers[name] = replace(layer, read_inside=name in read_inside)
+            layers[name] = replace(layer, read_inside=name in read_inside, added=name in added)
     batch = rec.input_shape[0] if rec.input_shape else 1
     axis, axis_source = _output_axis(outputs[main], rec, modules, weighted)
     return Trace(
@@ -330,37 +335,6 @@ def _depths(exits: list[str], weighted: set[str]) -> Iterator[tuple[str, float]]
         if name not in seen:
             seen.add(name)
             yield name, len(done) / max(1, len(weighted))
-
-
-def nodes_above(output: Tensor) -> set[Any]:
-    """Every node of the autograd graph above `output`; empty when nothing in it requires a gradient."""
-    found: set[Any] = set()
-    todo: list[Any] = [output.grad_fn] if output.grad_fn else []
-    while todo:
-        node = todo.pop()
-        if node is not None and node not in found:
-            found.add(node)
-            todo += [parent for parent, _ in node.next_functions]
-    return found
-
-
-def _sequence_number() -> int:
-    """Higher than that of every node of the graph so far, lower than that of every later one."""
-    with torch._C.DisableTorchFunction():
-        node: Any = torch.ones((), requires_grad=True).clone().grad_fn
-    return int(node._sequence_nr())
-
-
-def _read_inside(ancestors: set[Any], nodes: dict[str, tuple[Any, int, int]]) -> set[str]:
-    """Layers of which something that leads to the prediction read the output before they had returned it."""
-    readers: dict[tuple[Any, int], int] = {}  # the first to read an output, by when
-    wanted = {(node, number) for node, number, _ in nodes.values()}
-    for reader in ancestors:
-        for source in reader.next_functions:
-            if source in wanted:
-                when = reader._sequence_nr()
-                readers[source] = min(when, readers.get(source, when))
-    return {name for name, (node, number, end) in nodes.items() if readers.get((node, number), end) < end}
 
 
 def _trunk(model: nn.Module, layers: dict[str, Layer], weighted: set[str]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from deepsup import heads, losses, methods
 from deepsup.features import show_pick
-from deepsup.layers.dry_run import Layer
+from deepsup.layers.dry_run import Layer, Trace
 from deepsup.plans.branch_layers import Placed
 from deepsup.plans.plan import Branch
 from deepsup.predictions import Prediction
@@ -18,6 +18,8 @@ def notes(preset: methods.Method, placed: Placed, branches: Sequence[Branch], pr
     for b in branches:
         yield from _of_layer(b, placed.layers[b.name])
     seen = placed.seen
+    for b in branches:
+        yield from _of_update(b, seen)
     main = seen.output[seen.main]
     own = [show_pick(p) for p, shape in seen.output.items() if p != seen.main and shape == main]
     if own:
@@ -49,6 +51,16 @@ def _of_layer(b: Branch, layer: Layer) -> Iterable[str]:
         yield f"'{b.layer}' does not lead to the prediction: branch '{b.name}' trains a side path"
     if show_pick(b.pick):
         yield f"'{b.layer}' returns several tensors; branch '{b.name}' reads '{show_pick(b.pick)}'"
+
+
+def _of_update(b: Branch, seen: Trace) -> Iterable[str]:
+    """A point of the trunk where blocks are lists without a module around them: the stream itself passes by it."""
+    layer = seen.layers.get(b.layer)
+    if layer is None or not layer.added or b.layer not in seen.trunk:
+        return
+    later = [name for name in seen.trunk if not seen.layers[name].added and seen.layers[name].order > layer.order]
+    place = f"the next layer that reads the stream is '{later[0]}'" if later else "no later layer gives out the stream"
+    yield f"'{b.layer}' gives out what is added to the stream, and not the stream: branch '{b.name}' reads the update; {place}"
 
 
 def _one_channel(main: Prediction, loss: str | losses.Loss) -> Iterable[str]:
