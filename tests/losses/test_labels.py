@@ -36,3 +36,16 @@ def test_255_as_void_is_guessed() -> None:
 def test_a_batch_on_another_device_is_not_looked_at() -> None:
     assert labels.free_to_look(torch.zeros(1))
     assert not labels.free_to_look(torch.zeros(1, device="meta"))
+
+
+@pytest.mark.parametrize("resize", ["enlarge", "interpolate", "nearest", "area", "preserve"])
+@pytest.mark.parametrize("name", ["binary", "dice", "dice_cross_entropy", "balanced"])
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int32, torch.bool, torch.int64])
+def test_one_logit_reads_whole_numbers_alike_with_and_without_an_axis_for_channels(
+    resize: str, name: str, kind: torch.dtype
+) -> None:
+    draw = torch.Generator().manual_seed(0)
+    scores, target = torch.randn(2, 1, 5, 5, generator=draw), torch.randint(0, 2, (2, 8, 7), generator=draw)
+    expected = losses.LOSSES[name](scores, target, resize=resize)
+    for form in (target.to(kind), target.to(kind)[:, None]):
+        assert torch.equal(losses.LOSSES[name](scores, form, resize=resize), expected)

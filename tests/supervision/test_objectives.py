@@ -264,3 +264,23 @@ def test_a_compiled_step_has_the_losses_of_a_plain_one(task: str, fresh: bool) -
     for name, part in expected.parts.items():
         assert torch.allclose(found.parts[name], part), name
     assert torch.allclose(found.total, expected.total)
+
+
+@pytest.mark.parametrize("channels", [2, 8])  # 8: as many as there are rows and columns
+def test_masks_of_maps_with_channels_last_have_theirs_last(channels: int) -> None:
+    class Last(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.fc = torch.nn.Conv2d(3, 6, 1), torch.nn.Conv2d(6, channels, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.body(x)).movedim(1, -1)
+
+    net, x = Last(), torch.randn(2, 3, 8, 8)
+    target = torch.randn(2, 8, 8, channels)
+    plan = ds.plan(net, x, at=["body"], task="values")
+    found = ds.attach(net, plan)(x)
+    for mask in (torch.rand(2, 8, 8, channels) < 0.5, torch.rand(2, 8, 8) < 0.5, torch.rand(2, 8, 8, 1) < 0.5):
+        part = ds.Objective(plan)(found, {"target": target, "mask": mask}).parts["main"]
+        wide = mask if mask.ndim == 4 else mask[..., None]
+        assert torch.allclose(part, (found.main - target).square()[wide.expand_as(target)].mean())

@@ -40,6 +40,13 @@ def test_a_mask_and_the_rest_go_along() -> None:
     assert set(found.batch or {}) == {"mask", "lengths"}
 
 
+def test_a_mask_is_turned_with_its_target() -> None:
+    found = read({"target": torch.zeros(2, 3, 4), "mask": torch.ones(2, 3, 4)}, OUTPUTS)
+    turned = found.mapped(lambda t: t.movedim(-1, 1))
+    assert turned.mask is not None
+    assert turned.main.shape == turned.mask.shape == (2, 4, 3)
+
+
 def test_two_that_are_mixed() -> None:
     found = read((Y, Z, 0.3), OUTPUTS)
     assert [share for _, share in found.of("a")] == [0.3, 0.7]

@@ -82,11 +82,12 @@ def as_classes(
 def is_multi_hot(prediction: Tensor, target: Tensor) -> bool:
     """Whether a target has a label for every score (N, C, *places) of the prediction, and is no map of class indices.
 
-    Places may differ in size. Of one channel (N, 1, *places) of whole numbers are class indices as well, and the same thing.
+    Places may differ in size. Of one channel whole numbers (N, 1, *places) are class indices, as (N, *places) are.
     """
-    same = target.ndim == prediction.ndim >= 2 and target.shape[:2] == prediction.shape[:2]
-    lone = prediction.shape[1:2] == (1,) and target.is_floating_point() and target.ndim == prediction.ndim - 1
-    return same or lone
+    if prediction.ndim < 2 or (prediction.shape[1] == 1 and not target.is_floating_point()):
+        return False
+    same = target.ndim == prediction.ndim and target.shape[:2] == prediction.shape[:2]
+    return same or (prediction.shape[1] == 1 and target.ndim == prediction.ndim - 1)
 
 
 def _unfit(name: str, prediction: Tensor, target: Tensor) -> str:

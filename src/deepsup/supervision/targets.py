@@ -30,8 +30,9 @@ class Targets(NamedTuple):
         return self.goals[output] if output in self.goals else self.goals["main"]
 
     def mapped(self, change: Callable[[Any], Any]) -> Targets:
-        """With every target changed."""
-        return self._replace(goals={n: tuple((change(y), share) for y, share in ys) for n, ys in self.goals.items()})
+        """With every target changed, and the mask as they are."""
+        goals = {n: tuple((change(y), share) for y, share in ys) for n, ys in self.goals.items()}
+        return self._replace(goals=goals, mask=None if self.mask is None else change(self.mask))
 
     @property
     def main(self) -> Any:
