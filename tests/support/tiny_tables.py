@@ -56,3 +56,23 @@ def settings(root: Path, name: str, output: Path, **changes: Any) -> dict[str, A
         "output": str(output),
         **changes,
     }
+
+
+def write_maps(
+    root: Path, *, train: int = 24, val: int = 6, channels: int = 1, shape: tuple[int, int] = (16, 24)
+) -> Path:
+    """Images of red and grey places, and maps that say how red each is, and how grey; a corner of each is not known."""
+    random = np.random.default_rng(1)
+    for part, count in (("train", train), ("val", val)):
+        for number in range(count):
+            cells = random.random((2, shape[0] // 4, shape[1] // 4))
+            red, rest = np.kron(cells, np.ones((1, 4, 4)))
+            pixels = np.rint(255 * np.stack([red, rest, rest], 2)).astype(np.uint8)
+            file = root / part / "images" / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(file)
+            values = np.stack([red, rest])[:channels].astype(np.float32)
+            values[:, :4, :4] = np.nan
+            (root / part / "maps").mkdir(exist_ok=True)
+            np.save(root / part / "maps" / f"{number}.npy", values)
+    return root

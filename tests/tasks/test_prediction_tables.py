@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from deepsup.predictions import Prediction
 from deepsup.supervision.objectives import Objective
-from deepsup.tasks.prediction_tables import NumberRows
+from deepsup.tasks.prediction_tables import NumberRows, ValueFiles
 
 
 @pytest.mark.parametrize(("loss", "scale"), [("mse", lambda t: t), ("binary", torch.sigmoid)])
@@ -33,3 +34,14 @@ def test_numbers_by_output_and_column(tmp_path: Path, loss: str, scale) -> None:
     assert list(alone.write("one", Path("one.png"), torch.zeros(4, 4, 3), {"main": main, "side": other}).told) == [
         "main"
     ]
+
+
+def test_maps_are_files_in_the_size_of_the_image(tmp_path: Path) -> None:
+    objective = Objective(loss="mse")
+    objective.predictions["main"] = Prediction("values", 1, 1, 2, "the task")
+    writer = ValueFiles(tmp_path, objective, branches=True, classes=("value",), palette=None)
+    found = {"main": torch.full((1, 1, 2, 2), 3.0), "side/1": torch.full((1, 1, 4, 4), 5.0)}
+    said = writer.write("one", Path("one.png"), torch.zeros(6, 8, 3), found)
+    assert [file.name for file in said.files] == ["one.values.npy", "one.side_1.values.npy", "one.ensemble.values.npy"]
+    for file, value in zip(said.files, (3, 5, 4), strict=True):
+        np.testing.assert_allclose(np.load(file), np.full((1, 6, 8), value, np.float32), rtol=1e-6)

@@ -89,7 +89,7 @@ class FolderSplit(Split):
             _Epoch(self, transforms=self._transforms, keys=(seed, epoch)),
             batch_sampler=[rows.tolist() for rows in plan],
             num_workers=self.workers,
-            collate_fn=_collate,
+            collate_fn=collated,
             pin_memory=device is not None and torch.device(device).type == "cuda",
             generator=torch.Generator(),  # otherwise the loader would draw from the global stream
         )
@@ -123,7 +123,7 @@ class _Epoch(TorchDataset[Any]):
         return torch.stack(views), self.labels[index]
 
 
-def _collate(items: list[tuple[Tensor, Tensor] | DatasetError]) -> tuple[Tensor, Tensor] | DatasetError:
+def collated(items: list[tuple[Tensor, Tensor] | DatasetError]) -> tuple[Tensor, Tensor] | DatasetError:
     """Images `(views, 3, H, W)` one by one as a batch, view by view; the first error in place of it."""
     images, labels = [], []
     for item in items:

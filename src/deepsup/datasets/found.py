@@ -25,6 +25,7 @@ from deepsup.datasets.image_ranges import Ranges
 from deepsup.datasets.image_survey import Facts
 from deepsup.datasets.label_map_split import MapSplit
 from deepsup.datasets.splits import Split
+from deepsup.datasets.value_map_split import ValueMapSplit
 
 _SAID = 10  # of many classes
 _DARK = 32  # of 255: what is below that all over is hard to tell from black
@@ -106,7 +107,7 @@ def paths_of(split: Split) -> list[Path]:
     """The image files of a split, none of one in memory."""
     if isinstance(split, MapSplit):
         return [split.file(index) for index in range(split.n_images)]
-    return list(split.paths) if isinstance(split, FolderSplit) else []
+    return list(split.paths) if isinstance(split, (FolderSplit, ValueMapSplit)) else []
 
 
 def _part(split: Split, facts: Mapping[Path, Facts]) -> Part:
@@ -119,8 +120,17 @@ def _part(split: Split, facts: Mapping[Path, Facts]) -> Part:
         values=_values(split, seen),
         turned=sum(one.turned for one in seen),
         transparent=sum(one.transparent for one in seen),
-        **(_of_columns(split) if isinstance(split, FolderSplit) and split.labels.ndim == 2 else _of_classes(split)),
+        **_of_targets(split),
     )
+
+
+def _of_targets(split: Split) -> dict[str, Any]:
+    if isinstance(split, ValueMapSplit):
+        ends = (split.low, split.mean_value, split.high)
+        numbers = {n: tuple(part) for n, *part in zip(split.class_names, *(e.tolist() for e in ends), strict=True)}
+        places = len(split) * split.classes * split.shape[0] * split.shape[1]
+        return {"shares": None, "void": 1 - int(split.known.sum()) / places, "counted": "values", "numbers": numbers}
+    return _of_columns(split) if isinstance(split, FolderSplit) and split.labels.ndim == 2 else _of_classes(split)
 
 
 def _of_classes(split: Split) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deepsup.datasets import folder_split, paired_transforms, preparation, transforms
-from deepsup.datasets.layouts import LAYOUTS, task_of, with_labels_a_pixel
+from deepsup.datasets.layouts import LAYOUTS, is_map, task_of, with_labels_a_pixel
 from deepsup.datasets.request import Dataset, Request
 from deepsup.datasets.whole_images import WHOLE
 from deepsup.errors import ConfigError, DatasetError
@@ -56,6 +56,9 @@ def load(
     image: its path in `root`, then a column a label (0 or 1; or one column `labels` with names) or a number; empty ones do
     not count. A column `split` says train, val or test, else a fifth is held out (`held_out=0.2`). `augment` is `none`
     or `flips`.
+
+    `value-maps` has a number, or several, for every pixel: `root/train/{images,maps}` and `root/val/{images,maps}`, matched by
+    file stem, maps as `.npy` (H, W) or (C, H, W), or as TIFF or PNG with a number a pixel; NaN does not count.
 
     With a label for every pixel: `camvid`, `drive`, `ade20k`, `cityscapes` in the layouts in which they are distributed,
     and `pairs`: `root/train/{images,masks}` and `root/val/{images,masks}`, matched by file stem. Some have options:
@@ -111,7 +114,7 @@ def _check_counts(request: Request) -> None:
         raise ConfigError(f"workers={request.workers} must be 0 (read in this process) or more.")
 
 
-def _check_whole(request: Request, has: str) -> None:
+def _check_whole(request: Request, has: str, *, square: bool = True) -> None:
     """Raise for what is for labels a pixel alone."""
     given = {"crop": request.crop is not None, "patches": request.patches != 1, "prepare": request.prepare != "none"}
     wrong = [option for option, is_given in given.items() if is_given]
@@ -120,14 +123,15 @@ def _check_whole(request: Request, has: str) -> None:
             f"{', '.join(wrong)}: not for {request.name}, whose images have {has} each. They are for labels a "
             f"pixel: {with_labels_a_pixel()}."
         )
-    if isinstance(request.size, tuple):
+    if square and isinstance(request.size, tuple):
         raise ConfigError(f"size={list(request.size)}: images of {request.name} are square; give one number.")
 
 
 def _check_table(request: Request) -> None:
-    _check_whole(request, "a row of a table")
+    maps = is_map(request.name)
+    _check_whole(request, "a map of numbers" if maps else "a row of a table", square=not maps)
     name = request.augment.partition("(")[0].strip()
-    if name not in WHOLE and name in {*folder_split.AUGMENTATIONS, *transforms.AUGMENTATIONS}:
+    if not maps and name not in WHOLE and name in {*folder_split.AUGMENTATIONS, *transforms.AUGMENTATIONS}:
         raise ConfigError(
             f"augment={request.augment!r} shows parts of images, and what {request.name} says of an image need not be true of a "
             f"part. It has {', '.join(WHOLE)}."
@@ -140,7 +144,7 @@ def _check_table(request: Request) -> None:
     }
     for option, given in wrong.items():
         if given:
-            raise ConfigError(f"{option}: not for {request.name}, whose images and columns are your own. Leave it out.")
+            raise ConfigError(f"{option}: not for {request.name}, whose images and targets are your own. Leave it out.")
 
 
 def _check_classification(request: Request) -> None:

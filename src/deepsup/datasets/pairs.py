@@ -137,24 +137,31 @@ def statistics(pairs: Iterable[Pair], reader: Callable[[Pair], Pixels]) -> tuple
 
 
 def matched(
-    images: Mapping[str, Path], masks: Mapping[str, Path], *, views: Mapping[str, Path] | None = None, where: str
+    images: Mapping[str, Path],
+    masks: Mapping[str, Path],
+    *,
+    views: Mapping[str, Path] | None = None,
+    where: str,
+    what: str = "mask",
 ) -> list[Pair]:
-    """Images and masks of the same key, sorted by it; DatasetError where one has no counterpart, or there is none."""
+    """Images and masks (`what` errors call them) of the same key, sorted by it; DatasetError where one has no counterpart, or
+    there is none.
+    """
     if not images:
         raise DatasetError(f"no image file (png, jpg, tif, ...) in {where}.")
-    parts = [("mask", masks)] + ([("field of view", views)] if views is not None else [])
-    for what, files in parts:
+    parts = [(what, masks)] + ([("field of view", views)] if views is not None else [])
+    for called, files in parts:
         for key in images:
             if key not in files:
                 raise DatasetError(
-                    f"the image {images[key]} has no {what}: looked for {key!r} among {_few(files)}. Add it, or take the "
+                    f"the image {images[key]} has no {called}: looked for {key!r} among {_few(files)}. Add it, or take the "
                     "image away."
                 )
         for key in files:
             if key not in images:
                 raise DatasetError(
-                    f"the {what} {files[key]} has no image: looked for {key!r} among {_few(images)}. Add it, or take the "
-                    f"{what} away."
+                    f"the {called} {files[key]} has no image: looked for {key!r} among {_few(images)}. Add it, or take the "
+                    f"{called} away."
                 )
     return [Pair(images[key].stem, images[key], masks[key], views[key] if views else None) for key in sorted(images)]
 

@@ -23,7 +23,8 @@ class Split(ABC):
 
     `x` is float32 `(N, channels, H, W)`, normalised, with H and W in `shape`. `task` says what `y` is: for "classification"
     `(N,)`, int64 from 0 to `classes` - 1, for "segmentation" `(N, H, W)` of the same, and -100 where a pixel does not count;
-    for "labels" 0 or 1 and for "values" numbers, `(N, classes)` in float32, NaN where one does not count. With `views=2` both
+    for "labels" 0 or 1 and for "values" numbers, `(N, classes)` in float32, or `(N, classes, H, W)`, NaN
+    where one does not count. With `views=2` both
     are `(2 N, ...)`: a first augmented view of every sample, then a second one in the same order, each drawn for itself, and
     the labels twice. `samples` is how many an epoch has, `kinds` how many different views the augmentation describes.
     """

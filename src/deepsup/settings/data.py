@@ -20,17 +20,17 @@ class DataConfig(Settings):
     name: str = "digits"
     """One label an image: `digits`, `mnist`, `fashion-mnist`, `cifar10`, `cifar100`, `svhn`, or `folder`, images of your
     own or ImageNet's in `train/CLASS/` and `val/CLASS/`. Several labels: `labels`, your own with `labels.csv`; numbers:
-    `values`, your own with `values.csv`; as in `values(held_out=0.3)`. One a pixel: `camvid`, `drive`, `ade20k`, `cityscapes`, or
+    `values`, your own with `values.csv`; options as in `values(held_out=0.3)`. Numbers a pixel: `value-maps`, your own in
+    `train/` and `val/`, each with `images/` and `maps/`. One label a pixel: `camvid`, `drive`, `ade20k`, `cityscapes`, or
     `pairs`, your own in `train/` and `val/`, each with `images/` and `masks/`; options as in `pairs(void=0)`."""
     root: str | None = None
-    """The folder that holds the data; null is `data/`. `digits` needs none, `folder`, `labels`, `values` and `pairs` have no
-    default."""
+    """The folder that holds the data; null is `data/`. `digits` needs none, `folder`, `labels`, `values`, `value-maps` and
+    `pairs` have no default."""
     download: bool = False
-    """Fetch what is missing into `root`; not for `digits`, `folder`, `labels` and `values`, nor where every pixel has a
-    label."""
+    """Fetch what is missing into `root`; not for `digits` and data of your own, nor where every pixel has a label."""
     size: Side | tuple[Side, Side] | None = None
-    """Side in pixels that images are resized to, at least 8; null is their own (`digits` 16, those in files 224). With labels a
-    pixel: of the shorter side, or `[height, width]`."""
+    """Side in pixels that images are resized to, at least 8; null is their own (`digits` 16, images in files
+    224, `value-maps` as they are, also `[height, width]`). With labels a pixel: of the shorter side, or `[height, width]`."""
     crop: Side | tuple[Side, Side] | None = None
     """With labels a pixel: side, or `[height, width]`, of the patches that training sees; null is whole images."""
     patches: int = Field(default=1, ge=1)
@@ -41,8 +41,8 @@ class DataConfig(Settings):
     augment: str = "none"
     """What happens to the training images: `none`, `standard` (random crops and mirroring), `reflect` (the same, padded
     by reflection), `cutout` (and a square cut out), `contrastive` (a pair of different views), with options:
-    `standard(mirror=False)`, `cutout(length=8)`. `folder` has `none`, `standard`, `contrastive`; `labels` and `values`
-    have `none` and `flips` (mirroring); with labels a pixel there are `none`, `standard` (scale, rotation, blur,
+    `standard(mirror=False)`, `cutout(length=8)`. `folder` has `none`, `standard`, `contrastive`; `labels`, `values` and
+    `value-maps` have `none` and `flips` (mirroring); with labels a pixel there are `none`, `standard` (scale, rotation, blur,
     mirroring) and `flips`."""
     prepare: str = "none"
     """With labels a pixel: what is done to every image first: `none`, or `vessels` (grey, contrast equalised)."""

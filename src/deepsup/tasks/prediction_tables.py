@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from deepsup import losses
-from deepsup.tasks.outputs import with_ensemble
+from deepsup.losses.full_size import enlarged
+from deepsup.tasks.outputs import loss_of, with_ensemble
+from deepsup.tasks.segmentation import safe
 from deepsup.tasks.task import Said, Writer
 
 FILE = "predictions.csv"
@@ -55,3 +58,20 @@ class NumberRows(Rows):
 
     def _named(self, numbers: Sequence[float]) -> dict[str, float]:
         return dict(zip(self.classes, numbers, strict=True))
+
+
+class ValueFiles(NumberRows):
+    """The same; of maps NAME.values.npy, and NAME.BRANCH.values.npy, (C, H, W) in the size of the image."""
+
+    def write(self, name: str, image: Path, original: Tensor, found: Mapping[str, Tensor]) -> Said:
+        if found["main"].ndim == 2:
+            return super().write(name, image, original, found)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        numpy = importlib.import_module("numpy")
+        size, files = tuple(original.shape[:2]), []
+        wide = {n: enlarged(values, size, loss_of(n, self.objective)) for n, values in found.items()}
+        for output, values in self.said_of(wide).items():
+            stem = name if output == "main" else f"{name}.{safe(output)}"
+            files.append(self.folder / f"{stem}.values.npy")
+            numpy.save(files[-1], values.float().cpu().numpy())
+        return Said(image, tuple(files), {})

@@ -13,7 +13,7 @@ from deepsup.losses.full_size import enlarged
 from deepsup.losses.values import met
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks.outputs import loss_of
-from deepsup.tasks.prediction_tables import NumberRows
+from deepsup.tasks.prediction_tables import ValueFiles
 from deepsup.tasks.task import Counts, Task, Values, metric, register
 from deepsup.terms import ENSEMBLE
 
@@ -86,7 +86,7 @@ class RealValues(Task):
     targets = "real values"
     labelled = "real values an image"
     metric = R2
-    writer = NumberRows
+    writer = ValueFiles
 
     def takes(self, target: Any, kind: str, places: int | None) -> bool:
         return kind == "values" and isinstance(target, Tensor)

@@ -22,7 +22,9 @@ from deepsup import label_maps, ownership
 from deepsup.datasets import Dataset, folder_split, preparation
 from deepsup.datasets.image_files import in_colour, read_rgb
 from deepsup.datasets.image_ranges import Ranges
+from deepsup.datasets.layouts import is_map
 from deepsup.datasets.paired_transforms import Pixels, resized, scaled_size
+from deepsup.datasets.value_maps import resized_image
 from deepsup.errors import ConfigError
 from deepsup.settings.data import DataConfig
 from deepsup.specs import WHOLE, Limit, between, is_number, one_of
@@ -110,6 +112,9 @@ class Inputs:
         original = torch.from_numpy(pixels)
         if TASKS[self.task].whole_images:
             x = self._map(pixels, settings)
+        elif is_map(settings.name):
+            size = (settings.size, settings.size) if isinstance(settings.size, int) else settings.size
+            x = resized_image(original.permute(2, 0, 1).contiguous(), size)
         elif settings.name == "folder" or self.task in ("labels", "values"):
             (cut,) = folder_split.augmentations(self.task)["none"](self.size)
             x = cut(in_colour(path, ranges))

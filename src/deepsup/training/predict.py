@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from deepsup.datasets.image_listing import listed
+from deepsup.datasets.layouts import is_map
 from deepsup.errors import CheckpointError, ConfigError, DatasetError
 from deepsup.evaluation.sliding_window import Forward, in_tiles
 from deepsup.files import load_weights
@@ -74,7 +75,8 @@ def load(folder: str | Path, *, branches: bool = False, trust: Trust = False) ->
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     objective = Objective(plan, loss=config.main_loss if plan is None else None)
     if plan is None and (kind := word(inputs.task).kind) != "class":  # which a loss alone does not tell of new images
-        objective.predictions["main"] = Prediction(kind, 1, len(inputs.classes), 0, f"the task '{inputs.task}'")
+        places = 2 if is_map(config.data.name) else 0
+        objective.predictions["main"] = Prediction(kind, 1, len(inputs.classes), places, f"the task '{inputs.task}'")
     return Predictor(net.to(device).eval(), objective, config, inputs, device)
 
 
@@ -92,8 +94,9 @@ def predict(
 
     Of label maps `out` (`FOLDER/predictions` if not given) receives NAME.labels.png (a class number a pixel, shown in the
     classes' colours), NAME.overlay.png and, of two classes, NAME.probability.png, all in the size of the image; with
-    `branches` also NAME.BRANCH.labels.png and so on, and the ensemble of all outputs. Of one label an image, several,
-    or numbers, it receives `predictions.csv`. `tile` and `stride` are those of the run's validation unless given.
+    `branches` also NAME.BRANCH.labels.png and so on, and the ensemble of all outputs. Of one label an image, several, or
+    numbers, it receives `predictions.csv`, of maps of numbers NAME.values.npy, (C, H, W) in the size of the image. `tile` and
+    `stride` are those of the run's validation unless given.
 
     Raises `ConfigError` for a folder without a run or images of one name, `DatasetError` where there is no image, and with
     the name of a file that cannot be read.

@@ -41,6 +41,11 @@ def task_of(text: str) -> Task:
     return _TASKS[LAYOUTS[name]] if name in LAYOUTS else "classification"
 
 
+def is_map(text: str) -> bool:
+    """Whether a data set, with or without options, has numbers a pixel."""
+    return text.partition("(")[0].strip() == "value-maps"
+
+
 def with_labels_a_pixel() -> str:
     """The names of the data sets for segmentation, as an error lists them."""
     return ", ".join(name for name in LAYOUTS if task_of(name) == "segmentation")
