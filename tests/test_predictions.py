@@ -50,3 +50,10 @@ def test_it_prints_as_a_sentence(prediction: Prediction, text: str) -> None:
 def test_a_task_that_there_is_not() -> None:
     with pytest.raises(ConfigError, match=r"there is no task 'label'\. Closest: labels"):
         predictions.word("label")
+
+
+def test_labels_of_channels_last_may_have_an_axis_of_one_there() -> None:
+    maps = Prediction("class", -1, 8, 2, "a test")
+    labels = torch.randint(0, 8, (2, 8, 4, 1))  # as many rows as classes
+    assert torch.equal(maps.first_target(labels), labels[..., 0])
+    assert maps.first_target(labels.movedim(-1, 1)).shape == (2, 1, 8, 4)

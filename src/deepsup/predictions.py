@@ -64,7 +64,7 @@ class Prediction:
             return target
         if target.shape[-1] == self.classes:
             return target.movedim(-1, 1)
-        return target.squeeze(-1) if target.shape[-1] == 1 and target.shape[1] not in (1, self.classes) else target
+        return target.squeeze(-1) if target.shape[-1] == 1 != target.shape[1] else target
 
     def back(self, scores: Tensor) -> Tensor:
         """The inverse of `first`: channels where the model has them."""
