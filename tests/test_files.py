@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 import deepsup as ds
@@ -138,6 +139,16 @@ def test_saving_that_fails_leaves_the_old_weights(tmp_path: Path, monkeypatch: p
         ds.save_weights(Plain(), path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_disk_that_is_full_is_an_os_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(model: nn.Module, name: str) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(files, "save_model", fails)
+    with pytest.raises(OSError, match=r"model\.safetensors cannot be written: I/O error: No space left"):
+        ds.save_weights(Plain(), tmp_path / "model.safetensors")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_written_file_has_the_rights_of_any_new_file(tmp_path: Path) -> None:

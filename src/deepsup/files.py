@@ -20,7 +20,10 @@ LEFTOVER = "deepsup-"  # begins the ending of a file that is being written
 
 def save_weights(model: nn.Module, path: str | Path) -> None:
     """Write parameters and buffers of `model` as safetensors; `load_weights` reads them into an untouched model."""
-    write_atomically(Path(path), lambda temporary: save_model(model, str(temporary)))
+    try:
+        write_atomically(Path(path), lambda temporary: save_model(model, str(temporary)))
+    except SafetensorError as error:  # its own word for a full disk
+        raise OSError(f"{path} cannot be written: {error}") from None
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:

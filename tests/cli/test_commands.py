@@ -291,8 +291,36 @@ def test_a_missing_package_is_named_before_anything_else(tmp_path: Path) -> None
     assert done.stderr == "the deepsup command needs the package 'typer': pip install \"deepsup[cli]\"\n"
 
 
-@pytest.mark.parametrize("command", ["train", "compare"])
-def test_ctrl_c_says_in_one_line_that_the_same_command_goes_on(command: str, tmp_path: Path) -> None:
+def test_a_disk_that_cannot_be_written_is_one_line(warm: WarmPython, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    plan = ["plan", "deepsup:plain-12", "--at", "relu3", "--size", "16", "--save", str(tmp_path / "file" / "p.json")]
+    with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
+        assert warm.start(["-m", "deepsup", *plan], stdout=out, stderr=err).wait() == 1
+    told = (tmp_path / "err").read_text()
+    assert "Error: [Errno " in told.splitlines()[0]
+    assert "Mend that, and start again." in told
+    assert "Traceback" not in told
+
+
+def test_names_with_brackets_and_colons_are_printed_as_they_are(tmp_path: Path) -> None:
+    run = tmp_path / "[/red] :warning: [bold]"
+    words = [*QUICK, "supervise.at=[relu2]", f"output='{run}'", "name='[/x] [red]n'"]
+    assert str(run) in call("train", *words).replace("\n", "")
+    assert str(run) in call("train", *words, "--dry-run")
+    assert "finished already" in call("train", *words)
+    assert str(run) in call("strip", str(run), "--verify").replace("\n", "")
+    assert str(run) in call("report", str(run), "--picture", str(run / "p.png")).replace("\n", "")
+    plan = ["plan", "deepsup:plain-12", "--at", "relu3", "--size", "16", "--save", str(run / "p.json")]
+    assert str(run) in call(*plan).replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [("train", signal.SIGINT), ("compare", signal.SIGINT), ("train", signal.SIGTERM), ("compare", signal.SIGHUP)],
+)
+def test_a_signal_says_in_one_line_that_the_same_command_goes_on(
+    command: str, number: signal.Signals, tmp_path: Path
+) -> None:
     tiny = {k: v for k, v in settings("", epochs=100_000).items() if k not in ("name", "output", "supervise")}
     arms = {"base": tiny, "arms": {"plain": {}, "aux": {"supervise": SUPERVISED}}, "baseline": "plain"}
     described = tmp_path / "c.yaml"
@@ -309,7 +337,7 @@ def test_ctrl_c_says_in_one_line_that_the_same_command_goes_on(command: str, tmp
     said_of_data = ("training: ", "validation: ", "served with ", "With 3 seeds and 360 ")
     first = next(line for line in process.stdout if not line.startswith(said_of_data))
     assert "epoch 1/" in first
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     _, said = process.communicate(timeout=20)
     assert said == "stopped; the same command goes on\n"
-    assert process.returncode == 130
+    assert process.returncode == 128 + number

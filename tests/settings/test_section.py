@@ -11,7 +11,9 @@ import pytest
 import yaml
 
 from deepsup import datasets, heads, losses, methods, schedules
+from deepsup.errors import ConfigError
 from deepsup.settings import training
+from deepsup.settings.section import override, read
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "settings.md").read_text("utf-8")
@@ -67,3 +69,28 @@ def test_the_two_ways_to_write_methods_say_the_same():
     assert list(one.arms.values()) == list(other.arms.values())
     assert (one.baseline, list(one.arms)) == ("none", ["none", "label-smoothing", "dsl", "dhm-temperature=2"])
     assert f"`{one.candidates[-1]}`" in PAGE
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("epochs: 1\nname: a\nepochs: 2\n", "the key 'epochs' stands twice.*line 3"),
+        ("data: {name: digits, name: cifar10}\n", "the key 'name' stands twice"),
+        ("arms:\n  - {a: {lr: 1, lr: 2}}\n", "the key 'lr' stands twice"),
+        ("name: 2001-99-99\n", "ValueError"),
+        ("name: !!bool abc\n", "KeyError"),
+        ("name: " + "1" * 4301 + "\n", "ValueError"),
+        ("name: " + "[" * 3000, "RecursionError"),
+    ],
+)
+def test_what_yaml_cannot_mean_is_refused_by_file(tmp_path: Path, text: str, says: str):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=rf"(?s)a\.yaml is not valid YAML: .*{says}"):
+        read(tmp_path / "a.yaml")
+    with pytest.raises(ConfigError, match="cannot read the value in"):
+        override({}, "key=" + text.partition(": ")[2]) if says[0] in "VKR" else override({}, "k={a: 1, a: 2}")
+
+
+def test_a_key_laid_over_a_merged_one_stands_there_once(tmp_path: Path):
+    (tmp_path / "a.yaml").write_text("deep: {x: &b {<<: &a {lr: 1, n: 2}, lr: 3}}\narm: {<<: *b, n: 4}\n")
+    assert read(tmp_path / "a.yaml") == {"deep": {"x": {"lr": 3, "n": 2}}, "arm": {"lr": 3, "n": 4}}

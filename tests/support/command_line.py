@@ -20,4 +20,4 @@ def call(*words: str) -> str:
 
 @pytest.fixture(autouse=True)
 def wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands, "console", Console(width=140))
+    monkeypatch.setattr(commands, "console", Console(width=140, markup=False, emoji=False))

@@ -16,6 +16,7 @@ from deepsup import methods as method_table
 from deepsup.cli import tables
 from deepsup.cli.progress import Display, plain_warnings
 from deepsup.cli.scoring import score
+from deepsup.cli.signals import stopped_by_signals
 from deepsup.cli.words import run_settings, settings_of
 from deepsup.comparisons import results
 from deepsup.comparisons.compare import compare as compare_arms
@@ -46,7 +47,7 @@ app = typer.Typer(
     "train, prove whether it helped, and remove it without a trace.",
     epilog="Try: `deepsup layers torchvision:resnet18`, then `deepsup plan torchvision:resnet18 --at layer2`.",
 )
-console = Console()
+console = Console(markup=False, emoji=False)  # names and paths may hold brackets
 INTERRUPTED = 130  # exit status after Ctrl-C, which typer turns into it without a word
 
 ModelName = Annotated[
@@ -346,9 +347,8 @@ def strip(
         return
     console.print(f"certificate: {certificate}", highlight=False)
     if proof:
-        _print_lines(
-            [f"verified: weights sha256 {proof['state_sha256'][:16]}, no hook left, outputs {proof['outputs']}"]
-        )
+        sha256 = proof["state_sha256"][:16]
+        _print_lines([f"verified: weights sha256 {sha256}, no hook left, outputs {proof['outputs']}"])
 
 
 @app.command()
@@ -380,21 +380,21 @@ def _print_lines(lines: Iterable[str]) -> None:
 
 
 def run() -> NoReturn:
-    """The `deepsup` command: named errors are printed without a traceback, with exit status 1."""
+    """The `deepsup` command: named errors are printed without a traceback, status 1; 128 + signal where one stopped it."""
     plain_warnings()
+    told = stopped_by_signals()
     try:
         app()
-    except DeepsupError as error:
+    except (DeepsupError, OSError) as error:
         Console(stderr=True).print(f"[bold red]{type(error).__name__}[/bold red]: ", end="")
-        print(error, file=sys.stderr)
+        print(error if isinstance(error, DeepsupError) else f"{error}. Mend that, and start again.", file=sys.stderr)
         sys.exit(1)
     except (KeyboardInterrupt, SystemExit) as error:
         if isinstance(error, SystemExit) and error.code != INTERRUPTED:
             raise
         print("stopped; the same command goes on", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        sys.exit(128 + told[0] if told else INTERRUPTED)
     finally:
-        # under torchrun; gloo may abort at exit if its group is still there
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if torch.distributed.is_available() and torch.distributed.is_initialized():  # gloo may abort at exit otherwise
             torch.distributed.destroy_process_group()
     sys.exit(0)

@@ -163,7 +163,7 @@ def _table(columns: Sequence[_Column], width: int, *, bold: Sequence[bool] = ())
 
 def _width(table: Table) -> int:
     """Of a table that has all the room that it wants."""
-    return Console(width=10_000).measure(table).maximum
+    return Console(width=10_000, markup=False, emoji=False).measure(table).maximum
 
 
 def _bars(values: Sequence[float], room: int) -> list[str]:

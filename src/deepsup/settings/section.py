@@ -27,6 +27,27 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in one mapping, of which the last would win and the first be lost."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node: Any = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return node
+
+
+def _parsed(text: str) -> Any:
+    """What a YAML text says; everything that can be wrong with it is a `YAMLError`."""
+    try:
+        return _Loader(text).get_single_data()
+    except (ValueError, KeyError, RecursionError) as error:  # 2001-99-99, !!bool abc, [[[[...
+        raise yaml.YAMLError(f"{type(error).__name__}: {str(error)[:200]}") from None
+
+
 def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Lay one mapping over another, key by key; anything that is not a mapping on both sides is replaced."""
     merged = dict(under)
@@ -42,7 +63,7 @@ def override(data: dict[str, Any], text: str) -> dict[str, Any]:
     if not equals or not all(key.split(".")):
         raise ConfigError(f"cannot read the override {text!r}. Write key=value, for example optimizer.lr=0.1.")
     try:
-        value = yaml.safe_load(raw)
+        value = _parsed(raw)
     except yaml.YAMLError:
         raise ConfigError(f"cannot read the value in {text!r} as YAML. Quote it, or check its brackets.") from None
     if isinstance(value, str):
@@ -80,7 +101,7 @@ def flattened(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def read(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises `ConfigError` where there is none."""
     try:
-        data = yaml.safe_load(path.read_text("utf-8"))
+        data = _parsed(path.read_text("utf-8"))
     except FileNotFoundError:
         hint = f" Did you mean model={path}?" if ":" in str(path) else ""
         raise ConfigError(f"no configuration file at {path}. Give the path of a YAML file.{hint}") from None
