@@ -69,3 +69,17 @@ def test_a_comparison_refuses_an_error_as_its_score(metric: str) -> None:
     with pytest.raises(ConfigError, match=f"metric: {metric} is an error, the lower the better, .*base.metric=R²"):
         training.parse({"base": base, "methods": ["none", "aux"]})
     training.parse({"base": base | {"metric": None}, "methods": ["none", "aux"]})
+
+
+@pytest.mark.parametrize("name", ["values", "labels", "value-maps"])
+def test_a_control_that_is_a_loss_of_classes_is_refused(name: str) -> None:
+    for method, refused in (("label-smoothing", True), ("none", False), ("dsn", False)):
+        settings = {"data": {"name": name, "root": "somewhere"}, "supervise": {"method": method}}
+        if refused:
+            with pytest.raises(
+                ConfigError, match=f"method '{method}' is the loss .* of classes and nothing else, and {name}"
+            ):
+                training.parse(settings)
+        else:
+            training.parse(settings)
+    training.parse({"data": {"name": "folder"}, "supervise": {"method": "label-smoothing"}})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from deepsup import losses
+from deepsup import losses, methods
 from deepsup.errors import ConfigError
 from deepsup.predictions import KINDS, word
 from deepsup.specs import closest
@@ -27,6 +27,16 @@ def check_loss(loss: str | None, task: str, *, of: str) -> None:
         raise ConfigError(
             f"loss: {loss} reads {' or '.join(KINDS[one] for one in takes)}, and {of} has {TASKS[task].labelled}. It can be "
             f"{', '.join(able)}, or null."
+        )
+
+
+def check_method(method: str, task: str, *, of: str) -> None:
+    """Raise `ConfigError` for a control that is nothing but a loss of classes, where the data set `of` has none."""
+    asked = methods.get(method)
+    if asked.bare and usual_loss(task) and asked.main_loss != methods.get("none").main_loss:
+        raise ConfigError(
+            f"method '{asked.name}' is the loss {losses.show(asked.main_loss)} of classes and nothing else, and {of} has "
+            f"{TASKS[task].labelled}. Leave it out."
         )
 
 

@@ -20,7 +20,7 @@ from deepsup.errors import ConfigError
 from deepsup.settings import foreign
 from deepsup.settings.arms import check_parts, check_seeds, completed, settings_of
 from deepsup.settings.data import DataConfig as DataConfig
-from deepsup.settings.goals import check_comparable, check_loss, check_metric, usual_loss
+from deepsup.settings.goals import check_comparable, check_loss, check_method, check_metric, usual_loss
 from deepsup.settings.section import Settings, check, flattened, merge, override, read
 from deepsup.tasks import TASKS
 from deepsup.trust import Asked, Trust
@@ -245,6 +245,8 @@ class TrainConfig(Settings):
     def _goals_fit_the_task(self) -> TrainConfig:
         check_loss(self.loss, self.data.task, of=self.data.name)
         check_metric(self.metric, self.data.task, of=self.data.name)
+        if self.supervise:
+            check_method(self.supervise.method, self.data.task, of=self.data.name)
         return self
 
 
