@@ -355,6 +355,58 @@ def test_dlb_learns_from_what_it_said_one_batch_before() -> None:
     assert len(case.objective.memory["previous"]) == 3
 
 
+def _pairs(batches: int) -> list[tuple[Tensor, Tensor]]:
+    """Batches of two views, `[view 1; view 2]`, of three images each."""
+    stream = torch.Generator().manual_seed(2)
+    found = []
+    for _ in range(batches):
+        x, y = torch.randn(3, 3, 16, 16, generator=stream), torch.randint(0, CLASSES, (3,), generator=stream)
+        views = [x + 0.3 * torch.randn(x.shape, generator=stream) for _ in range(2)]
+        found.append((torch.cat(views).double(), y.repeat(2)))
+    return found
+
+
+def _released_dlb(model: nn.Module, pairs: list[tuple[Tensor, Tensor]]) -> None:
+    """Meta-knowledge-Lab/DLB dlb.py: the new samples in their first view, those of before in their second, two forwards."""
+    optimizer, before = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, nesterov=True), None
+    for x, y in pairs:
+        out = model(x[:3])
+        loss = ce(out, y[:3])
+        if before is not None:
+            again, labels, said = before
+            out_before = model(again)
+            loss = ce(torch.cat([out_before, out]), torch.cat([labels, y[:3]])) + 9 * kl(out_before, said, 3.0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        before = (x[3:], y[3:], out)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_dlb_as_released_is_two_forwards_of_two_augmentations(training: bool) -> None:
+    """One forward of `overlapping(..., views=2)` is the same but for batch normalisation, two forwards are the same."""
+    from deepsup.evaluation.loaders import overlapping
+
+    case, theirs = Case("dlb"), Three().double()
+    theirs.load_state_dict(case.trunk.state_dict())
+    pairs = _pairs(5)
+    _released_dlb(theirs.train(training), pairs)
+    optimizer = torch.optim.SGD(case.model.parameters(), 0.1, momentum=0.9, nesterov=True)
+    case.model.train(training)
+    for x, y in overlapping(pairs, views=2):
+        main = case.model(x[-3:])  # the new ones first, as released, whose running statistics follow
+        if len(x) > 3:
+            main = torch.cat([case.model(x[:3]), main])
+        if not training:
+            assert torch.allclose(main, case.model(x), atol=1e-12)  # one forward will do
+        loss = case.objective(main, y).total
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for (name, ours), other in zip(case.model.state_dict().items(), theirs.state_dict().values(), strict=True):
+        assert torch.allclose(ours.double(), other.double(), rtol=1e-9, atol=1e-12), name
+
+
 def test_dlb_says_when_batches_do_not_overlap() -> None:
     case = Case("dlb")
     case.objective(case.net(case.x), case.y)

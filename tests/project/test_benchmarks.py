@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from deepsup.comparisons.results import judge
+from deepsup.methods import METHODS
 from deepsup.reports.summary import baseline, evidence, judged
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +31,14 @@ def test_every_rule_did_to_the_measured_conflict_what_its_formula_says() -> None
         assert by_rule["detach"]["kept"] == pytest.approx(1, abs=1e-3)
         assert 0 < by_rule["mgda"]["kept_lowest"] < by_rule["mgda"]["kept"] < 1
         assert by_rule["scale(0.5)"]["kept_lowest"] > by_rule["add"]["kept_lowest"] - 0.05
+
+
+def test_the_card_of_dlb_says_what_one_forward_was_measured_to_change() -> None:
+    found = rows("dlb_forwards").values()
+    away = sorted(round(100 * row["difference"]) for row in found)
+    cosine = sorted(f"{row['cosine']:.2f}" for row in found)
+    said = f"{away[0]} to {away[-1]} % of its length away, at a cosine of {cosine[0]} to {cosine[-1]}"
+    assert said in METHODS["dlb"].deviations
 
 
 def test_the_table_in_the_log_is_the_committed_one() -> None:
