@@ -428,3 +428,13 @@ def test_torchrun_around_a_comparison_is_refused(tmp_path: Path, monkeypatch: py
     with pytest.raises(ConfigError, match="without torchrun"):
         compare(config(tmp_path / "c"))
     assert not (tmp_path / "c").exists()
+
+
+def test_settings_that_the_user_keeps_in_the_folder_are_not_written_over(tmp_path: Path):
+    asked = several(tmp_path)
+    training.save(asked, tmp_path / "config.yaml")
+    written = "# mine\n" + (tmp_path / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(written)
+    with pytest.raises(ConfigError, match=r"deepsup did not write.*: config\.yaml"):
+        compare(asked)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("config.yaml", written)]

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from deepsup import ownership
 from deepsup.comparisons import detectable, results
 from deepsup.comparisons.looks import looks_of, with_another_seed
 from deepsup.comparisons.statistics import levels
@@ -149,7 +150,7 @@ def _state(
         _write(stated, folder)  # first, so that one who is stopped here does all of this again
         write_atomically(file, lambda to: training.save(config, to))
         return stated
-    write_atomically(file, lambda to: training.save(config, to))
+    ownership.write(folder, "config.yaml", lambda to: training.save(config, to))
     stated = results.announce(config) | {"detectable": sees}
     _write(stated, folder)
     return stated
