@@ -115,6 +115,6 @@ def test_scores_meet_the_target_at_any_size_but_with_as_many_classes() -> None:
     wrong = nn.Conv2d(6, CLASSES + 1, 1)
     with pytest.raises(HeadError, match=r"predicts \(6, 8, 8\) a sample, the model itself \(5, 16, 16\)"):
         ds.plan(TinySegmenter(), x, "layer2", head=wrong)
-    without = r"squared_hinge does not bring maps of two sizes together; these do: cross_entropy, b"
+    without = r"squared_hinge does not bring maps of two sizes together; these do: cross_entropy, "
     with pytest.raises(HeadError, match=without):
         ds.plan(TinySegmenter(), x, "layer2", head="conv1x1", loss="squared_hinge")

@@ -42,7 +42,7 @@ def journal(arm: str, seed: int, *, weight: float, metric: str, group: str = "")
     """Make the records of one run; the score is best at a weight of 0.4."""
     draw = random.Random(f"{arm} {seed}")
     best = 0.62 - 0.12 * (weight - 0.4) ** 2 + draw.uniform(-0.006, 0.006)
-    name = f"{group}/{arm}/seed{seed}"
+    name = f"{group}/{arm}/seed{seed}".lstrip("/")
     start = {"kind": "start", "time": 1_780_000_000.0, "format": 1, "name": name, "group": group, "arm": arm, "seed": seed,
              "metric": metric, "environment": ENVIRONMENT, "cost": COST, "epochs": EPOCHS,
              "config": {"supervise": {"weight": weight}}, "plan": plan(weight) if weight else None}  # fmt: skip
