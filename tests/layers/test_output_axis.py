@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from deepsup.layers.dry_run import trace
-from deepsup.layers.output_axis import by_count
 
 
 class Then(nn.Module):
@@ -66,9 +65,3 @@ def test_the_last_weighted_layer_knows(
 ) -> None:
     seen = trace(Then(layer, then), torch.randn(shape))
     assert (seen.axis, seen.axis_source) == (axis, source)
-
-
-def test_a_count_that_one_axis_has_alone() -> None:
-    assert by_count((2, 7, 5), {"num_labels": 5}) == (-1, "num_labels")
-    assert by_count((2, 5, 5), {"num_labels": 5}) is None
-    assert by_count((2, 7, 5), {"num_labels": 3, "vocab_size": 7}) == (1, "vocab_size")

@@ -111,10 +111,17 @@ def test_the_first_batch_has_the_last_word() -> None:
     net = ds.attach(
         Tagger(), plan := ds.plan(Tagger(), X, at=["act"], classes_axis=1, head=lambda f, c: nn.Linear(8, 9))
     )
-    with pytest.raises(
-        OutputError, match=r"fit classes on the last axis; planned were 6 classes on axis 1.*classes_axis=-1"
-    ):
-        ds.Objective(plan)(net(X), torch.zeros(2, 6, dtype=torch.long))
+    objective, outputs = ds.Objective(plan), net(X)
+    for _ in range(2):  # what was refused once is refused again
+        with pytest.raises(
+            OutputError, match=r"fit classes on the last axis; planned were 6 classes on axis 1.*classes_axis=-1"
+        ):
+            objective(outputs, torch.zeros(2, 6, dtype=torch.long))
+    plan = ds.plan(model := Tagger(), X, at=["act"])
+    objective, outputs = ds.Objective(plan), ds.attach(model, plan)(X)
+    for _ in range(2):
+        with pytest.raises(HeadError, match="real values need loss='mse'"):
+            objective(outputs, torch.full((2, 6, 9), 2.5))
 
 
 class Tree(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -57,15 +57,6 @@ def output_axis(
         break
     last = len(main.shape) <= 5 and infer_layout(tuple(main.shape), input_shape)[-1] == "C"
     return (-1 if last else 1), "its shape"
-
-
-def by_count(shape: tuple[int, ...], counts: Mapping[str, int | None]) -> tuple[int, str] | None:
-    """The axis, 1 or -1, that alone has one of the `counts` that a model's configuration says, by the name of the count."""
-    for name, count in counts.items():
-        fits = [axis for axis in (1, -1) if shape[axis] == count]
-        if len(fits) == 1:
-            return fits[0], name
-    return None
 
 
 def _is_made_of(main: Tensor, axis: int, output: Tensor, own: int) -> bool:

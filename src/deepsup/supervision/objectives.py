@@ -196,9 +196,9 @@ class Objective:
         axis alone.
         """
         if not self._settled and not torch.compiler.is_compiling():
-            self._settled = True
             if isinstance(given["main"], Tensor):
                 self._find(given["main"], self.targets(target, as_given=True))
+            self._settled = True  # not before: what was refused once is refused again
         return self.targets(target)
 
     def _find(self, main: Tensor, targets: Targets) -> None:
@@ -216,8 +216,8 @@ class Objective:
         """Once, because looking at labels makes the device wait."""
         target = targets.main
         if not self._labels_checked and not torch.compiler.is_compiling():
-            self._labels_checked = True
             check_targets(self.edges, found, targets)
+            self._labels_checked = True
         if torch.compiler.is_compiling() or not isinstance(target, Tensor) or not isinstance(found["main"], Tensor):
             return
         if not self._loss_of_classes_checked:
