@@ -104,6 +104,7 @@ TASKS = {
     "tokens": Word("class", -1, "cross_entropy"),
     "labels": Word("labels", None, "binary"),
     "values": Word("values", None, "mse"),
+    "re-identification": Word("class", None, "cross_entropy"),
 }
 
 

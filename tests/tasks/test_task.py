@@ -17,7 +17,7 @@ from deepsup.reports.metrics import digits, meaning
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks import METRICS, TASKS, task_of
 from deepsup.tasks.classification import Table
-from deepsup.tasks.task import Counts, Task, Values, metric, metrics_of, register, shown
+from deepsup.tasks.task import Counts, Task, Values, metric, metrics_of, named, register, shown
 
 
 class Tags(Counts):
@@ -104,6 +104,16 @@ def test_metrics_are_listed_where_they_are_written():
     assert metrics_of("segmentation", 3) == ("mean IoU", "pixel accuracy", "mean Dice")
     two = ("F1", "Dice", "Jaccard", "sensitivity", "specificity", "precision", "ROC-AUC", "PR-AUC")
     assert metrics_of("segmentation", 2) == (*metrics_of("segmentation", 3), *two)
+
+
+@pytest.mark.usefixtures("tagging")
+def test_a_name_is_written_in_one_way_whatever_the_task():
+    metric("tag accuracy", "the same elsewhere", task="labels", digits=3)(len)
+    assert named("tag accuracy", "labels").says == "the same elsewhere"
+    assert named("tag accuracy", "tagging").says.startswith("the share")
+    assert named("tag accuracy").task == "tagging"
+    with pytest.raises(ConfigError, match="labels writes 'tag accuracy' in another way than tagging"):
+        metric("tag accuracy", "an error", task="labels", digits=3, lower=True)(len)
 
 
 def test_settings_of_another_task_are_refused_by_name():

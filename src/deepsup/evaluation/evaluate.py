@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
@@ -18,6 +19,7 @@ from deepsup.datasets import Split
 from deepsup.errors import ConfigError
 from deepsup.evaluation.devices import forward, gathered, moved, share_buffers
 from deepsup.evaluation.loaders import Batches, Feed, feed, samples_in
+from deepsup.evaluation.search import How, embed, rankings, searched
 from deepsup.evaluation.sliding_window import Forward
 from deepsup.layers.wrappers import bare, chain
 from deepsup.specs import is_number
@@ -25,7 +27,8 @@ from deepsup.supervision.attaching import supervised_in, supervising
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks import TASKS, Counts, Task, task_of
 from deepsup.tasks.outputs import classes_in, scores_of
-from deepsup.tasks.task import Values
+from deepsup.tasks.reidentification import RE_IDENTIFICATION
+from deepsup.tasks.task import Values, metrics_of
 from deepsup.terms import TARGET
 
 if TYPE_CHECKING:
@@ -91,6 +94,7 @@ def evaluate(
     progress: float = 1.0,
     fabric: Fabric | None = None,
     run: Forward | None = None,
+    how: How | None = None,
 ) -> Evaluation:
     """Score a supervised or plain net in eval mode, its heads included, and leave its train flags as they were.
 
@@ -101,10 +105,11 @@ def evaluate(
     label maps (N, H, W) are scored place by place, predictions enlarged to their size, by "mean IoU"; of class indices the
     accuracy over all that count; several labels by "mAP", real values by "R²". A metric of one's own is a function of
     (scores, target), the scores with their channels on axis 1, that gives a batch's number; its mean over samples counts,
-    under the function's name. The loss of an output is the mean over all labelled
+    under the function's name. A split for re-identification is searched as a whole: all of `deepsup.tasks.retrieval`, by
+    "mAP", and no loss, since nobody in it is a class; `how` it is. The loss of an output is the mean over all labelled
     samples or places, that of a term between outputs the mean over samples. With `fabric` each process scores its own
     batches, with the first one's buffers, and all get the metrics over all of them. `run` takes the place of `net(x)`, such
-    as one that works in tiles.
+    as one that works in tiles; in a search it gives embeddings by output.
 
     Raises `ConfigError` for a metric that these targets do not have, `ClassCountError` for a label without a class.
     """
@@ -112,15 +117,32 @@ def evaluate(
     objective = objective or Objective(target.plan if target else None)
     net = next((m.module for m in reversed(list(chain(net))) if isinstance(m, DistributedDataParallel)), net)
     device = fabric.device if fabric else next((p.device for p in net.parameters()), torch.device("cpu"))
-    sums = Sums(objective, metric)
+    sums, images = Sums(objective, metric), searched(data)
+    if images is not None:
+        _check_of_search(metric)
     with torch.no_grad(), evaluating(net):
         if fabric:
             share_buffers(fabric, net)
+        if images is not None:
+            found = embed(images, partial(run or forward, net), device=device, fabric=fabric)
+            samples = int(found.split.queries.sum())
+            counts = dict[str, Counts](rankings(found, how or How(), fabric))
+            return together([Share(RE_IDENTIFICATION, samples, {}, counts)], metric)
         for x, y in feed(data, batch_size, shuffle=False, device=device).epoch(0):
             x, y = moved(x, device), moved(y, device)
             sums.add(run(net, x) if run else forward(net, x, fabric), y, progress=progress)
     shares = gathered(fabric, sums.share()) if fabric else [sums.share()]
     return together(shares, metric)
+
+
+def _check_of_search(metric: str | Score | None) -> None:
+    """Raise `ConfigError` for a metric that a search does not have."""
+    if callable(metric):
+        raise ConfigError(
+            f"metric '{_name(metric)}' reads scores batch by batch, and a search is scored as a whole. Name one of "
+            f"{', '.join(metrics_of(RE_IDENTIFICATION, 0))}, or none."
+        )
+    TASKS[RE_IDENTIFICATION].check_metric(metric)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Any, Final
 from deepsup.reports import formats
 from deepsup.reports.formats import known
 from deepsup.tasks import METRICS, is_share
+from deepsup.tasks.task import named
 
 COUNTS: Final = (
     "true negatives, pixels",
@@ -18,7 +19,8 @@ COUNTS: Final = (
 
 def digits(metric: str) -> int:
     """How many decimals a percent of this score has: accuracy one, the scores of maps two, as their articles print them."""
-    return METRICS[metric].digits if metric in METRICS else 2
+    found = named(metric)
+    return found.digits if found else 2
 
 
 def score(value: Any, metric: str) -> str:
@@ -58,10 +60,10 @@ def titled(metric: str) -> str:
     return metric[:1].upper() + metric[1:]
 
 
-def meaning(metric: str) -> str:
-    """Return what a score says as a sentence; empty for a name that is not known here."""
-    known_as = next((one for name, one in METRICS.items() if name.lower() == metric.lower()), None)
-    return f"{titled(metric)} is {known_as.says}." if known_as else ""
+def meaning(metric: str, task: str | None = None) -> str:
+    """Return what a score of a task says as a sentence; empty for a name that is not known, or means several things."""
+    known_as = [one for one in METRICS.values() if one.name.lower() == metric.lower() and task in (None, one.task)]
+    return f"{titled(metric)} is {known_as[0].says}." if len(known_as) == 1 else ""
 
 
 def value(name: str, number: float) -> str:

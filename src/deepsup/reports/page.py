@@ -143,7 +143,7 @@ def _facts(found: Evidence) -> dict[str, Any]:
         "single": found.single,
         "metric": found.metric,
         "in_percent": bool(unit(found.metric)),
-        "meaning": meaning(found.metric),
+        "meaning": meaning(found.metric, found.task),
         "many": max(len(arms) for arms in found.groups.values()) > curves.FEW,
         "created": formats.moment(compare.get("created")),
         "outcome": _outcome(found),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deepsup.comparisons.arm_records import arm_record, known
+from deepsup.datasets.layouts import task_of
 from deepsup.errors import ConfigError
 from deepsup.reports.formats import listing
 from deepsup.reports.metrics import score, unit
@@ -33,6 +34,12 @@ class Evidence:
     def metric(self) -> str:
         """The name of the score that counts."""
         return str(self.compare.get("metric") or ACCURACY)
+
+    @property
+    def task(self) -> str | None:
+        """What the images are labelled for; None where the settings do not say, as those of `fit`."""
+        data = next((d for run in self.runs if isinstance(d := run.config.get("data"), Mapping)), {})
+        return task_of(str(data["name"])) if "name" in data else None
 
     @property
     def single(self) -> bool:

@@ -8,8 +8,8 @@ from deepsup import losses, methods
 from deepsup.errors import ConfigError
 from deepsup.predictions import KINDS, word
 from deepsup.specs import closest
-from deepsup.tasks import METRICS, TASKS
-from deepsup.tasks.task import metrics_of
+from deepsup.tasks import TASKS
+from deepsup.tasks.task import metrics_of, named
 
 
 def usual_loss(task: str) -> str | None:
@@ -56,8 +56,8 @@ def check_comparable(metrics: Collection[str]) -> None:
             f"all arms are judged by one score; these have {' and '.join(sorted(metrics))}. Set base.metric."
         )
     (metric,) = metrics
-    if METRICS[metric].lower:
-        usual = TASKS[METRICS[metric].task].metric
+    if (found := named(metric)) and found.lower:
+        usual = TASKS[found.task].metric
         raise ConfigError(
             f"metric: {metric} is an error, the lower the better, and a comparison judges by scores from 0 to 1 of which more is "
             f"better. Set base.metric={usual}, or null; every run's journal has {metric} as well."

@@ -223,7 +223,7 @@ def summary(matrix: Matrix, curve: Tensor | None = None) -> Values:
     for name in metrics_of("segmentation", len(matrix)):
         if name in AREAS and curve is None:
             continue
-        found[name] = METRICS[name].function(curve if name in AREAS else matrix)
+        found[name] = METRICS["segmentation", name].function(curve if name in AREAS else matrix)
     return found
 
 

@@ -36,8 +36,8 @@ class Metric:
     plain: bool = False  # a number in the unit of the data or of no unit, not a share to be written in percent
 
 
-METRICS: dict[str, Metric] = {}
-"""Every metric of every task by name, in the order in which they are written."""
+METRICS: dict[tuple[str, str], Metric] = {}
+"""Every metric by its task and name, in the order in which they are written. Of one name all are written alike."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -52,13 +52,26 @@ def metric(
     lower: bool = False,
     plain: bool = False,
 ) -> Callable[[F], F]:
-    """Register what is counted by the decorated function, which stays as it is."""
+    """Register what is counted by the decorated function, which stays as it is.
+
+    Raises `ConfigError` where another task writes a metric of this name in another way: journals know names alone.
+    """
 
     def registered(function: F) -> F:
-        METRICS[name] = Metric(name, task, says, digits, of_two, function, lower, plain)
+        made, other = Metric(name, task, says, digits, of_two, function, lower, plain), named(name)
+        if other and (other.digits, other.lower, other.plain) != (digits, lower, plain):
+            raise ConfigError(f"{task} writes {name!r} in another way than {other.task}. Give it another name.")
+        METRICS[task, name] = made
         return function
 
     return registered
+
+
+def named(name: str, task: str | None = None) -> Metric | None:
+    """The metric of a task, or of whichever has one of this name; None where there is none."""
+    if task is not None:
+        return METRICS.get((task, name))
+    return next((one for one in METRICS.values() if one.name == name), None)
 
 
 def metrics_of(task: str, classes: int) -> tuple[str, ...]:
@@ -137,11 +150,8 @@ class Task(ABC):
             return
         more = [one for one in metrics_of(self.name, 2) if one not in known]
         two = f" With two classes also: {', '.join(more)}." if more else ""
-        other = (
-            f" {name!r} is of {TASKS[METRICS[name].task].targets}."
-            if name in METRICS and METRICS[name].task != self.name
-            else ""
-        )
+        found = named(name)
+        other = f" {name!r} is of {TASKS[found.task].targets}." if found and found.task != self.name else ""
         raise ConfigError(
             f"{self.targets} of {classes} classes have no metric {name!r}.{closest(name, known)} They have: "
             f"{', '.join(known)}.{two}{other}"
@@ -190,13 +200,14 @@ def task_of(target: Any, kind: str = "class", places: int | None = None) -> Task
 
 def is_share(name: str) -> bool:
     """Whether a score of this name is a share of 1, which is written in percent; of a name of one's own it is taken for one."""
-    return name not in METRICS or not METRICS[name].plain
+    found = named(name)
+    return found is None or not found.plain
 
 
 def better(name: str, one: float, other: float | None) -> bool:
     """Whether a score is better than another of the same metric, or there is no other."""
-    lower = name in METRICS and METRICS[name].lower
-    return other is None or (one < other if lower else one > other)
+    found = named(name)
+    return other is None or (one < other if found and found.lower else one > other)
 
 
 def shown(name: str, score: float | None, *, digits: int = 1) -> str:
