@@ -23,6 +23,7 @@ from deepsup.plans.planning import plan
 from deepsup.probes import Probe, probe
 from deepsup.supervision.attaching import Outputs, Supervised, attach, is_supervised, supervising
 from deepsup.supervision.conflict_meter import Conflict, ConflictMeter, jacobian_backward, parameter_conflicts
+from deepsup.supervision.embedding import embedder, embeddings
 from deepsup.supervision.exits import early_exit, ensemble
 from deepsup.supervision.objectives import Objective, Terms
 from deepsup.supervision.parameter_groups import parameter_groups
@@ -51,6 +52,8 @@ __all__ = [
     "attach",
     "diagnose",
     "early_exit",
+    "embedder",
+    "embeddings",
     "ensemble",
     "errors",
     "features",

@@ -6,7 +6,8 @@ DeepsupError
 │   ├── LayerNotCalledError           the layer never ran in the dry run
 │   └── LayerReusedError              the layer ran more than once in one forward
 ├── HeadError(ValueError)             a head does not fit its activation or its target
-│   └── ContinuationError             the rest of the trunk cannot be repeated as asked
+│   ├── ContinuationError             the rest of the trunk cannot be repeated as asked
+│   └── EmbeddingError                no layer, or no single one, makes the scores of an output
 ├── ClassCountError(ValueError)       the target has labels that the outputs have no class for
 ├── OutputError(TypeError)            no prediction or activation found in what the model returned
 ├── BranchNameError(KeyError)         a weight, loss or output names a branch that is not there
@@ -62,6 +63,10 @@ class HeadError(DeepsupError, ValueError):
 
 class ContinuationError(HeadError):
     """What follows a layer cannot be repeated as asked: not traced, not cut there, or not at that width."""
+
+
+class EmbeddingError(HeadError):
+    """No layer, or no single one, makes the scores of an output from one vector a sample, so it has no embedding."""
 
 
 class ClassCountError(DeepsupError, ValueError):

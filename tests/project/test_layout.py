@@ -30,7 +30,8 @@ ENTRANCES = {"__init__", "__main__"}
 PUBLIC_NAMESPACES = ["errors", "features", "gradients", "heads", "losses", "methods", "schedules"]
 PUBLIC = [
     *("Branch", "Conflict", "ConflictMeter", "Diagnosis", "Edge", "Feature", "Finding", "Objective", "Outputs", "Plan"),
-    *("Probe", "Supervised", "Terms", "attach", "diagnose", "early_exit", "ensemble", "errors", "features", "fit"),
+    *("Probe", "Supervised", "Terms", "attach", "diagnose", "early_exit", "embedder", "embeddings"),
+    *("ensemble", "errors", "features", "fit"),
     *(
         "gradients",
         "heads",

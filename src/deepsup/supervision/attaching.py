@@ -74,6 +74,15 @@ class Supervised(nn.Module):
             return self.model(*args, **kwargs)
         if not self.progress_known and torch.is_grad_enabled() and any(tap.rule.moves for tap in self.taps.values()):
             raise ConfigError(_no_progress(self.taps))
+        main, seen = self.activations(args, kwargs)
+        mask = mask_in(self.mask_argument, args, kwargs)
+        if torch.compiler.is_compiling():
+            return Outputs(main, self._predictions(seen, mask))
+        with self._own_random_stream():
+            return Outputs(main, self._predictions(seen, mask))
+
+    def activations(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Tensor]]:
+        """What the model returns, and by branch name what its taps saw in that forward."""
         recorder = self.recorder
         recorder.armed = True
         recorder.graph = torch.is_grad_enabled()
@@ -89,11 +98,7 @@ class Supervised(nn.Module):
         if self.reads_input:
             whole = input_of(args, kwargs)
             seen |= {b.name: whole for b in self.plan.branches if b.layer == INPUT}
-        mask = mask_in(self.mask_argument, args, kwargs)
-        if torch.compiler.is_compiling():
-            return Outputs(main, self._predictions(seen, mask))
-        with self._own_random_stream():
-            return Outputs(main, self._predictions(seen, mask))
+        return main, seen
 
     def _predictions(self, seen: dict[str, Tensor], mask: Tensor | None) -> dict[str, Tensor]:
         """The scores of every branch by its name, and further outputs of a head by names such as `layer1/feature`."""

@@ -40,23 +40,10 @@ class EarlyExit(nn.Module):
         """The scores, exactly those that the whole net gives for the branch, their classes where the model has them."""
         _check_scoring(self.net, "an early exit")
         mask = mask_in(self.net.mask_argument, args, kwargs)
-        found = self.net.predict(self.branch, self._feature(args, kwargs), mask)
+        found = self.net.predict(self.branch, activation_of(self.net, self.branch, args, kwargs), mask)
         scores: Tensor = found["scores"] if isinstance(found, dict) else found
         own, main = self.branch.prediction, self.net.plan.prediction
         return main.back(own.first(scores)) if own is not None and main is not None else scores
-
-    def _feature(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        if self.branch.layer == INPUT:
-            return input_of(args, kwargs)
-        try:
-            with _stop_behind(self.net, self.branch):
-                self.net.model(*args, **kwargs)
-        except Reached as reached:
-            return reached.feature
-        raise TapError(
-            f"the forward did not come by layer '{self.branch.layer}', so branch '{self.branch.name}' has nothing to read. "
-            "The layer was replaced, or is skipped for this input."
-        )
 
     def extra_repr(self) -> str:
         """Which branch it is."""
@@ -135,6 +122,21 @@ def average(
     if "values" in each and len(set(each)) > 1:
         raise HeadError("some of these outputs give values and some classes or labels, so there is no mean of them.")
     return torch.stack(losses.votes(alike(found, loss), each)).mean(0)
+
+
+def activation_of(net: Supervised, branch: Branch, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """What a branch reads, of a forward that ends behind its layer. Raises `TapError` where the forward does not come by it."""
+    if branch.layer == INPUT:
+        return input_of(args, kwargs)
+    try:
+        with _stop_behind(net, branch):
+            net.model(*args, **kwargs)
+    except Reached as reached:
+        return reached.feature
+    raise TapError(
+        f"the forward did not come by layer '{branch.layer}', so branch '{branch.name}' has nothing to read. "
+        "The layer was replaced, or is skipped for this input."
+    )
 
 
 @contextmanager
