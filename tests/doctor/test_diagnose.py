@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from deepsup.errors import DeepsupError
 from deepsup.methods import METHODS
 from deepsup.settings import training
 from deepsup.training import prepare
+from tests.support.odd_nets import Dropping
 from tests.support.patients import Normalised, among, attached, examined, one_process, only
 from tests.support.small_nets import CLASSES, Plain, Residual, images, labels
 from tests.support.tiny_maps import TinySegmenter, maps, segmenter
@@ -241,3 +243,11 @@ def test_inputs_of_several_arguments_are_taken_as_they_are() -> None:
 
 def test_every_finding_of_a_normalised_output_names_output_and_remedy() -> None:
     assert ds.diagnose(Normalised(nn.Softmax(1)), images(4), at=["relu1"]).codes == ("normalised-scores",)
+
+
+def test_a_layer_that_is_dropped_by_chance_is_one_that_runs() -> None:
+    for seed in range(6):
+        random.seed(seed)
+        model, x = Dropping().train(), torch.randn(4, 3)
+        net = ds.attach(model, ds.plan(model, x, ["blocks.2"], optional=True))
+        assert not ds.diagnose(net, x, labels(4))

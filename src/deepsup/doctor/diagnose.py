@@ -31,7 +31,7 @@ from deepsup.doctor.plan_checks import BAD_SETTING, FOREIGN_PLAN, cleaned, one_b
 from deepsup.doctor.wrapper_checks import compiled, distributed, wrapping
 from deepsup.errors import ConfigError, DeepsupError
 from deepsup.features import read_pick
-from deepsup.layers.dry_run import Trace, trace
+from deepsup.layers.dry_run import Trace, trace_of_all
 from deepsup.layers.taps import remove_taps
 from deepsup.layers.wrappers import clean
 from deepsup.plans.plan import Plan, fingerprint
@@ -191,7 +191,7 @@ class _Case:
         main = options.get("main")
         pick = plan.main or None if plan else None if main is None else read_pick(str(main))
         try:
-            return trace(self.setup.core, self.sample, layouts=options.get("layout"), main=pick)
+            return trace_of_all(self.setup.core, self.sample, layouts=options.get("layout"), main=pick)
         except Exception as error:
             self.found.append(failed(error, normalisation))
             return None

@@ -141,7 +141,8 @@ class Supervised(nn.Module):
             raise TapError(
                 f"the tap of branch '{branch.name}' on layer '{branch.layer}' did not fire: the forward skipped the layer, "
                 "the layer was replaced, or the model was stripped or compiled before attach. Plan and attach again; where the "
-                f"model drops layers by chance, plan(..., optional={{'{branch.name}': True}}) leaves the branch out then."
+                f"model drops layers by chance, plan(..., optional={{'{branch.name}': True}}), or supervise.optional=true in "
+                "settings, leaves the branch out then."
             )
         feature = seen[branch.name]
         head = self.heads[branch.name]

@@ -290,7 +290,7 @@ def _probed(
 
 def _branch_options(config: TrainConfig, settings: training.SuperviseConfig) -> dict[str, Any]:
     """What `plan` and the doctor are told alike about the branches."""
-    names = ("method", "head", "weight", "gradient", "zero_heads")
+    names = ("method", "head", "weight", "gradient", "zero_heads", "optional")
     return {name: getattr(settings, name) for name in names} | {"epochs": config.epochs}
 
 
