@@ -12,7 +12,7 @@ from deepsup.errors import ConfigError
 from deepsup.evaluation import devices
 from deepsup.settings.section import check
 from deepsup.settings.training import DataConfig, EngineConfig, TrainConfig
-from deepsup.training.prepare import load_data, training_feed
+from deepsup.training.prepare import load_data, training_loader
 
 
 class TestSettings:
@@ -23,9 +23,9 @@ class TestSettings:
         config = TrainConfig(data=data.model_copy(update={"augment": "standard(mirror=False)", "limit": 40}))
         loaded = load_data(config)
         assert (loaded.train.views, loaded.classes, len(loaded.train)) == (2, 3, 40)
-        feed = training_feed(config, loaded)
-        assert [len(y) for _, y in feed.epoch(0)] == [32, 32 + 8]  # the second time in the second view
-        assert feed.batch_sizes == {32, 40}
+        loader = training_loader(config, loaded)
+        assert [len(y) for _, y in loader.epoch(0)] == [32, 32 + 8]  # the second time in the second view
+        assert loader.batch_sizes == {32, 40}
 
     @pytest.mark.parametrize(
         ("settings", "message"),

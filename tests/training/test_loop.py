@@ -27,11 +27,9 @@ from tests.support.training_runs import (
     Interrupted,
     blobs,
     same_state,
-    some_batches,
     state_bytes,
     stop_at,
     supervised,
-    supervised_net,
 )
 
 
@@ -196,12 +194,6 @@ def test_the_journal_says_what_a_step_keeps(digits: datasets.Dataset, tmp_path: 
     assert alone["samples"] == both["samples"] == 16
     assert 0 < alone["saved_bytes"] < both["saved_bytes"]
     assert read(tmp_path / "net" / "journal.jsonl", "end")[0]["peak_bytes"] is None
-
-
-def test_a_result_prints_in_one_line(tmp_path: Path):
-    result = ds.fit(supervised_net(), some_batches, validation=some_batches, epochs=1, folder=tmp_path)
-    assert str(result).startswith("1 epoch, 1 step in ")
-    assert "\n" not in str(result)
 
 
 def test_the_journal_says_where_losses_fight(digits: datasets.Dataset, tmp_path: Path):

@@ -23,7 +23,7 @@ from deepsup import schedules
 from deepsup.datasets import Split
 from deepsup.errors import ConfigError, LayerError, OutputError
 from deepsup.evaluation import devices
-from deepsup.evaluation.loaders import Batches, Feed, feed
+from deepsup.evaluation.loaders import Batches, Loader, as_loader
 from deepsup.layers.dry_run import trace
 from deepsup.settings import training as configs
 from deepsup.settings.section import S, check
@@ -31,8 +31,9 @@ from deepsup.supervision.attaching import Supervised, is_supervised, unwrap
 from deepsup.supervision.objectives import Objective
 from deepsup.training import checkpoints, loggers, optimizers, owned_folders
 from deepsup.training.checkpoints import Checkpoint
+from deepsup.training.job import FitResult, Job
 from deepsup.training.journal import Sink, environment
-from deepsup.training.loop import FitResult, Job, Loop
+from deepsup.training.loop import Loop
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -99,7 +100,7 @@ def fit(
     fabric = devices.start(asked.engine)
     _check_shared(fabric.world_size, train, validation)
     held = _optimizer(net, optimizer, lr=lr)
-    training, validating = _feeds(asked, fabric)
+    training, validating = _loaders(asked, fabric)
     config = _config(asked, held, batches=training.length, processes=fabric.world_size)
     if asked.folder is not None:
         owned_folders.check(asked.folder, owned_folders.GROWING)
@@ -170,15 +171,15 @@ def _optimizer(net: nn.Module, asked: Optimizer | str, *, lr: float | None) -> O
     return asked
 
 
-def _feeds(asked: _Asked, fabric: Fabric) -> tuple[Feed, Feed | None]:
+def _loaders(asked: _Asked, fabric: Fabric) -> tuple[Loader, Loader | None]:
     """Where batches come from, for training and for validation, this process's share of them."""
     share: dict[str, Any] = {"seed": asked.seed or 0, "rank": fabric.global_rank, "world": fabric.world_size}
     share["device"] = fabric.device
     size = asked.batch_size or BATCH_SIZE
-    training = feed(asked.train, size, **share)
+    training = as_loader(asked.train, size, **share)
     if asked.validation is None:
         return training, None
-    return training, feed(asked.validation, size, shuffle=False, **share)
+    return training, as_loader(asked.validation, size, shuffle=False, **share)
 
 
 def _config(asked: _Asked, optimizer: Optimizer, *, batches: int | None, processes: int) -> dict[str, Any]:
@@ -201,8 +202,8 @@ def _config(asked: _Asked, optimizer: Optimizer, *, batches: int | None, process
 def _job(
     asked: _Asked,
     optimizer: Optimizer,
-    training: Feed,
-    validation: Feed | None,
+    training: Loader,
+    validation: Loader | None,
     *,
     config: dict[str, Any],
     sinks: Sequence[Sink],
@@ -274,7 +275,7 @@ def _resumable(folder: Path | None, config: dict[str, Any]) -> Checkpoint | None
     return checkpoint
 
 
-def _start(net: nn.Module, training: Feed, *, name: str, seed: int | None, config: dict[str, Any]) -> dict[str, Any]:
+def _start(net: nn.Module, training: Loader, *, name: str, seed: int | None, config: dict[str, Any]) -> dict[str, Any]:
     """The content of a journal's first record."""
     plan = net.plan if isinstance(net, Supervised) else None
     return {
@@ -289,7 +290,7 @@ def _start(net: nn.Module, training: Feed, *, name: str, seed: int | None, confi
     }
 
 
-def _plain_cost(net: nn.Module, training: Feed) -> dict[str, int] | None:
+def _plain_cost(net: nn.Module, training: Loader) -> dict[str, int] | None:
     """What the plain model costs; None for a model that cannot be traced, which may train all the same."""
     before = checkpoints.rng_state()  # looking at a batch must not change which batches come
     try:
