@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from deepsup.errors import ConfigError, DatasetError
 from deepsup.evaluation.evaluate import evaluate
-from deepsup.evaluation.loaders import SplitFeed
+from deepsup.evaluation.loaders import SplitLoader
 from deepsup.evaluation.search import Embedded, How, embed, pooled, rankings, searched
 from deepsup.tasks import KReciprocal, retrieval_scores
 from tests.support.drawn_search import SearchSplit, counting, pixels
@@ -28,7 +28,7 @@ class Nothing(nn.Module):
 
 def test_every_output_is_scored_from_one_forward_of_every_image() -> None:
     split, seen = SearchSplit(), list[int]()
-    found = evaluate(Nothing(), SplitFeed(split, 50, shuffle=False), run=counting(seen))
+    found = evaluate(Nothing(), SplitLoader(split, 50, shuffle=False), run=counting(seen))
     assert (sum(seen), len(seen)) == (162, 4)
     assert found.loss == {}
     assert (found.metric, found.samples, found.task.name) == ("mAP", 12, "re-identification")
@@ -99,7 +99,7 @@ def test_an_embedding_that_is_not_finite_is_an_error_with_the_name_of_its_image(
 
     split = SearchSplit()
     with pytest.raises(DatasetError, match=r"the embedding of gallery/020\.png by main is NaN or infinite"):
-        embed(SplitFeed(split, 64, shuffle=False), spoilt, device=torch.device("cpu"))
+        embed(SplitLoader(split, 64, shuffle=False), spoilt, device=torch.device("cpu"))
 
 
 def test_only_a_split_of_queries_and_gallery_is_searched() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from deepsup.datasets import Split
 from deepsup.errors import ConfigError, DatasetError
 from deepsup.evaluation.devices import gathered, moved
-from deepsup.evaluation.loaders import Feed, SplitFeed
+from deepsup.evaluation.loaders import Loader, SplitLoader
 from deepsup.specs import closest, counted
 from deepsup.tasks import KReciprocal, RetrievalScores, retrieval_scores
 from deepsup.tasks.reidentification import RE_IDENTIFICATION, Rankings
@@ -50,20 +50,20 @@ class Embedded(NamedTuple):
     features: dict[str, Tensor]
 
 
-def searched(data: object) -> SplitFeed | None:
-    """The feed of a split that is searched; None of anything else."""
-    split = data.split if isinstance(data, SplitFeed) else data
+def searched(data: object) -> SplitLoader | None:
+    """The loader of a split that is searched; None of anything else."""
+    split = data.split if isinstance(data, SplitLoader) else data
     if not isinstance(split, Split) or split.task != RE_IDENTIFICATION or not hasattr(split, "queries"):
         return None
-    return data if isinstance(data, SplitFeed) else SplitFeed(split, 256, shuffle=False)
+    return data if isinstance(data, SplitLoader) else SplitLoader(split, 256, shuffle=False)
 
 
-def embed(source: Feed, extract: Extract, *, device: torch.device, fabric: Fabric | None = None) -> Embedded:
+def embed(source: Loader, extract: Extract, *, device: torch.device, fabric: Fabric | None = None) -> Embedded:
     """Run every image once, each process its share; memory is the features.
 
     Raises `DatasetError` with the name of an image whose embedding is not finite.
     """
-    assert isinstance(source, SplitFeed)
+    assert isinstance(source, SplitLoader)
     split: Any = source.split
     features: dict[str, Tensor] = {}
     for x, rows in source.epoch(0):
