@@ -24,6 +24,7 @@ from deepsup.evaluation.sliding_window import Forward
 from deepsup.layers.wrappers import bare, chain
 from deepsup.specs import is_number
 from deepsup.supervision.attaching import supervised_in, supervising
+from deepsup.supervision.embedding import Embeddings
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks import TASKS, Counts, Task, task_of
 from deepsup.tasks.outputs import classes_in, scores_of
@@ -124,7 +125,8 @@ def evaluate(
         if fabric:
             share_buffers(fabric, net)
         if images is not None:
-            found = embed(images, partial(run or forward, net), device=device, fabric=fabric)
+            extract = partial(run, net) if run else partial(forward, Embeddings(net), fabric=fabric)
+            found = embed(images, extract, device=device, fabric=fabric)
             samples = int(found.split.queries.sum())
             counts = dict[str, Counts](rankings(found, how or How(), fabric))
             return together([Share(RE_IDENTIFICATION, samples, {}, counts)], metric)

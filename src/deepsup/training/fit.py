@@ -56,6 +56,7 @@ def fit(
     seed: int | None = 0,
     folder: str | Path | None = None,
     checkpoint_every: int | None = None,
+    validate_every: int = 1,
     engine: Mapping[str, Any] | configs.EngineConfig | None = None,
     log: Mapping[str, Any] | configs.LogConfig | None = None,
     on_record: Sink | None = None,
@@ -69,7 +70,8 @@ def fit(
     random streams and orders a split's batches; None leaves the streams as they are.
 
     Targets that are label maps (N, H, W) are scored by "mean IoU" unless `metric` names another of
-    `deepsup.tasks.METRICS`; other class indices by accuracy.
+    `deepsup.tasks.METRICS`; other class indices by accuracy, a split for re-identification by "mAP". `validate_every` is how
+    many epochs lie between two validations; the last epoch is followed by one.
 
     With `folder` a journal and, after every epoch (and every `checkpoint_every` steps), a checkpoint are kept there, and
     a call with the same settings goes on from the checkpoint. `engine` holds accelerator, devices, precision
@@ -92,6 +94,7 @@ def fit(
         seed=seed,
         folder=None if folder is None else Path(folder),
         checkpoint_every=checkpoint_every,
+        validate_every=validate_every,
         engine=_settings(configs.EngineConfig, engine),
         log=_settings(configs.LogConfig, log),
     )
@@ -132,6 +135,7 @@ class _Asked:
     seed: int | None
     folder: Path | None
     checkpoint_every: int | None
+    validate_every: int
     engine: configs.EngineConfig
     log: configs.LogConfig
 
@@ -153,14 +157,15 @@ def _check_heard(asked: _Asked, *, lr: float | None, optimizer: Optimizer | str)
 
 def _check_counts(asked: _Asked) -> None:
     """Refuse numbers that settings of `train` would refuse."""
-    least = {"epochs": 1, "batch_size": 1, "checkpoint_every": 1, "seed": 0}
+    least = {"epochs": 1, "batch_size": 1, "checkpoint_every": 1, "validate_every": 1, "seed": 0}
     for name, smallest in least.items():
         value = getattr(asked, name)
         whole = isinstance(value, int) and not isinstance(value, bool)
         if value is not None and not (whole and value >= smallest):
             raise ConfigError(f"fit: {name} must be a whole number of at least {smallest}; found {value!r}.")
-    if asked.epochs is None:
-        raise ConfigError("fit: epochs must be a whole number of at least 1; found None.")
+    for name in ("epochs", "validate_every"):
+        if getattr(asked, name) is None:
+            raise ConfigError(f"fit: {name} must be a whole number of at least 1; found None.")
 
 
 def _optimizer(net: nn.Module, asked: Optimizer | str, *, lr: float | None) -> Optimizer:
@@ -221,6 +226,7 @@ def _job(
         log=asked.log,
         metric=asked.metric,
         checkpoint_every=asked.checkpoint_every,
+        validate_every=asked.validate_every,
         compile=asked.engine.compile,
         channels_last=asked.engine.channels_last,
         folder=asked.folder,

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from deepsup import specs
 from deepsup.evaluation.loaders import Loader
+from deepsup.evaluation.search import How
 from deepsup.evaluation.sliding_window import Forward
 from deepsup.settings.training import LogConfig
 from deepsup.supervision.attaching import Supervised
@@ -49,7 +50,8 @@ class Job:
 
     `folder` (None: keep nothing) receives `journal.jsonl` and `checkpoint.ckpt`. `start` goes into the journal's first
     record. `opening` are records written right after it, and `finish` is called before the journal's last one. `metric`
-    is the score that counts (None: by the targets), and `run` takes the place of `net(x)` in validation.
+    is the score that counts (None: by the targets), and `run` takes the place of `net(x)` in validation, which follows every
+    so many epochs (`validate_every`) and the last; `how` is what a search does.
     """
 
     net: nn.Module
@@ -71,6 +73,8 @@ class Job:
     sinks: tuple[Sink, ...] = ()
     finish: Callable[[], None] | None = None
     run: Forward | None = None
+    validate_every: int = 1
+    how: How = field(default_factory=How)
 
     @property
     def plan(self) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,10 +15,12 @@ from deepsup.errors import DatasetError, NonFiniteError
 from deepsup.evaluation import devices
 from deepsup.evaluation.evaluate import evaluate
 from deepsup.evaluation.loaders import Batch, samples_in
+from deepsup.evaluation.search import searched
 from deepsup.probes import weight_layers
 from deepsup.supervision.attaching import Supervised
 from deepsup.supervision.objectives import Terms
-from deepsup.tasks import better, task_of
+from deepsup.tasks import TASKS, better, task_of
+from deepsup.tasks.reidentification import RE_IDENTIFICATION
 from deepsup.training import checkpoints, memory
 from deepsup.training.checkpoints import Checkpoint, load_net, on_cpu
 from deepsup.training.job import FitResult, Job
@@ -253,11 +256,14 @@ class Loop:
         self._checkpoint()
 
     def _usual_metric(self, target: Any) -> str:
+        if searched(self.job.validation) is not None:
+            return TASKS[RE_IDENTIFICATION].metric
         main, target = self.job.objective.predictions.get("main"), self.job.objective.targets(target).main
         return task_of(target, self.job.objective.kind("main"), main.places if main else None).metric
 
     def _validate(self) -> dict[str, Any] | None:
-        if self.job.validation is None:
+        last = self.epoch == self.job.epochs
+        if self.job.validation is None or (self.epoch % self.job.validate_every and not last):
             return None
         scores = evaluate(
             self.net,
@@ -267,6 +273,7 @@ class Loop:
             progress=self.epoch / self.job.epochs,
             fabric=self.fabric,
             run=self.job.run,
+            how=self.job.how if last else replace(self.job.how, rerank=False),
         )
         self.score = scores.score.get("main")
         if self.score is not None:

@@ -28,6 +28,7 @@ from deepsup.evaluation import devices
 from deepsup.evaluation.devices import is_main_process as is_main_process
 from deepsup.evaluation.evaluate import evaluating
 from deepsup.evaluation.loaders import SplitLoader
+from deepsup.evaluation.search import How
 from deepsup.evaluation.sliding_window import Forward, in_tiles
 from deepsup.files import save_weights
 from deepsup.layers.taps import put_back, remove_taps, taps_on
@@ -246,6 +247,8 @@ def _job(
         validation=SplitLoader(data.validation, _validation_batch(config, data), shuffle=False, **share),
         metric=config.score_name,
         run=run,
+        validate_every=config.validation.every,
+        how=How(config.validation.rerank, config.validation.multi_query),
         optimizer=optimizers.build(net, config.optimizer),
         epochs=epochs,
         schedule=schedules.parse(config.optimizer.schedule),
