@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from deepsup import losses, schedules
 from deepsup.layers.selectors import INPUT as INPUT
 
+MAIN = "main"  # the model's own output
 TARGET = "y"  # how an edge calls the labels
 ENSEMBLE = "ensemble"  # the mixture of all scores
 PREVIOUS = "previous"  # what `main` said of the same samples one batch ago

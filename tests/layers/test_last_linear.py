@@ -86,7 +86,7 @@ def test_the_last_linear_layer_and_its_neck(
 ) -> None:
     module.requires_grad_(not frozen)
     assert found(module, x) == expected
-    assert expected.first == (expected.layer if expected.neck is None else expected.neck)
+    assert expected.first == (expected.neck or expected.layer)
 
 
 def loose(m: nn.Module, z: Tensor) -> Tensor:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from deepsup.heads.build_head import HeadLike, build, read, show
 from deepsup.heads.head_weights import scoring_layer
 from deepsup.heads.lent_layers import Lent, lent, tried
 from deepsup.layers.snapshot import untouched
+
+Seen = TypeVar("Seen")
 
 
 class Price(NamedTuple):
@@ -51,10 +53,21 @@ def price(
     `feature`, or returns neither one tensor nor a dict of tensors with `scores`.
     """
 
-    def on(device: str) -> Price:
-        with torch.random.fork_rng(devices=[]), torch.device(device):
-            module = build(head, made_for or feature, classes, model=model, layer=layer, main=main)
+    def look(module: nn.Module, device: str) -> Price:
         return _price(name, head, feature, module, device=device, model=model)
+
+    return looked_at(head, made_for or feature, classes, look, model=model, layer=layer, main=main)
+
+
+def looked_at(
+    head: HeadLike, feature: Feature, classes: int, look: Callable[[nn.Module, str], Seen], **context: Any
+) -> Seen:
+    """What `look` makes of a head built for that alone, and its device: "meta" for a text, unless that fails, else "cpu"."""
+
+    def on(device: str) -> Seen:
+        with torch.random.fork_rng(devices=[]), torch.device(device):
+            module = build(head, feature, classes, **context)
+        return look(module, device)
 
     if isinstance(head, str):
         read(head)  # what is wrong with the text is said at once

@@ -27,15 +27,15 @@ _LAYERS = (nn.Linear, _ConvNd, _BatchNorm)  # also where a parametrisation has p
 
 
 class LastLinear(NamedTuple):
-    """The path of the layer that makes the scores, and of the neck before it; no neck is None. The root is ""."""
+    """The path of the layer that makes the scores ("" is the module itself), and of the neck before it ("" is none)."""
 
     layer: str
-    neck: str | None = None
+    neck: str = ""
 
     @property
     def first(self) -> str:
         """The layer whose input is the feature."""
-        return self.layer if self.neck is None else self.neck
+        return self.neck or self.layer
 
 
 @dataclass
@@ -90,7 +90,7 @@ def last_linear(
         scores = run()
     found = _found(scores, seen, module, output) if said is None else said
     _check(found, seen, module, output)
-    return LastLinear(found, seen.before.get(found))
+    return LastLinear(found, seen.before.get(found, ""))
 
 
 def two_of(inputs: Any) -> Any:

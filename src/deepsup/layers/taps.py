@@ -37,6 +37,8 @@ class Recorder(threading.local):
         self.supervise: bool | None = None  # whether heads run; None: as the train flag says
         self.stop: str | None = None  # the branch behind whose tap the forward ends with `Reached`
         self.armed = False
+        self.head: str | None = None  # the branch whose head runs now, where a tap in there is waiting
+        self.inside: Tensor | None = None  # what it has seen
         self.graph = False  # gradients were on when the forward began
         self.seen: dict[str, Tensor] = {}
         self.versions: dict[str, int] = {}  # of `seen` at that moment; an operation in place would raise it
@@ -137,6 +139,30 @@ class InputTap(Tap):
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         return None
+
+
+class FeatureTap(Tap):
+    """Reads what enters the layer that it is registered on, one vector a sample, (N, D)."""
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        if self.recorder.armed:
+            super().__call__(module, args, self._entering(args))
+
+    def _entering(self, args: Any) -> Tensor:
+        if not args:
+            raise TapError(
+                f"the layer that makes the scores of '{self.name}' was called by keyword arguments only, so its feature is not "
+                "found. Call it as layer(x)."
+            )
+        return args[0].flatten(1)  # type: ignore[no-any-return]
+
+
+class HeadTap(FeatureTap):
+    """The same inside the head of a branch, which may be the model's own layer: it reads while that head runs."""
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        if self.recorder.head == self.name:
+            self.recorder.inside = self._entering(args)
 
 
 def _laid_out_like(strides: tuple[int, ...], gradient: Tensor | None) -> Tensor | None:

@@ -25,6 +25,7 @@ from deepsup.heads.cost import millions as millions
 from deepsup.heads.older_heads import as_written
 from deepsup.losses import import_paths
 from deepsup.plans import plan_keys as keys
+from deepsup.plans.embedding_layers import EMBEDDING, EmbeddingLayer, check_embeddings, main_feature
 from deepsup.plans.naming import check_name, check_outputs, check_terms
 from deepsup.plans.plan_text import mimicry, share, table
 from deepsup.predictions import KINDS, Prediction
@@ -126,11 +127,13 @@ class Plan:
     views: int = 1  # crops of each image that a batch holds
     overlap: bool = False  # a batch begins with the samples of the one before
     prediction: Prediction | None = None  # what the main output is; None in plans from before it was known
+    embeddings: tuple[EmbeddingLayer, ...] = ()  # where features and embeddings are, of outputs for which it was asked
 
     def __post_init__(self) -> None:
         check_outputs(self.outputs)
         own = {b.name: b.loss for b in self.branches if b.loss != "none"}
         check_terms(self.edges, own={"main": self.main_loss, **own}, outputs=self.outputs)
+        check_embeddings(self.embeddings, {b.name: b.extras for b in self.branches})
         losses.check_channels(self.main_loss, self.classes)
         if not at_least(0).fits(self.main_weight):
             raise ConfigError(f"the weight of the main loss is a number of at least 0; found {self.main_weight!r}.")
@@ -145,8 +148,9 @@ class Plan:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """What `Outputs.aux` holds: every branch, followed by the further outputs of its head (`layer1/feature`)."""
-        return tuple(name for b in self.branches for name in b.outputs)
+        """What `Outputs.aux` holds: main's feature where a term reads it, every branch, each with the further outputs of its
+        head (`layer1/feature`). Empty where nothing is attached."""
+        return (*main_feature(self.embeddings), *(name for b in self.branches for name in b.outputs))
 
     @property
     def cost(self) -> dict[str, int]:
@@ -171,6 +175,7 @@ class Plan:
             "edges": [e.to_dict() for e in self.edges],
             **({} if self.prediction is None else {"prediction": self.prediction.to_dict()}),
             "branches": [b.to_dict() for b in self.branches],
+            **({"embeddings": [e.to_dict() for e in self.embeddings]} if self.embeddings else {}),
         }
 
     @classmethod
@@ -286,7 +291,8 @@ _PREDICTION = keys.Key(
 _COSTS = dict.fromkeys(("params", "flops"), keys.Key(keys.COUNT))
 
 # What a plan of JSON is made of. The younger keys, by the time when each came: 1 rules, 2 layers that read their own
-# output, 3 terms between outputs, 4 methods whose weights sum to 1, 5 layers that the model may skip, 6 what outputs are.
+# output, 3 terms between outputs, 4 methods whose weights sum to 1, 5 layers that the model may skip, 6 what outputs are,
+# 7 where their embeddings are.
 _BRANCH_KEYS = {
     **dict.fromkeys(("name", "layer"), keys.Key(keys.NAME)),
     "pick": keys.Key(keys.TEXT, _pick),
@@ -333,6 +339,7 @@ _PLAN_KEYS = {
     "overlap": keys.Key(FLAG, since=3, absent=False),
     "prediction": _PREDICTION,
     "branches": keys.Key(keys.Record(_BRANCH_KEYS, _branch), many=True),
+    "embeddings": keys.Key(EMBEDDING, many=True, since=7, absent=()),
 }
 _PLAN = keys.Record(_PLAN_KEYS, _plan)
 

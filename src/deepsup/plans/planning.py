@@ -17,6 +17,7 @@ from deepsup.layers.dry_run import Trace
 from deepsup.layers.taps import refuse_wrapped
 from deepsup.plans import compatibility
 from deepsup.plans.branch_layers import Asked, Placed, place
+from deepsup.plans.embedding_terms import EmbeddingLoss, EmbeddingTerms, with_embeddings
 from deepsup.plans.naming import RESERVED
 from deepsup.plans.output_predictions import Said, of_branch, of_main, of_whole, usual_loss
 from deepsup.plans.plan import Branch, Plan, fingerprint
@@ -46,6 +47,9 @@ def plan(
     batches: Iterable[tuple[Any, Tensor]] | None = None,
     task: str | None = None,
     classes_axis: int | None = None,
+    embedding_loss: EmbeddingLoss = None,
+    embedding_weight: schedules.Weight | Mapping[str, schedules.Weight] = 1.0,
+    embedding: str | Mapping[str, str] | None = None,
 ) -> Plan:
     """Decide which branches to attach, and price them; the model is left exactly as it was.
 
@@ -67,6 +71,9 @@ def plan(
     output is and with it the usual loss ("classification", "segmentation", "tokens": classes on the last axis, "labels": any
     of C, "values"), `classes_axis`
     (1 or -1) where its classes stand; both are found where they are not said, printed, and held against the first batch.
+    `embedding_loss` is one further term, weighed by `embedding_weight`, on the feature of main and of each branch that scores
+    (`layers/last_linear.py`): "triplet(margin=0.3)", "circle", or a function of (features, labels), for all or by output (None:
+    none). `embedding` names the layer that makes main's scores, or those of outputs by name, where it is not found.
 
     Raises `LayerError`, `HeadError`, `BranchNameError`, `ClassCountError`, `OutputError` or `ConfigError`.
     """
@@ -89,7 +96,9 @@ def plan(
     for name in placed.layers:
         priced.append(_branch(asked, placed, name, prediction, before=[b for b, _ in priced], **settings[name]))
     branches, edges = _agreed(preset, priced, placed.seen, prediction, epochs)
-    return _plan(asked, placed, branches, edges, prediction)
+    made = _plan(asked, placed, branches, edges, prediction)
+    wanted = EmbeddingTerms(embedding_loss, embedding_weight, embedding)
+    return with_embeddings(made, wanted, model, sample, placed.seen) if wanted.asked else made
 
 
 def _main(asked: Asked, seen: Trace) -> Prediction:

@@ -19,7 +19,7 @@ from deepsup.errors import AttachError, ConfigError, DataParallelError, HeadErro
 from deepsup.heads import build, squared_norm, zero
 from deepsup.heads.lent_layers import lent, place
 from deepsup.heads.modules import Pooling
-from deepsup.layers.taps import InputTap, Recorder, Tap, refuse_compiled, refuse_wrapped, taps_on
+from deepsup.layers.taps import FeatureTap, HeadTap, InputTap, Recorder, Tap, refuse_compiled, refuse_wrapped, taps_on
 from deepsup.layers.wrappers import chain
 from deepsup.plans.plan import Branch, Plan, fingerprint
 from deepsup.plans.shared_heads import check_alike, first_of
@@ -28,7 +28,7 @@ from deepsup.supervision.branch_heads import Heads
 from deepsup.supervision.idle_branches import absent, grounded, idle
 from deepsup.supervision.masks import argument_of, mask_in
 from deepsup.supervision.recomputation import call_repeated, note, running_again
-from deepsup.terms import INPUT
+from deepsup.terms import INPUT, MAIN
 
 _STREAM = threading.RLock()
 
@@ -61,6 +61,7 @@ class Supervised(nn.Module):
         self.reads_input = any(branch.layer == INPUT for branch in plan.branches)
         self.learning = {b.name for b in plan.branches if b.loss != "none"}
         self.idle = idle(plan, None)
+        self.inner = {e.output: e for e in plan.embeddings if e.adds}
         self.taps: dict[str, Tap] = {}
         self.progress_known = False
         self.recorder = Recorder()
@@ -76,10 +77,11 @@ class Supervised(nn.Module):
             raise ConfigError(_no_progress(self.taps))
         main, seen = self.activations(args, kwargs)
         mask = mask_in(self.mask_argument, args, kwargs)
+        features = self._features(seen)
         if torch.compiler.is_compiling():
-            return Outputs(main, self._predictions(seen, mask))
+            return Outputs(main, features | self._predictions(seen, mask))
         with self._own_random_stream():
-            return Outputs(main, self._predictions(seen, mask))
+            return Outputs(main, features | self._predictions(seen, mask))
 
     def activations(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Tensor]]:
         """What the model returns, and by branch name what its taps saw in that forward."""
@@ -99,6 +101,17 @@ class Supervised(nn.Module):
             whole = input_of(args, kwargs)
             seen |= {b.name: whole for b in self.plan.branches if b.layer == INPUT}
         return main, seen
+
+    def _features(self, seen: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What enters the main output's neck, where a term reads it."""
+        if MAIN not in self.inner:
+            return {}
+        if MAIN not in seen:
+            raise TapError(
+                f"the tap on '{self.inner[MAIN].first}', whose input is the main output's feature, did not fire: the layer was "
+                "replaced, or the model was stripped or compiled before attach. Plan and attach again."
+            )
+        return {f"{MAIN}/{self.inner[MAIN].adds}": seen[MAIN]}
 
     def _predictions(self, seen: dict[str, Tensor], mask: Tensor | None) -> dict[str, Tensor]:
         """The scores of every branch by its name, and further outputs of a head by names such as `layer1/feature`."""
@@ -150,7 +163,17 @@ class Supervised(nn.Module):
             if not torch.is_autocast_enabled(feature.device.type):
                 feature = feature.to(parameter.dtype)  # the model's own autocast region ends before the head's
             break
-        return head(feature) if mask is None or not isinstance(head, Pooling) else head(feature, mask)
+        masked = (mask,) if mask is not None and isinstance(head, Pooling) else ()
+        if branch.name not in self.inner:
+            return head(feature, *masked)
+        self.recorder.head = branch.name
+        try:
+            output, inside = head(feature, *masked), self.recorder.inside
+        finally:
+            self.recorder.head = self.recorder.inside = None
+        if inside is None:  # a stripped net
+            return output
+        return {**(output if isinstance(output, dict) else {"scores": output}), self.inner[branch.name].adds: inside}
 
     def predict(self, branch: Branch, feature: Tensor, mask: Tensor | None = None) -> Any:
         """What the head of a branch makes of an activation of its layer, of which `mask` (N, L) says what is there."""
@@ -296,6 +319,9 @@ def attach(model: nn.Module, plan: Plan) -> Supervised:
         )
         model.get_submodule(branch.layer).register_forward_hook(tap)
         net.taps[branch.name] = tap
+    for e in net.inner.values():
+        kind, root = (FeatureTap, model) if e.output == MAIN else (HeadTap, built[e.output])
+        root.get_submodule(e.first).register_forward_hook(kind(e.output, net.recorder))
     net.set_factors(0.0, first=True)
     return net
 
@@ -319,15 +345,23 @@ def _check_attachable(model: nn.Module, plan: Plan) -> None:
             "this model."
         )
     layers = dict(model.named_modules(remove_duplicate=False))
+    for e in plan.embeddings:
+        if e.output == MAIN and e.adds:
+            _check_there(e.first, layers, f"the feature of '{MAIN}' is what enters")
+            refuse_compiled(model, e.first)
     for branch in plan.branches:
         if branch.layer == INPUT:
             continue
-        if branch.layer not in layers:
-            raise PlanError(
-                f"branch '{branch.name}' reads the layer '{branch.layer}', which {type(model).__name__} does not have."
-                f"{closest(branch.layer, layers)} Plan again for this model."
-            )
+        _check_there(branch.layer, layers, f"branch '{branch.name}' reads")
         refuse_compiled(model, branch.layer)
+
+
+def _check_there(layer: str, layers: dict[str, nn.Module], reads: str) -> None:
+    if layer not in layers:
+        raise PlanError(
+            f"{reads} the layer '{layer}', which {type(layers['']).__name__} does not have.{closest(layer, layers)} Plan again "
+            "for this model."
+        )
 
 
 def unwrap(net: nn.Module) -> Supervised:
@@ -349,7 +383,7 @@ def supervised_in(net: nn.Module) -> Supervised | None:
 def is_supervised(net: nn.Module) -> bool:
     """Whether branches are on this net: what `attach` returned, a wrapper around it, or the model inside it."""
     inside = supervised_in(net)
-    return bool(taps_on(net, inside.recorder if inside else None))
+    return bool(taps_on(inside.model, inside.recorder) if inside else taps_on(net))
 
 
 @contextmanager

@@ -28,9 +28,7 @@ from deepsup.specs import closest
 from deepsup.supervision.attaching import Supervised, supervised_in
 from deepsup.supervision.exits import activation_of
 from deepsup.supervision.masks import mask_in
-from deepsup.terms import ENSEMBLE
-
-MAIN = "main"
+from deepsup.terms import ENSEMBLE, MAIN
 
 
 class Embeddings(nn.Module):
@@ -49,7 +47,8 @@ class Embeddings(nn.Module):
         self.branches: dict[str, Branch] = {b.name: b for b in scoring if b.predicts}
         self.said = {MAIN: embedding} if isinstance(embedding, str) else dict(embedding or {})
         _check_names(self.said, (MAIN, *self.branches), "embedding=")
-        self.found: dict[str, LastLinear] = {}
+        planned = inside.plan.embeddings if inside is not None else ()
+        self.found = {e.output: LastLinear(e.layer, e.neck) for e in planned if e.output not in self.said}
         self.training = self.net.training
 
     @property

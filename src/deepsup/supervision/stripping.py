@@ -46,14 +46,14 @@ def strip(net: nn.Module, *, certificate: str | Path | None = None, sample: Any 
     if target.plan.branches and not taps_on(target.model, target.recorder):
         raise AttachError(f"this {type(target.model).__name__} is stripped already; it is `net.model`.")
     if certificate is None:
-        remove_taps(target.model, target.recorder)
+        remove_taps(target, target.recorder)
         return target.model
     inputs = _inputs(target, sample)
     with supervising(target, False):
         before = _run(target, inputs)
     state = state_sha256(target.model)
-    taps = taps_on(target.model, target.recorder)
-    remove_taps(target.model, target.recorder)
+    taps = taps_on(target, target.recorder)
+    remove_taps(target, target.recorder)
     try:
         after = _run(target.model, inputs)
         proof = _proof(target.model, after, sample, tuple(inputs.shape) if isinstance(inputs, Tensor) else None)
