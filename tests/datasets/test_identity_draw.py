@@ -73,3 +73,22 @@ def test_what_cannot_be_drawn_is_refused() -> None:
         draw(labels, at_once=6, world=4)
     with pytest.raises(ConfigError, match="each to be a whole number of at least 1; found 0"):
         draw(labels, at_once=4, each=0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_with_cameras_a_chunk_has_as_many_as_there_can_be(seed: int) -> None:
+    labels = people(seed, most=20)
+    cameras = torch.randint(0, 5, (len(labels),), generator=torch.manual_seed(seed))
+    found = draw(labels, at_once=1, each=4, cameras=cameras, seed=seed)
+    assert found.shape == draw(labels, at_once=1, each=4, seed=seed).shape
+    chunks = found.flatten(0, 1)
+    assert (labels[chunks] == labels[chunks[:, :1]]).all()
+    for who in labels.unique():
+        mine = chunks[labels[chunks[:, 0]] == who]
+        if len(labels[labels == who]) < 4:
+            continue
+        used = cameras[mine.flatten()]
+        for camera, many in zip(*used.unique(return_counts=True), strict=True):
+            most = max(int((cameras[chunk] == camera).sum()) for chunk in mine)
+            assert most <= -(-int(many) // len(mine))  # never more of one camera in a chunk than had to be
+    assert torch.equal(draw(labels, at_once=1, each=4, cameras=cameras, seed=seed), found)

@@ -22,6 +22,12 @@ from deepsup.errors import ConfigError, DatasetError, MissingPackageError
         ("digits", {"augment": "cutout"}, ConfigError, "squares of 16 pixels from images of 16.*length, such as 8"),
         ("folder", {"augment": "reflect"}, ConfigError, "is called 'reflect'.*: none, standard, contrastive"),
         ("digits", {"workers": -1}, ConfigError, "workers=-1"),
+        ("digits", {"per_identity": 4}, ConfigError, "per_identity, spread: not for digits"),
+        ("drawn-figures", {"per_identity": -1}, ConfigError, "per_identity=-1 must be 0"),
+        ("drawn-figures", {"augment": "reflect"}, ConfigError, "is called 'reflect'.*: none, flips, standard, erasing"),
+        ("drawn-figures", {"crop": 8}, ConfigError, "crop: not for drawn-figures, whose images have an identity each"),
+        ("drawn-figures", {"size": [4, 9]}, DatasetError, "too small for drawn-figures"),
+        ("drawn-figures(cameras=1)", {}, ConfigError, "needs cameras to be a whole number of at least 2"),
     ],
 )
 def test_bad_requests_say_what_to_do(

@@ -12,7 +12,45 @@ from deepsup.errors import ConfigError
 from deepsup.evaluation import devices
 from deepsup.settings.section import check
 from deepsup.settings.training import DataConfig, EngineConfig, TrainConfig
-from deepsup.training.prepare import load_data, training_loader
+from deepsup.training.prepare import load_data, training_feed
+
+IDENTITIES = {
+    "name": "drawn-figures(identities=20, cameras=2, images=2)",
+    "size": [32, 16],
+    "batch_size": 12,
+    "per_identity": 3,
+}
+
+
+class TestIdentities:
+    def test_batches_of_identities(self) -> None:
+        data = check(DataConfig, IDENTITIES | {"spread": True, "augment": "erasing(padding=4)"}, where="test")
+        assert data.task == "re-identification"
+        config = TrainConfig(data=data)
+        feed = training_feed(config, load_data(config))
+        labels = [y.tolist() for _, y in feed.epoch(0)]
+        assert len(labels) == feed.length
+        assert all(sorted(batch.count(who) for who in set(batch)) == [3] * 4 for batch in labels)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (
+                {"batch_size": 10},
+                "per_identity: 10 images a batch.*not whole identities of 3.*multiple of it, such as 48",
+            ),
+            (
+                {"spread": True, "per_identity": 0},
+                "spread chooses among the images of an identity; set data.per_identity",
+            ),
+            ({"overlap": True}, "overlap: not for drawn-figures"),
+            ({"crop": 8}, "crop: not for drawn-figures.*which has an identity an image"),
+            ({"name": "digits", "size": 16}, "per_identity: not for digits, which has one label an image"),
+        ],
+    )
+    def test_what_does_not_fit_is_refused(self, change: dict[str, Any], message: str) -> None:
+        with pytest.raises(ConfigError, match=message):
+            check(DataConfig, IDENTITIES | change, where="test")
 
 
 class TestSettings:
@@ -23,9 +61,9 @@ class TestSettings:
         config = TrainConfig(data=data.model_copy(update={"augment": "standard(mirror=False)", "limit": 40}))
         loaded = load_data(config)
         assert (loaded.train.views, loaded.classes, len(loaded.train)) == (2, 3, 40)
-        loader = training_loader(config, loaded)
-        assert [len(y) for _, y in loader.epoch(0)] == [32, 32 + 8]  # the second time in the second view
-        assert loader.batch_sizes == {32, 40}
+        feed = training_feed(config, loaded)
+        assert [len(y) for _, y in feed.epoch(0)] == [32, 32 + 8]  # the second time in the second view
+        assert feed.batch_sizes == {32, 40}
 
     @pytest.mark.parametrize(
         ("settings", "message"),

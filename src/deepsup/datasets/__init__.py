@@ -5,6 +5,7 @@ from __future__ import annotations
 from deepsup.datasets.array_split import ArraySplit
 from deepsup.datasets.class_occurrence import AbsentClassWarning
 from deepsup.datasets.folder_split import FolderSplit
+from deepsup.datasets.identity_split import IdentitySplit
 from deepsup.datasets.label_map_split import MapSplit
 from deepsup.datasets.loading import load, names
 from deepsup.datasets.mask_classes import DoubtfulClassesWarning
@@ -17,6 +18,7 @@ __all__ = [
     "Dataset",
     "DoubtfulClassesWarning",
     "FolderSplit",
+    "IdentitySplit",
     "MapSplit",
     "Split",
     "load",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -85,33 +85,27 @@ class FolderSplit(Split):
     def _read(
         self, plan: list[Tensor], *, seed: int, epoch: int, device: torch.device | str | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        loader = DataLoader(
-            _Epoch(self, transforms=self._transforms, keys=(seed, epoch)),
-            batch_sampler=[rows.tolist() for rows in plan],
-            num_workers=self.workers,
-            collate_fn=collated,
-            pin_memory=device is not None and torch.device(device).type == "cuda",
-            generator=torch.Generator(),  # otherwise the loader would draw from the global stream
-        )
-        mean, std = (value.view(1, 3, 1, 1).to(device) for value in (self.mean, self.std))
-        for batch in loader:
-            if isinstance(batch, DatasetError):
-                raise batch
-            images, labels = (sent(part, device) for part in batch)
-            yield (images.to(torch.float32) / 255 - mean) / std, labels
+        epoch_of = Epoch(self.picture, self.labels, transforms=self._transforms, keys=(seed, epoch))
+        return loaded(epoch_of, plan, workers=self.workers, device=device)
+
+    def picture(self, index: int) -> Any:
+        """A PIL image in RGB, turned as its file says."""
+        return in_colour(self.paths[index], self.ranges)
 
 
-class _Epoch(TorchDataset[Any]):
-    """One epoch's view of the files: item i is the same whoever reads it and whenever."""
+class Epoch(TorchDataset[Any]):
+    """One epoch's view of images, which `picture` gives by number: item i is the same whoever reads it and whenever."""
 
-    def __init__(self, split: FolderSplit, *, transforms: Sequence[Transform], keys: tuple[int, int]) -> None:
-        self.paths, self.labels, self.ranges = split.paths, split.labels, split.ranges
+    def __init__(
+        self, picture: Callable[[int], Any], labels: Tensor, *, transforms: Sequence[Transform], keys: tuple[int, int]
+    ) -> None:
+        self.picture, self.labels = picture, labels
         self.transforms = transforms
         self.keys = keys
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor] | DatasetError:
         try:
-            image = in_colour(self.paths[index], self.ranges)
+            image = self.picture(index)
         except DatasetError as error:
             return error  # returned, since an exception in a worker arrives wrapped in that worker's traceback
         views = []
@@ -121,6 +115,26 @@ class _Epoch(TorchDataset[Any]):
                 torch.default_generator.manual_seed(derived_seed("augment", *self.keys, index, view))
                 views.append(transform(image))
         return torch.stack(views), self.labels[index]
+
+
+def loaded(
+    epoch: Epoch, plan: Sequence[Tensor], *, workers: int, device: torch.device | str | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of these rows, normalised by ImageNet's statistics on `device`; the first image that cannot be read is raised."""
+    loader = DataLoader(
+        epoch,
+        batch_sampler=[rows.tolist() for rows in plan],
+        num_workers=workers,
+        collate_fn=collated,
+        pin_memory=device is not None and torch.device(device).type == "cuda",
+        generator=torch.Generator(),  # otherwise the loader would draw from the global stream
+    )
+    mean, std = (value.view(1, 3, 1, 1).to(device) for value in (IMAGENET_MEAN, IMAGENET_STD))
+    for batch in loader:
+        if isinstance(batch, DatasetError):
+            raise batch
+        images, labels = (sent(part, device) for part in batch)
+        yield (images.to(torch.float32) / 255 - mean) / std, labels
 
 
 def collated(items: list[tuple[Tensor, Tensor] | DatasetError]) -> tuple[Tensor, Tensor] | DatasetError:

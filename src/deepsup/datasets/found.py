@@ -19,8 +19,10 @@ from typing import Any
 
 import torch
 
+from deepsup.datasets import identity_counts
 from deepsup.datasets.array_split import ArraySplit
 from deepsup.datasets.folder_split import FolderSplit
+from deepsup.datasets.identity_split import IdentitySplit
 from deepsup.datasets.image_ranges import Ranges
 from deepsup.datasets.image_survey import Facts
 from deepsup.datasets.label_map_split import MapSplit
@@ -55,6 +57,7 @@ class Part:
     transparent: int
     numbers: dict[str, tuple[float, float, float]] | None = None  # of real values: the smallest, mean and largest
     counted: str = "pixels"  # what `void` is a share of
+    identities: dict[str, int] | None = None  # of searches: how many there are, queries, gallery, junk, ...
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def paths_of(split: Split) -> list[Path]:
     """The image files of a split, none of one in memory."""
     if isinstance(split, MapSplit):
         return [split.file(index) for index in range(split.n_images)]
-    return list(split.paths) if isinstance(split, (FolderSplit, ValueMapSplit)) else []
+    return list(split.paths) if isinstance(split, (FolderSplit, ValueMapSplit, IdentitySplit)) else []
 
 
 def _part(split: Split, facts: Mapping[Path, Facts]) -> Part:
@@ -125,6 +128,8 @@ def _part(split: Split, facts: Mapping[Path, Facts]) -> Part:
 
 
 def _of_targets(split: Split) -> dict[str, Any]:
+    if isinstance(split, IdentitySplit):
+        return {"shares": None, "void": 0.0, "counted": "images", "identities": identity_counts.counts(split)}
     if isinstance(split, ValueMapSplit):
         ends = (split.low, split.mean_value, split.high)
         numbers = {n: tuple(part) for n, *part in zip(split.class_names, *(e.tolist() for e in ends), strict=True)}
@@ -180,6 +185,7 @@ def _said(part: Part) -> str:
     more = "".join(f", {count} {what}" for what, count in odd.items() if count)
     shares = _shares(part.shares) if part.shares else "shares of classes not counted: too many to be kept in memory"
     shares = _numbers(part.numbers) if part.numbers else shares
+    shares = identity_counts.said(part.identities) if part.identities else shares
     blank = "void" if part.counted == "pixels" else "not known"
     void = f"; {100 * part.void:.3g} % of the {part.counted} are {blank}" if part.void else ""
     images = f"{part.images} image{'s' if part.images > 1 else ''}"

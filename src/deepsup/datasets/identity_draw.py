@@ -22,6 +22,7 @@ def draw(
     *,
     at_once: int = 16,  # identities in a batch: P
     each: int = 4,  # images of each: K
+    cameras: Tensor | None = None,  # (N,): K images of different ones, as far as there are
     seed: int = 0,
     epoch: int = 0,
     rank: int = 0,
@@ -48,7 +49,12 @@ def draw(
         images = groups[i]
         if len(images) < each:
             images = images.repeat(-(-each // len(images)))[:each]
-        chunks += images[: len(images) // each * each].view(-1, each)[:batches]
+        cut = images[: len(images) // each * each]
+        if cameras is None:
+            chunks += cut.view(-1, each)[:batches]
+        else:
+            spread = cut[cameras[cut].sort(stable=True).indices].view(each, -1).T  # every c-th, camera by camera
+            chunks += spread[torch.randperm(len(spread), generator=source)][:batches]
     dealt = torch.stack(chunks[: batches * at_once]).view(at_once, batches, each)  # one after the other, batch by batch
     return dealt.transpose(0, 1)[torch.randperm(batches, generator=source), rank::world]
 

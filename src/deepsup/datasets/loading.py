@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from deepsup.datasets import folder_split, paired_transforms, preparation, transforms
+from deepsup.datasets import folder_split, identity_views, paired_transforms, preparation, transforms
 from deepsup.datasets.layouts import LAYOUTS, is_map, task_of, with_labels_a_pixel
 from deepsup.datasets.request import Dataset, Request
 from deepsup.datasets.whole_images import WHOLE
@@ -40,6 +40,8 @@ def load(
     limit: int | None = None,
     seed: int = 0,
     workers: int = 0,
+    per_identity: int = 0,
+    spread: bool = False,
 ) -> Dataset:
     """Load a dataset's training and validation split.
 
@@ -59,6 +61,12 @@ def load(
 
     `value-maps` has a number, or several, for every pixel: `root/train/{images,maps}` and `root/val/{images,maps}`, matched by
     file stem, maps as `.npy` (H, W) or (C, H, W), or as TIFF or PNG with a number a pixel; NaN does not count.
+
+    With an identity an image, to be found again: `market1501`, `dukemtmc`, `msmt17`, `cuhk03`, `veri776` as they are
+    distributed, `identities` of your own in `root/train`, `root/query` and `root/gallery`, and `drawn-figures`, drawn in memory.
+    `size` is the side or `(height, width)`, `per_identity` how many images of each of its identities a training batch has (0: as
+    it comes), `spread` takes them from different cameras; `classes` keeps the first so many identities of training alone.
+    `augment` is `none`, `flips`, `standard` or `erasing`.
 
     With a label for every pixel: `camvid`, `drive`, `ade20k`, `cityscapes` in the layouts in which they are distributed,
     and `pairs`: `root/train/{images,masks}` and `root/val/{images,masks}`, matched by file stem. Some have options:
@@ -83,7 +91,7 @@ def load(
     place = None if root is None else Path(root).expanduser()
     request = Request(
         name, place, download, _size(size), _pair(crop, "crop"), patches, augment, prepare, views, classes, limit, seed,
-        workers,
+        workers, per_identity, spread,
     )  # fmt: skip
     _check_counts(request)
     task = task_of(plain)
@@ -91,6 +99,9 @@ def load(
         _check_maps(request)
     elif task in ("labels", "values"):
         _check_table(request)
+    elif task == "re-identification":
+        _check_whole(request, "an identity", square=False)
+        identity_views.VIEWS.read(request.augment)
     else:
         _check_classification(request)
     return LAYOUTS[plain](request, **options)
@@ -109,6 +120,12 @@ def _check_counts(request: Request) -> None:
     if request.classes is not None and request.classes < 2:
         raise DatasetError(
             f"classes={request.classes} would leave nothing to tell apart; use 2 or more, or None for all."
+        )
+    if request.per_identity < 0:
+        raise ConfigError(f"per_identity={request.per_identity} must be 0 (as it comes) or more.")
+    if (request.per_identity or request.spread) and task_of(request.name) != "re-identification":
+        raise ConfigError(
+            f"per_identity, spread: not for {request.name}, whose images have no identities. Leave them out."
         )
     if request.workers < 0:
         raise ConfigError(f"workers={request.workers} must be 0 (read in this process) or more.")

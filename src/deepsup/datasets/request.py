@@ -16,6 +16,11 @@ from deepsup.errors import DatasetError
 from deepsup.specs import counted
 
 DEFAULT_ROOT = Path("data")
+_NOUNS = {
+    "labels": ("label", "labels"),
+    "values": ("value", "values"),
+    "re-identification": ("identity", "identities"),
+}
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,9 @@ class Dataset:
 
     @property
     def task(self) -> str:
-        """One of `deepsup.tasks.TASKS`: "classification", "segmentation" where every pixel has a label, "labels", "values"."""
+        """One of `deepsup.tasks.TASKS`: "classification", "segmentation" where every pixel has a label, "labels", "values",
+        "re-identification".
+        """
         return self.train.task
 
     @property
@@ -62,7 +69,7 @@ class Dataset:
 
     def __str__(self) -> str:
         height, width = self.train.shape
-        nouns = {"labels": ("label", "labels"), "values": ("value", "values")}.get(self.task, ("class", "classes"))
+        nouns = _NOUNS.get(self.task, ("class", "classes"))
         patches = ""
         if isinstance(self.train, MapSplit) and self.train.crop:
             patches = f" ({len(self.train)} patches an epoch)"
@@ -89,6 +96,8 @@ class Request:
     limit: int | None
     seed: int
     workers: int
+    per_identity: int = 0
+    spread: bool = False
 
     @property
     def side(self) -> int | None:

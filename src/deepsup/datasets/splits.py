@@ -74,8 +74,8 @@ class Split(ABC):
         """The side of an image, of one that is not square the longer side."""
         return max(self.shape)
 
-    def n_batches(self, batch_size: int, world: int = 1, *, drop_last: bool = False) -> int:
-        """How many batches each process gets; `batch_size` is per process.
+    def n_batches(self, batch_size: int, world: int = 1, *, drop_last: bool = False, shuffle: bool = True) -> int:
+        """How many batches each process gets; `batch_size` is per process, `shuffle` what `batches` is told.
 
         Example: `split.n_batches(32)`. Without shuffling the last processes may get one batch less (see `batches`).
         """
@@ -118,7 +118,18 @@ class Split(ABC):
         plan = shares(
             order, batch_size=batch_size, rank=rank, world=world, start=start, pad=shuffle, drop_last=drop_last
         )
-        return self._read(list(plan), seed=seed, epoch=epoch, device=device)
+        drawn = self._drawn(batch_size, seed=seed, epoch=epoch, rank=rank, world=world) if shuffle else None
+        return self._read(list(plan) if drawn is None else drawn[start:], seed=seed, epoch=epoch, device=device)
+
+    def _drawn(self, batch_size: int, *, seed: int, epoch: int, rank: int, world: int) -> list[Tensor] | None:
+        """The rows of an epoch's training batches, where they are not just shuffled."""
+        return None
+
+    def sizes(self, batch_size: int, world: int = 1) -> list[int]:
+        """How many new samples the batches of one process have when they are shuffled: all full but perhaps the last."""
+        each = batch_size * world
+        last = -(-(len(self) % each) // world)
+        return [batch_size] * (len(self) // each) + ([last] if last else [])
 
     @abstractmethod
     def _read(

@@ -19,7 +19,7 @@ Batch = tuple[Any, Any]
 Batches = Iterable[Batch] | Callable[[int], Iterable[Batch]]
 
 
-class Loader(ABC):
+class Feed(ABC):
     """Batches of `(x, y)`, epoch by epoch, on the CPU or wherever their source puts them."""
 
     # Whether an epoch's order is drawn from the global random state, so that resuming within it must restore that first.
@@ -40,7 +40,7 @@ class Loader(ABC):
         """The sizes that batches have in this process, or None when the source cannot say without being read."""
 
 
-class SplitLoader(Loader):
+class SplitFeed(Feed):
     """A split of one of our datasets: its order is a pure function of seed and epoch.
 
     Batches are made on `device`. With `overlap` they are those of `overlapping`, also from one epoch to the next: the
@@ -95,16 +95,12 @@ class SplitLoader(Loader):
     @property
     def length(self) -> int:
         """Batches an epoch."""
-        return self.split.n_batches(self.batch_size, self.world)
+        return self.split.n_batches(self.batch_size, self.world, shuffle=self.shuffle)
 
     @property
     def batch_sizes(self) -> set[int]:
         """The full one, what is left for the last batch, and what they make together where batches overlap."""
-        each = self.batch_size * self.world
-        last = -(-(len(self.split) % each) // self.world)
-        new = [self.batch_size] * (len(self.split) // each)
-        if last:
-            new.append(last)
+        new = self.split.sizes(self.batch_size, self.world)
         if self.overlap:
             return {new[0], *(new[k - 1] + new[k] for k in range(len(new)))}
         return {size * self.split.views for size in new}
@@ -126,7 +122,7 @@ def overlapping(batches: Iterable[Batch], *, views: int = 1) -> Iterator[Batch]:
         before = again
 
 
-class IterableLoader(Loader):
+class IterableFeed(Feed):
     """A re-iterable of batches (a `DataLoader`, a list), or a function from the epoch's number to batches."""
 
     def __init__(self, source: Batches) -> None:
@@ -168,11 +164,11 @@ class IterableLoader(Loader):
         return None if sizes is None else set(sizes)
 
 
-def as_loader(source: Split | Batches | Loader, batch_size: int, **options: Any) -> Loader:
-    """A loader of whatever the user has; `options` (seed, shuffle, rank, world, device) matter to our splits alone."""
-    if isinstance(source, Loader):
+def feed(source: Split | Batches | Feed, batch_size: int, **options: Any) -> Feed:
+    """A feed of whatever the user has; `options` (seed, shuffle, rank, world, device) matter to our splits alone."""
+    if isinstance(source, Feed):
         return source
-    return SplitLoader(source, batch_size, **options) if isinstance(source, Split) else IterableLoader(source)
+    return SplitFeed(source, batch_size, **options) if isinstance(source, Split) else IterableFeed(source)
 
 
 def samples_in(y: Any) -> int:

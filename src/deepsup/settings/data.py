@@ -22,15 +22,18 @@ class DataConfig(Settings):
     own or ImageNet's in `train/CLASS/` and `val/CLASS/`. Several labels: `labels`, your own with `labels.csv`; numbers:
     `values`, your own with `values.csv`; options as in `values(held_out=0.3)`. Numbers a pixel: `value-maps`, your own in
     `train/` and `val/`, each with `images/` and `maps/`. One label a pixel: `camvid`, `drive`, `ade20k`, `cityscapes`, or
-    `pairs`, your own in `train/` and `val/`, each with `images/` and `masks/`; options as in `pairs(void=0)`."""
+    `pairs`, your own in `train/` and `val/`, each with `images/` and `masks/`; options as in `pairs(void=0)`. An identity an
+    image, to be found again: `market1501`, `dukemtmc`, `msmt17`, `cuhk03`, `veri776`, `drawn-figures` (stick figures, made in
+    memory), or `identities`, your own in `train/`, `query/` and `gallery/`; options as in `identities(cameras=False)`."""
     root: str | None = None
-    """The folder that holds the data; null is `data/`. `digits` needs none, `folder`, `labels`, `values`, `value-maps` and
-    `pairs` have no default."""
+    """The folder that holds the data; null is `data/`. `digits` and `drawn-figures` need none, `folder`, `labels`, `values`,
+    `value-maps`, `pairs` and `identities` have no default."""
     download: bool = False
     """Fetch what is missing into `root`; not for `digits` and data of your own, nor where every pixel has a label."""
     size: Side | tuple[Side, Side] | None = None
     """Side in pixels that images are resized to, at least 8; null is their own (`digits` 16, images in files
-    224, `value-maps` as they are, also `[height, width]`). With labels a pixel: of the shorter side, or `[height, width]`."""
+    224, `value-maps` as they are). With labels a pixel: of the shorter side. `[height, width]` for these, `value-maps` and
+    identities, whose usual one is [256, 128], of vehicles [256, 256], of `drawn-figures` [64, 32]."""
     crop: Side | tuple[Side, Side] | None = None
     """With labels a pixel: side, or `[height, width]`, of the patches that training sees; null is whole images."""
     patches: int = Field(default=1, ge=1)
@@ -42,7 +45,8 @@ class DataConfig(Settings):
     """What happens to the training images: `none`, `standard` (random crops and mirroring), `reflect` (the same, padded
     by reflection), `cutout` (and a square cut out), `contrastive` (a pair of different views), with options:
     `standard(mirror=False)`, `cutout(length=8)`. `folder` has `none`, `standard`, `contrastive`; `labels`, `values` and
-    `value-maps` have `none` and `flips` (mirroring); with labels a pixel there are `none`, `standard` (scale, rotation, blur,
+    `value-maps` have `none` and `flips` (mirroring); identities have `none`, `flips`, `standard(padding=10)` (and shifted) and
+    `erasing(padding=10, share=0.5)` (and partly erased); with labels a pixel there are `none`, `standard` (scale, rotation, blur,
     mirroring) and `flips`."""
     prepare: str = "none"
     """With labels a pixel: what is done to every image first: `none`, or `vessels` (grey, contrast equalised)."""
@@ -57,8 +61,14 @@ class DataConfig(Settings):
     overlap: bool = False
     """Every training batch begins with the samples that were new in the one before, so that it is twice as large, as
     DLB needs it; with `views: 2` they come back in their second view."""
+    per_identity: int = Field(default=0, ge=0)
+    """Images of each of its identities in a training batch, for losses that compare them: `batch_size` is a multiple of it. 0 is
+    as it comes. Only with an identity an image."""
+    spread: bool = False
+    """Take these from different cameras, as far as there are."""
     classes: int | None = Field(default=None, ge=2)
-    """Keep the first so many classes only, in training and validation; null is all. Only with one label an image."""
+    """Keep the first so many classes only, in training and validation (of identities in training alone); null is all. Only
+    with one label, or identity, an image."""
     limit: int | None = Field(default=None, ge=1)
     """Train on this many images only, the same for every seed; null is all. Validation keeps all of its own."""
     workers: int = Field(default=0, ge=0)
@@ -74,6 +84,13 @@ class DataConfig(Settings):
         fields = type(self).model_fields
         given = [name for name, field in fields.items() if getattr(self, name) != field.default]
         TASKS[self.task].check_options(given, of=self.name)
+        if self.per_identity and self.batch_size % self.per_identity:
+            raise ConfigError(
+                f"per_identity: {self.batch_size} images a batch (data.batch_size) are not whole identities of "
+                f"{self.per_identity}. Set data.batch_size to a multiple of it, such as {16 * self.per_identity}."
+            )
+        if self.spread and not self.per_identity:
+            raise ConfigError("spread chooses among the images of an identity; set data.per_identity as well.")
         if self.stride is not None and self.tile is None:
             raise ConfigError("stride is the distance of tiles; set data.tile as well, or leave data.stride out.")
         if self.views == 2 and self.augment == "none":

@@ -19,18 +19,18 @@ from deepsup.datasets.request import Dataset
 from deepsup.errors import ConfigError
 
 Task: TypeAlias = str  # one of `deepsup.tasks.TASKS`
-Layout: TypeAlias = Callable[..., Dataset]
+Loader: TypeAlias = Callable[..., Dataset]
 
-LAYOUTS: specs.Registry[Layout] = specs.Registry("dataset", ConfigError, dashes=True)
-_TASKS: dict[Layout, Task] = {}
+LAYOUTS: specs.Registry[Loader] = specs.Registry("dataset", ConfigError, dashes=True)
+_TASKS: dict[Loader, Task] = {}
 
 
-def layout(task: Task) -> Callable[[Layout], Layout]:
+def layout(task: Task) -> Callable[[Loader], Loader]:
     """Make the function below known as the data set of its name, with one label an image, or with a label a pixel."""
 
-    def register(load: Layout) -> Layout:
-        _TASKS[LAYOUTS.register(load)] = task
-        return load
+    def register(loader: Loader) -> Loader:
+        _TASKS[LAYOUTS.register(loader)] = task
+        return loader
 
     return register
 
