@@ -18,11 +18,48 @@ def test_an_axis_is_guessed_from_what_a_target_fits_alone() -> None:
     assert guessed_axis(torch.zeros(2, 7, 5), torch.zeros(2, 7, dtype=torch.long)) == -1
     assert guessed_axis(torch.zeros(2, 5, 7), torch.zeros(2, 7, dtype=torch.long)) == 1
     assert guessed_axis(torch.zeros(2, 6, 4, 5), torch.zeros(2, 1, 6, 4, dtype=torch.uint8)) == -1
-    assert guessed_axis(torch.zeros(2, 7, 7), torch.zeros(2, 7, dtype=torch.long)) == 1  # both fit: by custom
     assert guessed_axis(torch.zeros(2, 5, 3, 3), torch.zeros(2, 6, 6, dtype=torch.long)) == 1  # neither
+    assert guessed_axis(torch.zeros(2, 8, 10, 5), torch.zeros(2, 32, 40, dtype=torch.long)) == -1  # by the ratio
+    assert (
+        guessed_axis(torch.zeros(2, 5, 8, 10), torch.zeros(2, 30, 40, dtype=torch.long)) == 1
+    )  # give or take rounding
+    assert guessed_axis(torch.zeros(2, 5, 9), torch.full((2, 4), 8)) == -1  # axis 1 has no class 8
     soft = torch.rand(2, 7, 5).softmax(-1)
     assert guessed_axis(soft, soft) == -1
     assert guessed_axis(soft, soft.transpose(1, 2).contiguous().view(2, 7, 5)) == 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "target"),
+    [
+        ((2, 7, 7), torch.zeros(2, 7, dtype=torch.long)),  # as many places as classes
+        ((2, 7, 7), torch.zeros(2, 1, 7, dtype=torch.uint8)),
+        ((2, 1, 1), torch.zeros(2, 1, dtype=torch.long)),
+        ((2, 4, 4, 4), torch.zeros(2, 4, 4, dtype=torch.long)),
+        ((2, 4, 4, 4), torch.zeros(2, 16, 16, dtype=torch.long)),
+        ((2, 3, 3, 3, 3), torch.zeros(2, 6, 6, 6, dtype=torch.long)),
+        ((2, 5, 9), torch.zeros(2, 20, dtype=torch.long)),  # a sequence of another length has no ratio
+        ((2, 3, 3), torch.eye(3).expand(2, 3, 3)),  # sums to 1 both ways
+        ((2, 4, 4, 4), torch.full((2, 4, 4, 4), 0.25)),
+    ],
+)
+def test_what_fits_both_axes_is_refused_where_nothing_else_tells(shape: tuple[int, ...], target: Tensor) -> None:
+    with pytest.raises(OutputError, match=r"axis 1 and on the last alike.* Objective\(classes_axis=1\), or -1"):
+        guessed_axis(torch.zeros(shape), target)
+    for axis in (1, -1):
+        check_axis(Prediction("class", axis, shape[1], len(shape) - 2, "task 'tokens'"), torch.zeros(shape), target)
+        guess = Prediction("class", axis, shape[axis], len(shape) - 2, "its shape")
+        if not target.is_floating_point():
+            with pytest.raises(
+                OutputError, match=r"fit classes on axis 1 and on the last alike.*classes_axis=1\), or -1"
+            ):
+                check_axis(guess, torch.zeros(shape), target)
+
+
+def test_of_numbers_of_their_own_a_map_tells_where_its_channels_are() -> None:
+    for kind in ("values", "labels"):
+        for shape, axis in {(2, 3, 8, 8): 1, (2, 8, 8, 3): -1, (2, 3, 6, 8): 1, (2, 4, 9): 1, (2, 8, 8, 8): 1}.items():
+            assert guessed_axis(torch.zeros(shape), torch.zeros(shape), kind) == axis, shape
 
 
 @pytest.mark.parametrize("axis", [1, -1])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import deepsup as ds
-from deepsup.errors import ConfigError
+from deepsup.errors import ConfigError, OutputError
 from deepsup.supervision.planned_terms import edges_of, predictions_of
 from tests.support.small_nets import Plain, images
 
@@ -46,3 +46,16 @@ def test_a_whole_output_that_is_one_tensor_is_handed_over_as_it_is() -> None:
     assert seen[-1] is outputs.main
     assert terms.parts["main"] == outputs.main.square().mean()
     assert set(predictions_of(plan, own)) == {"1"}
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_an_axis_is_said_where_there_is_no_plan(axis: int) -> None:
+    scores, labels = torch.randn(2, 5, 5), torch.randint(0, 5, (2, 5))
+    with pytest.raises(OutputError, match=r"Objective\(classes_axis=1\), or -1"):
+        ds.Objective()(scores, labels)
+    total = float(ds.Objective(classes_axis=axis)(scores, labels).total)
+    rows = [(scores[n, :, at] if axis == 1 else scores[n, at], labels[n, at]) for n in range(2) for at in range(5)]
+    assert total == pytest.approx(float(sum(-s.log_softmax(0)[y] for s, y in rows)) / len(rows), rel=1e-5)
+    for plan, said in ((ds.plan(Plain(), images(), at=["conv1"]), 1), (None, 2)):
+        with pytest.raises(ConfigError, match=f"classes_axis={said}: an objective without a plan"):
+            ds.Objective(plan, classes_axis=said)

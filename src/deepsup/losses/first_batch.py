@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,30 +14,71 @@ from deepsup.losses.named import Loss, describe, is_ours, option, show
 from deepsup.predictions import Prediction
 
 
-def guessed_axis(scores: Tensor, target: Any) -> int:
-    """Of scores (N, ...) of which nothing is known the axis of the classes, 1 or -1, by what the target fits; 1 by custom."""
-    if scores.ndim < 3 or not isinstance(target, Tensor) or not len(target):
-        return 1
-    if not target.is_floating_point():
-        labels = target.squeeze(1) if target.ndim == scores.ndim and target.shape[1] == 1 else target
-        return -1 if tuple(labels.shape) == tuple(scores.shape[:-1]) != (len(scores), *scores.shape[2:]) else 1
-    if target.shape != scores.shape or target.is_complex():
-        return 1
-    return -1 if not _are_shares(target, 1) and _are_shares(target, -1) else 1
+def guessed_axis(scores: Tensor, target: Any, kind: str = "class") -> int:
+    """Of scores (N, ...) of which nothing is known the axis of the channels, 1 or -1, by what the target fits; 1 by custom where
+    it fits neither. Raises `OutputError` where it fits both.
+    """
+    first, last = _fits(scores, target, kind)
+    if first and last:
+        raise OutputError(
+            f"a target {tuple(target.shape)} of an output {tuple(scores.shape)} fits channels on axis 1 and on the last alike, "
+            "and without a plan nothing else tells. Say it: Objective(classes_axis=1), or -1; a plan knows it from the layers."
+        )
+    return -1 if last else 1
 
 
 def check_axis(prediction: Prediction, output: Tensor, target: Any) -> None:
-    """Raise `OutputError` where class indices (N, ...) fit classes on the other axis than planned, and there alone."""
+    """Raise `OutputError` where class indices (N, ...) fit classes on the other axis than planned, and there alone; where the
+    plan has guessed from a shape, also where they fit both, or by their ratio the other.
+    """
     if not prediction.places or not isinstance(target, Tensor) or target.is_floating_point():
         return
-    given, on_first, on_last = tuple(target.shape), (len(output), *output.shape[2:]), tuple(output.shape[:-1])
-    last, first = given == on_last != on_first, given == on_first != on_last
-    if (last and prediction.axis == 1) or (first and prediction.axis == -1):
+    guessed = prediction.source == "its shape"
+    labels = _without_one(output, target)
+    first, last = _fits(output, target, "class") if guessed else _fits_exactly(output, labels)
+    if (last if prediction.axis == 1 else first) and (guessed or not (first and last)):
+        fit = "axis 1 and on the last alike" if first and last else "the last axis" if last else "axis 1"
         raise OutputError(
-            f"labels {tuple(target.shape)} of an output {tuple(output.shape)} fit classes on "
-            f"{'the last axis' if last else 'axis 1'}; planned were {prediction}. Say it: plan(..., classes_axis="
-            f"{-1 if last else 1})."
+            f"labels {tuple(target.shape)} of an output {tuple(output.shape)} fit classes on {fit}; planned were {prediction}. "
+            f"Say it: plan(..., classes_axis={'1), or -1' if first and last else '-1)' if last else '1)'}."
         )
+
+
+def _fits(scores: Tensor, target: Any, kind: str) -> tuple[bool, bool]:
+    """Whether a target fits channels on axis 1 of scores (N, ...), and on the last axis. Looks at numbers where it must."""
+    if scores.ndim < 3 or not isinstance(target, Tensor) or not len(target) or target.is_complex():
+        return False, False
+    if target.shape == scores.shape and kind != "class":  # each number its own: only what looks like a map tells
+        square = [scores.ndim > 3 and len(set(sides)) == 1 for sides in (scores.shape[2:], scores.shape[1:-1])]
+        return square[0] or not square[1], square[1] and not square[0]
+    if target.is_floating_point():
+        same = target.shape == scores.shape
+        return same and _are_shares(target, 1), same and _are_shares(target, -1)
+    labels = _without_one(scores, target)
+    if labels.ndim != scores.ndim - 1 or labels.shape[0] != scores.shape[0]:
+        return False, False
+    exactly = _fits_exactly(scores, labels)
+    if any(exactly):
+        return exactly
+    highest, sizes = int(labels.max()), (scores.shape[2:], scores.shape[1:-1])
+    alike = [_is_like(size, labels.shape[1:]) for size in sizes]
+    return alike[0] and highest < scores.shape[1], alike[1] and highest < scores.shape[-1]
+
+
+def _without_one(scores: Tensor, target: Tensor) -> Tensor:
+    """Labels (N, 1, *places) as (N, *places)."""
+    return target.squeeze(1) if target.ndim == scores.ndim and target.shape[1] == 1 else target
+
+
+def _fits_exactly(scores: Tensor, labels: Tensor) -> tuple[bool, bool]:
+    shape = tuple(labels.shape)
+    return shape == (len(scores), *scores.shape[2:]), shape == tuple(scores.shape[:-1])
+
+
+def _is_like(size: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether two sizes of a map have one ratio, give or take rounding; of a sequence any two."""
+    pairs = list(zip(size, other, strict=True))
+    return all(abs(a * d - b * c) < max(a, b, c, d) for a, b in pairs for c, d in pairs)
 
 
 def check_target(loss: str | Loss, scores: Tensor, target: Tensor) -> None:

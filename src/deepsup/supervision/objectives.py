@@ -24,7 +24,7 @@ from deepsup.predictions import Prediction
 from deepsup.supervision.attaching import Outputs
 from deepsup.supervision.first_batch_checks import check_crops, check_targets, warn_of_lost
 from deepsup.supervision.idle_branches import aside, is_absent, touched
-from deepsup.supervision.planned_terms import check_known, edges_of, predictions_of
+from deepsup.supervision.planned_terms import axis_without_plan, check_known, edges_of, predictions_of
 from deepsup.supervision.targets import Targets, read
 from deepsup.terms import ENSEMBLE, GATE, PREVIOUS, TARGET, Edge
 
@@ -45,14 +45,16 @@ class Objective:
     """The weighted sum of the main loss, every branch's, and the terms between outputs. Prints as its formula.
 
     `loss` replaces the main output's loss, and that of the branches that have the same one by the plan; `plan=None` is the
-    plain model.
+    plain model, of which `classes_axis` (1 or -1) says where its channels are where the first target does not tell.
 
     Some methods remember: `previous` scores (DLB), running means of losses (`adaptive` weights), and how many steps
     there were (the random dropping of DHM). That state goes forward in calls with gradients on, and `state_dict` has it.
     """
 
-    def __init__(self, plan: Plan | None = None, *, loss: str | losses.Loss | None = None) -> None:
-        self.plan = plan
+    def __init__(
+        self, plan: Plan | None = None, *, loss: str | losses.Loss | None = None, classes_axis: int | None = None
+    ) -> None:
+        self.plan, self._said_axis = plan, axis_without_plan(plan, classes_axis)
         main = loss if loss is not None else plan.main_loss if plan else "cross_entropy"
         self._main_weight = plan.main_weight if plan else 1.0
         weight = schedules.constant(self._main_weight)
@@ -208,8 +210,9 @@ class Objective:
                 losses.check_axis(self.predictions["main"], main, targets.main)
         elif main.ndim > 1 and (self.plan is None or self.plan.main != WHOLE):
             kinds = losses.describe(loss).kinds
-            axis = losses.guessed_axis(main, targets.main) if losses.reads_first_axis(loss) else 1
-            kind, places = kinds[0] if kinds else "class", main.ndim - 2
+            kind, places, axis = kinds[0] if kinds else "class", main.ndim - 2, self._said_axis
+            if axis is None:
+                axis = losses.guessed_axis(main, targets.main, kind) if losses.reads_first_axis(loss) else 1
             self.predictions["main"] = Prediction(kind, axis, main.shape[axis], places, "the first batch")
 
     def _check_target(self, found: Mapping[str, Tensor], targets: Targets) -> None:
