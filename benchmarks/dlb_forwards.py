@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 import deepsup as ds
 from deepsup import datasets, networks
-from deepsup.evaluation.loaders import SplitFeed
+from deepsup.evaluation.loaders import SplitLoader
 
 LOOKED_AT, BATCH, LR = (1, 10, 50, 100, 200), 64, 0.1
 
@@ -35,13 +35,13 @@ def gradient(model: nn.Module, total: Tensor) -> Tensor:
 def measure(root: Path) -> dict[str, dict[str, float]]:
     torch.manual_seed(0)
     data = datasets.load("cifar100", root=root, augment="standard", views=2)
-    feed = SplitFeed(data.train, BATCH, seed=0, overlap=True)
+    loader = SplitLoader(data.train, BATCH, seed=0, overlap=True)
     model = networks.resnet(20, classes=100)
-    plan = ds.plan(model, next(iter(feed.epoch(0)))[0], method="dlb")
+    plan = ds.plan(model, next(iter(loader.epoch(0)))[0], method="dlb")
     objective, beside = ds.Objective(plan), ds.Objective(plan)
     optimizer = torch.optim.SGD(model.parameters(), LR, momentum=0.9, nesterov=True, weight_decay=5e-4)
     rows = {}
-    for step, (x, y) in enumerate(feed.epoch(0)):
+    for step, (x, y) in enumerate(loader.epoch(0)):
         new = model(x[-BATCH:])
         halves = torch.cat([model(x[:-BATCH]), new]) if step else new
         beside.load_state_dict(objective.state_dict())

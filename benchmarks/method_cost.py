@@ -29,10 +29,11 @@ from torch.nn import functional as F
 import deepsup as ds
 from deepsup import networks
 from deepsup.evaluation import devices
-from deepsup.evaluation.loaders import feed
+from deepsup.evaluation.loaders import as_loader
 from deepsup.settings import training
 from deepsup.supervision.objectives import Objective
-from deepsup.training.loop import Job, Loop
+from deepsup.training.job import Job
+from deepsup.training.loop import Loop
 
 METHODS = ("none", "dsl", "dhm")
 LIMIT = 1.03
@@ -70,7 +71,7 @@ def loss_by_hand(outputs: list[Tensor], y: Tensor, *, mimic: bool) -> Tensor:
 
 
 def steps(method: str, options: argparse.Namespace) -> tuple[Callable[[], None], Callable[[], None]]:
-    """A step of deepsup's own loop (journal, tallies and conflict meter as they are by default) and one by hand."""
+    """A step of deepsup's own loop (journal, loss and conflict meters as they are by default) and one by hand."""
     torch.manual_seed(0)
     fabric = devices.start(training.EngineConfig(accelerator=options.accelerator, precision=options.precision))
     device = fabric.device
@@ -85,7 +86,7 @@ def steps(method: str, options: argparse.Namespace) -> tuple[Callable[[], None],
         return torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9)
 
     log = training.LogConfig(every=10, gradients=0, conflict=not options.no_meter)
-    source = feed([(x, y)], options.batch)
+    source = as_loader([(x, y)], options.batch)
     job = Job(net, Objective(plan), source, optimizer(net), epochs=10**6, log=log, compile=options.compile)
     loop = Loop(job, fabric)
     loop.conflicts.__enter__()

@@ -70,6 +70,20 @@ def test_the_display_cuts_no_run_epoch_loss_or_accuracy(width: int):
     assert lines[-1] == "1 of 4 runs done, 1 of them before"
 
 
+def test_a_search_tells_its_first_rank_beside_its_score_of_every_output():
+    scores = {"main": {"mAP": 0.4521, "rank-1": 0.7}, "late": {"mAP": 0.3, "rank-1": 0.55}}
+    validation = {"score": {name: found["mAP"] for name, found in scores.items()}, "scores": scores}
+    epoch = {"kind": "epoch", "epoch": 2, "progress": 0.5, "train": {"total": 1.0}, "validation": validation}
+    console = Console(file=io.StringIO(), width=60)
+    display = Display(console, name="who")
+    for event in ({"kind": "start", "metric": "mAP", "config": {"epochs": 4}}, epoch):
+        display.see(event)
+    assert console.file.getvalue() == "who: trains, epoch 2/4, mAP 45.2%, rank-1 70.0%, late 30%, rank-1 55%\n"  # type: ignore[attr-defined]
+    assert any("45.2%, rank-1 70.0%  late 30%, rank-1 55%" in line for line in drawn(display, 120))
+    display.see({"kind": "start", "metric": "rank-1", "config": {"epochs": 4}})
+    assert not any("rank-1 70" in line for line in drawn(display, 120))  # once is enough
+
+
 def test_a_low_terminal_shows_the_runs_at_work_and_all_of_them_at_the_end():
     runs = [f"all/arm{i}/seed{seed}" for seed in range(3) for i in range(9)]
     console = Console(file=io.StringIO(), width=80)

@@ -170,3 +170,15 @@ def test_a_run_that_gave_up_has_diverged_and_one_that_was_stopped_is_missing(fol
     assert record["diverged"] == [RUNS[0]]
     assert record["final"] == [None, None]
     assert arm_record(RUNS, [first, None])["diverged"] == []
+
+
+def test_the_first_rank_of_a_search_is_kept_by_run(written: Path) -> None:
+    runs = journals(written)
+    assert "rank_1" not in arm_record(RUNS, runs)
+    searched = []
+    for run, share in zip(runs, (0.5, 0.25), strict=True):
+        assert run
+        last = dataclasses.replace(run.epochs[-1], scores={"main": {"mAP": 0.1, "rank-1": share}})
+        searched.append(dataclasses.replace(run, epochs=(*run.epochs[:-1], last)))
+    assert arm_record(RUNS, searched)["rank_1"] == [0.5, 0.25]
+    assert arm_record(RUNS, [searched[0], None])["rank_1"] == [0.5, None]

@@ -9,7 +9,7 @@ import torch
 
 from deepsup.datasets import IdentitySplit
 from deepsup.errors import ConfigError, DatasetError
-from deepsup.evaluation.loaders import SplitFeed
+from deepsup.evaluation.loaders import SplitLoader
 from tests.support.augmented_splits import epoch_of, same
 from tests.support.numbered_splits import flat, forks
 
@@ -41,8 +41,8 @@ def labels_of(split: IdentitySplit, batch_size: int, **options: Any) -> list[lis
 def test_a_batch_has_k_images_of_each_of_its_identities_and_there_are_as_many_as_is_said() -> None:
     split = training(per_identity=3)
     batches = labels_of(split, 12)
-    assert len(batches) == split.n_batches(12) == SplitFeed(split, 12).length
-    assert SplitFeed(split, 12).batch_sizes == {12}
+    assert len(batches) == split.n_batches(12) == SplitLoader(split, 12).length
+    assert SplitLoader(split, 12).batch_sizes == {12}
     for batch in batches:
         assert sorted(batch.count(who) for who in set(batch)) == [3, 3, 3, 3]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from deepsup.errors import ConfigError
-from deepsup.evaluation.loaders import SplitFeed, overlapping, samples_in
+from deepsup.evaluation.loaders import SplitLoader, overlapping, samples_in
 from tests.support.augmented_splits import (
     bytes_split,
     numbered,
@@ -35,25 +35,25 @@ class TestOverlapping:
         assert next(source)[1].tolist() == [1]
 
     @pytest.mark.parametrize("views", [1, 2])
-    def test_a_feed_overlaps_across_epochs_from_any_start(self, views: int) -> None:
+    def test_a_loader_overlaps_across_epochs_from_any_start(self, views: int) -> None:
         split = bytes_split(augment="standard", views=views)
-        plain, feed = (SplitFeed(split, 4, seed=2, overlap=overlap) for overlap in (False, True))
+        plain, loader = (SplitLoader(split, 4, seed=2, overlap=overlap) for overlap in (False, True))
         everything = [batch for epoch in range(3) for batch in plain.epoch(epoch)]
         expected = list(overlapping(everything, views=views))
         assert len(expected[0][1]) == 4
         assert len(expected[3][1]) == 3 + 4
-        assert feed.length == 3
+        assert loader.length == 3
         for epoch in range(3):
             for start in range(4):
-                rest = list(feed.epoch(epoch, start=start))
+                rest = list(loader.epoch(epoch, start=start))
                 assert [len(y) for _, y in rest] == [len(y) for _, y in expected[3 * epoch + start : 3 * epoch + 3]]
                 assert not rest or same(rest, expected[3 * epoch + start : 3 * epoch + 3])
 
     def test_each_process_overlaps_its_own_share(self) -> None:
         split = bytes_split(augment="standard")
         for rank in (0, 1):
-            plain, feed = (SplitFeed(split, 2, rank=rank, world=2, overlap=overlap) for overlap in (False, True))
-            assert same(list(feed.epoch(0)), list(overlapping(plain.epoch(0))))
+            plain, loader = (SplitLoader(split, 2, rank=rank, world=2, overlap=overlap) for overlap in (False, True))
+            assert same(list(loader.epoch(0)), list(overlapping(plain.epoch(0))))
 
     @pytest.mark.parametrize("views", [1, 2])
     @pytest.mark.parametrize("overlap", [False, True])
@@ -64,16 +64,16 @@ class TestOverlapping:
         self, count: int, batch_size: int, world: int, overlap: bool, views: int
     ) -> None:
         split = bytes_split(count, augment="standard", views=views)
-        feed = SplitFeed(split, batch_size, world=world, overlap=overlap)
-        assert {len(y) for epoch in range(3) for _, y in feed.epoch(epoch)} == feed.batch_sizes
+        loader = SplitLoader(split, batch_size, world=world, overlap=overlap)
+        assert {len(y) for epoch in range(3) for _, y in loader.epoch(epoch)} == loader.batch_sizes
 
     def test_only_training_overlaps(self) -> None:
         with pytest.raises(ConfigError, match="overlap=True is for training"):
-            SplitFeed(bytes_split(), 4, shuffle=False, overlap=True)
+            SplitLoader(bytes_split(), 4, shuffle=False, overlap=True)
 
     def test_batches_arrive_on_the_device(self) -> None:
-        feed = SplitFeed(bytes_split(augment="standard"), 4, overlap=True, device="meta")
-        assert {(x.device.type, y.device.type) for x, y in feed.epoch(1)} == {("meta", "meta")}
+        loader = SplitLoader(bytes_split(augment="standard"), 4, overlap=True, device="meta")
+        assert {(x.device.type, y.device.type) for x, y in loader.epoch(1)} == {("meta", "meta")}
 
 
 def test_samples_of_every_form_of_target_are_counted() -> None:

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from deepsup.errors import ConfigError, DatasetError
 from deepsup.evaluation.evaluate import evaluate
-from deepsup.evaluation.loaders import SplitFeed
-from deepsup.evaluation.search import Embedded, How, embed, pooled, rankings, searched
+from deepsup.evaluation.loaders import SplitLoader
+from deepsup.evaluation.search import Embedded, How, embed, in_gallery, pooled, rankings, searched
 from deepsup.tasks import KReciprocal, retrieval_scores
 from tests.support.drawn_search import SearchSplit, counting, pixels
 from tests.support.numbered_splits import numbered
@@ -28,7 +28,7 @@ class Nothing(nn.Module):
 
 def test_every_output_is_scored_from_one_forward_of_every_image() -> None:
     split, seen = SearchSplit(), list[int]()
-    found = evaluate(Nothing(), SplitFeed(split, 50, shuffle=False), run=counting(seen))
+    found = evaluate(Nothing(), SplitLoader(split, 50, shuffle=False), run=counting(seen))
     assert (sum(seen), len(seen)) == (162, 4)
     assert found.loss == {}
     assert (found.metric, found.samples, found.task.name) == ("mAP", 12, "re-identification")
@@ -54,8 +54,10 @@ def test_a_search_re_ranks_where_asked() -> None:
     split = SearchSplit()
     found = evaluate(Nothing(), split, run=pixels, how=How(rerank=True))
     data = split.search._replace(query=F.normalize(split.search.query), gallery=F.normalize(split.search.gallery))
-    assert found.metrics["main"]["mAP"] == retrieval_scores(*data, rerank=KReciprocal()).metrics()["mAP"]
-    assert found.score["main"] != evaluate(Nothing(), split, run=pixels).score["main"]
+    plain = evaluate(Nothing(), split, run=pixels)
+    assert found.score["main, re-ranked"] == retrieval_scores(*data, rerank=KReciprocal()).metrics()["mAP"]
+    assert found.score["main"] == plain.score["main"] != found.score["main, re-ranked"]
+    assert [*found.score] == [*plain.score, *(f"{name}, re-ranked" for name in plain.score)]
 
 
 @pytest.mark.parametrize("how", ["mean", "max"])
@@ -74,6 +76,7 @@ def test_a_query_may_be_all_images_of_its_identity_on_its_camera(how: str) -> No
     assert not torch.equal(found[2], expected)
     other = split.queries & (split.identities == 2) & (split.cameras == 0)
     assert torch.equal(found[3], features[other].mean(0) if how == "mean" else features[other].amax(0))
+    assert not in_gallery(split)[161]
     one = rankings(Embedded(split, {"main": features}), How(multi_query=how))["main"].scores
     assert one.precision[0] == one.precision[1]
     with pytest.raises(ConfigError, match=r"multi_query='mead'.*mean or max"):
@@ -99,7 +102,7 @@ def test_an_embedding_that_is_not_finite_is_an_error_with_the_name_of_its_image(
 
     split = SearchSplit()
     with pytest.raises(DatasetError, match=r"the embedding of gallery/020\.png by main is NaN or infinite"):
-        embed(SplitFeed(split, 64, shuffle=False), spoilt, device=torch.device("cpu"))
+        embed(SplitLoader(split, 64, shuffle=False), spoilt, device=torch.device("cpu"))
 
 
 def test_only_a_split_of_queries_and_gallery_is_searched() -> None:

@@ -47,6 +47,21 @@ def test_balanced_is_heds_loss_image_by_image() -> None:
         value("balanced", *case(2))
 
 
+def test_balanced_total_is_the_released_layer() -> None:
+    """sigmoid_cross_entropy_loss_layer.cpp of s9xie/hed: sums over places, over the number of images."""
+    scores, labels = case(1, (11, 9))
+    total = torch.zeros((), dtype=torch.float64)
+    for score, label in zip(scores[:, 0], labels, strict=True):
+        positive, negative = int((label == 1).sum()), int((label == 0).sum())
+        for s, y in zip(score.flatten(), label.flatten(), strict=True):
+            if y in (0, 1):
+                stable = s * (float(y) - float(s >= 0)) - torch.log(1 + torch.exp(s - 2 * s * float(s >= 0)))
+                total = total - stable * (negative if y == 1 else positive) / (positive + negative)
+    assert torch.allclose(value("balanced(total=True)", scores, labels), total / len(labels))
+    (flat,) = torch.autograd.grad(losses.balanced(scores.requires_grad_(), labels, total=True), scores)
+    assert not flat[:, 0][labels == VOID].any()
+
+
 def test_one_logit_has_two_class_weights_whatever_its_labels_look_like() -> None:
     scores, labels = torch.randn(6, 1), torch.tensor([0, 1, 1, 0, 1, 0])
     weight = torch.where(labels > 0, 5.0, 2.0)

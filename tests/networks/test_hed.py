@@ -122,6 +122,83 @@ class TestScores:
         assert torch.allclose(model(torch.randn(1, 3, 16, 16)), torch.full((1, 1, 16, 16), 1.5))
 
 
+def enlarged(scores: Tensor, factor: int) -> Tensor:
+    """A transposed convolution of stride `factor` with FCN's bilinear kernel, 2 factor wide, a place at a time."""
+    side, (n, channels, h, w) = 2 * factor, scores.shape
+    across = [1 - abs(i - (factor - 0.5)) / factor for i in range(side)]
+    kernel = torch.tensor([[a * b for b in across] for a in across], dtype=scores.dtype)
+    out = scores.new_zeros(n, channels, (h - 1) * factor + side, (w - 1) * factor + side)
+    for i in range(h):
+        for j in range(w):
+            place = out[:, :, i * factor : i * factor + side, j * factor : j * factor + side]
+            place += scores[:, :, i, j, None, None] * kernel
+    return out
+
+
+def offset(side: int) -> int:
+    """Where Caffe's Crop begins: the coordinate of the image's origin in the enlarged map of a side output (1 to 5)."""
+    shift = (3 - 1) / 2 - 35  # a place of conv1_1 sees the image from there
+    for pool in range(side - 1):
+        shift += 2**pool * (2 - 1) / 2
+    factor = 2 ** (side - 1)
+    shift -= (2 * factor - 1) / 2 if side > 1 else 0
+    return round(-shift)
+
+
+class TestReleased:
+    """Against train_val.prototxt of s9xie/hed, its layers written one by one."""
+
+    @pytest.mark.parametrize(("classes", "size"), [(1, (5, 7)), (1, (32, 17)), (2, (1, 18))])
+    def test_is_the_prototxt_at_any_size(self, classes: int, size: tuple[int, int]) -> None:
+        torch.manual_seed(0)
+        model = hed(classes=classes, released=True).double()
+        for name in READ:
+            nn.init.normal_(model.get_parameter(f"{name}.weight"), std=0.05)
+        nn.init.uniform_(model.fuse.weight)
+        image = torch.randn(2, 3, *size, dtype=torch.float64)
+        x, cut = image, []
+        for group, count in enumerate((2, 2, 3, 3, 3), 1):
+            if group > 1:
+                odd = (0, x.shape[-1] % 2, 0, x.shape[-2] % 2)
+                x = F.max_pool2d(F.pad(x, odd, value=-torch.inf), 2)  # Caffe counts up
+            for place in range(1, count + 1):
+                own = model.get_submodule(f"conv{group}_{place}")
+                x = F.relu(F.conv2d(x, own.weight, own.bias, padding=35 if (group, place) == (1, 1) else 1))
+            side = model.get_submodule(f"side{group}")
+            scores = F.conv2d(x, side.weight, side.bias)
+            scores = scores if group == 1 else enlarged(scores, 2 ** (group - 1))
+            first = offset(group)
+            cut.append(scores[:, :, first : first + size[0], first : first + size[1]])
+        out, seen = maps(model, image, list(model.sides))
+        for name, expected in zip(model.sides, cut, strict=True):
+            assert seen[name].shape == (2, classes, *size)
+            assert torch.allclose(seen[name], expected, rtol=1e-12, atol=1e-12), name
+        for k in range(classes):
+            fused = sum(model.fuse.weight[k, s, 0, 0] * cut[s][:, k] for s in range(5)) + model.fuse.bias[k]
+            assert torch.allclose(out[:, k], fused, rtol=1e-12, atol=1e-12)
+
+    def test_crops_begin_where_other_readers_of_the_release_found_them(self) -> None:
+        assert [offset(side) for side in range(1, 6)] == [34, 35, 36, 38, 42]
+
+    def test_has_the_same_weights(self) -> None:
+        plain, released = made(), hed(released=True)
+        released.load_state_dict(plain.state_dict(), strict=True)
+        assert parameters(released) == 14_716_171
+        assert torch.equal(copy.deepcopy(released)(torch.ones(1, 3, 9, 9)), released(torch.ones(1, 3, 9, 9)))
+
+    def test_is_supervised_at_the_size_of_the_image(self) -> None:
+        model, x = hed(released=True), torch.randn(1, 3, 9, 12)
+        plan = ds.plan(model, x, method="hed-released")
+        assert [(b.layer, b.head, tuple(b.feature.shape)) for b in plan.branches] == [
+            (f"crop{n}", "identity", (1, 9, 12)) for n in range(1, 6)
+        ]
+        net, y = ds.attach(model, plan), torch.randint(0, 2, (1, 9, 12))
+        terms = ds.Objective(plan)(net(x), y)
+        beta = (y == 0).double().mean()
+        one = -(beta * (y == 1) + (1 - beta) * (y == 0)).sum() * torch.tensor(0.5).log()  # every side says 0
+        assert float(terms.total.detach()) == pytest.approx(6 * float(one), rel=1e-5)
+
+
 class TestSupervised:
     def test_side_scores_are_the_outputs_of_the_branches(self) -> None:
         model, x = made(), torch.randn(1, 3, 32, 32)

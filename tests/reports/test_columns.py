@@ -95,3 +95,15 @@ def test_the_ledger_sets_every_arm_against_the_baseline(demo: Path) -> None:
     other = {"groups": [group | {"arms": {"plain": group["arms"]["plain"], "supervised": longer}}]}
     assert reports.inference_line(other) is None
     assert "4.00 M" in shown(reports.comparison_table(other), width=120)  # a method that changes inference is seen
+
+
+def test_a_search_has_its_first_rank_beside_its_score_unless_that_is_its_score(demo: Path) -> None:
+    group = group_of(demo)
+    arms = {name: arm | {"rank_1": [0.5, 0.75, None]} for name, arm in group["arms"].items()}
+    compare = {"metric": "mAP", "groups": [group | {"arms": arms}]}
+    rows = columns.page_table(compare, columns.RESULTS)
+    assert "rank_1" in rows.names
+    assert {row.cells["rank_1"] for row, _ in rows.rows} == {"62.50"}
+    assert "rank-1 %" in columns.terminal_columns(columns.rows(compare), "mAP", same_said=True).values()
+    assert "rank_1" not in columns.page_table({**compare, "metric": "rank-1"}, columns.RESULTS).names
+    assert "rank_1" not in columns.page_table(reports.evidence(demo).compare, columns.RESULTS).names

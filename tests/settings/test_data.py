@@ -12,7 +12,7 @@ from deepsup.errors import ConfigError
 from deepsup.evaluation import devices
 from deepsup.settings.section import check
 from deepsup.settings.training import DataConfig, EngineConfig, TrainConfig
-from deepsup.training.prepare import load_data, training_feed
+from deepsup.training.prepare import load_data, training_loader
 
 IDENTITIES = {
     "name": "drawn-figures(identities=20, cameras=2, images=2)",
@@ -27,7 +27,7 @@ class TestIdentities:
         data = check(DataConfig, IDENTITIES | {"spread": True, "augment": "erasing(padding=4)"}, where="test")
         assert data.task == "re-identification"
         config = TrainConfig(data=data)
-        feed = training_feed(config, load_data(config))
+        feed = training_loader(config, load_data(config))
         labels = [y.tolist() for _, y in feed.epoch(0)]
         assert len(labels) == feed.length
         assert all(sorted(batch.count(who) for who in set(batch)) == [3] * 4 for batch in labels)
@@ -61,9 +61,9 @@ class TestSettings:
         config = TrainConfig(data=data.model_copy(update={"augment": "standard(mirror=False)", "limit": 40}))
         loaded = load_data(config)
         assert (loaded.train.views, loaded.classes, len(loaded.train)) == (2, 3, 40)
-        feed = training_feed(config, loaded)
-        assert [len(y) for _, y in feed.epoch(0)] == [32, 32 + 8]  # the second time in the second view
-        assert feed.batch_sizes == {32, 40}
+        loader = training_loader(config, loaded)
+        assert [len(y) for _, y in loader.epoch(0)] == [32, 32 + 8]  # the second time in the second view
+        assert loader.batch_sizes == {32, 40}
 
     @pytest.mark.parametrize(
         ("settings", "message"),

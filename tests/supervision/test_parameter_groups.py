@@ -63,15 +63,42 @@ def test_a_methods_own_rates_are_the_default(method: str) -> None:
     model = networks.build("deepsup:nin", classes=10)
     net = ds.attach(model, ds.plan(model, torch.zeros(2, 3, 16, 16), method=method))
     groups = {g["name"]: g for g in ds.parameter_groups(net, lr=0.5, weight_decay=0.1)}
-    assert list(groups) == ["model", "classifier", "heads"]
-    # cifar-10.prototxt: blobs_lr 0.001 of the companions, 0.1 of cccp6
-    assert {name: g["lr"] for name, g in groups.items()} == {"model": 0.5, "classifier": 0.05, "heads": 0.0005}
-    assert [id(p) for p in groups["classifier"]["params"]] == [id(p) for p in model.cccp6.parameters()]
+    # cifar-10.prototxt: blobs_lr 0.001 of the companions, 0.1 of cccp6, twice as much for biases, which do not decay
+    weights = {"model": 0.5, "classifier": 0.05, "heads": 0.0005}
+    assert {name: g["lr"] for name, g in groups.items() if "/" not in name} == weights
+    if released := method.startswith("dsn-released"):
+        assert {n: (g["lr"], g["weight_decay"]) for n, g in groups.items() if "/" in n} == {
+            f"{name}/bias": (2 * rate, 0.0) for name, rate in weights.items()
+        }
+        assert [id(p) for p in groups["classifier/bias"]["params"]] == [id(model.cccp6.bias)]
+    else:
+        assert list(groups) == list(weights)
+    cascaded = [model.cccp6.weight] if released else model.cccp6.parameters()
+    assert [id(p) for p in groups["classifier"]["params"]] == [id(p) for p in cascaded]
     assert groups["heads"]["weight_decay"] == (0.1 if method.startswith("dsn-released") else 0.0)
     said = ds.parameter_groups(net, lr=0.5, weight_decay=0.1, head_lr_factor=2, head_weight_decay=0.3)
     assert [(g["name"], g["lr"], g["weight_decay"]) for g in said] == [("model", 0.5, 0.1), ("heads", 1.0, 0.3)]
     settings = OptimizerConfig.model_validate({"lr": 0.5})
-    assert [g["lr"] for g in optimizers.build(net, settings).param_groups] == [0.5, 0.05, 0.0005]
+    built = {g["name"]: g["lr"] for g in optimizers.build(net, settings).param_groups}
+    assert {name: rate for name, rate in built.items() if "/" not in name} == weights
+
+
+def test_hed_released_learns_at_the_rates_of_its_prototxt() -> None:
+    """lr_mult and decay_mult of train_val.prototxt, layer by layer, and base_lr of solver.prototxt."""
+    model = networks.build("deepsup:hed", classes=1, options={"released": True})
+    net = ds.attach(model, ds.plan(model, torch.zeros(1, 3, 16, 16), method="hed-released"))
+    built = optimizers.build(net, OptimizerConfig.model_validate({"weight_decay": 2e-4}))
+    rates = {id(p): (g["lr"], g["weight_decay"]) for g in built.param_groups for p in g["params"]}
+    assert len(rates) == len(list(net.parameters()))
+    for name, p in model.named_parameters():
+        times = 100 if name.startswith("conv5") else 0.01 if name.startswith("side") else 0.001 if "fuse" in name else 1
+        bias = name.endswith("bias")
+        assert rates[id(p)] == (pytest.approx(1e-6 * times * (1 + bias)), 0.0 if bias else 2e-4), name
+    for settings, rate in (
+        ({"lr": 0.1}, 0.1),
+        ({"name": "adam"}, 1e-3),
+    ):  # what the user says wins, and Adam has its own
+        assert optimizers.build(net, OptimizerConfig.model_validate(settings)).param_groups[0]["lr"] == rate
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import nn
 
 from deepsup.evaluation.evaluate import evaluate
-from deepsup.evaluation.loaders import SplitFeed
+from deepsup.evaluation.loaders import SplitLoader
 from deepsup.evaluation.search import How
 from tests.support.drawn_search import SearchSplit, counting
 
@@ -27,10 +27,10 @@ if __name__ == "__main__":
     dist.init_process_group("gloo", f"file://{folder}/meeting", timedelta(seconds=60), world_size=world, rank=rank)
     fabric: Any = SimpleNamespace(global_rank=rank, world_size=world, device=torch.device("cpu"))
     seen: list[int] = []
-    feed = SplitFeed(SearchSplit(), 16, shuffle=False, rank=rank, world=world)
-    found = evaluate(nn.Module(), feed, run=counting(seen), fabric=fabric)
+    loader = SplitLoader(SearchSplit(), 16, shuffle=False, rank=rank, world=world)
+    found = evaluate(nn.Module(), loader, run=counting(seen), fabric=fabric)
     images = sum(seen)
-    again = evaluate(nn.Module(), feed, run=counting(seen), fabric=fabric, how=How(rerank=True))
+    again = evaluate(nn.Module(), loader, run=counting(seen), fabric=fabric, how=How(rerank=True))
     first = found.counts["main"].scores.first.tolist()  # type: ignore[attr-defined]
     told = {"scores": found.metrics, "reranked": again.metrics, "samples": found.samples, "first": first}
     with open(f"{folder}/{rank}.json", "w") as file:

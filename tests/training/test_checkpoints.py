@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import random
@@ -27,8 +28,8 @@ def make(net: nn.Module, **changes: object) -> Checkpoint:
         "batch": 2,
         "step": 3,
         "rng": [checkpoints.rng_state()],
-        "feed_rng": [{}],
-        "tallies": [{"names": [], "sums": [], "count": 0}],
+        "epoch_rng": [{}],
+        "sums": [{"names": [], "sums": [], "count": 0}],
         "journal": 10,
         "config": {"epochs": 2},
     }
@@ -102,6 +103,12 @@ def test_a_foreign_file_is_refused_and_never_unpickled(path: Path, tmp_path: Pat
     with pytest.raises(CheckpointError, match="does not hold what this version"):
         checkpoints.load(path)
     assert not (tmp_path / "boom").exists()
+
+
+def test_files_keep_the_keys_that_other_versions_read(path: Path):
+    content = torch.load(io.BytesIO(path.read_bytes()[52:]), weights_only=True)
+    assert {"feed_rng", "tallies"} < content.keys()
+    assert not {"epoch_rng", "sums"} & content.keys()
 
 
 def test_a_missing_file_is_named(tmp_path: Path):

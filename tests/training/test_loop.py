@@ -14,12 +14,14 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import deepsup as ds
 from deepsup import datasets
-from deepsup.errors import ClassCountError, NonFiniteError
+from deepsup.errors import ClassCountError, ConfigError, NonFiniteError
 from deepsup.evaluation.evaluate import evaluate
-from deepsup.training import checkpoints
+from deepsup.tasks.task import metrics_of
+from deepsup.training import checkpoints, run_folders
 from deepsup.training.fit import fit
 from deepsup.training.journal import read
 from deepsup.training.runs import train
+from tests.support.drawn_search import SearchSplit
 from tests.support.tiny_runs import config, dropout_net
 from tests.support.training_runs import (
     CPU,
@@ -27,11 +29,9 @@ from tests.support.training_runs import (
     Interrupted,
     blobs,
     same_state,
-    some_batches,
     state_bytes,
     stop_at,
     supervised,
-    supervised_net,
 )
 
 
@@ -198,12 +198,6 @@ def test_the_journal_says_what_a_step_keeps(digits: datasets.Dataset, tmp_path: 
     assert read(tmp_path / "net" / "journal.jsonl", "end")[0]["peak_bytes"] is None
 
 
-def test_a_result_prints_in_one_line(tmp_path: Path):
-    result = ds.fit(supervised_net(), some_batches, validation=some_batches, epochs=1, folder=tmp_path)
-    assert str(result).startswith("1 epoch, 1 step in ")
-    assert "\n" not in str(result)
-
-
 def test_the_journal_says_where_losses_fight(digits: datasets.Dataset, tmp_path: Path):
     net = supervised(weight=0.4, gradient={"relu1": "project", "relu2": "warmup(0.5)"})
     log = {"every": 2, "gradients": 0, "parameter_conflict": 3}
@@ -231,3 +225,30 @@ def test_measuring_conflict_does_not_change_what_is_trained(digits: datasets.Dat
         fit(net, digits.train, epochs=1, engine=CPU, log={"conflict": on, "parameter_conflict": 2 * on})
         weights.append([p.detach().clone() for p in net.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+def test_a_run_searches_every_few_epochs_and_at_the_end_and_is_judged_by_map(tmp_path: Path):
+    split = SearchSplit()
+    net = supervised_on(split)
+    training = [(split.images[12:44], split.identities[12:44].clamp(0))]
+    result = ds.fit(net, training, validation=split, epochs=5, validate_every=2, engine=CPU, folder=tmp_path)
+    told = read(tmp_path / "journal.jsonl", "epoch")
+    assert [r["validation"] is not None for r in told] == [False, True, False, True, True]
+    last = told[-1]["validation"]
+    assert list(last["score"]) == ["main", "1", "ensemble"]
+    assert (last["loss"], last["queries"]) == ({}, 12)
+    assert last["scores"]["main"]["mAP"] == last["score"]["main"] == result.score
+    assert {*last["scores"]["1"]} == {*metrics_of("re-identification", 0)}
+    assert read(tmp_path / "journal.jsonl", "start")[0]["metric"] == result.metric == "mAP"
+    assert result.best_score == max(r["validation"]["score"]["main"] for r in told if r["validation"])
+    assert evaluate(net, split).metrics["1"] == last["scores"]["1"]
+    run = run_folders.runs(tmp_path)[0]
+    assert [epoch.epoch for epoch in run.epochs if epoch.score] == [2, 4, 5]
+    with pytest.raises(ConfigError, match="fit: validate_every must be a whole number of at least 1; found 0"):
+        ds.fit(net, training, validation=split, validate_every=0)
+
+
+def supervised_on(split: SearchSplit) -> ds.Supervised:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 8))
+    return ds.attach(model, ds.plan(model, split.images[:2], at={"1": "1"}, head="linear"))

@@ -12,7 +12,7 @@ from deepsup.errors import NonFiniteError
 from deepsup.evaluation import devices
 from deepsup.settings.training import EngineConfig
 from deepsup.supervision.objectives import Terms
-from deepsup.training.meters import Tally
+from deepsup.training.meters import LossMeter
 
 
 @pytest.fixture(scope="module")
@@ -34,30 +34,30 @@ STEPS = [
 
 
 def test_a_part_counts_over_the_samples_for_which_it_was_there(fabric: Any) -> None:
-    tally = Tally(fabric)
-    assert tally.means() == {"total": None, "parts": {}}
+    meter = LossMeter(fabric)
+    assert meter.means() == {"total": None, "parts": {}}
     for step, (found, samples) in enumerate(STEPS, start=1):
-        values = tally.add(found, samples, step=step)
+        values = meter.add(found, samples, step=step)
         assert values.tolist() == [float(found.total), *map(float, found.parts.values())]
-    means = tally.means()
+    means = meter.means()
     assert means["parts"] == {
         "main": pytest.approx((1 * 4 + 2 * 4 + 3 * 2 + 5 * 1) / 11),
         "late<-main": pytest.approx((8 * 4 + 2 * 2) / 6),
         "early": 0.5,
     }
     assert means["total"] == pytest.approx((1 * 4 + 10 * 4 + 5 * 2 + 5.5) / 11)
-    tally.reset()
-    tally.add(terms(main=7.0), 3, step=5)
-    assert tally.means() == {"total": 7.0, "parts": {"main": 7.0}}
+    meter.reset()
+    meter.add(terms(main=7.0), 3, step=5)
+    assert meter.means() == {"total": 7.0, "parts": {"main": 7.0}}
 
 
 def test_sums_go_on_where_they_were(fabric: Any) -> None:
-    whole, first = Tally(fabric), Tally(fabric)
+    whole, first = LossMeter(fabric), LossMeter(fabric)
     for step, (found, samples) in enumerate(STEPS, start=1):
         whole.add(found, samples, step=step)
         if step <= 2:
             first.add(found, samples, step=step)
-    second = Tally(fabric)
+    second = LossMeter(fabric)
     second.load(first.state())
     for step, (found, samples) in enumerate(STEPS[2:], start=3):
         second.add(found, samples, step=step)
@@ -71,8 +71,8 @@ def test_sums_go_on_where_they_were(fabric: Any) -> None:
 )
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_was_first_not_finite_is_named(fabric: Any, part: str, where: str, value: float) -> None:
-    tally = Tally(fabric)
-    tally.add(terms(main=1.0, early=1.0), 2, step=1)
+    meter = LossMeter(fabric)
+    meter.add(terms(main=1.0, early=1.0), 2, step=1)
     bad = {"main": 1.0, "late__main": 1.0, "early": 1.0} | {part: value}
     with pytest.raises(NonFiniteError, match=rf"at step 2, first in {where}\. Lower"):
-        tally.add(terms(**bad), 2, step=2)
+        meter.add(terms(**bad), 2, step=2)

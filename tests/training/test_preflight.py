@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import deepsup as ds
 from deepsup import datasets
 from deepsup.evaluation import devices
-from deepsup.evaluation.loaders import SplitFeed, feed
+from deepsup.evaluation.loaders import SplitLoader, as_loader
 from deepsup.settings.training import EngineConfig
 from deepsup.training.journal import read
 from deepsup.training.preflight import TrapWarning, first_batch
@@ -33,19 +33,19 @@ def net() -> nn.Module:
 def test_the_first_batch_is_the_one_that_training_begins_with_and_nothing_is_drawn() -> None:
     fabric = devices.start(EngineConfig(**CPU))
     split = datasets.load("digits", limit=64).train
-    training = SplitFeed(split, 16, seed=3)
+    training = SplitLoader(split, 16, seed=3)
     before = torch.get_rng_state()
     found = first_batch(training, fabric)
     assert torch.equal(before, torch.get_rng_state())
     expected = next(training.epoch(0))
     assert found is not None
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-    assert first_batch(feed([], 1), fabric) is None
+    assert first_batch(as_loader([], 1), fabric) is None
 
 
 def test_of_overlapping_batches_it_is_one_of_full_length() -> None:
     fabric = devices.start(EngineConfig(**CPU))
-    training = SplitFeed(datasets.load("digits", limit=64).train, 16, overlap=True)
+    training = SplitLoader(datasets.load("digits", limit=64).train, 16, overlap=True)
     found = first_batch(training, fabric)
     assert found is not None
     assert len(found[0]) == 32

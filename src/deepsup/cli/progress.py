@@ -23,6 +23,7 @@ from deepsup.tasks import shown
 from deepsup.training.preflight import TrapWarning
 
 BAR = 16  # characters
+FIRST = "rank-1"  # stands beside the score of a search
 
 
 def plain_warnings() -> None:
@@ -95,8 +96,10 @@ class Display:
                 cells.state,
                 cells.epoch and f"epoch {cells.epoch}",
                 cells.score and f"{_short(line)} {cells.score}",
+                FIRST in cells.score and cells.branches,
             ]
-            self.console.print(f"{name}: {', '.join(filter(None, news))}", highlight=False)
+            told = ", ".join(part for part in news if part)
+            self.console.print(f"{name}: {told}", highlight=False, soft_wrap=True)
 
     def _print_data(self, lines: Iterable[str]) -> None:
         """What the data set consists of, once for all runs of a comparison that share it."""
@@ -208,6 +211,7 @@ def _update(line: dict[str, Any], event: Mapping[str, Any]) -> None:
         line.setdefault("epochs", event["config"].get("epochs"))
     if event["kind"] == "epoch" and event["validation"]:
         line["score"] = event["validation"]["score"]
+        line["scores"] = event["validation"].get("scores") or {}
         line["total"] = event["train"]["total"]
 
 
@@ -219,16 +223,21 @@ def _short(line: Mapping[str, Any]) -> str:
 
 def _cells(line: Mapping[str, Any], *, run: str = "") -> _Cells:
     scores = dict(line.get("score") or {})
-    main = scores.pop("main", None)
     epoch = str(line.get("epoch", ""))
     if epoch and line.get("epochs"):
         epoch += f"/{line['epochs']}"
     total, metric = line.get("total"), str(line.get("metric", "score"))
+
+    def told(name: str, digits: int) -> str:
+        first = (line.get("scores") or {}).get(name, {}).get(FIRST) if metric != FIRST else None
+        text = shown(metric, scores[name], digits=digits)
+        return text if first is None else f"{text}, {FIRST} {shown(FIRST, first, digits=digits)}"
+
     return _Cells(
         run,
         line["state"],
         epoch,
         "" if total is None else f"{total:.3f}",
-        "" if main is None else shown(metric, main),
-        "  ".join(f"{name} {shown(metric, value, digits=0)}" for name, value in scores.items()),
+        told("main", 1) if "main" in scores else "",
+        "  ".join(f"{name} {told(name, 0)}" for name in scores if name != "main"),
     )

@@ -46,6 +46,7 @@ def arm_record(
         "mean": statistics.fmean(values) if values else None,
         "std": statistics.stdev(values) if len(values) > 1 else None,
         "outputs": outputs(ended),
+        **_first_ranks(ended),
         "epochs_to_90": [run.epochs_to(GOAL) if run else None for run in ended],
         "epochs": [end.epochs if end else None for end in ends],
         "passes": 2 if data.get("views") == 2 or data.get("overlap") else 1,
@@ -96,6 +97,13 @@ def outputs(runs: Sequence[Run | None]) -> dict[str, dict[str, Any]]:
     return {
         name: {"depth": means.get(name), "final": [_or_none(s.get(name, math.nan)) for s in scores]} for name in ordered
     }
+
+
+def _first_ranks(runs: Sequence[Run | None]) -> dict[str, list[float | None]]:
+    """`rank_1` of the main output after the last epoch, by run, where what is scored is a search."""
+    last = [run.epochs[-1].scores.get("main", {}) if run and run.epochs else {} for run in runs]
+    found = [_or_none(scores.get("rank-1", math.nan)) for scores in last]
+    return {"rank_1": found} if any(map(known, found)) else {}
 
 
 def _cost(runs: Sequence[Run]) -> dict[str, Any]:

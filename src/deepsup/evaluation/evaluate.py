@@ -18,12 +18,13 @@ from deepsup import losses
 from deepsup.datasets import Split
 from deepsup.errors import ConfigError
 from deepsup.evaluation.devices import forward, gathered, moved, share_buffers
-from deepsup.evaluation.loaders import Batches, Feed, feed, samples_in
+from deepsup.evaluation.loaders import Batches, Loader, as_loader, samples_in
 from deepsup.evaluation.search import How, embed, rankings, searched
 from deepsup.evaluation.sliding_window import Forward
 from deepsup.layers.wrappers import bare, chain
 from deepsup.specs import is_number
 from deepsup.supervision.attaching import supervised_in, supervising
+from deepsup.supervision.embedding import Embeddings
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks import TASKS, Counts, Task, task_of
 from deepsup.tasks.outputs import classes_in, scores_of
@@ -86,7 +87,7 @@ class Evaluation(NamedTuple):
 
 def evaluate(
     net: nn.Module,
-    data: Split | Batches | Feed,
+    data: Split | Batches | Loader,
     *,
     objective: Objective | None = None,
     metric: str | Score | None = None,
@@ -124,11 +125,12 @@ def evaluate(
         if fabric:
             share_buffers(fabric, net)
         if images is not None:
-            found = embed(images, partial(run or forward, net), device=device, fabric=fabric)
+            extract = partial(run, net) if run else partial(forward, Embeddings(net), fabric=fabric)
+            found = embed(images, extract, device=device, fabric=fabric)
             samples = int(found.split.queries.sum())
             counts = dict[str, Counts](rankings(found, how or How(), fabric))
             return together([Share(RE_IDENTIFICATION, samples, {}, counts)], metric)
-        for x, y in feed(data, batch_size, shuffle=False, device=device).epoch(0):
+        for x, y in as_loader(data, batch_size, shuffle=False, device=device).epoch(0):
             x, y = moved(x, device), moved(y, device)
             sums.add(run(net, x) if run else forward(net, x, fabric), y, progress=progress)
     shares = gathered(fabric, sums.share()) if fabric else [sums.share()]

@@ -19,7 +19,7 @@ Batch = tuple[Any, Any]
 Batches = Iterable[Batch] | Callable[[int], Iterable[Batch]]
 
 
-class Feed(ABC):
+class Loader(ABC):
     """Batches of `(x, y)`, epoch by epoch, on the CPU or wherever their source puts them."""
 
     # Whether an epoch's order is drawn from the global random state, so that resuming within it must restore that first.
@@ -40,7 +40,7 @@ class Feed(ABC):
         """The sizes that batches have in this process, or None when the source cannot say without being read."""
 
 
-class SplitFeed(Feed):
+class SplitLoader(Loader):
     """A split of one of our datasets: its order is a pure function of seed and epoch.
 
     Batches are made on `device`. With `overlap` they are those of `overlapping`, also from one epoch to the next: the
@@ -122,7 +122,7 @@ def overlapping(batches: Iterable[Batch], *, views: int = 1) -> Iterator[Batch]:
         before = again
 
 
-class IterableFeed(Feed):
+class IterableLoader(Loader):
     """A re-iterable of batches (a `DataLoader`, a list), or a function from the epoch's number to batches."""
 
     def __init__(self, source: Batches) -> None:
@@ -164,11 +164,11 @@ class IterableFeed(Feed):
         return None if sizes is None else set(sizes)
 
 
-def feed(source: Split | Batches | Feed, batch_size: int, **options: Any) -> Feed:
-    """A feed of whatever the user has; `options` (seed, shuffle, rank, world, device) matter to our splits alone."""
-    if isinstance(source, Feed):
+def as_loader(source: Split | Batches | Loader, batch_size: int, **options: Any) -> Loader:
+    """A loader of whatever the user has; `options` (seed, shuffle, rank, world, device) matter to our splits alone."""
+    if isinstance(source, Loader):
         return source
-    return SplitFeed(source, batch_size, **options) if isinstance(source, Split) else IterableFeed(source)
+    return SplitLoader(source, batch_size, **options) if isinstance(source, Split) else IterableLoader(source)
 
 
 def samples_in(y: Any) -> int:

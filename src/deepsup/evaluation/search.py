@@ -14,7 +14,7 @@ from torch import Tensor
 from deepsup.datasets import Split
 from deepsup.errors import ConfigError, DatasetError
 from deepsup.evaluation.devices import gathered, moved
-from deepsup.evaluation.loaders import Feed, SplitFeed
+from deepsup.evaluation.loaders import Loader, SplitLoader
 from deepsup.specs import closest, counted
 from deepsup.tasks import KReciprocal, RetrievalScores, retrieval_scores
 from deepsup.tasks.reidentification import RE_IDENTIFICATION, Rankings
@@ -50,20 +50,20 @@ class Embedded(NamedTuple):
     features: dict[str, Tensor]
 
 
-def searched(data: object) -> SplitFeed | None:
-    """The feed of a split that is searched; None of anything else."""
-    split = data.split if isinstance(data, SplitFeed) else data
+def searched(data: object) -> SplitLoader | None:
+    """The loader of a split that is searched; None of anything else."""
+    split = data.split if isinstance(data, SplitLoader) else data
     if not isinstance(split, Split) or split.task != RE_IDENTIFICATION or not hasattr(split, "queries"):
         return None
-    return data if isinstance(data, SplitFeed) else SplitFeed(split, 256, shuffle=False)
+    return data if isinstance(data, SplitLoader) else SplitLoader(split, 256, shuffle=False)
 
 
-def embed(source: Feed, extract: Extract, *, device: torch.device, fabric: Fabric | None = None) -> Embedded:
+def embed(source: Loader, extract: Extract, *, device: torch.device, fabric: Fabric | None = None) -> Embedded:
     """Run every image once, each process its share; memory is the features.
 
     Raises `DatasetError` with the name of an image whose embedding is not finite.
     """
-    assert isinstance(source, SplitFeed)
+    assert isinstance(source, SplitLoader)
     split: Any = source.split
     features: dict[str, Tensor] = {}
     for x, rows in source.epoch(0):
@@ -93,40 +93,49 @@ def _share(features: dict[str, Tensor], *, rows: int, device: torch.device, fabr
 def rankings(found: Embedded, how: How = How(), fabric: Fabric | None = None) -> dict[str, Rankings]:
     """By output where the matches of every query are, exactly; each process ranks its share of the queries.
 
-    Re-ranking compares queries with queries, too, so that every process ranks all of them.
+    Re-ranked they are outputs of their own, `main, re-ranked`. Since that compares queries with queries, too, every process
+    ranks all of them.
     """
-    rank, world = (fabric.global_rank, fabric.world_size) if fabric and not how.rerank else (0, 1)
+    rank, world = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
     queries = found.split.queries.nonzero().flatten()
     mine = queries.tensor_split(world)[rank]
-    scores = {name: _ranked(found, name, mine, how) for name in found.features} if len(mine) else {}
-    shares = gathered(fabric, scores) if fabric and world > 1 else [scores]
-    return {name: Rankings(_joined([share[name] for share in shares if share])) for name in found.features}
+    scores = {name: _ranked(found, name, mine, how.multi_query) for name in found.features} if len(mine) else {}
+    shares = gathered(fabric, scores) if fabric else [scores]
+    counts = {name: reduce(operator.add, [share[name] for share in shares if share]) for name in found.features}
+    if how.rerank:
+        again = {f"{name}, re-ranked": _ranked(found, name, queries, how.multi_query, KReciprocal()) for name in counts}
+        counts |= again
+    return {name: Rankings(scores) for name, scores in counts.items()}
 
 
-def _joined(parts: list[RetrievalScores]) -> RetrievalScores:
-    return reduce(operator.add, parts)
-
-
-def _ranked(found: Embedded, name: str, rows: Tensor, how: How) -> RetrievalScores:
+def _ranked(
+    found: Embedded, name: str, rows: Tensor, multi_query: str | None, rerank: KReciprocal | None = None
+) -> RetrievalScores:
     """Of the queries in these rows, in the features of one output."""
     split, features = found.split, found.features[name]
-    gallery = (~split.queries).nonzero().flatten()
-    query = pooled(found, name, rows, how.multi_query) if how.multi_query else features[rows.to(features.device)]
+    gallery = in_gallery(split).nonzero().flatten()
+    query = pooled(found, name, rows, multi_query) if multi_query else features[rows.to(features.device)]
     cameras = (None, None) if split.cameras is None else (split.cameras[rows], split.cameras[gallery])
-    return retrieval_scores(
-        query,
-        features[gallery.to(features.device)],
-        split.identities[rows],
-        split.identities[gallery],
-        *cameras,
-        rerank=KReciprocal() if how.rerank else None,
-    )
+    labels = split.identities[rows], split.identities[gallery]
+    return retrieval_scores(query, features[gallery.to(features.device)], *labels, *cameras, rerank=rerank)
+
+
+def in_gallery(split: Any) -> Tensor:
+    """Which rows of a split are searched (R,)."""
+    taken: Tensor = split.queries | _more(split)
+    return ~taken
+
+
+def _more(split: Any) -> Tensor:
+    """Which rows are neither searched for nor among, but more images of queries (R,)."""
+    more: Tensor | None = getattr(split, "more_queries", None)
+    return torch.zeros_like(split.queries, dtype=torch.bool) if more is None else more
 
 
 def pooled(found: Embedded, name: str, rows: Tensor, how: str) -> Tensor:
     """What is searched with where a query is all images of its identity on its camera: their mean or largest, (n, D)."""
     split, features = found.split, found.features[name]
-    able = split.queries | getattr(split, "more_queries", torch.zeros_like(split.queries))
+    able = split.queries | _more(split)
     made = []
     for row in rows.tolist():
         alike = able & (split.identities == split.identities[row])

@@ -103,12 +103,14 @@ def balanced(
     resize: Resize = "enlarge",
     align_corners: Annotated[bool, FLAG] = False,
     ignore_index: IgnoreIndex = IGNORE,
+    total: Annotated[bool, FLAG] = False,
 ) -> Tensor:
     """The class-balanced loss of HED (Xie & Tu 2015, eq. 2), per image, averaged over places and images.
 
     l = -beta sum_{Y+} log p - (1 - beta) sum_{Y-} log(1 - p), with beta = |Y-| / |Y| of each image. `prediction` holds raw
-    scores (N, 1, *places), `target` labels 0 and 1 (N, *places). The paper sums over places (and has a learning rate of
-    1e-6); this is a mean, so that the rate does not depend on the size of the image.
+    scores (N, 1, *places), `target` labels 0 and 1 (N, *places). The mean is over the places that count, so that the rate
+    does not depend on the size of the image; with `total` it is their sum, as in paper and release (at a rate of 1e-6).
+    Places labelled `ignore_index` are in neither, nor in beta.
     """
     target = as_classes("balanced", prediction, target)
     if prediction.shape[1] != 1:
@@ -122,4 +124,5 @@ def balanced(
     whole = places.sum(axes, keepdim=True).clamp(min=1)
     beta = without.sum(axes, keepdim=True) / whole
     each = beta * edge * F.softplus(-scores) + (1 - beta) * without * F.softplus(scores)
-    return (torch.where(places.sum(1, keepdim=True) > 0, each, 0.0) / whole).sum() / max(1, scores.shape[0])
+    shares = each if total else each / whole
+    return torch.where(places.sum(1, keepdim=True) > 0, shares, 0.0).sum() / max(1, scores.shape[0])

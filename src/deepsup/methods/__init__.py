@@ -8,6 +8,7 @@ import sys
 
 from deepsup.methods.method import BUILDERS as BUILDERS
 from deepsup.methods.method import METHODS as METHODS
+from deepsup.methods.method import Biases as Biases
 from deepsup.methods.method import Method as Method
 from deepsup.methods.method import Places as Places
 from deepsup.methods.method import Preset as Preset

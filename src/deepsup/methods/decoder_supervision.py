@@ -9,7 +9,7 @@ from typing import Annotated
 
 from deepsup.errors import LayerError
 from deepsup.layers.dry_run import Layer
-from deepsup.methods.method import BUILDERS, Arrange, Method, NotNegative, Places, Preset, Scene
+from deepsup.methods.method import BUILDERS, Arrange, Biases, Method, NotNegative, Places, Preset, Scene
 from deepsup.specs import FLAG, one_of
 
 
@@ -106,12 +106,32 @@ def hed() -> Method:
         maps=True,
         formula="L = l(fuse) + sum_m l(side_m),  l = -beta sum_{Y+} log p - (1 - beta) sum_{Y-} log(1 - p), beta = |Y-|/|Y|",
         source="Xie & Tu 2015 (ICCV), eq. 2 to 4; s9xie/hed",
-        deviations="the loss is a mean over places where the original sums (its learning rate is 1e-6). At test the fusion is "
-        "main, and the paper's average of all outputs the ensemble",
+        deviations="the loss is a mean over places where the original sums (its learning rate is 1e-6): of 321x481 pixels "
+        "1/154,401 of it, and so is the gradient. Rates are the user's, in all layers alike. At test the fusion is main, and the "
+        "paper's average of all outputs the ensemble. The released loss, rates and network: `hed-released`",
         head="identity",
         loss="balanced",
         main_loss="balanced",
         places=Places("at the side outputs of deepsup:hed", _side_outputs),
+    )
+
+
+@BUILDERS.register
+def hed_released() -> Method:
+    """HED as released: the loss summed over the image, with the released rates of every layer."""
+    return replace(
+        hed(),
+        source="s9xie/hed at 912632b, train_val.prototxt, solver.prototxt and sigmoid_cross_entropy_loss_layer.cpp",
+        deviations="its network is deepsup:hed with model_options.released=true, and the rates of layers are of deepsup:hed "
+        "alone. There the batch is 1 image, and 10 are added up before a step: data.batch_size=10 of images of one size. "
+        "Its rate falls to 0.1 every 10,000 of 30,001 steps, momentum 0.9, decay 0.0002: optimizer.schedule and the like are "
+        "yours. Labels that are neither 0 nor 1 have no gradient here; the released backward, where there are none, gives "
+        "them sigmoid minus label",
+        loss="balanced(total=True)",
+        main_loss="balanced(total=True)",
+        released_rates=True,
+        biases=Biases(2.0, 0.0),
+        rate=1e-6,
     )
 
 

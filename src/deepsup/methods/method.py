@@ -43,6 +43,13 @@ class Places(NamedTuple):
     find: Callable[[Scene], Mapping[str, str]]
 
 
+class Biases(NamedTuple):
+    """How biases learn where a release says so: in rates, and in decays, of their weights."""
+
+    rate: float
+    weight_decay: float
+
+
 Arrange = Callable[["Method", Scene, Mapping[str, str]], Mapping[str, Preset]]
 Mimicry = Callable[[Sequence[str]], Sequence[Edge]]
 
@@ -83,6 +90,11 @@ class Method:
     head_lr_factor: float = 1.0  # the rate of its heads, in rates of the model
     head_weight_decay: float | None = None  # of its heads; None: the model's
     classifier_lr_factor: float = 1.0  # of the layer that makes the main scores
+    released_rates: bool = (
+        False  # the rates that a released network of ours gives its layers, by its attribute of this name
+    )
+    biases: Biases | None = None  # of model and heads; None: as their weights
+    rate: float | None = None  # of SGD, where the user says none; None: the trainer's
     views: int = 1
     overlap: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -127,6 +139,12 @@ class Method:
             rate["heads' weight decay"] = f"{self.head_weight_decay:g}"
         if self.classifier_lr_factor != 1:
             rate["main classifier's rate"] = f"{self.classifier_lr_factor:g} of the model's"
+        if self.released_rates:
+            rate["rates of layers"] = "those of the released network"
+        if self.biases is not None:
+            rate["biases"] = f"{self.biases.rate:g} of the rate of weights, {self.biases.weight_decay:g} of their decay"
+        if self.rate is not None:
+            rate["rate of SGD"] = f"{self.rate:g}, unless you say another"
         options = {"options": ", ".join(f"{k}={v!r}" for k, v in self.options.items())} if self.options else {}
         said = {
             "formula": self.formula,

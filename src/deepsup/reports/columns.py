@@ -169,6 +169,11 @@ def score(arm: Arm) -> str:
     return spread(arm.fields.get("mean"), arm.fields.get("std"), arm.metric)
 
 
+@column(RESULTS, "rank-1\u00a0%", "rank-1 %", says=_something)
+def rank_1(arm: Arm) -> str:
+    return formats.NONE if arm.metric == "rank-1" else score_of(arm.mean("rank_1"), "rank-1")
+
+
 @column(RESULTS, "minus {baseline}", says=_something)
 def difference(arm: Arm) -> str:
     own = arm.fields is arm.reference

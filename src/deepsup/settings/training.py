@@ -24,6 +24,9 @@ from deepsup.settings.goals import check_comparable, check_loss, check_method, c
 from deepsup.settings.section import Settings, check, flattened, merge, override, read
 from deepsup.settings.supervise import ProbeConfig as ProbeConfig
 from deepsup.settings.supervise import SuperviseConfig as SuperviseConfig
+from deepsup.settings.watching import CheckpointConfig as CheckpointConfig
+from deepsup.settings.watching import LogConfig as LogConfig
+from deepsup.settings.watching import ValidationConfig as ValidationConfig
 from deepsup.tasks import TASKS
 from deepsup.trust import Asked, Trust
 from deepsup.trust import check as check_trust
@@ -88,30 +91,6 @@ class EngineConfig(Settings):
     """Threads for arithmetic on the CPU; null leaves it to PyTorch."""
 
 
-class LogConfig(Settings):
-    """What the journal holds besides the epochs."""
-
-    every: int = Field(default=10, ge=1)
-    """Steps from one `step` record to the next."""
-    gradients: int = Field(default=30, ge=0)
-    """For how many first steps the gradients of all layers are recorded."""
-    conflict: bool = True
-    """Measure in every step whether a branch pulls with or against what comes from above it."""
-    parameter_conflict: int = Field(default=0, ge=0)
-    """Also compare gradients of the shared parameters, every so many steps (one extra backward a loss); 0 is never."""
-    tensorboard: bool = False
-    """Also write TensorBoard events, to `tensorboard/` in the run's folder; needs the extra `tensorboard`."""
-    loggers: tuple[str, ...] = ()
-    """Where records also go, by name, with options: those of `deepsup.training.loggers.LOGGERS`."""
-
-
-class CheckpointConfig(Settings):
-    """How often a checkpoint is written besides the end of each epoch."""
-
-    every_steps: int | None = Field(default=None, ge=1)
-    """Steps from one checkpoint to the next within an epoch; null is none."""
-
-
 class TrainConfig(Settings):
     """One training run."""
 
@@ -130,10 +109,11 @@ class TrainConfig(Settings):
     """The main output's loss, and that of branches whose method gives both the same: `cross_entropy`, `binary`,
     `dice_cross_entropy`, ...; null is `binary` for several labels, `mse` for values, and else the method's."""
     metric: str | None = None
-    """The score that counts; null is `accuracy` for one label an image, `mAP` for several (also `label F1`, `label accuracy`),
-    `R²` for values (also `MAE` and `RMSE`, the lower the better), and `mean IoU` for one a pixel. There are also
-    `pixel accuracy` and `mean Dice`, and of two classes `F1`, `Dice`, `Jaccard`, `sensitivity`, `specificity`,
-    `precision`, `ROC-AUC` and `PR-AUC` (average precision)."""
+    """The score that counts; null is `accuracy` for one label an image, `mAP` for several (also `label F1`, `label accuracy`)
+    and for identities (also `mAP (trapezoid)`, `rank-1`, `rank-5`, `rank-10`, `rank-20`, `mINP`), `R²` for values (also
+    `MAE` and `RMSE`, the lower the better), and `mean IoU` for one a pixel. There are also `pixel accuracy` and `mean Dice`,
+    and of two classes `F1`, `Dice`, `Jaccard`, `sensitivity`, `specificity`, `precision`, `ROC-AUC` and `PR-AUC` (average
+    precision)."""
     optimizer: OptimizerConfig = OptimizerConfig()
     epochs: int = Field(default=12, ge=1)
     """How often every training image is seen."""
@@ -142,6 +122,7 @@ class TrainConfig(Settings):
     engine: EngineConfig = EngineConfig()
     log: LogConfig = LogConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    validation: ValidationConfig = ValidationConfig()
     output: str = ""
     """The run's folder; `runs/NAME` with the run's `name` if not given."""
 
@@ -180,6 +161,7 @@ class TrainConfig(Settings):
     def _goals_fit_the_task(self) -> TrainConfig:
         check_loss(self.loss, self.data.task, of=self.data.name)
         check_metric(self.metric, self.data.task, of=self.data.name)
+        self.validation.check(self.data.task, of=self.data.name)
         if self.supervise:
             check_method(self.supervise.method, self.data.task, of=self.data.name)
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -25,10 +26,13 @@ def parameter_groups(
     """Optimiser groups `"model"` and `"heads"`; `head_lr_factor` multiplies `lr` for the heads (torchvision uses 10).
 
     What is not said of the heads is as their method needs it (DSN's learn at a thousandth of the rate), for most as it is of
-    the model; and the layer that makes the main scores has a group of its own, `"classifier"`, where the method wants another
-    rate for it. For a model without branches there is only the first. Frozen parameters are left out.
+    the model; and layers of the model that the method wants at another rate have a group of their own: the one that makes the
+    main scores, `"classifier"`, and those that a released network gives rates to, `"model * 100"`. Biases are then in
+    `".../bias"` where the release learns them at another rate. For a model without branches there is only the first.
+    Frozen parameters are left out.
     """
-    parts = [("model", net, lr, weight_decay)]
+    parts: list[tuple[str, nn.Module, float, float]] = [("model", net, lr, weight_decay)]
+    biases = None
     if any(isinstance(m, Supervised) for m in net.modules()) and is_supervised(net):
         target = unwrap(net)
         method = methods.get(target.plan.method)
@@ -36,16 +40,51 @@ def parameter_groups(
         said = (head_weight_decay, method.head_weight_decay, weight_decay)
         decay = next(each for each in said if each is not None)
         parts = [("model", target.model, lr, weight_decay), ("heads", target.heads, lr * factor, decay)]
-        last = classifier(target.model, target.plan.classes) if method.classifier_lr_factor != 1 else None
-        if last is not None and head_lr_factor is None:  # rates that are said are taken as they are said
-            parts.insert(0, ("classifier", last, lr * method.classifier_lr_factor, weight_decay))
+        if head_lr_factor is None:  # rates that are said are taken as they are said
+            parts = [(name, layer, lr * rate, weight_decay) for name, layer, rate in _own_rates(target, method)] + parts
+            biases = method.biases
     groups: list[dict[str, Any]] = []
     taken: set[int] = set()  # a head may share a layer with the model
     for name, module, rate, wd in parts:
-        params = [p for p in module.parameters() if p.requires_grad and id(p) not in taken]
-        taken |= {id(p) for p in params}
-        groups.append({"name": name, "params": params, "lr": rate, "weight_decay": wd})
-    return sorted((g for g in groups if g["params"]), key=lambda g: g["name"] != "model")
+        found = {n: p for n, p in module.named_parameters() if p.requires_grad and id(p) not in taken}
+        taken |= {id(p) for p in found.values()}
+        for group, params, own in _by_kind(name, found, biases):
+            groups.append(
+                {"name": group, "params": params, "lr": rate * own.rate, "weight_decay": wd * own.weight_decay}
+            )
+    return sorted((g for g in _merged(groups) if g["params"]), key=lambda g: g["name"] != "model")
+
+
+def _by_kind(
+    name: str, found: Mapping[str, nn.Parameter], biases: methods.Biases | None
+) -> list[tuple[str, list[nn.Parameter], methods.Biases]]:
+    """Parameters as one group, or biases apart where they have a rate of their own."""
+    as_weights = methods.Biases(1.0, 1.0)
+    if biases is None:
+        return [(name, list(found.values()), as_weights)]
+    apart = {n for n in found if n.rpartition(".")[2] == "bias"}
+    weights = [p for n, p in found.items() if n not in apart]
+    return [(name, weights, as_weights), (f"{name}/bias", [found[n] for n in found if n in apart], biases)]
+
+
+def _own_rates(net: Supervised, method: methods.Method) -> list[tuple[str, nn.Module, float]]:
+    """The layers of a model that a method wants at rates of their own, with the name of their group."""
+    found = []
+    if method.classifier_lr_factor != 1 and (last := classifier(net.model, net.plan.classes)) is not None:
+        found.append(("classifier", last, method.classifier_lr_factor))
+    rates: Mapping[str, float] = getattr(net.model, "released_rates", {}) if method.released_rates else {}
+    return found + [(f"model * {rate:g}", net.model.get_submodule(name), rate) for name, rate in rates.items()]
+
+
+def _merged(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Groups of one name as one."""
+    found: dict[str, dict[str, Any]] = {}
+    for group in groups:
+        if group["name"] in found:
+            found[group["name"]]["params"] += group["params"]
+        else:
+            found[group["name"]] = group
+    return list(found.values())
 
 
 def too_fast(net: nn.Module, optimizer: Optimizer) -> str:

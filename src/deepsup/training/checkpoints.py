@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from deepsup import __version__
 from deepsup.errors import CheckpointError
@@ -31,6 +32,10 @@ from deepsup.files import LEFTOVER, write_atomically
 MAGIC = b"DEEPSUP\n"
 FORMAT = 2
 _HEADER = struct.Struct("<8sIQ32s")
+_STORED = {
+    "epoch_rng": "feed_rng",
+    "sums": "tallies",
+}  # what fields are called in files, since the first of this format
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,8 @@ class Checkpoint:
     """The state of a run between two steps.
 
     `step` counts optimiser steps done, `epoch` finished epochs and `batch` the batches done of the epoch under way.
-    `rng` holds one state a process, `feed_rng` those at the beginning of the epoch, from which an epoch's own
-    shuffling can be repeated, `tallies` the sums of the epoch so far. `seconds` is the training time so far,
+    `rng` holds one state a process, `epoch_rng` those at the beginning of the epoch, from which an epoch's own
+    shuffling can be repeated, `sums` the sums of the epoch so far. `seconds` is the training time so far,
     `epoch_began` that before the epoch under way.
     """
 
@@ -49,8 +54,8 @@ class Checkpoint:
     batch: int
     step: int
     rng: list[dict[str, Any]]
-    feed_rng: list[dict[str, Any]]
-    tallies: list[dict[str, Any]]
+    epoch_rng: list[dict[str, Any]]
+    sums: list[dict[str, Any]]
     journal: int
     score: float | None = None
     metric: str = "accuracy"
@@ -66,7 +71,7 @@ class Checkpoint:
 def save(checkpoint: Checkpoint, path: str | Path) -> None:
     """Write a checkpoint so that `path` holds either the old one or the new one, whatever happens meanwhile."""
     buffer = io.BytesIO()
-    torch.save({f.name: getattr(checkpoint, f.name) for f in fields(checkpoint)}, buffer)
+    torch.save({_STORED.get(f.name, f.name): getattr(checkpoint, f.name) for f in fields(checkpoint)}, buffer)
     payload = buffer.getvalue()
     data = _HEADER.pack(MAGIC, FORMAT, len(payload), hashlib.sha256(payload).digest()) + payload
     write_atomically(Path(path), lambda temporary: temporary.write_bytes(data))
@@ -86,7 +91,8 @@ def load(path: str | Path) -> Checkpoint:
     payload = _verified(file, data)
     try:
         content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-        return Checkpoint(**content)
+        named = {stored: name for name, stored in _STORED.items()}
+        return Checkpoint(**{named.get(key, key): value for key, value in content.items()})
     except (TypeError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
         raise CheckpointError(
             f"the checkpoint {file} is intact, but does not hold what this version of deepsup ({__version__}) expects: "
@@ -149,3 +155,20 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
 
         name, keys, position, has_gauss, gauss = state["numpy"]
         np.random.set_state((name, keys.numpy().astype(np.uint32), int(position), int(has_gauss), gauss))
+
+
+def on_cpu(state: Any) -> Any:
+    """Plain values and tensors with the tensors on the CPU, to be sent to another process or stored."""
+    if isinstance(state, dict):
+        return {key: on_cpu(value) for key, value in state.items()}
+    return state.cpu() if isinstance(state, Tensor) else state
+
+
+def load_net(net: nn.Module, checkpoint: Checkpoint) -> None:
+    """Load model and heads. Raises `CheckpointError` when the checkpoint is of another net."""
+    try:
+        net.load_state_dict(checkpoint.net)
+    except (RuntimeError, KeyError) as error:
+        raise CheckpointError(
+            f"the checkpoint does not fit this net: {error} Resume with the model and plan that it was written with."
+        ) from None

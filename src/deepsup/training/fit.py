@@ -23,7 +23,7 @@ from deepsup import schedules
 from deepsup.datasets import Split
 from deepsup.errors import ConfigError, LayerError, OutputError
 from deepsup.evaluation import devices
-from deepsup.evaluation.loaders import Batches, Feed, feed
+from deepsup.evaluation.loaders import Batches, Loader, as_loader
 from deepsup.layers.dry_run import trace
 from deepsup.settings import training as configs
 from deepsup.settings.section import S, check
@@ -31,8 +31,9 @@ from deepsup.supervision.attaching import Supervised, is_supervised, unwrap
 from deepsup.supervision.objectives import Objective
 from deepsup.training import checkpoints, loggers, optimizers, owned_folders
 from deepsup.training.checkpoints import Checkpoint
+from deepsup.training.job import FitResult, Job
 from deepsup.training.journal import Sink, environment
-from deepsup.training.loop import FitResult, Job, Loop
+from deepsup.training.loop import Loop
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -55,6 +56,7 @@ def fit(
     seed: int | None = 0,
     folder: str | Path | None = None,
     checkpoint_every: int | None = None,
+    validate_every: int = 1,
     engine: Mapping[str, Any] | configs.EngineConfig | None = None,
     log: Mapping[str, Any] | configs.LogConfig | None = None,
     on_record: Sink | None = None,
@@ -68,7 +70,8 @@ def fit(
     random streams and orders a split's batches; None leaves the streams as they are.
 
     Targets that are label maps (N, H, W) are scored by "mean IoU" unless `metric` names another of
-    `deepsup.tasks.METRICS`; other class indices by accuracy.
+    `deepsup.tasks.METRICS`; other class indices by accuracy, a split for re-identification by "mAP". `validate_every` is how
+    many epochs lie between two validations; the last epoch is followed by one.
 
     With `folder` a journal and, after every epoch (and every `checkpoint_every` steps), a checkpoint are kept there, and
     a call with the same settings goes on from the checkpoint. `engine` holds accelerator, devices, precision
@@ -91,6 +94,7 @@ def fit(
         seed=seed,
         folder=None if folder is None else Path(folder),
         checkpoint_every=checkpoint_every,
+        validate_every=validate_every,
         engine=_settings(configs.EngineConfig, engine),
         log=_settings(configs.LogConfig, log),
     )
@@ -99,7 +103,7 @@ def fit(
     fabric = devices.start(asked.engine)
     _check_shared(fabric.world_size, train, validation)
     held = _optimizer(net, optimizer, lr=lr)
-    training, validating = _feeds(asked, fabric)
+    training, validating = _loaders(asked, fabric)
     config = _config(asked, held, batches=training.length, processes=fabric.world_size)
     if asked.folder is not None:
         owned_folders.check(asked.folder, owned_folders.GROWING)
@@ -131,6 +135,7 @@ class _Asked:
     seed: int | None
     folder: Path | None
     checkpoint_every: int | None
+    validate_every: int
     engine: configs.EngineConfig
     log: configs.LogConfig
 
@@ -152,14 +157,15 @@ def _check_heard(asked: _Asked, *, lr: float | None, optimizer: Optimizer | str)
 
 def _check_counts(asked: _Asked) -> None:
     """Refuse numbers that settings of `train` would refuse."""
-    least = {"epochs": 1, "batch_size": 1, "checkpoint_every": 1, "seed": 0}
+    least = {"epochs": 1, "batch_size": 1, "checkpoint_every": 1, "validate_every": 1, "seed": 0}
     for name, smallest in least.items():
         value = getattr(asked, name)
         whole = isinstance(value, int) and not isinstance(value, bool)
         if value is not None and not (whole and value >= smallest):
             raise ConfigError(f"fit: {name} must be a whole number of at least {smallest}; found {value!r}.")
-    if asked.epochs is None:
-        raise ConfigError("fit: epochs must be a whole number of at least 1; found None.")
+    for name in ("epochs", "validate_every"):
+        if getattr(asked, name) is None:
+            raise ConfigError(f"fit: {name} must be a whole number of at least 1; found None.")
 
 
 def _optimizer(net: nn.Module, asked: Optimizer | str, *, lr: float | None) -> Optimizer:
@@ -170,15 +176,15 @@ def _optimizer(net: nn.Module, asked: Optimizer | str, *, lr: float | None) -> O
     return asked
 
 
-def _feeds(asked: _Asked, fabric: Fabric) -> tuple[Feed, Feed | None]:
+def _loaders(asked: _Asked, fabric: Fabric) -> tuple[Loader, Loader | None]:
     """Where batches come from, for training and for validation, this process's share of them."""
     share: dict[str, Any] = {"seed": asked.seed or 0, "rank": fabric.global_rank, "world": fabric.world_size}
     share["device"] = fabric.device
     size = asked.batch_size or BATCH_SIZE
-    training = feed(asked.train, size, **share)
+    training = as_loader(asked.train, size, **share)
     if asked.validation is None:
         return training, None
-    return training, feed(asked.validation, size, shuffle=False, **share)
+    return training, as_loader(asked.validation, size, shuffle=False, **share)
 
 
 def _config(asked: _Asked, optimizer: Optimizer, *, batches: int | None, processes: int) -> dict[str, Any]:
@@ -201,8 +207,8 @@ def _config(asked: _Asked, optimizer: Optimizer, *, batches: int | None, process
 def _job(
     asked: _Asked,
     optimizer: Optimizer,
-    training: Feed,
-    validation: Feed | None,
+    training: Loader,
+    validation: Loader | None,
     *,
     config: dict[str, Any],
     sinks: Sequence[Sink],
@@ -220,6 +226,7 @@ def _job(
         log=asked.log,
         metric=asked.metric,
         checkpoint_every=asked.checkpoint_every,
+        validate_every=asked.validate_every,
         compile=asked.engine.compile,
         channels_last=asked.engine.channels_last,
         folder=asked.folder,
@@ -274,7 +281,7 @@ def _resumable(folder: Path | None, config: dict[str, Any]) -> Checkpoint | None
     return checkpoint
 
 
-def _start(net: nn.Module, training: Feed, *, name: str, seed: int | None, config: dict[str, Any]) -> dict[str, Any]:
+def _start(net: nn.Module, training: Loader, *, name: str, seed: int | None, config: dict[str, Any]) -> dict[str, Any]:
     """The content of a journal's first record."""
     plan = net.plan if isinstance(net, Supervised) else None
     return {
@@ -289,7 +296,7 @@ def _start(net: nn.Module, training: Feed, *, name: str, seed: int | None, confi
     }
 
 
-def _plain_cost(net: nn.Module, training: Feed) -> dict[str, int] | None:
+def _plain_cost(net: nn.Module, training: Loader) -> dict[str, int] | None:
     """What the plain model costs; None for a model that cannot be traced, which may train all the same."""
     before = checkpoints.rng_state()  # looking at a batch must not change which batches come
     try:

@@ -3,93 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
-from deepsup import specs
 from deepsup.doctor import Diagnosis
-from deepsup.errors import CheckpointError, DatasetError, NonFiniteError
+from deepsup.errors import DatasetError, NonFiniteError
 from deepsup.evaluation import devices
 from deepsup.evaluation.evaluate import evaluate
-from deepsup.evaluation.loaders import Batch, Feed, samples_in
-from deepsup.evaluation.sliding_window import Forward
+from deepsup.evaluation.loaders import Batch, samples_in
+from deepsup.evaluation.search import searched
 from deepsup.probes import weight_layers
-from deepsup.settings.training import LogConfig
 from deepsup.supervision.attaching import Supervised
-from deepsup.supervision.objectives import Objective, Terms
-from deepsup.tasks import better, shown, task_of
+from deepsup.supervision.objectives import Terms
+from deepsup.tasks import TASKS, better, task_of
+from deepsup.tasks.reidentification import RE_IDENTIFICATION
 from deepsup.training import checkpoints, memory
-from deepsup.training.checkpoints import Checkpoint
-from deepsup.training.journal import Journal, Record, Sink, read
-from deepsup.training.meters import Conflicts, Stopwatch, Tally, check_weights, explained
+from deepsup.training.checkpoints import Checkpoint, load_net, on_cpu
+from deepsup.training.job import FitResult, Job
+from deepsup.training.journal import Journal, Record, read
+from deepsup.training.meters import Conflicts, LossMeter, Stopwatch, check_weights, explained
 from deepsup.training.preflight import examine, first_batch
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-
-class FitResult(NamedTuple):
-    """What came of a run: `score` of the main output after the last epoch, `history` the epoch records.
-
-    `metric` is the name of the score: `accuracy`, `mean IoU`, ...
-    """
-
-    step: int
-    epochs: int
-    score: float | None
-    best_score: float | None
-    metric: str
-    seconds: float
-    step_ms: float | None
-    history: list[Record]
-    journal: Path | None
-
-    def __str__(self) -> str:
-        best = shown(self.metric, self.score if self.best_score is None else self.best_score)
-        scores = f"{self.metric} {shown(self.metric, self.score)}, best {best}; " if self.score is not None else ""
-        epochs, steps = specs.counted(self.epochs, "epoch"), specs.counted(self.step, "step")
-        return f"{epochs}, {steps} in {self.seconds:.1f} s; {scores}journal: {self.journal}"
-
-
-@dataclass(frozen=True)
-class Job:
-    """Everything the loop needs; `fit` and `train` differ only in where they get it from.
-
-    `folder` (None: keep nothing) receives `journal.jsonl` and `checkpoint.ckpt`. `start` goes into the journal's first
-    record. `opening` are records written right after it, and `finish` is called before the journal's last one. `metric`
-    is the score that counts (None: by the targets), and `run` takes the place of `net(x)` in validation.
-    """
-
-    net: nn.Module
-    objective: Objective
-    train: Feed
-    optimizer: Optimizer
-    epochs: int
-    validation: Feed | None = None
-    schedule: Callable[[float], float] | None = None
-    log: LogConfig = field(default_factory=LogConfig)
-    checkpoint_every: int | None = None
-    compile: bool | str = False
-    channels_last: bool = False
-    folder: Path | None = None
-    config: dict[str, Any] = field(default_factory=dict)
-    start: dict[str, Any] = field(default_factory=dict)
-    metric: str | None = None
-    opening: tuple[Record, ...] = ()
-    sinks: tuple[Sink, ...] = ()
-    finish: Callable[[], None] | None = None
-    run: Forward | None = None
-
-    @property
-    def plan(self) -> dict[str, Any] | None:
-        """The plan of a supervised net, as plain values."""
-        return self.net.plan.to_dict() if isinstance(self.net, Supervised) else None
 
 
 class Loop:
@@ -118,8 +58,8 @@ class Loop:
         self.score: float | None = None
         self.best: float | None = None
         self.epoch_began = 0.0
-        self.feed_rng: dict[str, Any] = {}
-        self.tally = Tally(fabric)
+        self.epoch_rng: dict[str, Any] = {}
+        self.loss_meter = LossMeter(fabric)
         self.watch = Stopwatch()
         self.history: list[Record] = []
         self.measured = weight_layers(job.net.model if isinstance(job.net, Supervised) else job.net)
@@ -151,10 +91,11 @@ class Loop:
         self.watch.seconds, self.watch.step_ms = checkpoint.seconds, list(checkpoint.step_ms)
         self.epoch_began = checkpoint.epoch_began
         rank = self.fabric.global_rank
-        self.tally.load(checkpoint.tallies[rank])
-        self.conflicts.load(checkpoint.tallies[rank].get("conflict", {"steps": [], "samples": []}))
-        self.job.objective.load_state_dict(checkpoint.tallies[rank].get("objective", {"calls": 0, "memory": {}}))
-        self.feed_rng = checkpoint.feed_rng[rank]
+        sums = checkpoint.sums[rank]
+        self.loss_meter.load(sums)
+        self.conflicts.load(sums.get("conflict", {"steps": [], "samples": []}))
+        self.job.objective.load_state_dict(sums.get("objective", {"calls": 0, "memory": {}}))
+        self.epoch_rng = checkpoint.epoch_rng[rank]
         checkpoints.set_rng_state(checkpoint.rng[rank])
         if isinstance(self.net, Supervised):
             self.net.calls = checkpoint.rng[rank]["heads"]
@@ -221,14 +162,14 @@ class Loop:
 
     def _batches(self) -> Iterator[Batch]:
         """The rest of this epoch's batches; a source that shuffles by the global random state gets the one it had."""
-        feed = self.job.train
+        loader = self.job.train
         if self.batch == 0:
-            self.feed_rng = checkpoints.rng_state() if feed.draws else {}
-            return feed.epoch(self.epoch)
+            self.epoch_rng = checkpoints.rng_state() if loader.draws else {}
+            return loader.epoch(self.epoch)
         now = checkpoints.rng_state()
-        if self.feed_rng:
-            checkpoints.set_rng_state(self.feed_rng)
-        batches = feed.epoch(self.epoch, start=self.batch)
+        if self.epoch_rng:
+            checkpoints.set_rng_state(self.epoch_rng)
+        batches = loader.epoch(self.epoch, start=self.batch)
         checkpoints.set_rng_state(now)
         return batches
 
@@ -239,7 +180,7 @@ class Loop:
             self.net.set_progress(progress)
         self.job.optimizer.zero_grad()
         terms = self.job.objective(self.wrapped(x), y, progress=progress)
-        values = self.tally.add(terms, samples_in(y), step=self.step + 1)
+        values = self.loss_meter.add(terms, samples_in(y), step=self.step + 1)
         self.conflicts.look(terms, step=self.step + 1)
         self.fabric.backward(terms.total)
         self.conflicts.step()
@@ -271,7 +212,7 @@ class Loop:
     def _write_step(self, terms: Terms, values: Tensor, progress: float) -> None:
         means = self._everywhere(dict(zip(("total", *terms.parts), values.tolist(), strict=True)))
         self.watch.lap(self.step)
-        self.tally.check()
+        self.loss_meter.check()
         self.journal.write(
             "step",
             step=self.step,
@@ -298,11 +239,11 @@ class Loop:
             self.journal.write("conflict", step=self.step, epoch=epoch, progress=progress, **found)
 
     def _finish_epoch(self) -> None:
-        train = self.tally.means()
+        train = self.loss_meter.means()
         self.watch.stop()
         self._check_finite()
         self.epoch, self.batch = self.epoch + 1, 0
-        self.tally.reset()
+        self.loss_meter.reset()
         self.journal.write(
             "epoch",
             epoch=self.epoch,
@@ -315,11 +256,14 @@ class Loop:
         self._checkpoint()
 
     def _usual_metric(self, target: Any) -> str:
+        if searched(self.job.validation) is not None:
+            return TASKS[RE_IDENTIFICATION].metric
         main, target = self.job.objective.predictions.get("main"), self.job.objective.targets(target).main
         return task_of(target, self.job.objective.kind("main"), main.places if main else None).metric
 
     def _validate(self) -> dict[str, Any] | None:
-        if self.job.validation is None:
+        last = self.epoch == self.job.epochs
+        if self.job.validation is None or (self.epoch % self.job.validate_every and not last):
             return None
         scores = evaluate(
             self.net,
@@ -329,6 +273,7 @@ class Loop:
             progress=self.epoch / self.job.epochs,
             fabric=self.fabric,
             run=self.job.run,
+            how=self.job.how if last else replace(self.job.how, rerank=False),
         )
         self.score = scores.score.get("main")
         if self.score is not None:
@@ -336,7 +281,7 @@ class Loop:
         return scores.record()
 
     def _check_finite(self) -> None:
-        self.tally.check()
+        self.loss_meter.check()
         check_weights(self.net, step=self.step)
 
     def _checkpoint(self) -> None:
@@ -344,11 +289,10 @@ class Loop:
         if self.job.folder is None:
             return
         random = {**checkpoints.rng_state(), "heads": getattr(self.net, "calls", 0)}
-        sums = {
-            **self.tally.state(), "conflict": self.conflicts.state(), "objective": on_cpu(self.job.objective.state_dict()),
-        }  # fmt: skip
-        everyone = devices.gathered(self.fabric, [random, self.feed_rng, sums])
-        rng, feed_rng, tallies = map(list, zip(*everyone, strict=True))
+        objective = on_cpu(self.job.objective.state_dict())
+        own = {**self.loss_meter.state(), "conflict": self.conflicts.state(), "objective": objective}
+        everyone = devices.gathered(self.fabric, [random, self.epoch_rng, own])
+        rng, epoch_rng, sums = map(list, zip(*everyone, strict=True))
         if not self.fabric.is_global_zero:
             return
         checkpoints.save(
@@ -359,8 +303,8 @@ class Loop:
                 batch=self.batch,
                 step=self.step,
                 rng=rng,
-                feed_rng=feed_rng,
-                tallies=tallies,
+                epoch_rng=epoch_rng,
+                sums=sums,
                 journal=self.journal.sync(),
                 score=self.score,
                 metric=self.metric,
@@ -381,20 +325,3 @@ class Loop:
     def _mark(self) -> None:
         if self.step >= self.job.log.gradients:  # measuring gradients makes a step slower than it is
             self.watch.mark(self.step)
-
-
-def on_cpu(state: Any) -> Any:
-    """Plain values and tensors with the tensors on the CPU, to be sent to another process or stored."""
-    if isinstance(state, dict):
-        return {key: on_cpu(value) for key, value in state.items()}
-    return state.cpu() if isinstance(state, Tensor) else state
-
-
-def load_net(net: nn.Module, checkpoint: Checkpoint) -> None:
-    """Load model and heads. Raises `CheckpointError` when the checkpoint is of another net."""
-    try:
-        net.load_state_dict(checkpoint.net)
-    except (RuntimeError, KeyError) as error:
-        raise CheckpointError(
-            f"the checkpoint does not fit this net: {error} Resume with the model and plan that it was written with."
-        ) from None

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-class Tally:
+class LossMeter:
     """The total and the labelled parts of the loss, summed over an epoch, and when each was first not finite.
 
     A part may come and go: it counts over the samples for which it was there. Everything stays on the device until

@@ -29,7 +29,6 @@ from deepsup.tasks.outputs import scores_of
 from deepsup.tasks.task import Said
 from deepsup.training import checkpoints, owned_folders, runs
 from deepsup.training.inputs import Inputs
-from deepsup.training.loop import load_net
 from deepsup.trust import Trust
 
 
@@ -66,7 +65,7 @@ def load(folder: str | Path, *, branches: bool = False, trust: Trust = False) ->
     if plan is not None and (branches or not done):
         net = attach(net, plan)
     if not done:
-        load_net(net, checkpoints.load(place / "checkpoint.ckpt"))
+        checkpoints.load_net(net, checkpoints.load(place / "checkpoint.ckpt"))
     elif isinstance(net, Supervised):
         load_weights(net.model, place / "model.safetensors")
         load_weights(net.heads, place / "heads.safetensors")

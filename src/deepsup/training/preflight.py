@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from deepsup import doctor
 from deepsup.doctor.findings import ERROR, Diagnosis
 from deepsup.errors import stacklevel
-from deepsup.evaluation.loaders import Batch, Feed, SplitFeed
+from deepsup.evaluation.loaders import Batch, Loader, SplitLoader
 from deepsup.supervision.objectives import Objective
 from deepsup.training import checkpoints
 
@@ -24,14 +24,14 @@ class TrapWarning(UserWarning):
     """What the doctor found would spoil the training that begins now."""
 
 
-def first_batch(train: Feed, fabric: Fabric) -> Batch | None:
+def first_batch(train: Loader, fabric: Fabric) -> Batch | None:
     """The first batch of training, on its device, drawn without moving the random state; None where there is none.
 
     Of batches that repeat the one before, the second: the first is shorter than all others.
     """
     before = checkpoints.rng_state()
     try:
-        batches = list(islice(train.epoch(0), 2 if isinstance(train, SplitFeed) and train.overlap else 1))
+        batches = list(islice(train.epoch(0), 2 if isinstance(train, SplitLoader) and train.overlap else 1))
     finally:
         checkpoints.set_rng_state(before)
     return fabric.to_device(batches[-1]) if batches else None

@@ -18,7 +18,7 @@ from deepsup.doctor.batch_checks import NO_OVERLAP, ONE_CROP
 from deepsup.doctor.findings import Diagnosis, Finding, diagnosis, from_error
 from deepsup.errors import ConfigError, DeepsupError, HeadError
 from deepsup.evaluation import devices
-from deepsup.evaluation.loaders import SplitFeed
+from deepsup.evaluation.loaders import SplitLoader
 from deepsup.plans.plan import Plan
 from deepsup.plans.planning import plan as make_plan
 from deepsup.probes import Probe, probe
@@ -149,7 +149,7 @@ def _diagnose(config: TrainConfig) -> Diagnosis:
     model = build(config, classes=classes_of(config, data), channels=data.train.channels, size=data.train.size)
     sample, target = next(_batches(config, data))
     settings = config.supervise
-    sizes = training_feed(config, data).batch_sizes
+    sizes = training_loader(config, data).batch_sizes
     common: dict[str, Any] = {
         "loss": config.main_loss,
         "main_loss": config.main_loss,
@@ -223,10 +223,10 @@ def classes_of(config: TrainConfig, data: datasets.Dataset) -> int:
     return TASKS[data.task].channels(data.classes, method.main_loss)
 
 
-def training_feed(config: TrainConfig, data: datasets.Dataset, **share: Any) -> SplitFeed:
+def training_loader(config: TrainConfig, data: datasets.Dataset, **share: Any) -> SplitLoader:
     """The batches that a run trains on; `share` says which process reads them, and on what device."""
     settings = config.data
-    return SplitFeed(data.train, settings.batch_size, seed=config.seed, overlap=settings.overlap, **share)
+    return SplitLoader(data.train, settings.batch_size, seed=config.seed, overlap=settings.overlap, **share)
 
 
 def build(config: TrainConfig, *, classes: int, channels: int, size: int) -> nn.Module:
@@ -304,7 +304,7 @@ def heads_of(settings: training.SuperviseConfig, layers: Iterable[str]) -> dict[
 
 
 def _batches(config: TrainConfig, data: datasets.Dataset, *, epoch: int = 0) -> Iterator[Any]:
-    return training_feed(config, data).epoch(epoch)
+    return training_loader(config, data).epoch(epoch)
 
 
 def _probe(

@@ -27,7 +27,8 @@ from deepsup.errors import ConfigError, PlanError
 from deepsup.evaluation import devices
 from deepsup.evaluation.devices import is_main_process as is_main_process
 from deepsup.evaluation.evaluate import evaluating
-from deepsup.evaluation.loaders import SplitFeed
+from deepsup.evaluation.loaders import SplitLoader
+from deepsup.evaluation.search import How
 from deepsup.evaluation.sliding_window import Forward, in_tiles
 from deepsup.files import save_weights
 from deepsup.layers.taps import put_back, remove_taps, taps_on
@@ -41,9 +42,10 @@ from deepsup.tasks import TASKS
 from deepsup.training import checkpoints, loggers, optimizers, owned_folders
 from deepsup.training.checkpoints import Checkpoint
 from deepsup.training.inputs import Inputs
+from deepsup.training.job import Job
 from deepsup.training.journal import Record, Sink, environment, final_score, read
-from deepsup.training.loop import Job, Loop, load_net
-from deepsup.training.prepare import Prepared, build, classes_of, load_data, prepare, training_feed
+from deepsup.training.loop import Loop
+from deepsup.training.prepare import Prepared, build, classes_of, load_data, prepare, training_loader
 from deepsup.trust import Trust
 
 if TYPE_CHECKING:
@@ -141,7 +143,7 @@ def strip_run(folder: str | Path, *, trust: Trust = False) -> tuple[Path, Path |
             planned = None if plan is None else Plan.from_dict(plan, trust=trust)  # before anything is built
             net = untouched_model(place, trust=trust)
             net = net if planned is None else attach(net, planned)
-            load_net(net, checkpoint)
+            checkpoints.load_net(net, checkpoint)
             owned_folders.note(place)
             _finish(net, place)
     return weights, certificate if supervised else None
@@ -241,10 +243,12 @@ def _job(
     return Job(
         net=net,
         objective=objective,
-        train=training_feed(config, data, **share),
-        validation=SplitFeed(data.validation, _validation_batch(config, data), shuffle=False, **share),
+        train=training_loader(config, data, **share),
+        validation=SplitLoader(data.validation, _validation_batch(config, data), shuffle=False, **share),
         metric=config.score_name,
         run=run,
+        validate_every=config.validation.every,
+        how=How(config.validation.rerank, config.validation.multi_query),
         optimizer=optimizers.build(net, config.optimizer),
         epochs=epochs,
         schedule=schedules.parse(config.optimizer.schedule),

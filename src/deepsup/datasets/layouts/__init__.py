@@ -19,18 +19,18 @@ from deepsup.datasets.request import Dataset
 from deepsup.errors import ConfigError
 
 Task: TypeAlias = str  # one of `deepsup.tasks.TASKS`
-Loader: TypeAlias = Callable[..., Dataset]
+Layout: TypeAlias = Callable[..., Dataset]
 
-LAYOUTS: specs.Registry[Loader] = specs.Registry("dataset", ConfigError, dashes=True)
-_TASKS: dict[Loader, Task] = {}
+LAYOUTS: specs.Registry[Layout] = specs.Registry("dataset", ConfigError, dashes=True)
+_TASKS: dict[Layout, Task] = {}
 
 
-def layout(task: Task) -> Callable[[Loader], Loader]:
+def layout(task: Task) -> Callable[[Layout], Layout]:
     """Make the function below known as the data set of its name, with one label an image, or with a label a pixel."""
 
-    def register(loader: Loader) -> Loader:
-        _TASKS[LAYOUTS.register(loader)] = task
-        return loader
+    def register(load: Layout) -> Layout:
+        _TASKS[LAYOUTS.register(load)] = task
+        return load
 
     return register
 
