@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 import deepsup as ds
-from deepsup.errors import ConfigError
-from deepsup.training import prepare
+from deepsup.errors import BranchNameError, ConfigError
+from deepsup.training import predict, prepare
 from deepsup.training.journal import read
-from deepsup.training.runs import train
+from deepsup.training.runs import strip_run, train
 from tests.support import tiny_runs
 from tests.support.tiny_runs import config
 
@@ -64,3 +64,35 @@ def test_measuring_with_branches_starts_from_the_same_weights_and_batches(tmp_pa
     assert supervised.rows[-1].weight.mean[0] == pytest.approx(plain.rows[-1].weight.mean[0], rel=1e-5)
     assert supervised.rows[0].weight.mean[0] == pytest.approx(plain.rows[0].weight.mean[0], rel=1e-5)
     assert prepare.measure(config(tmp_path / "run", supervise=None, **small), at=["relu2"]).means() != plain.means()
+
+
+@pytest.mark.parametrize("branches", [True, False])
+def test_a_loss_on_features_is_trained_with_branches_and_without_and_leaves_the_plain_model(
+    tmp_path: Path, branches: bool
+) -> None:
+    changes = {} if branches else {"supervise": None}
+    settings = config(tmp_path / "run", embedding={"loss": "triplet", "weight": 0.5}, **changes)
+    first = train(settings)
+    plan = ds.Plan.load(tmp_path / "run" / "plan.json")
+    sources = ["main/feature", *(["relu1/feature", "relu2/feature"] if branches else [])]
+    assert [e.source for e in plan.edges] == sources
+    steps = list(read(tmp_path / "run" / "journal.jsonl", "step"))
+    assert all(set(sources) <= record["parts"].keys() for record in steps)
+    assert (tmp_path / "run" / "certificate.json").exists()
+    assert strip_run(tmp_path / "run", trust=True)[0] == tmp_path / "run" / "model.safetensors"
+    predict.load(tmp_path / "run", trust=True)
+    if not branches:
+        with pytest.raises(ConfigError, match="has no branches"):
+            predict.load(tmp_path / "run", branches=True, trust=True)
+    again = train(settings)
+    assert again.already_done
+    assert first.folder == again.folder
+
+
+def test_what_cannot_be_a_loss_on_features_is_found_by_its_key(tmp_path: Path) -> None:
+    settings = config(tmp_path, embedding={"loss": {"relu3": "triplet"}})
+    with pytest.raises(BranchNameError, match="embedding_loss= names the output 'relu3'"):
+        prepare.prepare(settings)
+    assert any("relu3" in str(finding) for finding in prepare.diagnose(settings)[""].findings)
+    fine = prepare.diagnose(config(tmp_path, embedding={"loss": "triplet"}, supervise=None))[""]
+    assert not [finding for finding in fine.findings if finding.severity == "error"]

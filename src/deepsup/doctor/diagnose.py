@@ -204,7 +204,8 @@ class _Case:
             self.found.append(FOREIGN_PLAN.found("plan", what))
             return None
         branches = tuple(replace(b, layer=clean(b.layer)) for b in plan.branches)
-        return replace(plan, fingerprint=fingerprint(core), branches=branches)
+        embeddings = tuple(replace(e, layer=clean(e.layer), neck=clean(e.neck)) for e in plan.embeddings)
+        return replace(plan, fingerprint=fingerprint(core), branches=branches, embeddings=embeddings)
 
     def _planned(self, seen: Trace, at: Any, options: dict[str, Any], batches: Any) -> Plan | None:
         """The plan for `at`, or for as many of its layers as can be planned."""
@@ -214,7 +215,8 @@ class _Case:
             what = f"the model predicts {seen.classes} classes, the data have {classes}"
             self.found.append(CLASS_COUNT.found("main output", what))
         if at is None and not places_itself(rest):
-            rest = {k: v for k, v in rest.items() if k in ("main", "layout")} | {"method": "none"}
+            kept = {k: v for k, v in rest.items() if k in ("main", "layout") or k.startswith("embedding")}
+            rest = kept | {"method": "none"}
         elif at == "auto":
             rest["batches"] = batches
         if self.loss is not None:
@@ -232,10 +234,10 @@ class _Case:
     def _rehearse(self, seen: Trace, plan: Plan | None) -> None:
         """One forward with the heads on the real batch, then the losses."""
         setup = self.setup
-        made = self._attached(plan) if setup.net is None and plan is not None and plan.branches else None
+        made = self._attached(plan) if setup.net is None and plan is not None and plan.outputs else None
         net = setup.net or made
         heads = dict(net.heads.items()) if net else {}
-        whole = net is not None or (plan is not None and not plan.branches)
+        whole = net is not None or (plan is not None and not plan.outputs)
         objective = self.objective or twin(Objective(plan if whole else None, loss=self.loss))
         sample, target = doubled(self.sample, self.target)
         normalisation = Normalisation()

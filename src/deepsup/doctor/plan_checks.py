@@ -49,7 +49,7 @@ def one_by_one(
     found: list[Finding],
 ) -> Plan | None:
     """What can be planned, selector by selector, when all together are refused with `whole`."""
-    plain = {k: v for k, v in options.items() if k not in PER_BRANCH}
+    plain = {k: v for k, v in options.items() if k not in PER_BRANCH and not k.startswith("embedding")}
     parts: list[Plan] = []
     said = len(found)
     names: set[str] = set()

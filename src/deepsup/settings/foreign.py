@@ -18,7 +18,7 @@ def asks(run: Mapping[str, Any]) -> list[Asked]:
     for text in _of(run.get("supervise"), "head"):
         with suppress(HeadError):  # what is no head is told where it is asked for
             found += heads.asks(text)
-    for loss in (str(run.get("loss") or ""), *_of(run.get("supervise"), "loss")):
+    for loss in (str(run.get("loss") or ""), *_of(run.get("supervise"), "loss"), *_of(run.get("embedding"), "loss")):
         with suppress(ConfigError):
             found += import_paths.asks(loss) if loss else []
     return found

@@ -20,6 +20,7 @@ from deepsup.errors import ConfigError
 from deepsup.settings import foreign
 from deepsup.settings.arms import check_parts, check_seeds, completed, settings_of
 from deepsup.settings.data import DataConfig as DataConfig
+from deepsup.settings.feature_losses import EmbeddingConfig as EmbeddingConfig
 from deepsup.settings.goals import check_comparable, check_loss, check_method, check_metric, usual_loss
 from deepsup.settings.section import Settings, check, flattened, merge, override, read
 from deepsup.settings.supervise import ProbeConfig as ProbeConfig
@@ -114,6 +115,7 @@ class TrainConfig(Settings):
     `MAE` and `RMSE`, the lower the better), and `mean IoU` for one a pixel. There are also `pixel accuracy` and `mean Dice`,
     and of two classes `F1`, `Dice`, `Jaccard`, `sensitivity`, `specificity`, `precision`, `ROC-AUC` and `PR-AUC` (average
     precision)."""
+    embedding: EmbeddingConfig = EmbeddingConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     epochs: int = Field(default=12, ge=1)
     """How often every training image is seen."""

@@ -39,7 +39,7 @@ def had_branches(folder: Path, config: TrainConfig) -> bool:
     written = ownership.recorded(folder)
     if "plan.json" in written or any((folder / name).exists() for name in ("plan.json", *RESULTS[:2])):
         return True
-    if config.supervise is None:
+    if config.supervise is None and config.embedding.loss is None:
         return False
     if (folder / "checkpoint.ckpt").exists():
         return checkpoints.load(folder / "checkpoint.ckpt").plan is not None

@@ -57,8 +57,8 @@ def load(folder: str | Path, *, branches: bool = False, trust: Trust = False) ->
             raise ConfigError(
                 f"{place} was trained with branches, and its plan.json, which says where, is missing. Restore it."
             )
-        if branches:
-            raise ConfigError(f"{place} trained the plain model: it has no branches. Leave --branches out.")
+    if branches and (plan is None or not plan.branches):
+        raise ConfigError(f"{place} trained the plain model: it has no branches. Leave --branches out.")
     if not done and not (place / "checkpoint.ckpt").exists():
         raise CheckpointError(f"{place} has no weights yet: its first epoch has not finished. Train it first.")
     net = runs.untouched_model(place, trust=trust)

@@ -6,6 +6,7 @@ prepared.net, prepared.plan, prepared.data
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import chain, count, islice
@@ -16,7 +17,7 @@ from torch import nn
 from deepsup import datasets, doctor, methods, networks
 from deepsup.doctor.batch_checks import NO_OVERLAP, ONE_CROP
 from deepsup.doctor.findings import Diagnosis, Finding, diagnosis, from_error
-from deepsup.errors import ConfigError, DeepsupError, HeadError
+from deepsup.errors import ConfigError, DeepsupError, EmbeddingError, HeadError
 from deepsup.evaluation import devices
 from deepsup.evaluation.loaders import SplitLoader
 from deepsup.plans.plan import Plan
@@ -59,10 +60,10 @@ def prepare(config: TrainConfig, *, plan: dict[str, Any] | None = None, fabric: 
         chosen = Plan.from_dict(plan, trust=training.asked_names(config))
     else:
         chosen, placement = _plan(config, model, data)
-        if fabric is not None and fabric.world_size > 1 and chosen.branches:
+        if fabric is not None and fabric.world_size > 1 and chosen.outputs:
             chosen = Plan.from_dict(devices.gathered(fabric, chosen.to_dict())[0], trust=True)
     epochs = _equal_epochs(config, model, data) if is_equal_compute(config) else config.epochs
-    return Prepared(attach(model, chosen) if chosen.branches else model, chosen, data, placement, epochs)
+    return Prepared(attach(model, chosen) if chosen.outputs else model, chosen, data, placement, epochs)
 
 
 def check_run(config: TrainConfig, data: datasets.Dataset | None = None) -> datasets.Dataset:
@@ -154,6 +155,7 @@ def _diagnose(config: TrainConfig) -> Diagnosis:
         "loss": config.main_loss,
         "main_loss": config.main_loss,
         "classes": classes_of(config, data),
+        **config.embedding.of_plan,
     }
     look = partial(doctor.diagnose, model, sample, target, batch_sizes=sizes, **common)
     if settings is None:
@@ -205,6 +207,9 @@ def _refusals(config: TrainConfig, model: nn.Module, data: datasets.Dataset) -> 
 
 def _key_of(error: DeepsupError) -> str:
     """The key of the settings that a refusal of `plan` is about."""
+    embedding = re.match("embedding(?:_(loss|weight))?=", str(error))
+    if embedding or isinstance(error, EmbeddingError):
+        return f"embedding.{(embedding and embedding[1]) or 'layer'}"
     named = next((part for part in ("head", "loss", "weight", "gradient") if str(error).startswith(f"{part}=")), "at")
     return f"supervise.{'head' if isinstance(error, HeadError) else named}"
 
@@ -236,7 +241,11 @@ def build(config: TrainConfig, *, classes: int, channels: int, size: int) -> nn.
 def _plan(config: TrainConfig, model: nn.Module, data: datasets.Dataset) -> tuple[Plan, Record | None]:
     settings = config.supervise
     sample = next(_batches(config, data))[0][:2]
-    common: dict[str, Any] = {"main_loss": config.main_loss, "classes": classes_of(config, data)}
+    common: dict[str, Any] = {
+        "main_loss": config.main_loss,
+        "classes": classes_of(config, data),
+        **config.embedding.of_plan,
+    }
     if settings is None:
         return make_plan(model, sample, method="none", **common), None
     _check_batches(config, methods.get(settings.method))

@@ -95,7 +95,7 @@ def train(
         if fabric.is_global_zero and checkpoint is None:
             ownership.write(folder, "config.yaml", lambda path: training.save(config, path))
             Inputs.of(prepared.data).save(folder)
-            if prepared.plan.branches:
+            if prepared.plan.outputs:
                 ownership.write(folder, "plan.json", prepared.plan.save)
         job = _job(config, prepared, fabric, labels={"group": group, "arm": arm}, sinks=tuple(sinks))
         if checkpoint is None:  # whatever preparing drew, both arms of a pair train from the same random state
