@@ -36,8 +36,7 @@ class Process:
         here, there = socket.socketpair()
         socket.send_fds(server, [b"x"], [*streams, there.fileno()])
         there.close()
-        self._talk = here.makefile("rw", encoding="utf-8")
-        here.close()
+        self._socket, self._talk = here, here.makefile("rw", encoding="utf-8")
         self._talk.write(json.dumps(request) + "\n")
         self._talk.flush()
         self.pid = int(self._talk.readline())
@@ -46,15 +45,26 @@ class Process:
         self.stdout: IO[str] | None = None
 
     def kill(self) -> None:
+        self.send(signal.SIGKILL)
+
+    def send(self, number: int) -> None:
+        """Send it a signal, unless it was waited for."""
         if self.returncode is None:
             with suppress(ProcessLookupError):  # it has ended by itself
-                os.kill(self.pid, signal.SIGKILL)
+                os.kill(self.pid, number)
 
-    def wait(self) -> int:
-        """The exit code; minus the number of a signal."""
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code; minus the number of a signal. `TimeoutError` after so many seconds, when it was killed."""
         if self.returncode is None:
-            self.returncode = int(self._talk.readline())
-            self._talk.close()
+            self._socket.settimeout(timeout)
+            try:
+                self.returncode = int(self._talk.readline())
+            except TimeoutError:
+                self.kill()
+                raise
+            finally:
+                self._talk.close()
+                self._socket.close()
         return self.returncode
 
 
@@ -73,6 +83,17 @@ class WarmPython:
         )
         there.close()
         assert self._socket.recv(1), "the server did not come up"  # how long it imports is nobody's duration
+
+    @classmethod
+    def reached(cls, server: socket.socket) -> WarmPython:
+        """Another process's server, through the socket that `fileno` gave it."""
+        python = cls.__new__(cls)
+        python._socket = server
+        return python
+
+    def fileno(self) -> int:
+        """The socket's number, to be passed to a process that shall start others through this server."""
+        return self._socket.fileno()
 
     def close(self) -> None:
         self._socket.close()
@@ -139,7 +160,10 @@ def watch(stdin: int, stdout: int, stderr: int, talk: int) -> None:
     """Fork the child itself, tell its number and, when it has ended, its exit code."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with socket.socket(fileno=talk).makefile("rw", encoding="utf-8") as tell:
-        request = json.loads(tell.readline())
+        line = tell.readline()
+        if not line:  # whoever asked was killed
+            os._exit(0)
+        request = json.loads(line)
         child = os.fork()
         if child == 0:
             run(request, (stdin, stdout, stderr))

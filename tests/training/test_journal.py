@@ -43,6 +43,25 @@ def test_going_on_at_an_offset_repeats_nothing(tmp_path: Path):
     assert read(path) == []
 
 
+def test_an_altered_journal_is_refused_and_left_alone(tmp_path: Path):
+    path = tmp_path / "journal.jsonl"
+    with Journal(path) as journal:
+        journal.write("step", step=1)
+        offset, sha256 = journal.sync(), journal.sha256
+        journal.write("step", step=2)
+    with Journal(path, offset=offset, sha256=sha256) as journal:
+        journal.write("step", step=2)
+        longer, whole = journal.sync(), journal.sha256
+    damaged = path.read_bytes().replace(b'"step":', b'"stop":', 1)
+    path.write_bytes(damaged)
+    with pytest.raises(CheckpointError, match="is altered, but its checkpoint was written after"):
+        Journal(path, offset=longer, sha256=whole)
+    assert path.read_bytes() == damaged
+    path.unlink()
+    with pytest.warns(LostJournalWarning):
+        Journal(path, offset=longer, sha256=whole).close()
+
+
 def test_a_journal_shorter_than_its_checkpoint_knows_is_refused_and_left_alone(tmp_path: Path):
     path = tmp_path / "journal.jsonl"
     path.write_text('{"kind": "step"}\n')

@@ -11,7 +11,7 @@ import pytest
 import deepsup as ds
 from deepsup import ownership
 from deepsup.errors import CheckpointError, ConfigError
-from deepsup.training import owned_folders, runs
+from deepsup.training import owned_folders, predict, runs
 from tests.support.tiny_runs import config
 from tests.support.training_runs import CPU, some_batches, supervised_net
 
@@ -61,3 +61,25 @@ def test_what_is_left_of_a_run_tells_whether_it_had_branches(tmp_path: Path, sup
     if supervise is not None:
         with pytest.raises(CheckpointError, match="does not tell whether its run had branches"):
             owned_folders.had_branches(tmp_path, settings)
+
+
+@pytest.mark.parametrize("name", ["inputs.json", "plan.json", "model.safetensors", "heads.safetensors"])
+def test_nothing_is_predicted_with_a_file_that_was_altered(tmp_path: Path, name: str) -> None:
+    run = tmp_path / "run"
+    runs.train(config(run, epochs=1, model="deepsup:plain-4"))
+    data = bytearray((run / name).read_bytes())
+    data[-3] ^= 1
+    (run / name).write_bytes(data)
+    with pytest.raises(CheckpointError, match=f"{name} is not as deepsup wrote it"):
+        predict.load(run, branches=True)
+    owned_folders.refuse_altered(run, {*predict.READ} - {name})
+    (run / ownership.MANIFEST).unlink()
+    owned_folders.refuse_altered(run, predict.READ)
+
+
+def test_fit_sweeps_up_what_a_kill_left_of_its_own(tmp_path: Path) -> None:
+    ds.fit(supervised_net(), some_batches, folder=tmp_path, engine=CPU)
+    leftover = tmp_path / ".checkpoint.ckpt.deepsup-0123456789ab"
+    leftover.touch()
+    ds.fit(supervised_net(), some_batches, folder=tmp_path, engine=CPU)
+    assert not leftover.exists()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -320,6 +321,16 @@ def test_a_damaged_checkpoint_stops_the_run_and_is_left_as_it_is(tmp_path: Path,
     with pytest.raises(CheckpointError, match="altered" if damage == "flip" else "truncated"):
         train(config(tmp_path))
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_a_checkpoint_of_another_run_is_not_gone_on_with(tmp_path: Path):
+    for name, seed in (("mine", 0), ("other", 1)):
+        with pytest.raises(Interrupted):
+            train(config(tmp_path / name, seed=seed), on_record=stop_at(12))
+    shutil.copy(tmp_path / "other/checkpoint.ckpt", tmp_path / "mine/checkpoint.ckpt")
+    (tmp_path / "mine/journal.jsonl").unlink()
+    with pytest.raises(CheckpointError, match=r"checkpoint\.ckpt is of another run: seed was 1, now 0"):
+        train(config(tmp_path / "mine"))
 
 
 def test_both_arms_start_alike_and_a_weight_of_zero_changes_nothing(tmp_path: Path):

@@ -45,7 +45,7 @@ class Checkpoint:
     `step` counts optimiser steps done, `epoch` finished epochs and `batch` the batches done of the epoch under way.
     `rng` holds one state a process, `epoch_rng` those at the beginning of the epoch, from which an epoch's own
     shuffling can be repeated, `sums` the sums of the epoch so far. `seconds` is the training time so far,
-    `epoch_began` that before the epoch under way.
+    `epoch_began` that before the epoch under way. `journal` is the length of the journal in bytes, `journal_sha256` their hash.
     """
 
     net: dict[str, Any]
@@ -65,6 +65,7 @@ class Checkpoint:
     step_ms: list[float] = field(default_factory=list)
     plan: dict[str, Any] | None = None
     config: dict[str, Any] | None = None
+    journal_sha256: str | None = None
     library: str = __version__
 
 

@@ -112,6 +112,7 @@ def fit(
     if fabric.is_global_zero:
         sinks += loggers.sinks(asked.log, asked.folder, step=checkpoint.step if checkpoint else None)
         if asked.folder is not None:
+            checkpoints.remove_leftovers(asked.folder)
             owned_folders.note(asked.folder)
     job = _job(asked, held, training, validating, config=config, sinks=sinks)
     if seed is not None and checkpoint is None:

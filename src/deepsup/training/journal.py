@@ -10,6 +10,7 @@ no step is ever told twice.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -39,28 +40,62 @@ class Journal:
     """An append-only file of records; with `path=None` nothing is written, but sinks are still told.
 
     `offset` is the length in bytes to keep of a file that is there already: 0 starts over, None keeps all of it. Where all
-    of it is gone a new file is begun with a warning, and the journal is `lost`.
+    of it is gone a new file is begun with a warning, and the journal is `lost`. Raises `CheckpointError` where what is kept
+    is too short, or not the bytes of that `sha256`.
     """
 
-    def __init__(self, path: str | Path | None, *, offset: int | None = 0, sinks: tuple[Sink, ...] = ()) -> None:
+    def __init__(
+        self,
+        path: str | Path | None,
+        *,
+        offset: int | None = 0,
+        sha256: str | None = None,
+        sinks: tuple[Sink, ...] = (),
+    ) -> None:
         self.path = None if path is None else Path(path)
         self._sinks = sinks
         self.lost = self.path is not None and bool(offset) and not (self.path.exists() and self.path.stat().st_size)
         if self.lost:
             told = f"{self.path} is lost, and with it what it told until the last checkpoint; the run goes on with a new one"
             warnings.warn(told, LostJournalWarning, stacklevel=stacklevel())
-        self._file = None if self.path is None else _open(self.path, 0 if self.lost else offset)
+        self._digest = hashlib.sha256()
+        self._file = None if self.path is None else self._opened(self.path, 0 if self.lost else offset, sha256)
+
+    def _opened(self, path: Path, offset: int | None, sha256: str | None) -> Any:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        before = path.read_bytes()[:offset] if path.exists() else b""
+        self._digest.update(before)
+        wrong = f"{len(before)} bytes long" if len(before) < (offset or 0) else ""
+        if not wrong and sha256 is not None and not self.lost and self.sha256 != sha256:
+            wrong = "altered"
+        if wrong:
+            raise CheckpointError(
+                f"{path} is {wrong}, but its checkpoint was written after {offset} bytes: the journal was cut, replaced or "
+                "damaged. Restore it; if you remove it the run goes on with a new one, and forgets what it told before."
+            )
+        file = path.open("ab")
+        if offset is not None:
+            file.truncate(offset)
+            file.seek(0, os.SEEK_END)
+        return file
 
     @property
     def offset(self) -> int:
         """The length of the file in bytes."""
         return 0 if self._file is None else self._file.tell()
 
+    @property
+    def sha256(self) -> str:
+        """The hash of the file."""
+        return self._digest.hexdigest()
+
     def write(self, kind: str, **fields: Any) -> Record:
         """Append one record and hand it to the sinks; NaN and infinity become null, as JSON has neither."""
         record: Record = {"kind": kind, "time": round(time.time(), 3), **_plain(fields)}
         if self._file is not None:
-            self._file.write(json.dumps(record, allow_nan=False, ensure_ascii=False).encode() + b"\n")
+            line = json.dumps(record, allow_nan=False, ensure_ascii=False).encode() + b"\n"
+            self._digest.update(line)
+            self._file.write(line)
             self._file.flush()
         for sink in self._sinks:
             sink(record)
@@ -82,22 +117,6 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _open(path: Path, offset: int | None) -> Any:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("ab")
-    length = file.tell()
-    if offset is not None and offset > length:
-        file.close()
-        raise CheckpointError(
-            f"{path} is {length} bytes long, but its checkpoint was written after {offset} bytes: the journal was cut "
-            "or replaced. Restore it, or remove the run's folder and start again."
-        )
-    if offset is not None:
-        file.truncate(offset)
-        file.seek(0, os.SEEK_END)
-    return file
 
 
 def read(path: str | Path, kind: str | None = None) -> list[Record]:

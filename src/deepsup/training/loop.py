@@ -65,7 +65,8 @@ class Loop:
         self.measured = weight_layers(job.net.model if isinstance(job.net, Supervised) else job.net)
         path = job.folder / "journal.jsonl" if job.folder and fabric.is_global_zero else None
         sinks = (*(job.sinks if fabric.is_global_zero else ()), self._remember)
-        self.journal = Journal(path, offset=checkpoint.journal if checkpoint else 0, sinks=sinks)
+        kept: dict[str, Any] = {"offset": checkpoint.journal, "sha256": checkpoint.journal_sha256} if checkpoint else {}
+        self.journal = Journal(path, sinks=sinks, **kept)
         self._resume(checkpoint) if checkpoint else self._begin(found, batch)
         memory.peak_bytes(fabric.device, reset=True)
 
@@ -306,6 +307,7 @@ class Loop:
                 epoch_rng=epoch_rng,
                 sums=sums,
                 journal=self.journal.sync(),
+                journal_sha256=self.journal.sha256,
                 score=self.score,
                 metric=self.metric,
                 best_score=self.best,

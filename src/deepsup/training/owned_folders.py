@@ -23,6 +23,19 @@ def check(folder: Path, names: Iterable[str] = FILES) -> None:
         ownership.refuse_foreign(folder, names)
 
 
+def refuse_altered(folder: Path, names: Iterable[str]) -> None:
+    """Raise `CheckpointError` where one of the names is there and not as deepsup wrote it; it tells of another run then.
+
+    What no list of files names was written by an earlier version, or copied without it, and is believed.
+    """
+    written = ownership.recorded(folder)
+    if found := ownership.foreign(folder, [name for name in names if name in written]):
+        raise CheckpointError(
+            f"{folder}: {', '.join(found)} is not as deepsup wrote it, or damaged. Restore it; if the change is your own, remove "
+            f"{ownership.MANIFEST}."
+        )
+
+
 def note(folder: Path) -> None:
     """Before anything is written: list what an earlier version left, and what will grow."""
     if older(folder):

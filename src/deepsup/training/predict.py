@@ -31,6 +31,8 @@ from deepsup.training import checkpoints, owned_folders, runs
 from deepsup.training.inputs import Inputs
 from deepsup.trust import Trust
 
+READ = ("inputs.json", "plan.json", "model.safetensors", "heads.safetensors")
+
 
 class Predictor(NamedTuple):
     """A trained net and all that is needed to read images for it and its outputs."""
@@ -49,7 +51,9 @@ def load(folder: str | Path, *, branches: bool = False, trust: Trust = False) ->
     weights, `TrustError` where settings or plan name a network from elsewhere, unless `trust` allows it.
     """
     place = Path(folder)
-    config, inputs = runs.configured(place, trust=trust), Inputs.load(place)
+    config = runs.configured(place, trust=trust)
+    owned_folders.refuse_altered(place, READ)
+    inputs = Inputs.load(place)
     plan = Plan.load(place / "plan.json", trust=trust) if (place / "plan.json").exists() else None
     done = runs.finished(place) is not None
     if plan is None and (branches or not done):

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from deepsup import ownership, schedules
 from deepsup.datasets import Dataset
-from deepsup.errors import ConfigError, PlanError
+from deepsup.errors import CheckpointError, ConfigError, PlanError
 from deepsup.evaluation import devices
 from deepsup.evaluation.devices import is_main_process as is_main_process
 from deepsup.evaluation.evaluate import evaluating
@@ -86,10 +86,11 @@ def train(
         if (done := finished(folder)) is not None:
             return _result(folder, done, already_done=True)
         owned_folders.check(folder)
-        checkpoint = _checkpoint(folder)
+        checkpoint = _checkpoint(folder, config)
         prepared = prepare(config, plan=checkpoint.plan if checkpoint else None, fabric=fabric)
         sinks = [on_record] if on_record else []
         if fabric.is_global_zero:
+            checkpoints.remove_leftovers(folder, folder / "maps")
             sinks += loggers.sinks(config.log, folder, step=checkpoint.step if checkpoint else None)
             owned_folders.note(folder)
         if fabric.is_global_zero and checkpoint is None:
@@ -178,9 +179,8 @@ def check_folder(folder: Path, config: training.Config) -> None:
         before = there.model_copy(update={"arms": there.arms | open_})
     changed = training.differences(before, config, ignore=FREE)
     if changed:
-        shown = "; ".join(f"{key} was {old!r}, now {new!r}" for key, (old, new) in changed.items())
         raise ConfigError(
-            f"{folder} holds {what} with other settings: {shown}. Choose another output folder, or remove this one."
+            f"{folder} holds {what} with other settings: {_shown(changed)}. Choose another output folder, or remove this one."
         )
 
 
@@ -218,10 +218,20 @@ def _result(folder: Path, end: Record, **flags: bool) -> RunResult:
     return RunResult(folder, final_score(end), final_score(end, best=True), end["seconds"], **flags)
 
 
-def _checkpoint(folder: Path) -> Checkpoint | None:
+def _checkpoint(folder: Path, config: TrainConfig) -> Checkpoint | None:
     path = folder / "checkpoint.ckpt"
-    checkpoints.remove_leftovers(folder, folder / "maps")
-    return checkpoints.load(path) if path.exists() else None
+    checkpoint = checkpoints.load(path) if path.exists() else None
+    if checkpoint is not None and checkpoint.config is not None:
+        there = training.parse(checkpoint.config, where=str(path))
+        if changed := training.differences(there, config, ignore=FREE):
+            raise CheckpointError(
+                f"{path} is of another run: {_shown(changed)}. Put this run's own in its place, or remove it to begin again."
+            )
+    return checkpoint
+
+
+def _shown(changed: dict[str, tuple[Any, Any]]) -> str:
+    return "; ".join(f"{key} was {old!r}, now {new!r}" for key, (old, new) in changed.items())
 
 
 def _job(
