@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from deepsup import datasets
+from deepsup.datasets import IdentitySplit
 from deepsup.errors import ConfigError, DatasetError
 from deepsup.label_maps import write_picture
 from deepsup.settings.data import DataConfig
@@ -82,3 +83,25 @@ def test_inputs_of_before_there_were_ranges_know_8_bits_alone(tmp_path: Path) ->
     path = write(tmp_path / "new.png", np.array([[0, 5000]], np.uint16))
     with pytest.raises(DatasetError, match=r"new\.png has whole numbers of more than 8 bits"):
         Inputs.load(tmp_path).read(path, DataConfig(name="digits"))
+
+
+def test_images_of_identities_are_resized_whole_to_height_and_width(tmp_path: Path) -> None:
+    data = datasets.load("drawn-figures(identities=8, cameras=2, images=2)", size=[32, 24])
+    assert isinstance(data.validation, IdentitySplit)
+    Inputs.of(data).save(tmp_path)
+    inputs = Inputs.load(tmp_path)
+    assert (inputs.size, inputs.classes) == ((32, 24), data.class_names)
+    write_picture(tmp_path / "one.png", np.asarray(data.validation.picture(5)))
+    x, original = inputs.read(tmp_path / "one.png", DataConfig(name="drawn-figures"))
+    served = list(data.validation.batches(1, shuffle=False, epoch=0, seed=0))[5][0]
+    assert original.shape == (64, 32, 3)
+    assert torch.equal(x, served)
+
+
+@pytest.mark.parametrize("size", [[32], [32, 24, 3], [0, 4], [32, True], ["32", 24]])
+def test_two_sides_are_two(tmp_path: Path, size: object) -> None:
+    Inputs.of(datasets.load("digits", limit=64)).save(tmp_path)
+    told = json.loads((tmp_path / FILE).read_text())
+    (tmp_path / FILE).write_text(json.dumps(told | {"size": size}))
+    with pytest.raises(ConfigError, match=r"needs to be a whole number from 1 to 32768, or two"):
+        Inputs.load(tmp_path)

@@ -71,11 +71,26 @@ def assert_same(one: Any, other: Any) -> None:
         assert one == other
 
 
-@pytest.mark.parametrize("optimizer", [{"name": "sgd", "lr": 0.05, "nesterov": True}, {"name": "adamw", "lr": 0.01}])
-def test_a_killed_run_ends_as_an_undisturbed_one(warm: WarmPython, tmp_path: Path, optimizer: dict[str, Any]):
+IDENTITIES = {
+    "name": "drawn-figures(identities=20, cameras=2, images=3)", "size": [16, 16], "batch_size": 12, "per_identity": 3,
+    "spread": True, "augment": "erasing(padding=2)",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "data"),
+    [
+        ({"name": "sgd", "lr": 0.05, "nesterov": True}, {"augment": "standard"}),
+        ({"name": "adamw", "lr": 0.01}, {"augment": "standard"}),
+        ({"name": "adam", "lr": 0.01}, IDENTITIES),
+    ],
+)
+def test_a_killed_run_ends_as_an_undisturbed_one(
+    warm: WarmPython, tmp_path: Path, optimizer: dict[str, Any], data: dict[str, Any]
+):
     changes: dict[str, Any] = {
         "optimizer": {**optimizer, "weight_decay": 0.01, "schedule": "cosine(1, 0)"},
-        "data": {"augment": "standard"},
+        "data": data,
         "epochs": 12,
         "checkpoint": {"every_steps": 3},
     }

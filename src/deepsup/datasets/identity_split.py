@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, final
@@ -77,8 +78,10 @@ class IdentitySplit(Split):
         return bool(self.queries.any())
 
     def picture(self, row: int) -> Any:
-        """An image as it is stored: PIL's, or uint8 (3, H, W)."""
-        return in_colour(self.paths[row], self.ranges) if self.images is None else self.images[row]
+        """An image as it is stored, PIL's in RGB."""
+        if self.images is None:
+            return in_colour(self.paths[row], self.ranges)
+        return importlib.import_module("PIL.Image").fromarray(self.images[row].permute(1, 2, 0).numpy())
 
     def pixels(self, row: int) -> Tensor:
         """An image as it is served, before normalisation: uint8 (3, H, W)."""

@@ -1,8 +1,8 @@
 """How a run prepares its images, kept beside its settings, so that a new image can be read without the data set.
 
 `RUN/inputs.json`: `task`, `classes` (names), `palette` (a colour each, of label maps), `channels`, `size` (the side that
-images of one label are resized to), `mean` and `std` a channel; `ranges`, what is white in images of more than 8 bits: in
-whole numbers, and in floats.
+images of one label are resized to, of identities height and width), `mean` and `std` a channel; `ranges`, what is white in
+images of more than 8 bits: in whole numbers, and in floats.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from deepsup import label_maps, ownership
-from deepsup.datasets import Dataset, folder_split, preparation
+from deepsup.datasets import Dataset, IdentitySplit, folder_split, identity_views, preparation
 from deepsup.datasets.image_files import in_colour, read_rgb
 from deepsup.datasets.image_ranges import Ranges
 from deepsup.datasets.layouts import is_map
@@ -43,13 +43,19 @@ def _is_colour(value: object) -> bool:
     return _is_list(value, lambda n: WHOLE.fits(n) and between(0, 255).fits(n)) and len(value) == 3  # type: ignore[arg-type]
 
 
+def _is_side(value: object) -> bool:
+    return WHOLE.fits(value) and between(1, _LARGEST).fits(value)
+
+
 _NUMBERS = Limit("a list of numbers", lambda v: _is_list(v, is_number))
 _LIMITS = {  # of what the file says; tuples are its lists
     "task": one_of(*TASKS),
     "classes": Limit("a list of texts", lambda v: _is_list(v, lambda name: isinstance(name, str))),
     "palette": Limit("a list of colours, three numbers from 0 to 255 each", lambda v: _is_list(v, _is_colour)),
     "channels": Limit("a whole number of at least 1", lambda v: WHOLE.fits(v) and v >= 1),
-    "size": Limit(f"a whole number from 1 to {_LARGEST}", lambda v: WHOLE.fits(v) and 1 <= v <= _LARGEST),
+    "size": Limit(
+        f"a whole number from 1 to {_LARGEST}, or two", lambda v: _is_side(v) or (_is_list(v, _is_side) and len(v) == 2)
+    ),
     "mean": _NUMBERS,
     "std": _NUMBERS,
 }
@@ -63,7 +69,7 @@ class Inputs:
     classes: tuple[str, ...]
     palette: tuple[label_maps.Colour, ...]
     channels: int
-    size: int
+    size: int | tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     ranges: tuple[int | None, float | None] = (None, None)
@@ -75,7 +81,7 @@ class Inputs:
         mean, std = (getattr(split, name).flatten().tolist() for name in ("mean", "std"))
         palette = getattr(split, "palette", ())
         ranges = getattr(split, "ranges", Ranges())
-        sides = (data.channels, split.size)
+        sides = (data.channels, split.shape if isinstance(split, IdentitySplit) else split.size)
         return cls(data.task, data.class_names, palette, *sides, tuple(mean), tuple(std), (ranges.whole, ranges.real))
 
     def save(self, folder: Path) -> None:
@@ -110,7 +116,9 @@ class Inputs:
         ranges = Ranges(*self.ranges)
         pixels = read_rgb(path, ranges)
         original = torch.from_numpy(pixels)
-        if TASKS[self.task].whole_images:
+        if isinstance(self.size, tuple):
+            x = identity_views.view("none", self.size)(in_colour(path, ranges))
+        elif TASKS[self.task].whole_images:
             x = self._map(pixels, settings)
         elif is_map(settings.name):
             size = (settings.size, settings.size) if isinstance(settings.size, int) else settings.size
@@ -136,6 +144,7 @@ class Inputs:
         image = original.permute(2, 0, 1).float()
         if self.channels == 1:
             image = (image * torch.tensor(_GREY).view(3, 1, 1)).sum(0, keepdim=True)
+        assert isinstance(self.size, int)
         side = (self.size, self.size)
         return functional.interpolate(image[None], side, mode="bilinear", antialias=True, align_corners=False)[0]
 
