@@ -31,6 +31,9 @@ READS = {
     "mixed": {"NCHW", "NHWC"},
     "bottleneck": {"NCHW", "NHWC"},
     "sepconv(channels=20, steps=2)": {"NCHW", "NHWC"},
+    "neck": set(FEATURES),
+    "neck(pool='gem', dim=4)": set(FEATURES),
+    "stripe(index=1, of=3, dim=8)": {"NCHW", "NHWC"},
     "network(name='deepsup:plain-3')": {"NCHW", "NHWC"},
 }
 # What gives no class scores, and how wide its output is.
@@ -85,6 +88,8 @@ def test_every_named_head_is_tested() -> None:
         "mixed",
         "bottleneck",
         "sepconv(steps=1)",
+        "neck(pool='gem')",
+        "stripe(index=0)",
         "embed",
         "gate",
         "mean",

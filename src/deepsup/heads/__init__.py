@@ -39,6 +39,8 @@ from deepsup.heads.embeddings import gate as gate
 from deepsup.heads.embeddings import mean as mean
 from deepsup.heads.head_weights import squared_norm as squared_norm
 from deepsup.heads.head_weights import zero as zero
+from deepsup.heads.identities import neck as neck
+from deepsup.heads.identities import stripe as stripe
 from deepsup.specs import import_all
 
 import_all(sys.modules[__name__])
