@@ -136,7 +136,16 @@ def planned(model: Model, net: nn.Module) -> ds.Plan:
     refusal: DeepsupError | None = None
     for at in DEPTHS:
         try:
-            return ds.plan(net, model.sample(BATCH, 0), at=at, head=head, loss=loss, weight=0.3, main=model.main)
+            return ds.plan(
+                net,
+                model.sample(BATCH, 0),
+                at=at,
+                head=head,
+                loss=loss,
+                weight=0.3,
+                main=model.main,
+                main_loss="cross_entropy",
+            )
         except ConfigError as error:  # both mean one layer
             refusal = refusal or error
     assert refusal is not None
@@ -257,7 +266,11 @@ def run_steps(model: Model, plan: ds.Plan | None, *, metered: bool = False) -> n
     if plan is not None:
         zero = ds.schedules.constant(0.0)
         chosen = dataclasses.replace(plan, branches=tuple(dataclasses.replace(b, weight=zero) for b in plan.branches))
-    main = plan.main if plan else ds.plan(net, model.sample(BATCH, 0), method="none", main=model.main).main
+    main = (
+        plan.main
+        if plan
+        else ds.plan(net, model.sample(BATCH, 0), method="none", main=model.main, main_loss="cross_entropy").main
+    )
     seeded(9)
     whole = ds.attach(net, chosen) if chosen else net
     if metered:

@@ -149,3 +149,9 @@ def test_a_gate_lets_nothing_through_below_gamma() -> None:
         expected = 1.0 if number(out) > 0 else 0.0
         assert (float(value.grad), float(weight.grad)) == (expected, expected)
     assert float(losses.gated(torch.tensor(0.5), 0.25, 0.5)) == 0.25
+
+
+@pytest.mark.parametrize(("scores", "labels"), [((2, 3), (2,)), ((2, 3, 4, 4), (2, 4, 4))])
+def test_a_shift_is_of_sequences_alone(scores: tuple[int, ...], labels: tuple[int, ...]) -> None:
+    with pytest.raises(HeadError, match=r"cross_entropy\(shift=1\) holds each place of a sequence"):
+        losses.get("cross_entropy(shift=1)")(torch.zeros(scores), torch.zeros(labels, dtype=torch.long))

@@ -87,26 +87,6 @@ class Configured(nn.Module):
         return self.net(x)
 
 
-class TinyForSequenceClassification(Configured):
-    pass
-
-
-@pytest.mark.parametrize(
-    ("config", "loss"),
-    [
-        ({"problem_type": "multi_label_classification"}, "binary"),
-        ({"problem_type": "regression"}, "mse"),
-        ({"problem_type": None, "num_labels": 1}, "mse"),
-        ({"problem_type": None, "num_labels": 3}, "cross_entropy"),
-        ({"problem_type": "single_label_classification", "num_labels": 3}, "cross_entropy"),
-    ],
-)
-def test_the_configuration_of_transformers_is_heard(config: dict[str, Any], loss: str) -> None:
-    plan = ds.plan(TinyForSequenceClassification(**config), torch.randn(2, 4), at=["net.1"])
-    assert plan.main_loss == loss
-    assert plan.branches[0].loss == loss
-
-
 def test_the_first_batch_has_the_last_word() -> None:
     net = ds.attach(
         Tagger(), plan := ds.plan(Tagger(), X, at=["act"], classes_axis=1, head=lambda f, c: nn.Linear(8, 9))

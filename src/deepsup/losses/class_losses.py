@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deepsup.errors import ClassCountError
+from deepsup.errors import ClassCountError, HeadError
 from deepsup.features import widened
 from deepsup.losses.labels import IGNORE, ClassWeight, IgnoreIndex, as_classes, label_message
 from deepsup.losses.named import loss
@@ -39,6 +39,11 @@ def cross_entropy(
     shapes do not fit and `ClassCountError` for an index that is not below C.
     """
     target = as_classes("cross_entropy", prediction, target, probabilities=True)
+    if shift and prediction.ndim != 3:
+        raise HeadError(
+            f"cross_entropy(shift={shift}) holds each place of a sequence (N, C, L) against the label after it; found scores of "
+            f"shape {tuple(prediction.shape)}. Leave shift= out, or give this branch a head that scores every place."
+        )
     if shift:
         prediction, target = prediction[:, :, :-shift], target[:, shift:]
     if target.is_floating_point():

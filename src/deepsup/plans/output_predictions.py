@@ -2,47 +2,46 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from deepsup import heads, losses, predictions
 from deepsup.errors import ConfigError
+from deepsup.features import WHOLE, read_pick
 from deepsup.layers.dry_run import Trace
+from deepsup.plans.own_loss import own_loss
 from deepsup.predictions import Prediction
 
 
 class Said(NamedTuple):
-    """What `plan` was told of the main output."""
+    """What `plan` was told of the main output; `own_axis` is the one that the model's own loss reads."""
 
     task: str | None
     classes_axis: int | None
+    own_axis: int | None = None
 
     @property
     def kind(self) -> str | None:
         return None if self.task is None else predictions.word(self.task).kind
 
 
-def usual_loss(model: nn.Module, task: str | None) -> str | None:
-    """The main loss that a task has, or that the model's own configuration says (transformers'); None: neither says.
+def usual_loss(model: nn.Module, sample: Any, task: str | None, main: str | None) -> tuple[str | None, int | None]:
+    """The main loss that a task has, or the model of its own (transformers'), None where neither says; the axis that it reads.
 
-    The word of transformers: `problem_type`, a single label means a value, and causal language models predict the next token.
+    Raises `ConfigError` where the model has one that is none of ours.
     """
-    if task is not None:
-        return predictions.word(task).loss
-    config = getattr(model, "config", None)
-    kind, labels, name = (
-        getattr(config, "problem_type", None),
-        getattr(config, "num_labels", None),
-        type(model).__name__,
-    )
-    if "Classification" in name and kind == "multi_label_classification":
-        return "binary"
-    if name.endswith("ForSequenceClassification") and (kind == "regression" or (kind is None and labels == 1)):
-        return "mse"
-    if config is not None and name.endswith(("ForCausalLM", "LMHeadModel")):
-        return "cross_entropy(shift=1)"
-    return None
+    pick, said = None if main is None else read_pick(main), None if task is None else predictions.word(task)
+    usual = said.loss if said else None
+    try:
+        own = None if pick == WHOLE else own_loss(model, sample, pick)
+    except ConfigError:
+        if said is None:
+            raise
+        return usual, None
+    if own is None or (said is not None and said.kind != losses.describe(own.loss).kinds[0]):
+        return usual, None
+    return usual if own.loss == "cross_entropy" else own.loss, own.axis  # a method may have another one for classes
 
 
 def of_whole(seen: Trace, classes: int | None, loss: str | losses.Loss) -> Prediction:
@@ -75,7 +74,8 @@ def _axis(seen: Trace, said: Said, shape: tuple[int, ...]) -> tuple[int, str]:
     if axis is None and said.task is not None:
         axis, source = predictions.word(said.task).axis, f"task '{said.task}'"
     if axis is None:
-        return seen.axis, seen.axis_source
+        other = len(shape) > 2 and said.own_axis not in (None, seen.axis)
+        return (-seen.axis, "its own loss") if other else (seen.axis, seen.axis_source)
     if axis not in (1, -1, len(shape) - 1) or len(shape) < 2:
         raise ConfigError(
             f"classes_axis={axis}: the classes of an output of shape {shape} stand on axis 1, or on the last, -1."

@@ -78,8 +78,8 @@ def plan(
     Raises `LayerError`, `HeadError`, `BranchNameError`, `ClassCountError`, `OutputError` or `ConfigError`.
     """
     refuse_wrapped(model)
-    said = Said(task, classes_axis)
-    preset = methods.get(method).under(usual_loss(model, task) if main_loss is None else main_loss)
+    usual, axis = usual_loss(model, sample, task, main) if main_loss is None else (main_loss, None)
+    said, preset = Said(task, classes_axis, axis), methods.get(method).under(usual)
     given = {
         "head": head,
         "loss": loss,

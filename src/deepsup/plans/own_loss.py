@@ -1,0 +1,169 @@
+"""The loss that a model of transformers has of its own, found by trying: its forward takes labels and gives a loss.
+
+Names and configurations do not tell it: some decoders shift their labels and some do not, `problem_type` is read by some
+classes alone, auxiliary heads and penalties come on top. So labels are drawn, and the loss of them is held against ours.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from deepsup import losses, specs
+from deepsup.errors import ConfigError, DeepsupError
+from deepsup.features import Pick, picked
+from deepsup.layers.dry_run import as_call
+from deepsup.layers.output_axis import main_of
+from deepsup.layers.snapshot import begin, untouched
+from deepsup.predictions import Prediction
+
+IGNORE = losses.IGNORE
+
+
+class OwnLoss(NamedTuple):
+    """The loss of ours that is the model's own, and the axis of the channels, 1 or -1, with which it is."""
+
+    loss: str
+    axis: int
+
+
+class Drawn(NamedTuple):
+    """Labels drawn by chance, and the losses of ours that read such, with channels on one of these axes."""
+
+    labels: Tensor
+    names: tuple[str, ...]
+    axes: tuple[int, ...]
+    otherwise: bool = False  # to be tried only where those right before were refused
+
+
+@dataclass
+class _Tries:
+    """What came of all that was tried."""
+
+    numbers: dict[str, float] = field(default_factory=dict)
+    silent: bool = False  # labels were taken, and no loss given
+    refused: str = ""
+
+
+def own_loss(model: nn.Module, sample: Any, main: Pick | None) -> OwnLoss | None:
+    """Which loss of ours is the model's own; None where it has none, or does not run. The model is left as it was.
+
+    Raises `ConfigError` where it has another: it would be trained by a loss that nobody chose.
+    """
+    config = getattr(model, "config", None)
+    if not hasattr(config, "model_type") or "labels" not in inspect.signature(model.forward).parameters:
+        return None
+    args, kwargs = as_call(sample, batch=2)
+    kwargs = {key: value for key, value in kwargs.items() if key != "labels"}
+    tries = _Tries()
+    with untouched(model), _kept(config), torch.no_grad():
+        model.eval()
+        begin(0)
+        try:
+            output = model(*args, **kwargs)
+            pick = main_of(type(model).__name__, output, main)
+        except Exception:  # the dry run says why
+            return None
+        images = [tuple(t.shape[2:]) for t in (*args, *kwargs.values()) if isinstance(t, Tensor) and t.ndim == 4]
+        refused = True
+        for drawn in _draw(picked(output, pick), config, images):
+            if drawn.otherwise and not refused:
+                continue
+            try:
+                output = model(*args, **kwargs, labels=drawn.labels)
+            except Exception as error:
+                refused, tries.refused = True, " ".join(str(error).split())
+                continue
+            refused = False
+            found = _alike(output, pick, drawn, tries)
+            if found is not None:
+                return found
+    if tries.numbers or not tries.silent:
+        raise ConfigError(_unlike(type(model).__name__, tries))
+    return None
+
+
+def _alike(output: Any, pick: Pick, drawn: Drawn, tries: _Tries) -> OwnLoss | None:
+    """The loss of ours that gives the same number as the model's."""
+    own = getattr(output, "loss", None)
+    if not isinstance(own, Tensor) or own.numel() != 1:
+        tries.silent = True
+        return None
+    scores = picked(output, pick)
+    rounding = 1e-4 if scores.dtype in (torch.float32, torch.float64) else 2e-2
+    for name in drawn.names:
+        for axis in drawn.axes:
+            known = Prediction("class", axis, scores.shape[axis], scores.ndim - 2, "")
+            try:
+                ours = losses.get(name)(known.first(scores), known.first_target(drawn.labels))
+            except DeepsupError:
+                continue
+            if torch.allclose(own.double(), ours.to(own.device).double(), rtol=rounding, atol=1e-6):
+                return OwnLoss(name, axis)
+            tries.numbers |= {"its own": float(own), name: float(ours)}
+    return None
+
+
+def _draw(scores: Tensor, config: Any, images: list[tuple[int, ...]]) -> Iterator[Drawn]:
+    """Labels of all the kinds that such scores (N, ...) may be held against, the likeliest first."""
+    generator = torch.Generator().manual_seed(0)
+    shape = tuple(scores.shape)
+    axes = (1,) if len(shape) == 2 else (-1, 1)
+    for axis in axes if len(shape) > 2 or shape[-1] > 1 else ():
+        places = shape[1:-1] if axis == -1 and len(shape) > 2 else shape[2:]
+        places = images[0] if images and len(places) == len(images[0]) else places
+        void, names = _of_classes(config, len(places))
+        full = torch.randint(0, max(2, shape[axis]), (shape[0], *places), generator=generator)
+        pad = getattr(config, "pad_token_id", None)
+        if places and isinstance(pad, int) and 0 <= pad < shape[axis]:
+            full.view(-1)[0] = pad  # which some classes do not count
+        holes = full.clone()
+        holes.view(-1)[1::5] = void
+        if places:
+            yield Drawn(holes.to(scores.device), names, (axis,))
+        yield Drawn(full.to(scores.device), names, (axis,), otherwise=bool(places))
+    hot = torch.randint(0, 2, shape, generator=generator).to(scores)
+    yield Drawn(hot, ("binary", "mse", "l1"), axes)
+    if shape[-1] == 1:
+        yield Drawn(hot.squeeze(-1), ("mse", "binary", "l1"), axes)
+
+
+def _of_classes(config: Any, places: int) -> tuple[int, tuple[str, ...]]:
+    """The label that does not count, and the losses of classes that a configuration may mean."""
+    void = getattr(config, "semantic_loss_ignore_index", IGNORE) if places > 1 else IGNORE
+    options = {"smoothing": getattr(config, "label_smoothing", 0) or 0, "ignore_index": void}
+    set_by_it = {key: value for key, value in options.items() if value not in (0, IGNORE)}
+    shifts: tuple[dict[str, Any], ...] = ({}, {"shift": 1}) if places == 1 else ({},)
+    plain = [specs.show_call("cross_entropy", {**set_by_it, **shift}) for shift in shifts]
+    return void, tuple(plain)
+
+
+def _unlike(model: str, tries: _Tries) -> str:
+    found = ", ".join(f"{name} {value:.4g}" for name, value in tries.numbers.items())
+    seen = (
+        f"it takes no labels that were drawn for it ({tries.refused:.120})"
+        if not found
+        else f"of labels drawn: {found}"
+    )
+    return (
+        f"{model} has a loss of its own, and none of deepsup's equals it; {seen}. Say what main and branches learn by: "
+        "main_loss='cross_entropy' (or 'cross_entropy(shift=1)', 'binary', 'mse'), or main='*' with a function of "
+        "(output, target) as main_loss= and loss=."
+    )
+
+
+@contextmanager
+def _kept(config: Any) -> Iterator[None]:
+    """Classes of transformers write into their configuration what they take labels for."""
+    before = dict(vars(config))
+    try:
+        yield
+    finally:
+        vars(config).clear()
+        vars(config).update(before)
