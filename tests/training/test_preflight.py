@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,8 @@ from deepsup.evaluation import devices
 from deepsup.evaluation.loaders import SplitLoader, as_loader
 from deepsup.settings.training import EngineConfig
 from deepsup.training.journal import read
-from deepsup.training.preflight import TrapWarning, first_batch
+from deepsup.training.preflight import TrapWarning, first_batch, of_identities
+from tests.support.tiny_identities import write_market
 
 CPU = {"accelerator": "cpu", "threads": 1}
 
@@ -68,3 +70,40 @@ def test_a_healthy_run_is_told_so_in_its_journal_alone(tmp_path: Path) -> None:
         ds.fit(net(), batches(), folder=tmp_path, engine=CPU)
     (record,) = read(tmp_path / "journal.jsonl", "doctor")
     assert [f for f in record["findings"] if f["severity"] == "error"] == []
+
+
+def of(name: str, **options: Any) -> list[str]:
+    data = datasets.load(name, **options)
+    found = of_identities(data, 16, compared=True, model=Small(), sample=torch.rand(4, 3, 64, 32))
+    return [finding.code for finding in found]
+
+
+def test_images_of_identities_are_looked_at(tmp_path: Path) -> None:
+    assert of("drawn-figures(identities=8, cameras=2, images=2)", per_identity=4) == []
+    assert of("drawn-figures(identities=80, cameras=2, images=2)", augment="flips") == ["no-pairs", "mirrored-only"]
+    assert of("digits") == []
+    gallery = ["0003_c2_1.jpg", "0002_c2_1.jpg"]
+    write_market(tmp_path, query=["0003_c1_1.jpg", "0005_c1_1.jpg"], gallery=gallery)
+    assert of("market1501", root=tmp_path, size=64, per_identity=4) == [
+        "squared-images",
+        "no-match",
+        "shared-identities",
+    ]
+
+
+def test_training_begins_with_a_warning_where_nothing_is_compared() -> None:
+    data = datasets.load("drawn-figures(identities=8, cameras=2, images=2)", per_identity=1)
+    net = Small()
+    plan = ds.plan(net, torch.rand(2, 3, 64, 32), method="none", embedding_loss="triplet")
+    with pytest.warns(TrapWarning, match="one image of each identity"):
+        ds.fit(ds.attach(net, plan), data.train, batch_size=4, engine=CPU)
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, stride=2)
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.conv(x).relu().mean((2, 3)))

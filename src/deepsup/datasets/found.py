@@ -28,6 +28,7 @@ from deepsup.datasets.image_survey import Facts
 from deepsup.datasets.label_map_split import MapSplit
 from deepsup.datasets.splits import Split
 from deepsup.datasets.value_map_split import ValueMapSplit
+from deepsup.specs import counted
 
 _SAID = 10  # of many classes
 _DARK = 32  # of 255: what is below that all over is hard to tell from black
@@ -41,6 +42,7 @@ class Files:
     skipped: Counter[str] = field(default_factory=Counter)
     masks: str = ""  # how they are read
     notes: tuple[str, ...] = ()  # what a look at the targets gave
+    shared: tuple[str, ...] = ()  # identities of training that are searched for, too
 
 
 @dataclass(frozen=True)
@@ -211,6 +213,11 @@ def _shares(shares: Mapping[str, float]) -> str:
 def _notes(train: Split, validation: Split, sides: Sequence[Part], files: Files) -> list[str]:
     """What a reader should know, and what should make one doubt."""
     notes = [*([files.masks] if files.masks else []), *files.notes]
+    if files.shared:
+        who = counted(len(files.shared), "identity is", "identities are")
+        notes.append(
+            f"{who} in training and test alike, such as {files.shared[0]}: the score is not that of people who were never seen"
+        )
     ranges: Ranges = getattr(train, "ranges", Ranges())
     if ranges != Ranges():
         notes.append(f"{ranges}, and become bytes")

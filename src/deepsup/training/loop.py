@@ -47,7 +47,7 @@ class Loop:
         if job.channels_last:
             job.net.to(memory_format=torch.channels_last)
         batch = None if checkpoint else first_batch(job.train, fabric)
-        found = None if batch is None else examine(job.net, job.objective, job.optimizer, batch, job.train.batch_sizes)
+        found = None if batch is None else examine(job.net, job.objective, job.optimizer, batch, job.train)
         self.conflicts = Conflicts(job.net, job.log, fabric)
         net = devices.compiled(job.net, job.compile) if job.compile else job.net
         self.wrapped, self.optimizer = fabric.setup(net, job.optimizer)

@@ -29,6 +29,7 @@ from deepsup.settings.training import TrainConfig
 from deepsup.supervision.attaching import attach
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks import TASKS
+from deepsup.training import preflight
 from deepsup.training.journal import Record
 
 if TYPE_CHECKING:
@@ -149,6 +150,13 @@ def _diagnose(config: TrainConfig) -> Diagnosis:
     devices.seed_everything(config.seed)
     model = build(config, classes=classes_of(config, data), channels=data.train.channels, size=data.train.size)
     sample, target = next(_batches(config, data))
+    found = _of_model(config, data, model, sample, target)
+    compared = config.embedding.loss is not None
+    more = preflight.of_identities(data, config.data.batch_size, compared=compared, model=model, sample=sample)
+    return diagnosis([*found, *more], found.checked)
+
+
+def _of_model(config: TrainConfig, data: datasets.Dataset, model: nn.Module, sample: Any, target: Any) -> Diagnosis:
     settings = config.supervise
     sizes = training_loader(config, data).batch_sizes
     common: dict[str, Any] = {
