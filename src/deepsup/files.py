@@ -28,11 +28,11 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
     """Read `path` into `model`, strictly: every key on both sides, or `CheckpointError` and nothing changed."""
+    if not Path(path).is_file():  # a pipe would be waited for
+        raise CheckpointError(f"there is no file {path} to read weights from.")
     before = {k: v.detach().clone() for k, v in model.state_dict().items() if isinstance(v, Tensor)}
     try:
         load_model(model, str(path), strict=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"there is no file {path} to read weights from.") from None
     except SafetensorError as error:
         raise CheckpointError(
             f"{path} is cut off or no safetensors file: {error}. Put an intact copy in its place."

@@ -195,10 +195,13 @@ def write_picture(path: str | Path, picture: Labels) -> Path:
     return target
 
 
-def png(picture: Labels) -> bytes:
-    """The bytes of a picture (H, W, 3) or a label map (H, W), both uint8, as PNG."""
+def png(picture: Labels, palette: Sequence[Colour] = ()) -> bytes:
+    """The bytes of a picture (H, W, 3) or a label map (H, W), both uint8, as PNG; numbers of classes in a palette's colours."""
     buffer = io.BytesIO()
-    _need("PIL.Image").fromarray(picture).save(buffer, format="PNG")
+    image = _need("PIL.Image").fromarray(picture)
+    if palette:
+        image.putpalette([part for colour in palette for part in colour])
+    image.save(buffer, format="PNG")
     return buffer.getvalue()
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from deepsup import documents
 from deepsup.errors import ConfigError
 from deepsup.files import write_atomically
 
@@ -96,12 +97,12 @@ def _is_ours(folder: Path, name: str, manifest: dict[str, Any]) -> bool:
 def _read(folder: Path) -> dict[str, Any]:
     file = folder / MANIFEST
     try:
-        told = json.loads(file.read_bytes())
+        told = documents.parsed(documents.content(file))
         if told["format"] == FORMAT and all(isinstance(told[key], dict) for key in ("files", "before")):
             return dict(told)
     except (FileNotFoundError, NotADirectoryError):
         return {"format": FORMAT, "files": {}, "before": {}}
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError):
         pass
     raise ConfigError(
         f"{file} is not the list of what deepsup wrote, or is damaged. Move it away if it is yours, else restore it, or choose "

@@ -92,6 +92,23 @@ def test_the_same_journals_give_the_same_page(demo: Path, page: str, tmp_path: P
     assert not list(tmp_path.rglob("*.part"))
 
 
+def test_a_page_is_written_over_and_anybody_elses_file_is_not(demo: Path, tmp_path: Path) -> None:
+    run, page = demo / "sgd/plain/seed0", tmp_path / "report.html"
+    for _ in range(2):
+        reports.write_html(run, page)
+    whole = page.read_bytes()
+    for changed in (b"mine", b"", whole.replace(b"deepsup", b"deeps up", 1), whole[:-1], whole + b"\n"):
+        page.write_bytes(changed)
+        with pytest.raises(ConfigError, match=r"report\.html is there, and is no report"):
+            reports.write_html(run, page)
+        assert page.read_bytes() == changed
+    page.unlink()
+    page.symlink_to("nothing")
+    with pytest.raises(ConfigError):
+        reports.write_html(run, page)
+    assert page.is_symlink()
+
+
 def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
     records = journal("sgd", "supervised", 0, epochs=2)
     text = json.dumps(records).replace("conv3", "</svg><b onload=x>$").replace("supervised", "<i onload=x>")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
 from pathlib import Path
@@ -94,3 +95,40 @@ def test_what_yaml_cannot_mean_is_refused_by_file(tmp_path: Path, text: str, say
 def test_a_key_laid_over_a_merged_one_stands_there_once(tmp_path: Path):
     (tmp_path / "a.yaml").write_text("deep: {x: &b {<<: &a {lr: 1, n: 2}, lr: 3}}\narm: {<<: *b, n: 4}\n")
     assert read(tmp_path / "a.yaml") == {"deep": {"x": {"lr": 3, "n": 2}}, "arm": {"lr": 3, "n": 4}}
+
+
+BOMB = "a: &a [1, 2]\n" + "".join(
+    f"{b}: &{b} [*{a}, *{a}, *{a}, *{a}]\n" for a, b in zip("abcdefghij", "bcdefghijk", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (BOMB, "more than 20000 values, its aliases written out"),
+        ("a: &a [*a]", "more than"),
+        ("a: &a {b: *a}", "more than"),
+        ("a: " + "[" * 60 + "]" * 60, "more than 40 levels"),
+        ("a: " + "[" * 60_000, "is not valid YAML"),
+        ("- 1\n" * 20_001, "more than 20000 values"),
+        ("a: " + "x" * 2**20, "1048579 characters"),
+    ],
+)
+def test_bombs_are_refused_in_a_sentence(text: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=says) as caught:
+        read(tmp_path / "c.yaml")
+    assert len(str(caught.value)) < 600
+    with pytest.raises(ConfigError, match="cannot read the value"):
+        override({}, f"a={text}")
+
+
+def test_an_alias_is_no_bomb(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("base: &b {lr: 1}\none: *b\ntwo: {<<: *b, momentum: 2}\n")
+    assert read(tmp_path / "c.yaml") == {"base": {"lr": 1}, "one": {"lr": 1}, "two": {"lr": 1, "momentum": 2}}
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "c.yaml")
+    with pytest.raises(ConfigError, match="no regular file"):
+        read(tmp_path / "c.yaml")

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from deepsup.datasets import load
+from deepsup.errors import ConfigError
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks import TASKS
 from deepsup.tasks.classification import ACCURACY, Hits, answers
@@ -54,3 +55,10 @@ def test_a_finished_run_keeps_which_images_it_is_right_for(tmp_path: Path) -> No
     places = tmp_path / "places"
     TASKS["classification"].save(places, split, Objective(None), lambda x: torch.zeros(len(x), 10, 7), metric=ACCURACY)
     assert answers(places) is None  # several answers an image
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"right": 1}', '{"right": "12"}', "[" * 100_000])
+def test_damaged_answers_are_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "answers.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"answers\.json is damaged"):
+        answers(tmp_path)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from deepsup.errors import ConfigError
 from deepsup.predictions import Prediction
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks.prediction_tables import NumberRows, ValueFiles
@@ -45,3 +46,21 @@ def test_maps_are_files_in_the_size_of_the_image(tmp_path: Path) -> None:
     assert [file.name for file in said.files] == ["one.values.npy", "one.side_1.values.npy", "one.ensemble.values.npy"]
     for file, value in zip(said.files, (3, 5, 4), strict=True):
         np.testing.assert_allclose(np.load(file), np.full((1, 6, 8), value, np.float32), rtol=1e-6)
+
+
+def test_a_table_of_somebody_else_stays(tmp_path: Path) -> None:
+    (tmp_path / "predictions.csv").write_text("mine")
+    objective = Objective(loss="mse")
+    objective.predictions["main"] = Prediction("values", 1, 2, 0, "the task")
+
+    def write() -> None:
+        writer = NumberRows(tmp_path, objective, branches=False, classes=("a", "b"), palette=None)
+        writer.write("one", Path("one.png"), torch.zeros(4, 4, 3), {"main": torch.zeros(1, 2)})
+
+    with pytest.raises(ConfigError, match=r"did not write.*predictions\.csv"):
+        write()
+    assert (tmp_path / "predictions.csv").read_text() == "mine"
+    (tmp_path / "predictions.csv").unlink()
+    for _ in range(2):  # its own is written over
+        write()
+    assert (tmp_path / "predictions.csv").read_text().splitlines() == ["image,a,b", "one.png,0.0,0.0"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -83,3 +84,17 @@ def test_fit_sweeps_up_what_a_kill_left_of_its_own(tmp_path: Path) -> None:
     leftover.touch()
     ds.fit(supervised_net(), some_batches, folder=tmp_path, engine=CPU)
     assert not leftover.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["heads.safetensors", "plan.json", "manifest.json", "checkpoint.ckpt", "inputs.json", "config.yaml"]
+)
+def test_a_pipe_in_the_place_of_a_file_is_named_at_once(tmp_path: Path, name: str) -> None:
+    settings = config(tmp_path / "run", epochs=1, model="deepsup:plain-4")
+    runs.train(settings)
+    (tmp_path / "run" / name).unlink()
+    os.mkfifo(tmp_path / "run" / name)
+    with pytest.raises(ConfigError, match=f"{name}, which is no file"):
+        predict.load(tmp_path / "run")
+    with pytest.raises(ConfigError, match=f"{name}, which is no file"):
+        runs.train(settings)

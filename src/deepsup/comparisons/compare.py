@@ -30,7 +30,7 @@ from deepsup.settings import training
 from deepsup.settings.training import Cell, ComparisonConfig, DataConfig
 from deepsup.training import prepare, runs
 from deepsup.training.records import ACCURACY
-from deepsup.training.run_folders import listed_runs
+from deepsup.training.run_folders import document, listed_runs
 
 Event = dict[str, Any]
 
@@ -142,8 +142,7 @@ def _state(
     path, file = folder / "compare.json", folder / "config.yaml"
     if path.exists():
         if not training.differences(training.load(file, trust=True), config, ignore=runs.FREE):
-            before: dict[str, Any] = json.loads(path.read_text("utf-8"))
-            return before
+            return document(path)
         for cell in pending:
             _set_aside(folder / cell.run, cell.config)
         stated = results.announce(config) | {"detectable": sees}
@@ -203,7 +202,10 @@ def _run_all(cells: Rounds, *, jobs: int, folder: Path, tell: Callable[[Event], 
     """Run the cells in order in `jobs` processes; yields the name and the problem of each that failed."""
     events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
     threads = 1 if jobs > 1 else None  # several runs at a time leave no core idle
-    workers = [_Worker(cells, events, log=folder / f".worker{i}.log", threads=threads) for i in range(jobs)]
+    logs = [f".worker{i}.log" for i in range(jobs)]
+    ownership.refuse_foreign(folder, logs)
+    ownership.claim(folder, logs)
+    workers = [_Worker(cells, events, log=folder / log, threads=threads) for log in logs]
     try:
         for worker in workers:
             worker.start()

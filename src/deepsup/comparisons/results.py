@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 import time
@@ -23,6 +22,7 @@ from deepsup.files import load_weights
 from deepsup.plans.plan import Plan
 from deepsup.settings.arms import varied
 from deepsup.settings.training import Cell, ComparisonConfig, Config, TrainConfig, asked_names
+from deepsup.supervision.stripping import certified
 from deepsup.training import runs
 from deepsup.training.journal import environment
 from deepsup.training.run_folders import found_run
@@ -247,7 +247,7 @@ def _certificate(folder: Path, cell: Cell) -> dict[str, Any] | None:
     path = folder / cell.run / "certificate.json"
     if not path.exists():
         return None
-    proof = json.loads(path.read_text())
+    proof = certified(path)
     return {
         "run": cell.run,
         "path": f"{cell.run}/certificate.json",

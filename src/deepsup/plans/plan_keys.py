@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from deepsup import documents
 from deepsup.errors import DeepsupError, PlanError
 from deepsup.specs import Limit, between, closest, is_number
 
@@ -153,8 +154,7 @@ def _damaged(path: str, value: object, allowed: str) -> PlanError:
 def read_json(path: Path) -> object:
     """What a file of JSON holds. Raises `PlanError` for a file that cannot be read, is too large or says a thing twice."""
     try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST + 1)
+        content = documents.content(path, most=LARGEST + 1)
         if len(content) > LARGEST:
             raise PlanError(f"{path} is not a plan: it holds more than {LARGEST // 2**20} MiB. Plan again and save it.")
         return json.loads(content, object_pairs_hook=_each_once, parse_constant=_no_number)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from deepsup import heads
+from deepsup import documents, heads
 from deepsup.errors import ConfigError, DeepsupError
 from deepsup.features import Feature
 from deepsup.files import write_atomically
@@ -144,7 +144,7 @@ class Probe:
     def load(cls, path: str | Path) -> Probe:
         """Read a probe that `save` wrote. Raises `ConfigError` when the file is not one."""
         try:
-            data = json.loads(Path(path).read_text())
+            data = documents.parsed(documents.content(path))
         except FileNotFoundError:
             raise ConfigError(f"there is no file {path} to read a probe from.") from None
         except ValueError as error:  # no JSON, or no text at all

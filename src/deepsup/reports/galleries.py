@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from deepsup import label_maps
+from deepsup import documents, label_maps
 from deepsup.errors import DatasetError, DeepsupError
 from deepsup.reports import depths, metrics
 from deepsup.reports.formats import known
@@ -102,7 +101,7 @@ def read(run: Run) -> Maps:
     if not file.is_file():
         raise DatasetError(f"{run.name} has no {FOLDER}/{FILE}: it is written when a run ends.")
     try:
-        told = json.loads(file.read_bytes())
+        told = documents.parsed(file.read_bytes())
         palette = tuple((int(r), int(g), int(b)) for r, g, b in told["palette"])
         return Maps(
             folder=file.parent,

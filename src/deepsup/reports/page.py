@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from deepsup import label_maps
+from deepsup import documents, label_maps
+from deepsup.errors import ConfigError
 from deepsup.files import write_atomically
 from deepsup.reports import (
     ablations,
@@ -48,6 +50,7 @@ class Shown(NamedTuple):
     caption: str
 
 
+_SEAL = b"<!-- deepsup report, sha256 %s -->\n"
 _BEFORE, _AFTER = "before, without branches", "after, with branches"
 
 
@@ -57,13 +60,30 @@ def write_html(path_in: str | Path, out: str | Path) -> Path:
     >>> write_html("runs/demo", "runs/demo/report.html")      # doctest: +SKIP
     PosixPath('runs/demo/report.html')
 
-    Needs the extra: `pip install "deepsup[report]"`.
+    Raises `ConfigError` where another file than a report as deepsup wrote it is there. Needs the extra:
+    `pip install "deepsup[report]"`.
     """
     target = Path(out)
     target = target / "report.html" if target.is_dir() or not target.suffix else target
     text = render(path_in, beside=target.parent)
-    write_atomically(target, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+    if documents.is_odd(target) or (target.exists() and not _is_ours(target.read_bytes())):
+        raise ConfigError(
+            f"{target} is there, and is no report that deepsup wrote, or was changed since. Move it away, or choose another "
+            "place with --out."
+        )
+    whole = _sealed(text.encode())
+    write_atomically(target, lambda unfinished: unfinished.write_bytes(whole))
     return target
+
+
+def _sealed(page: bytes) -> bytes:
+    """A page with its own hash behind it, by which the next one knows it again wherever it lies."""
+    return page + _SEAL % hashlib.sha256(page).hexdigest().encode()
+
+
+def _is_ours(page: bytes) -> bool:
+    length = len(page) - len(_SEAL % bytes(64))
+    return length >= 0 and _sealed(page[:length]) == page
 
 
 def render(path_in: str | Path, *, beside: str | Path | None = None) -> str:

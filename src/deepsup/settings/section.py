@@ -15,10 +15,13 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from deepsup import documents
 from deepsup.errors import ConfigError
 from deepsup.specs import closest
 
 S = TypeVar("S", bound="Settings")
+
+LONGEST, LARGEST, DEEPEST = 2**20, 20_000, 40  # characters, values and levels of a text in YAML
 
 
 class Settings(BaseModel):
@@ -40,10 +43,34 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+def _check_size(node: Any, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """How many values a node is when every alias is written out, and how deep they lie; refuses what is too much."""
+    if id(node) in known:
+        return known[id(node)]
+    known[id(node)] = (LARGEST, DEEPEST)  # while it is looked at: an alias of itself has no end
+    inside = [] if isinstance(node, yaml.ScalarNode) else node.value
+    parts = [part for one in inside for part in (one if isinstance(one, tuple) else (one,))]
+    sizes = [_check_size(part, known) for part in parts]
+    size, depth = 1 + sum(n for n, _ in sizes), 1 + max((d for _, d in sizes), default=0)
+    if size > LARGEST or depth > DEEPEST:
+        much = (
+            f"more than {LARGEST} values, its aliases written out," if size > LARGEST else f"more than {DEEPEST} levels"
+        )
+        raise yaml.MarkedYAMLError(problem=f"it holds {much} here", problem_mark=node.start_mark)
+    known[id(node)] = (size, depth)
+    return size, depth
+
+
 def _parsed(text: str) -> Any:
     """What a YAML text says; everything that can be wrong with it is a `YAMLError`."""
+    if len(text) > LONGEST:
+        raise yaml.YAMLError(f"it has {len(text)} characters, and settings have {LONGEST} at most")
     try:
-        return _Loader(text).get_single_data()
+        loader = _Loader(text)
+        node: Any = loader.get_single_node()
+        if node is not None:
+            _check_size(node, {})
+        return None if node is None else loader.construct_document(node)
     except (ValueError, KeyError, RecursionError) as error:  # 2001-99-99, !!bool abc, [[[[...
         raise yaml.YAMLError(f"{type(error).__name__}: {str(error)[:200]}") from None
 
@@ -101,7 +128,8 @@ def flattened(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def read(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises `ConfigError` where there is none."""
     try:
-        data = _parsed(path.read_text("utf-8"))
+        text = path.read_text("utf-8") if str(path).startswith("/dev/") else documents.content(path).decode("utf-8")
+        data = _parsed(text)
     except FileNotFoundError:
         hint = f" Did you mean model={path}?" if ":" in str(path) else ""
         raise ConfigError(f"no configuration file at {path}. Give the path of a YAML file.{hint}") from None

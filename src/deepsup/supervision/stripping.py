@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from deepsup import documents
 from deepsup.errors import AttachError, CertificateError, PlanError
 from deepsup.features import tensors_in
 from deepsup.files import state_sha256, update_digest, write_atomically
@@ -76,7 +77,7 @@ def verify(certificate: str | Path, model: nn.Module, *, sample: Any = None) -> 
     Adds `"outputs": "identical"`, or `"equal within 0.0001"` on another machine or version. Raises
     `CertificateError` when the weights, the hooks or the outputs are not those that were certified.
     """
-    proof = _read(certificate)
+    proof = certified(certificate)
     state = state_sha256(model)
     if state != proof["state_sha256"]:
         raise CertificateError(
@@ -103,9 +104,10 @@ def verify(certificate: str | Path, model: nn.Module, *, sample: Any = None) -> 
     return {**proof, "outputs": f"equal within {TOLERANCE}"}
 
 
-def _read(path: str | Path) -> dict[str, Any]:
+def certified(path: str | Path) -> dict[str, Any]:
+    """What a certificate says. Raises `CertificateError` for a file that is none."""
     try:
-        proof = json.loads(Path(path).read_text())
+        proof = documents.parsed(documents.content(path))
     except (OSError, ValueError) as error:
         raise CertificateError(f"{path} is not a certificate: {error}.") from None
     if not isinstance(proof, dict) or proof.get("format") != FORMAT or not _is_whole(proof):

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepsup import losses, ownership
+from deepsup import documents, losses, ownership
+from deepsup.errors import ConfigError
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks.outputs import ignored, is_labels, scores_of, with_ensemble, without_channel
 from deepsup.tasks.prediction_tables import Rows
@@ -129,7 +130,16 @@ def add_hits(
 def answers(
     folder: Path,
 ) -> Tensor | None:  # (N), bool
-    """Which validation images a finished run's main output is right for; None where that was not kept."""
+    """Which validation images a finished run's main output is right for; None where that was not kept.
+
+    Raises `ConfigError` where the file is damaged.
+    """
     if not (folder / ANSWERS).exists():
         return None
-    return torch.tensor([one == "1" for one in json.loads((folder / ANSWERS).read_text("utf-8"))["right"]])
+    try:
+        right = documents.parsed(documents.content(folder / ANSWERS))["right"]
+        if isinstance(right, str) and set(right) <= set("01"):
+            return torch.tensor([one == "1" for one in right])
+    except (ValueError, TypeError, KeyError):
+        pass
+    raise ConfigError(f"{folder / ANSWERS} is damaged. Restore it, or remove it: the verdict goes without.")

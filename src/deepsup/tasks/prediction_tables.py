@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -31,11 +32,9 @@ class Rows(Writer):
         if not hasattr(self, "rows"):
             self.rows = [["image", *titles]]
         self.rows.append([str(image), *(str(cell) for named in cells.values() for cell in named.values())])
-        path = self.folder / FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(self.rows)
-        return path
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows(self.rows)
+        return self.put(FILE, text.getvalue().encode("utf-8"))
 
     def said_of(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the outputs that are asked for say of one image, (C, *places): probabilities, or values as they are."""
@@ -66,12 +65,12 @@ class ValueFiles(NumberRows):
     def write(self, name: str, image: Path, original: Tensor, found: Mapping[str, Tensor]) -> Said:
         if found["main"].ndim == 2:
             return super().write(name, image, original, found)
-        self.folder.mkdir(parents=True, exist_ok=True)
         numpy = importlib.import_module("numpy")
         size, files = tuple(original.shape[:2]), []
         wide = {n: enlarged(values, size, loss_of(n, self.objective)) for n, values in found.items()}
         for output, values in self.said_of(wide).items():
             stem = name if output == "main" else f"{name}.{safe(output)}"
-            files.append(self.folder / f"{stem}.values.npy")
-            numpy.save(files[-1], values.float().cpu().numpy())
+            buffer = io.BytesIO()
+            numpy.save(buffer, values.float().cpu().numpy())
+            files.append(self.put(f"{stem}.values.npy", buffer.getvalue()))
         return Said(image, tuple(files), {})

@@ -84,22 +84,16 @@ class Pictures(Writer):
         for output, _, said in at_full_size(found, original.shape[:2], self.objective):
             if self.wanted(output):
                 stem = name if output == "main" else f"{name}.{safe(output)}"
-                files += self._write(self.folder / stem, original.numpy(), said)
+                files += self._write(stem, original.numpy(), said)
         return Said(image, tuple(files), {})
 
-    def _write(self, stem: Path, picture: Any, said: Labelled) -> Iterator[Path]:
-        from PIL import Image
-
+    def _write(self, stem: str, picture: Any, said: Labelled) -> Iterator[Path]:
         labels = grey(said.labels)
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        shown = Image.fromarray(labels)
-        shown.putpalette([part for colour in self.palette for part in colour])
-        path = Path(f"{stem}.labels.png")
-        shown.save(path)
-        yield path
-        yield label_maps.write_picture(Path(f"{stem}.overlay.png"), label_maps.overlay(picture, labels, self.palette))
+        yield self.put(f"{stem}.labels.png", label_maps.png(labels, self.palette))
+        overlay = label_maps.overlay(picture, labels, self.palette)
+        yield self.put(f"{stem}.overlay.png", label_maps.png(overlay))
         if said.probability is not None:
-            yield label_maps.write_picture(Path(f"{stem}.probability.png"), grey(said.probability))
+            yield self.put(f"{stem}.probability.png", label_maps.png(grey(said.probability)))
 
 
 @register

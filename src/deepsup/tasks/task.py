@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
 from torch import Tensor
 
-from deepsup import losses
+from deepsup import losses, ownership
 from deepsup.errors import ConfigError
 from deepsup.specs import closest
 from deepsup.supervision.objectives import Objective
@@ -116,6 +116,11 @@ class Writer(ABC):
     def wanted(self, output: str) -> bool:
         """Whether this output is asked for."""
         return self.branches or output == "main"
+
+    def put(self, name: str, data: bytes) -> Path:
+        """Put a file into the folder. Raises `ConfigError` where another one than ours has its name."""
+        ownership.write(self.folder, name, lambda path: path.write_bytes(data))
+        return self.folder / name
 
     @abstractmethod
     def write(self, name: str, image: Path, original: Tensor, found: Mapping[str, Tensor]) -> Said:

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepsup import __version__
+from deepsup import __version__, documents
 from deepsup.errors import CheckpointError
 from deepsup.files import LEFTOVER, write_atomically
 
@@ -86,7 +86,7 @@ def load(path: str | Path) -> Checkpoint:
     """
     file = Path(path)
     try:
-        data = file.read_bytes()
+        data = documents.content(file)
     except OSError as error:
         raise CheckpointError(f"cannot read the checkpoint {file}: {error.strerror or error}.") from None
     payload = _verified(file, data)

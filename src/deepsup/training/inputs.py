@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from deepsup import label_maps, ownership
+from deepsup import documents, label_maps, ownership
 from deepsup.datasets import Dataset, IdentitySplit, folder_split, identity_views, preparation
 from deepsup.datasets.image_files import in_colour, read_rgb
 from deepsup.datasets.image_ranges import Ranges
@@ -92,7 +92,7 @@ class Inputs:
     def load(cls, folder: Path) -> Inputs:
         """Read them. Raises `ConfigError` where a folder has none."""
         try:
-            told: dict[str, Any] = json.loads((folder / FILE).read_text("utf-8"))
+            told: dict[str, Any] = documents.parsed(documents.content(folder / FILE))
             values: dict[str, Any] = {key: _frozen(value) for key, value in told.items()}
             for name, limit in _LIMITS.items():
                 if name in values and not limit.fits(values[name]):

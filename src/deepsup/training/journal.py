@@ -24,6 +24,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from deepsup import documents
 from deepsup.errors import CheckpointError, stacklevel
 
 FORMAT = 1
@@ -122,7 +123,7 @@ class Journal:
 def read(path: str | Path, kind: str | None = None) -> list[Record]:
     """The records of a journal, in order, all or one kind; a half-written last line is left out."""
     file = Path(path)
-    if not file.exists():
+    if not file.is_file():
         return []
     return [r for r in parse_lines(file.read_bytes())[0] if kind is None or r["kind"] == kind]
 
@@ -133,7 +134,7 @@ def parse_lines(data: bytes) -> tuple[list[Record], int]:
     records = []
     for line in data[:end].splitlines():
         try:
-            record = json.loads(line)
+            record = documents.parsed(line)
         except ValueError:  # a line torn by a crash of the machine; the next checkpoint's offset lies before it
             continue
         if isinstance(record, dict) and "kind" in record:

@@ -67,7 +67,11 @@ class Loop:
         sinks = (*(job.sinks if fabric.is_global_zero else ()), self._remember)
         kept: dict[str, Any] = {"offset": checkpoint.journal, "sha256": checkpoint.journal_sha256} if checkpoint else {}
         self.journal = Journal(path, sinks=sinks, **kept)
-        self._resume(checkpoint) if checkpoint else self._begin(found, batch)
+        try:
+            self._resume(checkpoint) if checkpoint else self._begin(found, batch)
+        except BaseException:
+            self.journal.close()
+            raise
         memory.peak_bytes(fabric.device, reset=True)
 
     def _begin(self, found: Diagnosis | None, batch: Batch | None) -> None:

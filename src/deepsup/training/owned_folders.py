@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from deepsup import ownership
-from deepsup.errors import CheckpointError
+from deepsup import documents, ownership
+from deepsup.errors import CheckpointError, ConfigError
 from deepsup.settings.training import TrainConfig
 from deepsup.training import checkpoints, journal
 from deepsup.training.checkpoints import MAGIC
@@ -34,6 +33,12 @@ def refuse_altered(folder: Path, names: Iterable[str]) -> None:
             f"{folder}: {', '.join(found)} is not as deepsup wrote it, or damaged. Restore it; if the change is your own, remove "
             f"{ownership.MANIFEST}."
         )
+
+
+def refuse_odd(folder: Path) -> None:
+    """Raise `ConfigError` where a folder, a pipe or a link to nothing has the name of a file of ours."""
+    if odd := [name for name in (*FILES, ownership.MANIFEST, "compare.json") if documents.is_odd(folder / name)]:
+        raise ConfigError(f"{folder} has {', '.join(odd)}, which is no file. Move it away, and restore what was there.")
 
 
 def note(folder: Path) -> None:
@@ -78,7 +83,7 @@ def older(folder: Path) -> bool:
     with told.open("rb") as file:
         line = file.readline(2**20)
     try:
-        first = json.loads(line)
-    except (ValueError, RecursionError):
+        first = documents.parsed(line)
+    except ValueError:
         return False
     return isinstance(first, dict) and first.get("kind") == "start" and "format" in first

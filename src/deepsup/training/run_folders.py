@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from deepsup import documents
 from deepsup.errors import ConfigError
 from deepsup.training.records import ACCURACY, Conflict, End, Epoch, Gradients, Run, Step, number, numbers
 
@@ -123,13 +124,15 @@ def comparison(folder: str | Path) -> dict[str, Any] | None:
 def document(file: Path) -> dict[str, Any]:
     """Read one JSON object from a file; a `ConfigError` names the file and the line that is wrong."""
     try:
-        content = json.loads(file.read_bytes())
+        content = documents.parsed(file.read_bytes())
     except json.JSONDecodeError as error:
         raise ConfigError(
             f"{file}, line {error.lineno}: not JSON ({error.msg}). Restore the file, or run again what wrote it."
         ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file} is not UTF-8 text. Restore the file, or run again what wrote it.") from error
+    except ValueError as error:
+        raise ConfigError(f"{file}: not JSON ({error}). Restore the file, or run again what wrote it.") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{file} holds a JSON {type(content).__name__}, and an object was expected.")
     _check_format(content, where=str(file))
@@ -179,7 +182,7 @@ def _read(journal: Path) -> Run | None:
 def _record(line: bytes, *, where: str, torn: bool) -> dict[str, Any] | None:
     """Parse one line; None when it is the torn last one (`torn`: nothing, not even a newline, follows it)."""
     try:
-        record = json.loads(line)
+        record = documents.parsed(line)
     except ValueError as error:
         if torn:
             return None

@@ -155,6 +155,7 @@ def check_folder(folder: Path, config: training.Config) -> None:
 
     Of a comparison the settings of arms may have changed of which no run has finished, and that no finished one follows.
     """
+    owned_folders.refuse_odd(folder)
     file = folder / "config.yaml"
     what = "a comparison" if isinstance(config, training.ComparisonConfig) else "a run"
     if not file.exists():
@@ -205,6 +206,7 @@ def diverged(folder: Path) -> bool:
 
 def configured(folder: Path, *, trust: Trust = False) -> TrainConfig:
     """The settings of the run in a folder. Raises `ConfigError` where there is none, `TrustError` as `training.load` does."""
+    owned_folders.refuse_odd(folder)
     if not (folder / "config.yaml").exists():
         raise ConfigError(f"there is no run in {folder}: it has no config.yaml. Give the folder of a run.")
     config = training.load(folder / "config.yaml", trust=trust)
