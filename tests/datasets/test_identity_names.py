@@ -90,6 +90,20 @@ def test_a_camera_is_in_all_names_or_in_none(tmp_path: Path) -> None:
         by_folder(tmp_path, tmp_path, pattern_of(CAMERA), asked=False)
 
 
+def test_a_part_of_a_pattern_that_is_not_there_says_nothing(tmp_path: Path) -> None:
+    write_names(tmp_path, ["a1_c2.png", "b_c2.png"])
+    with pytest.raises(DatasetError, match=r"1 of 2 images .* such as b_c2\.png"):
+        by_file(tmp_path, tmp_path, pattern_of(r"[ab](?P<identity>\d+)?_c(?P<camera>\d)"))
+
+
+def test_cameras_are_of_all_images_or_of_none() -> None:
+    with pytest.raises(DatasetError, match=r"1 of 2 have none in their names, such as 2\.jpg"):
+        cameras(marked(("1", "1"), ("2", None)))
+    alone, both = cameras(named("1"), marked(("1", "1")))
+    assert alone is None
+    assert both is not None
+
+
 def test_classes_are_numbered_by_sorted_identity() -> None:
     labels, names = classes(named("0010", "0002", "0002", "0009"))
     assert (labels.tolist(), names) == ([2, 0, 0, 1], ["0002", "0009", "0010"])

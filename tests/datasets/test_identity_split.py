@@ -110,7 +110,10 @@ def test_a_search_is_served_by_row() -> None:
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ConfigError, match="batch_size=10 cannot hold 4 images of each identity"):
         training(per_identity=4).n_batches(10)
-    with pytest.raises(DatasetError, match="a batch of 9 different identities needs as many; found 8"):
+    with pytest.raises(
+        DatasetError,
+        match=r"a batch of 18 images.* needs 9 identities, and there are 8\. Set batch_size to 16",
+    ):
         epoch_of(training(per_identity=2), 18)
     with pytest.raises(ConfigError, match="spread=true needs cameras, and none is known"):
         training(per_identity=2, spread=True, cameras=None)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
 
+import deepsup as ds
+from deepsup import datasets
 from deepsup.datasets.stick_figures import SHAPE, drawn
+from deepsup.evaluation.evaluate import evaluate
 
 
 def test_what_is_drawn() -> None:
@@ -42,3 +46,31 @@ def test_a_camera_changes_the_light_of_all_it_sees() -> None:
 def test_half_a_figure_is_another_picture() -> None:
     whole, half = (drawn(1, 2, cameras=1, images=2, seed=0, halved=h).images for h in (False, True))
     assert not torch.equal(whole, half)
+
+
+class Small(nn.Module):
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for i, o in ((3, 16), (16, 32), (32, 32)):
+            layers += [nn.Conv2d(i, o, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU()]
+        self.body, self.neck = nn.Sequential(*layers), nn.BatchNorm1d(32)
+        self.fc = nn.Linear(32, classes, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.neck(self.body(x).amax((2, 3))))
+
+
+def test_a_small_net_learns_to_find_figures_that_it_has_never_seen() -> None:
+    data = datasets.load("drawn-figures(identities=80, images=3)", augment="standard(padding=4)", per_identity=4)
+    torch.manual_seed(0)
+    net = Small(data.classes)
+    before = evaluate(net, data.validation).score["main"]
+    engine = {"accelerator": "cpu", "threads": 1}
+    found = ds.fit(
+        net, data.train, validation=data.validation, epochs=8, optimizer="adam", lr=0.005, batch_size=64, engine=engine
+    )
+    assert found.metric == "mAP"
+    assert before < 0.15
+    assert found.score is not None
+    assert 0.25 < found.score < 0.9  # learned, and with something left to learn

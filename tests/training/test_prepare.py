@@ -96,3 +96,11 @@ def test_what_cannot_be_a_loss_on_features_is_found_by_its_key(tmp_path: Path) -
     assert any("relu3" in str(finding) for finding in prepare.diagnose(settings)[""].findings)
     fine = prepare.diagnose(config(tmp_path, embedding={"loss": "triplet"}, supervise=None))[""]
     assert not [finding for finding in fine.findings if finding.severity == "error"]
+
+
+def test_the_doctor_looks_at_images_of_identities(tmp_path: Path) -> None:
+    figures = {"name": "drawn-figures(identities=80, cameras=2, images=2)", "size": [32, 32], "augment": "flips"}
+    changes = {"model": "deepsup:plain-6", "model_options": {"widths": [4, 8]}, "data": figures, "supervise": None}
+    found = prepare.diagnose(config(tmp_path, **changes, embedding={"loss": "triplet"}))[""]
+    assert {"no-pairs", "mirrored-only"} <= set(found.codes)
+    assert "no-pairs" not in prepare.diagnose(config(tmp_path, **changes))[""].codes

@@ -18,7 +18,8 @@ from deepsup.specs import counted
 USUAL = (
     r"(?P<identity>-?\d+)_c(?P<camera>\d+)"  # 0002_c1s1_000451_03.jpg, 0005_c2_f0046985.jpg, 0001_c001_00016450_0.jpg
 )
-CAMERA = r"(?:.*_)?c(?P<camera>\d+)"  # where folders say who it is
+CAMERA = r"(?:.*?_)?c(?P<camera>\d+)"  # where folders say who it is
+IDENTITY = r"(?P<identity>-?\d+)(?!\d)"  # where no camera is asked for
 JUNK, NOBODY = -1, 0
 _SAID = 3
 
@@ -53,15 +54,16 @@ def pattern_of(text: str) -> re.Pattern[str]:
 def by_file(folder: Path, root: Path, pattern: re.Pattern[str]) -> Marks:
     """The images of a folder, with what the beginning of each name says; DatasetError for names that say nothing."""
     found = listed(folder)
-    seen = [(path, pattern.match(path.name)) for path in found.files]
-    _check([path.name for path, match in seen if match is None], of=len(seen), folder=folder, pattern=pattern.pattern)
-    groups = [(path, match.groupdict()) for path, match in seen if match is not None]
-    marks = [Marked(path, _name(path, root), said["identity"], said.get("camera")) for path, said in groups]
+    seen = [(path, _said_in(path.name, pattern)) for path in found.files]
+    _check([path.name for path, said in seen if not said], of=len(seen), folder=folder, pattern=pattern.pattern)
+    marks = [Marked(path, _name(path, root), said["identity"], said.get("camera")) for path, said in seen]
     return Marks(tuple(marks), found.skipped)
 
 
-def by_folder(folder: Path, root: Path, pattern: re.Pattern[str], *, asked: bool) -> Marks:
-    """The images in a folder's folders, which say who it is; the camera is in file names, or nowhere unless it is `asked`."""
+def by_folder(folder: Path, root: Path, pattern: re.Pattern[str] | None, *, asked: bool) -> Marks:
+    """The images in a folder's folders, which say who it is; the camera is in file names, or nowhere unless it is `asked`, or
+    nobody's concern without a pattern.
+    """
     skipped = Counter({BESIDE: len(listed(folder).files)})
     marks: list[Marked] = []
     silent: list[str] = []
@@ -69,13 +71,19 @@ def by_folder(folder: Path, root: Path, pattern: re.Pattern[str], *, asked: bool
         found = listed(place, below=True)
         skipped += found.skipped
         for path in found.files:
-            match = pattern.match(path.name)
-            camera = match.groupdict().get("camera") if match else None
-            silent += [] if match else [path.name]
+            camera = _said_in(path.name, pattern).get("camera") if pattern else None
+            silent += [] if camera else [path.name]
             marks.append(Marked(path, _name(path, root), place.name, camera))
-    if asked or len(silent) < len(marks):
+    if pattern and (asked or len(silent) < len(marks)):
         _check(silent, of=len(marks), folder=folder, pattern=pattern.pattern)
     return Marks(tuple(marks), skipped)
+
+
+def _said_in(name: str, pattern: re.Pattern[str]) -> dict[str, str]:
+    """What the groups of a pattern are at the beginning of a name; nothing unless all of them are there."""
+    match = pattern.match(name)
+    said = match.groupdict() if match else {}
+    return {} if None in said.values() else said
 
 
 def _check(silent: Sequence[str], *, of: int, folder: Path, pattern: str) -> None:
@@ -83,7 +91,7 @@ def _check(silent: Sequence[str], *, of: int, folder: Path, pattern: str) -> Non
         raise DatasetError(
             f"{len(silent)} of {counted(of, 'image')} in {folder} have names of another form than {pattern}, such as "
             f"{', '.join(silent[:_SAID])}. Only file names are read, from their beginning; rename them, or set a pattern "
-            "of your own: identities(pattern='(?P<identity>...)_(?P<camera>...)')."
+            "of your own: identities(pattern='(?P<identity>...)_(?P<camera>...)'); identities(cameras=False) needs no camera."
         )
 
 
@@ -112,14 +120,20 @@ def people(query: Sequence[Marked], gallery: Sequence[Marked]) -> Tensor:
 
 
 def cameras(*parts: Sequence[Marked]) -> list[Tensor | None]:
-    """Of each part the cameras as numbers, the same for all; None where no name says them."""
+    """Of each part the cameras as numbers, the same for all; None where no name says them. DatasetError where some do."""
+    for part in parts:
+        without = [image.path for image in part if image.camera is None]
+        if without and len(without) < len(part):
+            raise DatasetError(
+                f"cameras are of all searched images, or of none: {len(without)} of {len(part)} have none in their names, "
+                f"such as {without[0]}. Name them, or set identities(cameras=False)."
+            )
     said = {image.camera for part in parts for image in part if image.camera is not None}
-    if not said:
-        return [None for _ in parts]
     names = _sorted(said)
     whole = all(_number(name) is not None for name in names)
     at = {name: _number(name) if whole else number for number, name in enumerate(names, 1)}
-    return [torch.tensor([at[image.camera or ""] for image in part], dtype=torch.int64) for part in parts]
+    known = [[at[image.camera] for image in part if image.camera is not None] for part in parts]
+    return [torch.tensor(numbers, dtype=torch.int64) if numbers else None for numbers in known]
 
 
 def _sorted(names: Iterable[str]) -> list[str]:

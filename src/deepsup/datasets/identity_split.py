@@ -16,7 +16,7 @@ from deepsup.datasets.image_files import in_colour
 from deepsup.datasets.image_ranges import Ranges
 from deepsup.datasets.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from deepsup.datasets.splits import Split, checked_labels
-from deepsup.errors import ConfigError
+from deepsup.errors import ConfigError, DatasetError
 
 
 @final
@@ -106,7 +106,13 @@ class IdentitySplit(Split):
                 f"batch_size={batch_size} cannot hold {self.per_identity} images of each identity: it is of each process, and "
                 "no multiple of per_identity. Choose one."
             )
-        return batch_size // self.per_identity * world
+        at_once, there = batch_size // self.per_identity * world, len(torch.unique(self.labels))
+        if at_once > there:
+            raise DatasetError(
+                f"a batch of {batch_size * world} images, {self.per_identity} of each identity, needs {at_once} identities, and "
+                f"there are {there}. Set batch_size to {max(1, there // world) * self.per_identity} or less."
+            )
+        return at_once
 
     def _drawn(self, batch_size: int, *, seed: int, epoch: int, rank: int, world: int) -> list[Tensor] | None:
         if not self.per_identity:

@@ -191,6 +191,29 @@ class TestOwn:
             load("identities", tmp_path)
         assert parts(load("identities(cameras=False)", tmp_path))[1].cameras is None
 
+    def test_without_cameras_names_need_none(self, tmp_path: Path) -> None:
+        flat = write_market(tmp_path / "flat", train=["1_a.png", "1_b.png", "2_a.png"], query=["3_a.png"],
+                            gallery=["3_b.png", "0_a.png"], folders=("train", "query", "gallery"))  # fmt: skip
+        with pytest.raises(DatasetError, match=r"3 of 3 images in .*identities\(cameras=False\) needs no camera"):
+            load("identities", flat)
+        assert parts(load("identities(cameras=False)", flat))[1].identities.tolist() == [3, 0, 3]
+        mixed = write_own(tmp_path / "mixed")
+        write_names(mixed / "gallery" / "dora", ["portrait.png"])
+        with pytest.raises(DatasetError, match=r"1 of 5 images .* such as portrait\.png"):
+            load("identities", mixed)
+        assert len(parts(load("identities(cameras=False)", mixed))[1]) == 7
+
+    def test_a_query_that_is_in_the_gallery_itself_is_noted(self, tmp_path: Path) -> None:
+        for cameras_, noted in ((False, True), (True, False)):
+            root = write_own(tmp_path / str(cameras_), cameras=cameras_)
+            file = next((root / "query" / "dora").iterdir())
+            shutil.copy(file, root / "gallery" / "dora" / f"{file.stem}_9.png")
+            lines = load("identities", root).found.lines
+            told = [
+                line for line in lines if "1 query is in the gallery, the very same file, such as query/dora/" in line
+            ]
+            assert bool(told) is noted
+
     def test_a_pattern_of_ones_own(self, tmp_path: Path) -> None:
         names = {"train": ["w-A-7.png", "e-A-8.png", "w-B-7.png", "e-B-9.png"], "query": ["w-C-1.png"],
                  "gallery": ["e-C-1.png", "w-D-1.png"]}  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -17,12 +17,12 @@ from deepsup.datasets.identity_counts import check_searchable
 from deepsup.datasets.identity_names import USUAL, Marked, Marks, by_file, by_folder, pattern_of
 from deepsup.datasets.identity_split import IdentitySplit
 from deepsup.datasets.image_listing import folders_in
-from deepsup.datasets.image_survey import ranges_of, survey
+from deepsup.datasets.image_survey import Facts, ranges_of, survey
 from deepsup.datasets.layouts import layout
 from deepsup.datasets.request import DEFAULT_ROOT, Dataset, Request
 from deepsup.datasets.stick_figures import Figures
 from deepsup.errors import DatasetError
-from deepsup.specs import FLAG, WHOLE, Limit, one_of, require
+from deepsup.specs import FLAG, WHOLE, Limit, counted, one_of, require
 
 _MARKET = ("bounding_box_train", "query", "bounding_box_test")
 _UPRIGHT, _SQUARE = (256, 128), (256, 256)
@@ -103,10 +103,15 @@ def identities(
     for part in parts:
         if folders_in(root / part):
             made = pattern_of(pattern or identity_names.CAMERA)
-            found = by_folder(root / part, root, made, asked=pattern is not None and "camera" in made.groupindex)
+            seen = made if cameras and "camera" in made.groupindex else None
+            marks.append(by_folder(root / part, root, seen, asked=pattern is not None))
         else:
-            found = by_file(root / part, root, _whole(pattern_of(pattern or USUAL)))
-        marks.append(found if cameras else Marks(tuple(i._replace(camera=None) for i in found.images), found.skipped))
+            found = by_file(
+                root / part, root, _whole(pattern_of(pattern or (USUAL if cameras else identity_names.IDENTITY)))
+            )
+            marks.append(
+                found if cameras else Marks(tuple(i._replace(camera=None) for i in found.images), found.skipped)
+            )
     return _dataset(request, _Parts(*marks), _UPRIGHT)
 
 
@@ -185,8 +190,28 @@ def _dataset(request: Request, parts: _Parts, usual: tuple[int, int], *, alike: 
     )
     shared = sorted({image.identity for image in train} & {image.identity for image in searched}) if alike else []
     skipped = parts.train.skipped + parts.query.skipped + parts.gallery.skipped
-    files = Files(facts, skipped, notes=tuple(check_searchable(validation)), shared=tuple(shared))
+    notes = (*check_searchable(validation), *_itself(validation, facts))
+    files = Files(facts, skipped, notes=notes, shared=tuple(shared))
     return Dataset(request.name, training, validation, files)
+
+
+def _itself(split: IdentitySplit, facts: Mapping[Path, Facts]) -> list[str]:
+    """A note where a query is in the gallery, the very same file, and no camera says that it does not count."""
+    row_of: dict[tuple[bytes, int], int] = {}
+    copies = []
+    for row, (path, query, who) in enumerate(
+        zip(split.paths, split.queries.tolist(), split.identities.tolist(), strict=True)
+    ):
+        other = row_of.setdefault((facts[path].digest, who), row) if query else row_of.get((facts[path].digest, who))
+        if not query and other is not None and facts[path].digest:
+            junk = split.cameras is not None and bool(split.cameras[row] == split.cameras[other])
+            copies += [] if junk else [(split.names[other], split.names[row])]
+    if not copies:
+        return []
+    return [
+        f"{counted(len(copies), 'query is', 'queries are')} in the gallery, the very same file, such as {copies[0][0]} and "
+        f"{copies[0][1]}: a search finds itself first"
+    ]
 
 
 def _splits(
