@@ -11,26 +11,29 @@ Attach auxiliary supervision to any PyTorch layer by name, train, then remove ev
 
 from __future__ import annotations
 
+from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from deepsup import errors, features, gradients, heads, losses, methods, schedules
-from deepsup.doctor import Diagnosis, Finding, diagnose
-from deepsup.features import Feature, main_prediction
-from deepsup.files import load_weights, save_weights
-from deepsup.layers.dry_run import trace
-from deepsup.plans.plan import Branch, Plan
-from deepsup.plans.planning import plan
-from deepsup.probes import Probe, probe
-from deepsup.supervision.attaching import Outputs, Supervised, attach, is_supervised, supervising
-from deepsup.supervision.conflict_meter import Conflict, ConflictMeter, jacobian_backward, parameter_conflicts
-from deepsup.supervision.embedding import embedder, embeddings
-from deepsup.supervision.exits import early_exit, ensemble
-from deepsup.supervision.objectives import Objective, Terms
-from deepsup.supervision.parameter_groups import parameter_groups
-from deepsup.supervision.stripping import strip, verify
-from deepsup.terms import Edge
-
 if TYPE_CHECKING:
+    from deepsup import errors, features, gradients, heads, losses, methods, schedules
+    from deepsup.doctor.diagnose import diagnose
+    from deepsup.doctor.findings import Diagnosis, Finding
+    from deepsup.features import Feature, main_prediction
+    from deepsup.files import load_weights, save_weights
+    from deepsup.layers.dry_run import trace
+    from deepsup.plans.plan import Branch, Plan
+    from deepsup.plans.planning import plan
+    from deepsup.probes.measurements import Probe
+    from deepsup.probes.probe import probe
+    from deepsup.supervision.attaching import Outputs, Supervised, attach, is_supervised, supervising
+    from deepsup.supervision.conflict_meter import Conflict, ConflictMeter, jacobian_backward, parameter_conflicts
+    from deepsup.supervision.embedding import embedder, embeddings
+    from deepsup.supervision.exits import early_exit, ensemble
+    from deepsup.supervision.objectives import Objective, Terms
+    from deepsup.supervision.parameter_groups import parameter_groups
+    from deepsup.supervision.stripping import strip, verify
+    from deepsup.terms import Edge
     from deepsup.training.fit import fit
 
 __version__ = "0.1.0"
@@ -79,18 +82,43 @@ __all__ = [
 ]
 
 
+_NAMES = {  # by where they live, as above; imported when they are asked for, since torch takes seconds and `--help` needs none
+    "doctor.diagnose": ("diagnose",),
+    "doctor.findings": ("Diagnosis", "Finding"),
+    "features": ("Feature", "main_prediction"),
+    "files": ("load_weights", "save_weights"),
+    "layers.dry_run": ("trace",),
+    "plans.plan": ("Branch", "Plan"),
+    "plans.planning": ("plan",),
+    "probes.measurements": ("Probe",),
+    "probes.probe": ("probe",),
+    "supervision.attaching": ("Outputs", "Supervised", "attach", "is_supervised", "supervising"),
+    "supervision.conflict_meter": ("Conflict", "ConflictMeter", "jacobian_backward", "parameter_conflicts"),
+    "supervision.embedding": ("embedder", "embeddings"),
+    "supervision.exits": ("early_exit", "ensemble"),
+    "supervision.objectives": ("Objective", "Terms"),
+    "supervision.parameter_groups": ("parameter_groups",),
+    "supervision.stripping": ("strip", "verify"),
+    "terms": ("Edge",),
+    "training.fit": ("fit",),
+}
+_HOMES = {name: home for home, names in _NAMES.items() for name in names}
+
+
 def __dir__() -> list[str]:
     return __all__
 
 
 def __getattr__(name: str) -> Any:
-    # The trainer needs more than torch, so it is only imported when it is asked for.
-    if name == "fit":
-        try:
-            from deepsup.training.fit import fit
-        except ModuleNotFoundError as error:
-            raise errors.MissingPackageError(
-                f'deepsup.fit needs the package {error.name!r}, which is not installed: pip install "deepsup[train]".'
-            ) from error
-        return fit
-    raise AttributeError(f"module 'deepsup' has no attribute {name!r}")
+    if name not in __all__ and (name.startswith("_") or find_spec(f"deepsup.{name}") is None):
+        raise AttributeError(f"module 'deepsup' has no attribute {name!r}")
+    try:
+        home = import_module(f"deepsup.{_HOMES.get(name, name)}")
+    except ModuleNotFoundError as error:  # the trainer needs more than torch
+        if name != "fit" or (error.name or "").startswith("deepsup"):
+            raise
+        raise import_module("deepsup.errors").MissingPackageError(
+            f'deepsup.fit needs the package {error.name!r}, which is not installed: pip install "deepsup[train]".'
+        ) from error
+    globals()[name] = found = getattr(home, name) if name in _HOMES else home
+    return found

@@ -9,7 +9,7 @@ import sys
 def main() -> None:
     """Run the command line."""
     try:
-        from deepsup.cli.commands import run
+        from deepsup.cli.app import run
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("deepsup"):
             raise

@@ -140,13 +140,13 @@ def main() -> None:
     if kind == "fit":
         fit(file.parent / "OUT")
         return
-    from deepsup.cli import commands
+    from deepsup.cli import app
     from deepsup.comparisons import compare
 
     workers = WarmPython.reached(socket.socket(fileno=os.dup(0)))
     compare.subprocess = workers.instead_of_subprocess()  # type: ignore[assignment]
     sys.argv = ["deepsup", "compare", str(file)]
-    commands.run()
+    app.run()
 
 
 if __name__ == "__main__":

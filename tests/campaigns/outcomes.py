@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from typer.testing import CliRunner
 
-from deepsup.cli import commands
+from deepsup.cli import app
 from deepsup.errors import DeepsupError
 from deepsup.training.journal import parse_lines
 
@@ -86,7 +86,7 @@ def command(*words: str) -> Outcome:
     """One call of the command line, in this process."""
 
     def call() -> str:
-        result = CliRunner().invoke(commands.app, list(words), env={"COLUMNS": "140", "TERM": "dumb"})
+        result = CliRunner().invoke(app.app, list(words), env={"COLUMNS": "140", "TERM": "dumb"})
         if isinstance(result.exception, SystemExit) and result.exit_code:
             raise DeepsupError(f"exit status {result.exit_code}: {result.output}")
         if result.exception is not None and not isinstance(result.exception, SystemExit):

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import deepsup as ds
 from deepsup import networks, reports
-from deepsup.cli import commands
+from deepsup.cli import app, commands
 from deepsup.errors import DeepsupError
 from deepsup.gradients import RULES
 from deepsup.heads import HEADS
@@ -34,7 +34,7 @@ QUICK = ["model=deepsup:plain-6", "epochs=1", "data.limit=64", "engine.threads=1
 
 
 def test_every_verb_is_there_with_help() -> None:
-    assert {c.callback.__name__ for c in commands.app.registered_commands if c.callback} == set(VERBS)
+    assert [c.callback.__name__ for c in commands.commands.registered_commands if c.callback] == VERBS
     overview = call("--help")
     for verb in VERBS:
         assert verb in overview
@@ -93,7 +93,7 @@ def test_probe_prices_the_head_that_is_configured(settings: list[str], heads: di
 
 
 def test_probe_refuses_to_place_no_branch() -> None:
-    result = CliRunner().invoke(commands.app, ["probe", "--count", "0", "--rule", "evenly"])
+    result = CliRunner().invoke(app.app, ["probe", "--count", "0", "--rule", "evenly"])
     assert result.exit_code == 2
 
 
@@ -115,7 +115,7 @@ def test_doctor_finds_nothing_in_a_healthy_model_and_in_the_examples() -> None:
 
 def test_doctor_prints_a_line_a_finding_and_exits_with_1_on_errors() -> None:
     words = ["doctor", "torchvision:resnet18", "--at", "layer9", "--at", "bn1", "--size", "32", "--batch-size", "1"]
-    result = CliRunner().invoke(commands.app, words)
+    result = CliRunner().invoke(app.app, words)
     *lines, last = result.output.splitlines()
     assert (result.exit_code, last) == (1, "2 errors, 1 warning")
     assert lines[0].startswith("error: layer 'layer9': no layer matches 'layer9' in ResNet.")
@@ -124,19 +124,19 @@ def test_doctor_prints_a_line_a_finding_and_exits_with_1_on_errors() -> None:
         "one-value-per-channel]",
         "inplace-successor]",
     ]
-    result = CliRunner().invoke(commands.app, ["doctor", *QUICK, "supervise.at=[relu2]", "supervise.weight=0"])
+    result = CliRunner().invoke(app.app, ["doctor", *QUICK, "supervise.at=[relu2]", "supervise.weight=0"])
     assert (result.exit_code, result.output.splitlines()[-1]) == (0, "1 warning")
 
 
 def test_doctor_reads_batches_and_branches_off_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT / "tests")
     settings = ["model=tests.support.patients:one_value", "epochs=1", "data.limit=65", "data.batch_size=32"]
-    result = CliRunner().invoke(commands.app, ["doctor", *settings, "supervise.at=[conv, relu9]"])
+    result = CliRunner().invoke(app.app, ["doctor", *settings, "supervise.at=[conv, relu9]"])
     assert result.exit_code == 1
     assert "layer 'norm': a batch of 1 leaves it one value per channel" in result.output
     assert "no layer matches 'relu9'" in result.output
     assert result.output.splitlines()[-1] == "2 errors"
-    result = CliRunner().invoke(commands.app, ["doctor", *QUICK, "supervise.at=auto", "supervise.probe.rule=threshold"])
+    result = CliRunner().invoke(app.app, ["doctor", *QUICK, "supervise.at=auto", "supervise.probe.rule=threshold"])
     assert "supervise.at: supervise.at is auto, but by the rule 'threshold' no gradient vanishes" in result.output
     with pytest.raises(DeepsupError, match="--at goes with a model's name"):
         call("doctor", *QUICK, "--at", "relu2")
@@ -243,7 +243,7 @@ def test_the_version_is_told() -> None:
 
 @pytest.mark.parametrize("verb", ["train", "compare", "probe"])
 def test_a_verb_without_a_configuration_explains_itself(verb: str) -> None:
-    assert "Usage:" in CliRunner().invoke(commands.app, [verb]).output
+    assert "Usage:" in CliRunner().invoke(app.app, [verb]).output
 
 
 def test_methods_are_listed_with_formula_and_source() -> None:

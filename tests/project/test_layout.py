@@ -143,10 +143,19 @@ def test_files_and_functions_stay_short() -> None:
 def test_the_public_names_are_these() -> None:
     assert deepsup.__all__ == PUBLIC == sorted(PUBLIC)
     assert all(hasattr(deepsup, name) for name in PUBLIC)
-    assert {n for n in vars(deepsup) if not n.startswith("_")} - {"annotations", "Any", "TYPE_CHECKING", *ORDER} <= set(
-        PUBLIC
-    )
+    assert {n for n in vars(deepsup) if not n.startswith("_")} - {
+        "annotations",
+        "Any",
+        "TYPE_CHECKING",
+        "import_module",
+        "find_spec",
+        *ORDER,
+    } <= set(PUBLIC)
     assert set(PUBLIC_NAMESPACES) <= set(PUBLIC)
+    homes = {f"deepsup.{home}": set(names) for home, names in deepsup._NAMES.items()}
+    typed = next(node for node in tree_of(PACKAGE / "__init__.py").body if isinstance(node, ast.If))
+    imported = [node for node in typed.body if isinstance(node, ast.ImportFrom) and node.module != "deepsup"]
+    assert {str(node.module): {name.name for name in node.names} for node in imported} == homes
     with pytest.raises(AttributeError, match="module 'deepsup' has no attribute 'fitt'"):
         _ = deepsup.fitt
 

@@ -6,12 +6,12 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from deepsup.cli import commands
+from deepsup.cli import app, commands
 
 
 def call(*words: str) -> str:
     """What the command prints; an error of ours is raised."""
-    result: Result = CliRunner().invoke(commands.app, list(words), env={"COLUMNS": "140", "TERM": "dumb"})
+    result: Result = CliRunner().invoke(app.app, list(words), env={"COLUMNS": "140", "TERM": "dumb"})
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == 0, result.output

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from typer.testing import CliRunner
 
 import deepsup as ds
-from deepsup.cli import commands
+from deepsup.cli import app
 from deepsup.evaluation import evaluate as evaluations
 from deepsup.training import runs
 
@@ -24,7 +24,7 @@ def matrices(found: evaluations.Evaluation) -> dict[str, Any]:
 
 def call(*words: str) -> str:
     """What the command prints; an error of ours is raised."""
-    result = CliRunner().invoke(commands.app, list(words), env={"COLUMNS": "140", "TERM": "dumb"})
+    result = CliRunner().invoke(app.app, list(words), env={"COLUMNS": "140", "TERM": "dumb"})
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == 0, result.output

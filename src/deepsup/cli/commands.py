@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import torch
 import typer
 from rich.console import Console
 
-from deepsup import __version__, networks, reports
 from deepsup import methods as method_table
+from deepsup import networks, reports
 from deepsup.cli import tables
-from deepsup.cli.progress import Display, plain_warnings
+from deepsup.cli.progress import Display
 from deepsup.cli.scoring import score
-from deepsup.cli.signals import stopped_by_signals
 from deepsup.cli.words import run_settings, settings_of
 from deepsup.comparisons import results
 from deepsup.comparisons.compare import compare as compare_arms
 from deepsup.doctor import diagnose
-from deepsup.errors import ConfigError, DeepsupError
+from deepsup.errors import ConfigError
 from deepsup.files import write_atomically
 from deepsup.gradients import RULES
 from deepsup.heads import HEADS
@@ -37,18 +35,8 @@ from deepsup.training.loggers import beside, guarded
 from deepsup.training.predict import predict as predict_images
 from deepsup.training.verification import CERTIFICATE, WEIGHTS, verify_run
 
-app = typer.Typer(
-    name="deepsup",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    help="Train the middle of a network, not only its end: attach auxiliary supervision to any PyTorch layer by name, "
-    "train, prove whether it helped, and remove it without a trace.",
-    epilog="Try: `deepsup layers torchvision:resnet18`, then `deepsup plan torchvision:resnet18 --at layer2`.",
-)
+commands = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
 console = Console(markup=False, emoji=False)  # names and paths may hold brackets
-INTERRUPTED = 130  # exit status after Ctrl-C, which typer turns into it without a word
 
 ModelName = Annotated[
     str,
@@ -78,22 +66,7 @@ Trust = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost, and stop.")]
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(f"deepsup {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _main(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
-    ] = False,
-) -> None:
-    pass
-
-
-@app.command()
+@commands.command()
 def layers(
     model: ModelName,
     size: Size = 224,
@@ -110,7 +83,7 @@ def layers(
         )
 
 
-@app.command()
+@commands.command()
 def plan(
     model: ModelName,
     at: Annotated[
@@ -145,7 +118,7 @@ def plan(
         console.print(f"written to {save}")
 
 
-@app.command(no_args_is_help=True)
+@commands.command(no_args_is_help=True)
 def probe(
     words: Words = None,
     rule: Annotated[str | None, typer.Option(help=f"How to choose: {' | '.join(PLACING)}; else as configured.")] = None,
@@ -190,7 +163,7 @@ def probe(
     _print_lines([advice.paste, tables.setting(advice.at)] if advice.at else [advice.paste])
 
 
-@app.command(no_args_is_help=True)
+@commands.command(no_args_is_help=True)
 def doctor(
     words: Annotated[list[str] | None, typer.Argument(metavar="MODEL | [CONFIG.yaml] [KEY=VALUE]...")] = None,
     at: Annotated[list[str] | None, typer.Option(help="Layer to supervise, as in `plan`. Repeatable.")] = None,
@@ -224,7 +197,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-@app.command(no_args_is_help=True)
+@commands.command(no_args_is_help=True)
 def train(words: Words = None, dry_run: DryRun = False, trust: Trust = False) -> None:
     """Train one run as configured; a stopped run goes on from its checkpoint, a finished one is left alone.
 
@@ -244,7 +217,7 @@ def train(words: Words = None, dry_run: DryRun = False, trust: Trust = False) ->
         console.print(f"plain weights: {result.folder / 'model.safetensors'}")
 
 
-@app.command(no_args_is_help=True)
+@commands.command(no_args_is_help=True)
 def compare(words: Words = None, dry_run: DryRun = False, trust: Trust = False) -> None:
     """Train several arms, methods or settings, from the same seeds, and judge by a rule that is written down first.
 
@@ -276,7 +249,7 @@ def _print_comparison(result: dict[str, Any], folder: Path) -> None:
         console.print(f"report: {reports.write_html(folder, folder / 'report.html')}", highlight=False)
 
 
-@app.command()
+@commands.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="A run's or a comparison's folder.", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="Where to write; FOLDER/report.html if not given.")] = None,
@@ -290,7 +263,7 @@ def report(
         console.print(f"picture: {reports.picture(of, folder, picture, group)}", highlight=False)
 
 
-@app.command()
+@commands.command()
 def predict(
     folder: Annotated[Path, typer.Argument(help="A run's folder, finished or not.", show_default=False)],
     images: Annotated[list[Path], typer.Argument(help="Image files, and folders of them.", show_default=False)],
@@ -318,10 +291,10 @@ def predict(
     console.print(f"written to {written[0].parent}", highlight=False, markup=False, soft_wrap=True)
 
 
-app.command(no_args_is_help=True)(score)
+commands.command(no_args_is_help=True)(score)
 
 
-@app.command()
+@commands.command()
 def strip(
     folder: Annotated[Path, typer.Argument(help="A run's folder, finished or not.", show_default=False)],
     verify: Annotated[bool, typer.Option("--verify", help="Check the certificate against the weights again.")] = False,
@@ -351,7 +324,7 @@ def strip(
         _print_lines([f"verified: weights sha256 {sha256}, no hook left, outputs {proof['outputs']}"])
 
 
-@app.command()
+@commands.command()
 def methods(
     name: Annotated[
         str | None, typer.Argument(help="One method, with options if you like: `dhm(temperature=2)`.")
@@ -377,24 +350,3 @@ def _dry_run(config: training.TrainConfig) -> None:
 def _print_lines(lines: Iterable[str]) -> None:
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def run() -> NoReturn:
-    """The `deepsup` command: named errors are printed without a traceback, status 1; 128 + signal where one stopped it."""
-    plain_warnings()
-    told = stopped_by_signals()
-    try:
-        app()
-    except (DeepsupError, OSError) as error:
-        Console(stderr=True).print(f"[bold red]{type(error).__name__}[/bold red]: ", end="")
-        print(error if isinstance(error, DeepsupError) else f"{error}. Mend that, and start again.", file=sys.stderr)
-        sys.exit(1)
-    except (KeyboardInterrupt, SystemExit) as error:
-        if isinstance(error, SystemExit) and error.code != INTERRUPTED:
-            raise
-        print("stopped; the same command goes on", file=sys.stderr)
-        sys.exit(128 + told[0] if told else INTERRUPTED)
-    finally:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():  # gloo may abort at exit otherwise
-            torch.distributed.destroy_process_group()
-    sys.exit(0)

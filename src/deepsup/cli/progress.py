@@ -8,7 +8,6 @@ Only the command line uses it; nothing else here prints.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -20,20 +19,9 @@ from rich.table import Table
 from rich.text import Text
 
 from deepsup.tasks import shown
-from deepsup.training.preflight import TrapWarning
 
 BAR = 16  # characters
 FIRST = "rank-1"  # stands beside the score of a search
-
-
-def plain_warnings() -> None:
-    """From now on a warning is one line, without a line of source; what the doctor finds is shown by `Display` alone."""
-    warnings.formatwarning = _as_a_line
-    warnings.simplefilter("ignore", TrapWarning)
-
-
-def _as_a_line(message: Warning | str, category: type[Warning], *_: object, **__: object) -> str:
-    return f"{category.__name__}: {message}\n"
 
 
 class Display:
