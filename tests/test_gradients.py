@@ -198,7 +198,7 @@ def test_a_plan_shows_and_stores_its_rules(tmp_path: object) -> None:
     assert plan.branches[0].gradient == gradients.scale(schedules.linear(0, 1))
     assert "gradient" not in str(ds.plan(Plain(), images(4), at=["relu1"]))
     old = plan.to_dict()  # as the first plans were, which had no rules and nothing that came after them
-    for key in ("main_loss", "main_weight", "edges", "dynamic", "views", "overlap", "prediction"):
+    for key in ("main_loss", "main_weight", "edges", "dynamic", "views", "overlap", "forwards", "prediction"):
         del old[key]
     for branch in old["branches"]:
         for key in ("gradient", "read_inside", "gate", "zero", "predicts", "extras", "optional", "prediction"):

@@ -148,8 +148,6 @@ HEALTHY = {  # what a method needs besides its name, in settings
     "aux": ["supervise.at=[layer1, layer2]"],
     "cnds": ["supervise.at=[layer1]"],
     "cnds-released": ["supervise.at=[layer1]"],
-    "cds": ["data.views=2", "data.augment=standard"],
-    "dlb": ["data.overlap=true"],
     "equal-compute": ["supervise.like={method: dhm}"],
 }
 
@@ -198,17 +196,19 @@ def test_what_the_doctor_says_of_maps() -> None:
 
 
 def test_settings_that_a_run_would_refuse_are_findings_by_their_key() -> None:
-    found = configured("supervise.method=cds")
+    found = configured("supervise.method=cds", "data.views=1")
     fix = only(found, "one-crop", "data.views", "Set data.views=2", "data.augment=standard")
     assert "compares 2 crops" in fix.what
-    only(configured("supervise.method=dlb"), "no-overlap", "data.overlap", "Set data.overlap=true")
+    only(
+        configured("supervise.method=dlb", "data.overlap=false"), "no-overlap", "data.overlap", "Set data.overlap=true"
+    )
     found = configured("supervise.method=equal-compute")
     assert "needs supervise.like" in only(found, "bad-setting", "supervise.like").what
     found = configured("supervise.method=equal-compute", "supervise.like={method: dhm, at: [nowhere]}")
     only(found, "unknown-layer", "supervise.like", "deepsup layers MODEL")
     for words in (
-        ["cds"],
-        ["dlb"],
+        ["cds", "data.views=1"],
+        ["dlb", "data.overlap=false"],
         ["equal-compute"],
         ["equal-compute", "supervise.like={method: dhm, at: [nowhere]}"],
     ):
@@ -217,11 +217,11 @@ def test_settings_that_a_run_would_refuse_are_findings_by_their_key() -> None:
 
 
 def test_the_rest_is_looked_at_where_the_batches_are_refused() -> None:
-    found = configured("supervise.method=cds", "supervise.at=[layr1]")
+    found = configured("supervise.method=cds", "data.views=1", "supervise.at=[layr1]")
     assert [(f.code, f.where) for f in found] == [("one-crop", "data.views"), ("unknown-layer", "layer 'layr1'")]
-    found = configured("supervise.method=cds", "supervise.at=auto")
+    found = configured("supervise.method=cds", "data.views=1", "supervise.at=auto")
     assert [(f.code, f.where) for f in found] == [("one-crop", "data.views"), ("bad-setting", "supervise.at")]
-    found = configured("supervise.method=dlb", "supervise.at=[layer1]")
+    found = configured("supervise.method=dlb", "data.overlap=false", "supervise.at=[layer1]")
     assert found.codes == ("no-overlap", "bad-setting")
     assert "attaches no branches" in found.findings[1].what
 

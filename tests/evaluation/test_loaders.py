@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from deepsup.errors import ConfigError
-from deepsup.evaluation.loaders import SplitLoader, overlapping, samples_in
+from deepsup.evaluation.loaders import IterableLoader, SplitLoader, overlapping, samples_in
 from tests.support.augmented_splits import (
     bytes_split,
     numbered,
@@ -82,3 +82,16 @@ def test_samples_of_every_form_of_target_are_counted() -> None:
     assert [samples_in(form) for form in forms] == [5] * 5
     assert samples_in({"target": (y, y, 0.3)}) == 5
     assert [samples_in(form) for form in (None, "text", {}, torch.tensor(1.0))] == [1] * 4
+
+
+@pytest.mark.parametrize("start", [0, 1, 2, 3])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_batches_of_anybody_overlap_once_from_any_start(wrapped: bool, start: int) -> None:
+    new = [(torch.randn(4, 1), torch.tensor([k, k + 1, k + 2, k + 3])) for k in range(5)]
+    twice = list(overlapping(new))
+    loader = IterableLoader(twice if wrapped else new, overlap=True)
+    assert same(list(loader.epoch(0, start=start)), twice[start:])
+    assert loader.batch_sizes is None
+    plain = IterableLoader(new)
+    assert same(list(plain.epoch(0, start=start)), new[start:])
+    assert [y for _, y in IterableLoader([(1, "a"), (2, "b")], overlap=True).epoch(0)] == ["a", "b"]

@@ -225,6 +225,7 @@ LATER = (
     "dynamic",
     "views",
     "overlap",
+    "forwards",
     "prediction",
 )  # plans of 0.1 do without them
 

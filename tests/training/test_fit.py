@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -203,3 +204,40 @@ def test_fit_scores_every_task_by_its_metric_and_keeps_its_best(task: str, metri
     if metric == "RMSE":
         assert scores[-1] < scores[0]
         assert f"RMSE {scores[-1]:.4g}, best {min(scores):.4g};" in str(result)  # in the unit of the values
+
+
+def test_dlb_trains_as_released_whatever_batches_come_from(tmp_path: Path) -> None:
+    """Meta-knowledge-Lab/DLB, dlb.py, by hand: the batch before comes back, in a forward of its own."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model.append(nn.Linear(4, 5))
+    theirs = copy.deepcopy(model).train()
+    batches = [(torch.randn(6, 3, 8, 8), torch.randint(0, 5, (6,))) for _ in range(4)]
+    plan = ds.plan(model, batches[0][0][:2], method="dlb")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    ds.fit(model, batches, objective=ds.Objective(plan), optimizer=optimizer, engine=CPU, folder=tmp_path / "run")
+    optimizer, before = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9), None
+    for x, y in batches:
+        out = theirs(x)
+        loss = F.cross_entropy(out, y)
+        if before is not None:
+            again = theirs(before[0])
+            loss = F.cross_entropy(torch.cat([again, out]), torch.cat([before[1], y]))
+            soft = (before[2].detach() / 3).softmax(1)
+            loss = loss + 9 * F.kl_div((again / 3).log_softmax(1), soft, reduction="batchmean")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        before = (x, y, out)
+    for (name, ours), other in zip(model.state_dict().items(), theirs.state_dict().values(), strict=True):
+        assert torch.allclose(ours.double(), other.double(), rtol=1e-4, atol=1e-6), name
+
+
+def test_a_split_overlaps_where_the_method_needs_it(digits: datasets.Dataset) -> None:
+    model = dropout_net(10, 1)
+    x, _ = next(iter(digits.train.batches(2, seed=0, epoch=0, shuffle=False)))
+    objective = ds.Objective(ds.plan(model, x, method="dlb"))
+    seen: list[int] = []
+    model.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    ds.fit(model, digits.train, objective=objective, batch_size=16, engine=CPU)
+    assert seen[-10:] == [16] * 10  # 6 batches of 96: the last five in two halves each

@@ -78,9 +78,8 @@ def layers(
     seen = trace(_build(model, size, channels, classes), torch.randn(2, channels, size, size))
     console.print(tables.layer_table(seen, every=every))
     if not every:
-        console.print(
-            f"{len(seen.trunk)} of {len(seen.layers)} layers: where the trunk can be tapped. All: --all", style="dim"
-        )
+        told = f"{len(seen.trunk)} of {len(seen.layers)} layers: where the trunk can be tapped. All: --all"
+        console.print(told, style="dim")
 
 
 @commands.command()
@@ -106,9 +105,7 @@ def plan(
 ) -> None:
     """Show what would be attached where, and what it costs, before anything is attached."""
     if model.endswith((".yaml", ".yml")):
-        raise ConfigError(
-            f"{model} is a run's file, not a model. `deepsup train {model} --dry-run` shows the plan of a run."
-        )
+        raise ConfigError(f"{model} is a run's file, not a model. `deepsup train {model} --dry-run` shows its plan.")
     built = _build(model, size, channels, classes)
     options: dict[str, Any] = {"head": head, "weight": weight, "gradient": gradient}
     made = make_plan(built, torch.randn(2, channels, size, size), at=at, method=method, **options)
@@ -207,6 +204,7 @@ def train(words: Words = None, dry_run: DryRun = False, trust: Trust = False) ->
     if dry_run:
         _dry_run(config)
         return
+    _print_lines(f"note: {note}" for note in results.notes(config) if runs.is_main_process())
     with Display(console, name=config.name) as display:
         result = runs.train(config, on_record=guarded(display.see, "the display"))
     if result.already_done:
@@ -341,10 +339,11 @@ def _build(model: str, size: int, channels: int, classes: int) -> torch.nn.Modul
 
 def _dry_run(config: training.TrainConfig) -> None:
     prepared = prepare.prepare(config)
-    _print_lines([*prepared.data.found.lines, *str(prepared.plan).splitlines()])
     batches = prepared.data.train.n_batches(config.data.batch_size)
-    lengths = f"{counted(prepared.epochs, 'epoch')} of {batches} batches of {config.data.batch_size}"
-    _print_lines([f"{lengths}, into {config.output}"])
+    lengths = (
+        f"{counted(prepared.epochs, 'epoch')} of {batches} batches of {config.data.batch_size}, into {config.output}"
+    )
+    _print_lines([*prepared.data.found.lines, *str(prepared.plan).splitlines(), lengths])
 
 
 def _print_lines(lines: Iterable[str]) -> None:

@@ -20,6 +20,7 @@ from deepsup.comparisons.image_variance import image_variances
 from deepsup.comparisons.looks import Looks, judged_in_turn, looks_of, unlooked
 from deepsup.files import load_weights
 from deepsup.plans.plan import Plan
+from deepsup.settings import batches
 from deepsup.settings.arms import varied
 from deepsup.settings.training import Cell, ComparisonConfig, Config, TrainConfig, asked_names
 from deepsup.supervision.stripping import certified
@@ -71,9 +72,11 @@ def _vary(config: ComparisonConfig) -> dict[str, Any]:
 
 
 def notes(config: Config) -> list[str]:
-    """What differs between arms besides their branches: the main output's loss, where methods bring their own."""
+    """What differs between arms besides their branches: the main output's loss, and what batches hold, where methods bring
+    their own. Of a single run what its batches hold.
+    """
     if isinstance(config, TrainConfig):
-        return []
+        return list(filter(None, [_batches(config)]))
     found: dict[str, list[str]] = {}
     for group in config.groups:
         arms: dict[str, list[str]] = {}
@@ -88,7 +91,19 @@ def notes(config: Config) -> list[str]:
             f"The main output's loss differs between the arms{where} ({told}), and a difference in score may come from that. "
             "Set base.loss to give all of them the same."
         )
+    said += [f"Arm {arm}: {text}" for arm, text in _batches_of_arms(config).items()]
     return said
+
+
+def _batches(config: TrainConfig) -> str:
+    """What batches hold because of the method."""
+    return batches.said(config.supervise.method if config.supervise else None, config.data)
+
+
+def _batches_of_arms(config: ComparisonConfig) -> dict[str, str]:
+    """What batches of an arm hold because of its method, by arm."""
+    found = {cell.arm: _batches(cell.config) for cell in config.expand()}
+    return {arm: text for arm, text in found.items() if text}
 
 
 def _losses_of_methods(config: ComparisonConfig, group: str) -> dict[str, str]:

@@ -83,13 +83,13 @@ def batching(plan: Plan, sample: Any, target: Any, batches: Any) -> Iterator[Fin
     first, second = _labels_of_two(batches)
     if plan.overlap and first is not None and second is not None:
         # Of the first batch of all every sample is new, of a later one the second half.
-        if not any(_begins(second, new) for new in (first, first[len(first) // 2 :])):
+        if not any(begins_with(second, new) for new in (first, first[len(first) // 2 :])):
             what = f"method '{plan.method}' learns from the batch before, and by its {len(second)} labels the second of these "
             what += f"batches does not begin with the new samples of the first (of {len(first)})"
             yield NO_OVERLAP.found("batches", what)
 
 
-def _begins(labels: Tensor, new: Tensor) -> bool:  # (N, ...) and (M, ...)
+def begins_with(labels: Tensor, new: Tensor) -> bool:  # (N, ...) and (M, ...)
     """Whether a batch begins with these samples and brings more."""
     return len(labels) > len(new) and torch.equal(labels[: len(new)], new.to(labels.device))
 

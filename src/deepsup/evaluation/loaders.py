@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data.distributed import DistributedSampler
 
 from deepsup.datasets import Split
-from deepsup.doctor.batch_checks import sizes_of
+from deepsup.doctor.batch_checks import begins_with, sizes_of
 from deepsup.errors import ConfigError, DatasetError
 
 Batch = tuple[Any, Any]
@@ -122,10 +122,23 @@ def overlapping(batches: Iterable[Batch], *, views: int = 1) -> Iterator[Batch]:
         before = again
 
 
-class IterableLoader(Loader):
-    """A re-iterable of batches (a `DataLoader`, a list), or a function from the epoch's number to batches."""
+def _overlapping_once(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The batches as `overlapping` gives them, or as they are where the second begins with the new samples of the first."""
+    first = list(islice(batches, 2))
+    labels = [y for _, y in first if isinstance(y, Tensor)]
+    told = len(labels) < len(first)  # of targets that are no tensors the objective says what is wrong
+    if len(labels) == 2:
+        told = any(begins_with(labels[1], new) for new in (labels[0], labels[0][len(labels[0]) // 2 :]))
+    return chain(first, batches) if told else overlapping(chain(first, batches))
 
-    def __init__(self, source: Batches) -> None:
+
+class IterableLoader(Loader):
+    """A re-iterable of batches (a `DataLoader`, a list), or a function from the epoch's number to batches.
+
+    With `overlap` they are those of `overlapping`, within an epoch, unless they overlap already.
+    """
+
+    def __init__(self, source: Batches, *, overlap: bool = False) -> None:
         if isinstance(source, Iterator):
             raise ConfigError(
                 f"batches must be readable once an epoch; a {type(source).__name__} is used up after one. "
@@ -136,7 +149,7 @@ class IterableLoader(Loader):
                 f"cannot read batches from a {type(source).__name__}. Pass a Split, an iterable of (x, y), or a "
                 "function of the epoch that returns one."
             )
-        self._source = source
+        self._source, self.overlap = source, overlap
         self.draws = not isinstance(source, (list, tuple))
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
@@ -145,6 +158,9 @@ class IterableLoader(Loader):
         if isinstance(sampler, DistributedSampler):
             sampler.set_epoch(epoch)
         batches = iter(self._source if isinstance(self._source, Iterable) else self._source(epoch))
+        if self.overlap:  # from one batch before on
+            read = map(_pair, islice(batches, max(0, start - 1), None))
+            return islice(_overlapping_once(read), min(start, 1), None)
         for _ in islice(batches, start):
             pass
         return map(_pair, batches)
@@ -160,15 +176,19 @@ class IterableLoader(Loader):
     @property
     def batch_sizes(self) -> set[int] | None:
         """Those of a DataLoader or a list."""
-        sizes = sizes_of(self._source)
+        sizes = None if self.overlap else sizes_of(self._source)
         return None if sizes is None else set(sizes)
 
 
-def as_loader(source: Split | Batches | Loader, batch_size: int, **options: Any) -> Loader:
-    """A loader of whatever the user has; `options` (seed, shuffle, rank, world, device) matter to our splits alone."""
+def as_loader(source: Split | Batches | Loader, batch_size: int, *, overlap: bool = False, **options: Any) -> Loader:
+    """A loader of whatever the user has, with batches that overlap or not; `options` (seed, shuffle, rank, world, device)
+    matter to our splits alone.
+    """
     if isinstance(source, Loader):
         return source
-    return SplitLoader(source, batch_size, **options) if isinstance(source, Split) else IterableLoader(source)
+    if isinstance(source, Split):
+        return SplitLoader(source, batch_size, overlap=overlap, **options)
+    return IterableLoader(source, overlap=overlap)
 
 
 def samples_in(y: Any) -> int:

@@ -97,6 +97,7 @@ class Method:
     rate: float | None = None  # of SGD, where the user says none; None: the trainer's
     views: int = 1
     overlap: bool = False
+    forwards: int = 1  # of overlapping batches: 2 gives each half one of its own
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -335,8 +335,10 @@ def cds(
     return Method(
         formula="L = CE(main, y) + 0.1 sum_i SupCon_i + 0.1 SupCon_deepest,  temperature 0.07, two crops of each image",
         source="Zhang, Chen, Zhang, Ma 2022 (ECCV, arXiv 2207.05306); released code at 4093332",
-        deviations="needs data.views=2. Cross-entropy is over both crops (released: the first). loss='simclr' is the released "
-        "ImageNet variant, which leaves the labels out. The embedding has 128 numbers (released: no projection)",
+        deviations="`train` takes two crops of each image by itself (data.views, and data.augment=standard), unless they are "
+        "set; released is data.augment=contrastive. Cross-entropy is over both crops (released: the first). "
+        "loss='simclr' is the released ImageNet variant, which leaves the labels out. The embedding has 128 "
+        "numbers (released: no projection)",
         loss=f"{loss}(temperature={temperature:g})",
         main_loss="cross_entropy",
         weight=f"constant({weight})",
@@ -354,17 +356,18 @@ def _embeddings(method: Method, scene: Scene, layers: Mapping[str, str]) -> Mapp
 
 
 @BUILDERS.register
-def dlb(*, alpha: NotNegative = 1.0, temperature: Positive = 3.0) -> Method:
+def dlb(*, alpha: NotNegative = 1.0, temperature: Positive = 3.0, forwards: Annotated[int, one_of(1, 2)] = 2) -> Method:
     """Half of each batch is the batch before; the model agrees with what it said of it then. No branches."""
     return Method(
         formula="L = CE(main, y) + alpha T² KL(p of the batch before || main),  alpha = 1, T = 3",
-        source="Shen, Xu, Yang, Li, Guo 2022 (CVPR)",
-        deviations="needs data.overlap=true, which repeats every sample in the next batch, with the same augmentation; "
-        "released is an independent one, data.views=2. There each half has a forward of its own; in the one forward here batch "
-        "normalisation sees both, and the gradient of a ResNet-20 is 17 to 36 % of its length away, at a cosine of 0.94 to 0.99 "
-        "(benchmarks/dlb_forwards.py). In a loop of your own, call the model on each half and give the objective both "
-        "outputs as one",
+        source="Shen, Xu, Yang, Li, Guo 2022 (CVPR); github.com/Meta-knowledge-Lab/DLB, dlb.py",
+        deviations="`train` and `fit` repeat every sample in the next batch by themselves (data.overlap), and each half has a "
+        "forward of its own, the new samples first. Released is a second, independent augmentation of the repeated ones: "
+        "data.views is 2 where data.augment is set, without augmentation they come back as they were. forwards=1 runs both "
+        "halves in one, where batch normalisation sees both: the gradient of a ResNet-20 is then 17 to 36 % of its length away, "
+        "at a cosine of 0.94 to 0.99 (benchmarks/dlb_forwards.py). In a loop of your own: ds.supervision.halves.outputs_of",
         bare=True,
         edges=lambda names: [Edge("main", PREVIOUS, f"kl(temperature={temperature:g})", constant(alpha))],
         overlap=True,
+        forwards=forwards,
     )

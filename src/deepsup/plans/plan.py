@@ -36,7 +36,7 @@ from deepsup.trust import check as check_trust
 
 FORMAT = 1
 # What JSON holds as it is, of a plan and of a branch.
-_OF_PLAN = ("model", "method", "classes", "fingerprint", "main_weight", "dynamic", "views", "overlap")
+_OF_PLAN = ("model", "method", "classes", "fingerprint", "main_weight", "dynamic", "views", "overlap", "forwards")
 _OF_BRANCH = (
     *("name", "layer", "depth", "clone", "requires_grad", "params", "flops", "activation_bytes"),
     *("read_inside", "zero", "predicts", "optional"),
@@ -126,6 +126,7 @@ class Plan:
     dynamic: bool = False  # each step drops a random part of `edges`
     views: int = 1  # crops of each image that a batch holds
     overlap: bool = False  # a batch begins with the samples of the one before
+    forwards: int = 1  # of such a batch: 2 gives each half one of its own
     prediction: Prediction | None = None  # what the main output is; None in plans from before it was known
     embeddings: tuple[EmbeddingLayer, ...] = ()  # where features and embeddings are, of outputs for which it was asked
 
@@ -233,6 +234,8 @@ class Plan:
         if self.views > 1 or self.overlap:
             what = "two crops of each image" if self.views == 2 else "the samples of the one before as well"
             lines.append(f"  a batch holds {what}: twice the FLOPs")
+        if self.forwards == 2:
+            lines.append("  each half of a batch has a forward of its own")
         if self.branches:
             cost = self.cost
             lines.append(
@@ -292,7 +295,7 @@ _COSTS = dict.fromkeys(("params", "flops"), keys.Key(keys.COUNT))
 
 # What a plan of JSON is made of. The younger keys, by the time when each came: 1 rules, 2 layers that read their own
 # output, 3 terms between outputs, 4 methods whose weights sum to 1, 5 layers that the model may skip, 6 what outputs are,
-# 7 where their embeddings are.
+# 7 forwards of each half, 8 where their embeddings are, in plans that say it.
 _BRANCH_KEYS = {
     **dict.fromkeys(("name", "layer"), keys.Key(keys.NAME)),
     "pick": keys.Key(keys.TEXT, _pick),
@@ -337,9 +340,10 @@ _PLAN_KEYS = {
     "dynamic": keys.Key(FLAG, since=3, absent=False),
     "views": keys.Key(one_of(1, 2), since=3, absent=1),
     "overlap": keys.Key(FLAG, since=3, absent=False),
+    "forwards": keys.Key(one_of(1, 2), since=7, absent=1),
     "prediction": _PREDICTION,
     "branches": keys.Key(keys.Record(_BRANCH_KEYS, _branch), many=True),
-    "embeddings": keys.Key(EMBEDDING, many=True, since=7, absent=()),
+    "embeddings": keys.Key(EMBEDDING, many=True, since=8, absent=()),
 }
 _PLAN = keys.Record(_PLAN_KEYS, _plan)
 

@@ -268,4 +268,5 @@ def _plan(
         dynamic=preset.dynamic,
         views=preset.views,
         overlap=preset.overlap,
+        forwards=preset.forwards,
     )

@@ -57,10 +57,11 @@ class DataConfig(Settings):
     """Pixels from one tile to the next, at most `tile`: where tiles overlap, the mean of their probabilities counts. Null
     is half a tile."""
     views: Literal[1, 2] = 1
-    """How often an image is in a training batch, augmented anew each time: `[all in view 1; all in view 2]`."""
+    """How often an image is in a training batch, augmented anew each time: `[all in view 1; all in view 2]`. Where
+    it is not set, 2 with a method that compares crops (`cds`), `augment` being then `standard` unless set."""
     overlap: bool = False
-    """Every training batch begins with the samples that were new in the one before, so that it is twice as large, as
-    DLB needs it; with `views: 2` they come back in their second view."""
+    """Every training batch begins with the samples that were new in the one before, so that it is twice as large;
+    with `views: 2` they come back in their second view. On with `dlb`, if it is not set."""
     per_identity: int = Field(default=0, ge=0)
     """Images of each of its identities in a training batch, for losses that compare them: `batch_size` is a multiple of it. 0 is
     as it comes. Only with an identity an image."""

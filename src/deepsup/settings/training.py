@@ -19,6 +19,7 @@ from deepsup import losses, schedules
 from deepsup.errors import ConfigError
 from deepsup.settings import foreign
 from deepsup.settings.arms import check_parts, check_seeds, completed, settings_of
+from deepsup.settings.batches import as_needed
 from deepsup.settings.data import DataConfig as DataConfig
 from deepsup.settings.feature_losses import EmbeddingConfig as EmbeddingConfig
 from deepsup.settings.goals import check_comparable, check_loss, check_method, check_metric, usual_loss
@@ -134,6 +135,11 @@ class TrainConfig(Settings):
         if isinstance(data, Mapping) and not data.get("output"):
             return {**data, "output": f"runs/{data.get('name', 'run')}"}
         return data
+
+    @model_validator(mode="before")
+    @classmethod
+    def _batches_are_as_the_method_needs_them(cls, data: Any) -> Any:
+        return as_needed(data) if isinstance(data, Mapping) else data
 
     @field_validator("model_options", mode="before")
     @classmethod

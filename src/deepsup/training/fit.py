@@ -69,6 +69,9 @@ def fit(
     `schedule` multiplies the learning rate over progress. `batch_size` is for splits, 32 if not given. `seed` starts the
     random streams and orders a split's batches; None leaves the streams as they are.
 
+    Where the method learns from the batch before (`dlb`), each batch begins with the samples of the last one, of splits and
+    of anything else that does not overlap already.
+
     Targets that are label maps (N, H, W) are scored by "mean IoU" unless `metric` names another of
     `deepsup.tasks.METRICS`; other class indices by accuracy, a split for re-identification by "mAP". `validate_every` is how
     many epochs lie between two validations; the last epoch is followed by one.
@@ -182,7 +185,8 @@ def _loaders(asked: _Asked, fabric: Fabric) -> tuple[Loader, Loader | None]:
     share: dict[str, Any] = {"seed": asked.seed or 0, "rank": fabric.global_rank, "world": fabric.world_size}
     share["device"] = fabric.device
     size = asked.batch_size or BATCH_SIZE
-    training = as_loader(asked.train, size, **share)
+    plan = asked.objective.plan
+    training = as_loader(asked.train, size, overlap=plan is not None and plan.overlap, **share)
     if asked.validation is None:
         return training, None
     return training, as_loader(asked.validation, size, shuffle=False, **share)

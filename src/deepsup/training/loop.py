@@ -18,6 +18,7 @@ from deepsup.evaluation.loaders import Batch, samples_in
 from deepsup.evaluation.search import searched
 from deepsup.probes import weight_layers
 from deepsup.supervision.attaching import Supervised
+from deepsup.supervision.halves import outputs_of
 from deepsup.supervision.objectives import Terms
 from deepsup.tasks import TASKS, better, task_of
 from deepsup.tasks.reidentification import RE_IDENTIFICATION
@@ -184,7 +185,7 @@ class Loop:
         if isinstance(self.net, Supervised):
             self.net.set_progress(progress)
         self.job.optimizer.zero_grad()
-        terms = self.job.objective(self.wrapped(x), y, progress=progress)
+        terms = self.job.objective(outputs_of(self.wrapped, self.job.objective, x, y), y, progress=progress)
         values = self.loss_meter.add(terms, samples_in(y), step=self.step + 1)
         self.conflicts.look(terms, step=self.step + 1)
         self.fabric.backward(terms.total)

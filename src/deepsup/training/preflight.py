@@ -39,7 +39,7 @@ def first_batch(train: Loader, fabric: Fabric) -> Batch | None:
     """
     before = checkpoints.rng_state()
     try:
-        batches = list(islice(train.epoch(0), 2 if isinstance(train, SplitLoader) and train.overlap else 1))
+        batches = list(islice(train.epoch(0), 2 if getattr(train, "overlap", False) else 1))
     finally:
         checkpoints.set_rng_state(before)
     return fabric.to_device(batches[-1]) if batches else None

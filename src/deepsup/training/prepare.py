@@ -280,12 +280,12 @@ def _check_batches(config: TrainConfig, method: methods.Method) -> None:
     if method.views > config.data.views:
         raise ConfigError(
             f"method '{method.name}' compares {method.views} crops of each image, and data.views is {config.data.views}. Set "
-            f"data.views={method.views} and an augmentation that tells the crops apart (data.augment=standard)."
+            f"data.views={method.views} and an augmentation that tells the crops apart (data.augment=standard), or neither."
         )
     if method.overlap and not config.data.overlap:
         raise ConfigError(
             f"method '{method.name}' learns from the batch before, and data.overlap is off: no batch holds samples of the "
-            "last one. Set data.overlap=true."
+            "last one. Set data.overlap=true, or leave it out."
         )
 
 

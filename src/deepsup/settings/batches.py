@@ -1,0 +1,67 @@
+"""What a method needs of batches: two crops of each image, or the samples of the batch before, switched on with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from deepsup import methods
+from deepsup.datasets.layouts import task_of
+from deepsup.errors import ConfigError
+from deepsup.settings.data import DataConfig
+from deepsup.tasks import TASKS
+
+CROPS = "standard"  # the augmentation that tells two crops apart, where none is set
+
+
+def as_needed(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings of a run with `data.views`, `data.overlap` and `data.augment` as its method needs them, where they are not
+    set; what is set stays, and is checked as ever.
+    """
+    data, method = settings.get("data", {}), _method(settings)
+    if method is None or not isinstance(data, Mapping) or not _of_images(data):
+        return settings
+    found: dict[str, Any] = {}
+    if method.views > 1 and "views" not in data:
+        found = {"views": method.views} | ({} if "augment" in data else {"augment": CROPS})
+    if method.overlap and data.get("overlap") is None:
+        found = {"overlap": True}
+        if (
+            data.get("augment", "none") != "none" and "views" not in data
+        ):  # repeated samples come in an augmentation of their own
+            found |= {"views": 2}
+    return {**settings, "data": {**data, **found}} if found else settings
+
+
+def said(name: str | None, data: DataConfig) -> str:
+    """What the batches of a run hold because of its method, as a sentence; "" for most."""
+    method = None if name is None else methods.get(name)
+    if method is not None and method.views > 1 and data.views > 1:
+        set_to = f"data.views is {data.views}, data.augment {data.augment}"
+        return f"method '{method.name}' compares two crops of each image: {set_to}."
+    if method is not None and method.overlap and data.overlap:
+        again = "in an augmentation of their own" if data.views > 1 else "as they were"
+        return (
+            f"method '{method.name}' learns from the batch before: data.overlap is on, and images come back once, {again} "
+            f"(data.views is {data.views})."
+        )
+    return ""
+
+
+def _method(settings: Mapping[str, Any]) -> methods.Method | None:
+    supervise = settings.get("supervise")
+    if not isinstance(supervise, Mapping) or not isinstance(supervise.get("method"), str):
+        return None
+    try:
+        return methods.get(supervise["method"])
+    except ConfigError:  # said where the settings are checked
+        return None
+
+
+def _of_images(data: Mapping[str, Any]) -> bool:
+    """Whether the data set has a class an image, which views and overlap are for."""
+    name = data.get("name", "digits")
+    try:
+        return isinstance(name, str) and "views" in TASKS[task_of(name)].options
+    except ConfigError:
+        return False
