@@ -49,6 +49,7 @@ STAGES: dict[str, list[tuple[str, int, int]]] = {
         ("stem", 32, 2),
         *((f"trunk_output.block{i}", c, 2 * 2**i) for i, c in enumerate((48, 104, 208, 440), 1)),
     ],
+    "deepsup:resnet-18-slim": [(f"layer{i}", 4 * 2**i, 2**i) for i in (1, 2, 3, 4)],
     "torchvision:inception_v3": [
         ("Conv2d_2b_3x3", 64, 2),
         ("Conv2d_4a_3x3", 192, 4),
@@ -160,7 +161,7 @@ class TestTrunk:
 @pytest.mark.parametrize(
     ("spec", "more", "message"),
     [
-        ("resnet50", {}, "'resnet50' does not say where it comes from. Write timm:NAME or torchvision:NAME"),
+        ("resnet50", {}, "'resnet50' does not say where it comes from. Write timm:NAME, torchvision:NAME or deepsup:NAME"),
         ("timm:", {}, "does not say where it comes from"),
         ("timm:resnet81", {}, "timm has no model called 'resnet81'. Closest: resnet18"),
         ("torchvision:resnet81", {}, "torchvision has no model called 'resnet81'. Closest: resnet18"),

@@ -26,6 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "mobilenet-v1": {"width": 0.25},
     "mobilenet-v2": {"width": 0.35},
     "nin": {},
+    "resnet-10-slim": {},
 }
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from deepsup.errors import LayerError
-from deepsup.heads.continuation import stages
+from deepsup.heads.continuation import said_stages, stages
 from deepsup.methods.method import Places, Scene
 
 
 def all_stages(scene: Scene) -> list[str]:
     """The ends of the stages, the last one included. Raises `LayerError` where there are no two."""
-    found = stages(scene.seen)
+    said = said_stages(scene.model, scene.seen)
+    found = stages(scene.seen) if said is None else said
     if len(found) < 2:
         raise LayerError(
             f"this method places its branches after the stages of a network, and {scene.seen.model} has "

@@ -13,8 +13,10 @@ from deepsup.networks.hed import hed
 from deepsup.networks.mobilenets import mobilenet_v1, mobilenet_v2
 from deepsup.networks.nested import unetpp
 from deepsup.networks.nin import nin
+from deepsup.networks.osnets import osnet
 from deepsup.networks.plain import plain
 from deepsup.networks.pspnets import pspnet
+from deepsup.networks.reid import reid, slim_resnet
 from deepsup.networks.resnets import resnet, resnet_3x3
 from deepsup.networks.unets import unet
 from deepsup.networks.wideresnets import wrn
@@ -35,11 +37,14 @@ __all__ = [
     "mobilenet_v2",
     "names",
     "nin",
+    "osnet",
     "plain",
     "ppm",
     "pspnet",
+    "reid",
     "resnet",
     "resnet_3x3",
+    "slim_resnet",
     "unet",
     "unetpp",
     "wrn",

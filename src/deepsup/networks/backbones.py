@@ -1,4 +1,4 @@
-"""The classifiers of timm and torchvision as backbones: a picture in, the maps of the stages out."""
+"""Classifiers of timm, torchvision and our own as backbones: a picture in, the maps of the stages out."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from deepsup.errors import ConfigError
 from deepsup.networks.dilation import check_dilation, dilate
+from deepsup.networks.families import build_own
 from deepsup.networks.shapes import Seen, run_on_meta, stride_of
 from deepsup.networks.zoos import call, timm_model, unknown
 from deepsup.specs import require
 
+_FORMS = "timm:NAME, torchvision:NAME or deepsup:NAME"
 SIDE = 256  # of the picture in dry runs: eight values along a side are left at stride 32
 
 
@@ -79,6 +81,8 @@ def backbone(
       ends before the map shrinks. The widening 1x1 convolution before the pooling of MobileNet and EfficientNet is the
       classifier's and is left out, as timm does it.
 
+    - "deepsup:NAME" are the layers of one of our own classifiers in the same way (`resnet-18-slim`, `resnet-32`, ...).
+
     With `output_stride` below the network's own, its convolutions are dilated by `dilation` (see `dilate`); that
     is meant for networks of convolutions, not for transformers that have some.
     `pretrained` loads the default weights. Raises ConfigError for a network that there is not or whose stages cannot be
@@ -86,7 +90,7 @@ def backbone(
     """
     source, _, name = spec.partition(":")
     if source not in _SOURCES or not name:
-        raise ConfigError(f"backbone {spec!r} does not say where it comes from. Write timm:NAME or torchvision:NAME.")
+        raise ConfigError(f"backbone {spec!r} does not say where it comes from. Write {_FORMS}.")
     check_dilation(output_stride, dilation)
     network, ends, side = _SOURCES[source](name, in_channels=in_channels, pretrained=pretrained, options=options or {})
     what, shape = f"backbone {spec!r}", (1, in_channels, side, side)
@@ -170,14 +174,27 @@ def _torchvision(
         arguments |= {"init_weights": True, "aux_logits": False}
     arguments.update(options)
     network = call(partial(models.get_model, name), f"torchvision:{name}", arguments)
-    calls = dict(run_on_meta(network, (1, 3, SIDE, SIDE), what=f"backbone 'torchvision:{name}'")[0])
-    steps = _chain(network, calls, name)
+    return _cut(network, f"torchvision:{name}", 3)
+
+
+def _ours(
+    name: str, *, in_channels: int, pretrained: bool, options: Mapping[str, Any]
+) -> tuple[nn.Module, list[str], int]:
+    if pretrained:
+        raise ConfigError(f"backbone 'deepsup:{name}' has no trained weights. Set pretrained=False, or choose timm's.")
+    return _cut(build_own(name, classes=1, in_channels=in_channels, options=options), f"deepsup:{name}", in_channels)
+
+
+def _cut(network: nn.Module, spec: str, in_channels: int) -> tuple[nn.Module, list[str], int]:
+    """What of a classifier runs before its pooling, its stages ending before the map shrinks."""
+    calls = dict(run_on_meta(network, (1, in_channels, SIDE, SIDE), what=f"backbone {spec!r}")[0])
+    steps = _chain(network, calls, spec)
     strides = [stride_of(calls[step].gave, SIDE) for step in steps]
     ends = [step for i, step in enumerate(steps) if strides[i] != (*strides, None)[i + 1]]
     return Trunk(network, steps, stages=ends), ends, SIDE
 
 
-def _chain(network: nn.Module, calls: Mapping[str, Seen], name: str) -> list[str]:
+def _chain(network: nn.Module, calls: Mapping[str, Seen], spec: str) -> list[str]:
     """The layers that turn the picture into the last map, in the order in which they run, each reading the one before."""
     steps: list[str] = []
     for child, layer in network.named_children():
@@ -190,8 +207,8 @@ def _chain(network: nn.Module, calls: Mapping[str, Seen], name: str) -> list[str
     ran = len(steps) > 1 and all(step in calls for step in steps)
     if not ran or any(calls[step].read_id != calls[before].gave_id for before, step in pairwise(steps)):
         raise ConfigError(
-            f"the layers of 'torchvision:{name}' do not run one after the other, so its stages cannot be told apart. "
-            f"timm may have it as a backbone: timm:{name}."
+            f"the layers of {spec!r} do not run one after the other, so its stages cannot be told apart. "
+            f"{_OTHERWISE[spec.partition(':')[0]].format(spec.partition(':')[2])}"
         )
     return steps
 
@@ -210,4 +227,8 @@ def _is_for_the_classifier(layer: nn.Module) -> bool:
     return isinstance(layer, block) and layer[0].kernel_size == (1, 1)
 
 
-_SOURCES = {"timm": _timm, "torchvision": _torchvision}
+_OTHERWISE = {
+    "torchvision": "timm may have it as a backbone: timm:{}.",
+    "deepsup": "Choose deepsup:resnet-18-slim, say.",
+}
+_SOURCES = {"timm": _timm, "torchvision": _torchvision, "deepsup": _ours}

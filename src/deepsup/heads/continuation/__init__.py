@@ -2,6 +2,6 @@
 
 from deepsup.heads.continuation.own_layers import main
 from deepsup.heads.continuation.repeating import continuation
-from deepsup.heads.continuation.stages import hierarchical, stages
+from deepsup.heads.continuation.stages import hierarchical, said_stages, stages
 
-__all__ = ["continuation", "hierarchical", "main", "stages"]
+__all__ = ["continuation", "hierarchical", "main", "said_stages", "stages"]

@@ -44,6 +44,16 @@ def stages(seen: Trace) -> list[str]:
     return [layer.name for layer, share in zip(ends.values(), shares, strict=True) if share > FAIR * median(shares)]
 
 
+def said_stages(model: nn.Module, seen: Trace) -> list[str] | None:
+    """The ends of the stages where the model, which gives one label a sample, says them itself; None: it does not.
+
+    Stages of one resolution cannot be told apart by their maps, such as the last two of re-identification.
+    """
+    said = getattr(model, "stages", None)
+    names = isinstance(said, tuple) and all(isinstance(n, str) and n in seen.layers for n in said)
+    return list(said) if names and said and len(seen.output[seen.main]) == 2 else None
+
+
 def _leads_on(seen: Trace, layer: Layer) -> bool:
     """Whether a layer is no end of a stage: it does nothing, it pools, or it is part of something small that pools."""
     if layer.type in ("Identity", "Dropout") or "pool" in layer.type.lower():
@@ -115,7 +125,8 @@ def _before(seen: Trace, stage: Stage) -> str:
 
 
 def _by_the_rule(model: nn.Module, seen: Trace) -> dict[str, tuple[str, str]]:
-    ends = stages(seen)
+    said = said_stages(model, seen)
+    ends = stages(seen) if said is None else said
     if len(ends) < 3:
         raise LayerError(
             f"hierarchical branches follow the last stages but one, and {seen.model} has {len(ends)} stages of different "
@@ -124,7 +135,11 @@ def _by_the_rule(model: nn.Module, seen: Trace) -> dict[str, tuple[str, str]]:
     early, late = ends[-3:-1]
     ran = [name for name, layer in sorted(seen.layers.items(), key=lambda item: item[1].order) if layer.order >= 0]
     later = following(model, early, ran)
-    sizes = [_size(seen, stage.paths[-1]) for stage in later]
+    orders = [seen.layers[end].order for end in ends]
+    sizes: list[object] = [
+        _size(seen, stage.paths[-1]) if said is None else sum(seen.layers[stage.paths[-1]].order > o for o in orders)
+        for stage in later
+    ]
     counts = [
         len(s.blocks) if size == sizes[0] else math.ceil(len(s.blocks) / 2)
         for s, size in zip(later, sizes, strict=True)
