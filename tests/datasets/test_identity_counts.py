@@ -54,7 +54,8 @@ def test_matches_are_those_of_a_loop(seed: int) -> None:
 def test_counts_in_words() -> None:
     split = searched([(1, 1), (2, 1)], [(1, 1), (1, 2), (2, 2), (0, 1), (0, 2), (-1, 1)])
     assert counts(split) == {
-        "queries": 2, "identities": 2, "gallery": 6, "distractors": 2, "junk": 1, "without match": 0, "cameras": 2,
+        "queries": 2, "identities": 2, "more queries": 0,
+        "gallery": 6, "distractors": 2, "junk": 1, "without match": 0, "cameras": 2,
     }  # fmt: skip
     assert said(counts(split)) == "2 queries of 2 identities, a gallery of 6 (2 distractors, 1 junk), 2 cameras"
     assert check_searchable(split) == []

@@ -22,10 +22,11 @@ def counts(split: IdentitySplit) -> dict[str, int]:
         images = torch.bincount(split.labels, minlength=split.classes)
         ends = {"fewest images": int(images.min()), "most images": int(images.max())}
         return {"identities": split.classes, **ends, "cameras": seen}
-    gallery = split.identities[~split.queries]
+    gallery = split.identities[split.gallery]
     return {
         "queries": int(split.queries.sum()),
         "identities": len(torch.unique(split.identities[split.queries])),
+        "more queries": int(split.more_queries.sum()),
         "gallery": len(gallery),
         "distractors": int((gallery == NOBODY).sum()),
         "junk": int((gallery == JUNK).sum()),
@@ -44,17 +45,17 @@ def said(found: Mapping[str, int]) -> str:
     some = ", ".join(text for name, text in kinds.items() if found[name])
     of = f" ({some})" if some else ""
     queries = counted(found["queries"], "query", "queries")
+    queries += f" (and {found['more queries']} more images of them)" if found["more queries"] else ""
     return f"{queries} of {people}, a gallery of {found['gallery']}{of}, {cameras}"
 
 
 def matches(split: IdentitySplit, *, cameras: bool = True) -> Tensor:  # (queries,)
     """How many images of the gallery are of a query's identity, from another camera where cameras are known and asked for."""
-    gallery = ~split.queries
-    found = _alike(split.identities, split.queries, gallery)
+    found = _alike(split.identities, split.queries, split.gallery)
     if split.cameras is None or not cameras:
         return found
     pairs = torch.stack([split.identities, split.cameras], 1)
-    return found - _alike(torch.unique(pairs, dim=0, return_inverse=True)[1], split.queries, gallery)
+    return found - _alike(torch.unique(pairs, dim=0, return_inverse=True)[1], split.queries, split.gallery)
 
 
 def _alike(keys: Tensor, ours: Tensor, others: Tensor) -> Tensor:

@@ -108,15 +108,15 @@ def classes(images: Sequence[Marked]) -> tuple[Tensor, list[str]]:
     return torch.tensor([at[image.identity] for image in images]), names
 
 
-def people(query: Sequence[Marked], gallery: Sequence[Marked]) -> Tensor:
-    """Identities of queries, then of the gallery: -1 junk, 0 a distractor, else their own numbers, or by sorted name from 1."""
+def people(query: Sequence[Marked], others: Sequence[Marked]) -> Tensor:
+    """Identities of queries, then of other images: -1 junk, 0 a distractor, else their own numbers, or by sorted name from 1."""
     _check_somebody(query, "query")
-    names = _sorted({image.identity for image in (*query, *gallery)})
+    names = _sorted({image.identity for image in (*query, *others)})
     _check_apart(names)
     somebody = [name for name in names if not _is_none(name)]
     whole = all(_number(name) is not None for name in somebody)
     at = {name: _number(name) if whole else number for number, name in enumerate(somebody, 1)}
-    return torch.tensor([at.get(i.identity, _number(i.identity)) for i in (*query, *gallery)], dtype=torch.int64)
+    return torch.tensor([at.get(i.identity, _number(i.identity)) for i in (*query, *others)], dtype=torch.int64)
 
 
 def cameras(*parts: Sequence[Marked]) -> list[Tensor | None]:

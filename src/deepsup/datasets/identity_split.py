@@ -26,8 +26,8 @@ class IdentitySplit(Split):
     Without `queries` it is for training: `identities` are classes from 0, and `y` is them. With `per_identity=K` a shuffled
     batch has K images of each of its identities, of different cameras as far as there are with `spread`, see
     `identity_draw`. With `queries` it is searched: rows with True are looked for among the others, `y` is a sample's row,
-    and an identity of -1 is junk, 0 a distractor. `cameras` is None where none is known. `names` are relative paths;
-    `pictures` are files, or all images as uint8 (R, 3, H, W).
+    and an identity of -1 is junk, 0 a distractor; `more_queries` are further images of queries, and not searched. `cameras` is
+    None where none is known. `names` are relative paths; `pictures` are files, or all images as uint8 (R, 3, H, W).
     """
 
     task = "re-identification"
@@ -42,6 +42,7 @@ class IdentitySplit(Split):
         class_names: Sequence[str],
         shape: tuple[int, int],
         queries: Tensor | None = None,  # (R,), bool
+        more_queries: Tensor | None = None,  # (R,), bool
         augment: str = "none",
         views: int = 1,
         workers: int = 0,
@@ -61,7 +62,9 @@ class IdentitySplit(Split):
         trained = queries is None
         self.labels = checked_labels(identities, classes=self.classes) if trained else torch.arange(len(pictures))
         self.identities, self.cameras, self.names = identities, cameras, tuple(names)
-        self.queries = torch.zeros(len(pictures), dtype=torch.bool) if queries is None else queries
+        nothing = torch.zeros(len(pictures), dtype=torch.bool)
+        self.queries = nothing if queries is None else queries
+        self.more_queries = nothing if more_queries is None else more_queries
         self.paths = () if isinstance(pictures, Tensor) else tuple(pictures)
         self.images = pictures if isinstance(pictures, Tensor) else None
         self.per_identity, self.spread = per_identity, spread
@@ -76,6 +79,11 @@ class IdentitySplit(Split):
     def searched(self) -> bool:
         """Whether queries are looked for in a gallery here; else it is for training."""
         return bool(self.queries.any())
+
+    @property
+    def gallery(self) -> Tensor:
+        """Which rows are searched (R,)."""
+        return ~(self.queries | self.more_queries)
 
     def picture(self, row: int) -> Any:
         """An image as it is stored, PIL's in RGB."""

@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from deepsup import datasets
 from deepsup.datasets import Dataset, IdentitySplit
 from deepsup.errors import ConfigError, DatasetError
+from deepsup.evaluation.evaluate import evaluate
+from deepsup.evaluation.search import How
+from tests.support.drawn_search import pixels
 from tests.support.tiny_identities import GALLERY, QUERY, TRAIN, write_market, write_names, write_own
 
 
@@ -71,6 +75,27 @@ class TestMarket:
         data = load("market1501", root)
         assert int(parts(data)[1].queries.sum()) == 3
         assert "not read: 2 *.db, 1 hidden" in data.found.lines
+
+    def test_more_images_of_queries_are_neither_looked_for_nor_searched(self, tmp_path: Path) -> None:
+        root = write_market(tmp_path)
+        every = [
+            "0003_c1s1_000001_00.jpg",
+            "0003_c1s1_000005_00.jpg",
+            "0003_c2s1_000005_00.jpg",
+            "0009_c1s1_000005_00.jpg",
+        ]
+        write_names(root / "gt_bbox", every)
+        data = load("market1501(multi_query=True)", root)
+        test = parts(data)[1]
+        assert test.names[7:] == tuple(f"gt_bbox/{name}" for name in every[:2])
+        assert test.more_queries.tolist() == [False] * 7 + [True] * 2
+        assert test.gallery.tolist() == [False] * 2 + [True] * 5 + [False] * 2
+        assert "2 queries (and 2 more images of them) of 2 identities, a gallery of 5 (" in data.found.lines[1]
+        alone, found = (evaluate(nn.Module(), load(name, root).validation, run=pixels, how=How(multi_query="mean"))
+                        for name in ("market1501", "market1501(multi_query=True)"))  # fmt: skip
+        assert alone.samples == found.samples == 2
+        with pytest.raises(DatasetError, match="gt_bbox/, and found is"):
+            load("market1501(multi_query=True)", write_market(tmp_path / "without"))
 
     def test_what_is_not_there_is_named(self, tmp_path: Path) -> None:
         root = write_market(tmp_path)
@@ -240,7 +265,8 @@ class TestDrawnFigures:
         train, test = parts(data)
         assert (len(train), train.classes, train.shape) == (24, 4, (64, 32))
         assert data.found.validation.identities == {
-            "queries": 8, "identities": 4, "gallery": 16 + 8 + 2, "distractors": 8, "junk": 2, "without match": 0, "cameras": 2,
+            "queries": 8, "identities": 4, "more queries": 0,
+            "gallery": 16 + 8 + 2, "distractors": 8, "junk": 2, "without match": 0, "cameras": 2,
         }  # fmt: skip
         assert not {int(i) for i in train.class_names} & set(test.identities.tolist())
 

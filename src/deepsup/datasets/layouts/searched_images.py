@@ -41,17 +41,22 @@ class _Rows(NamedTuple):
 
 
 class _Parts(NamedTuple):
-    """What is trained on, what is looked for, and where."""
+    """What is trained on, what is looked for, and where; more images of what is looked for."""
 
     train: Marks
     query: Marks
     gallery: Marks
+    more: Marks = Marks((), Counter())
 
 
 @layout("re-identification")
-def market1501(request: Request) -> Dataset:
-    """Market-1501: 751 people to train on, 750 to find, 6 cameras."""
-    return _dataset(request, _flat(request, _MARKET, "Market-1501-v15.09.15", "Market-1501", "market1501"), _UPRIGHT)
+def market1501(request: Request, *, multi_query: Annotated[bool, FLAG] = False) -> Dataset:
+    """Market-1501: 751 people to train on, 750 to find, 6 cameras; for `multi_query` with all images of the queries."""
+    folders = (*_MARKET, "gt_bbox") if multi_query else _MARKET
+    parts = _flat(request, folders, "Market-1501-v15.09.15", "Market-1501", "market1501")
+    sought = {(image.identity, image.camera) for image in parts.query.images}  # the same person on the same camera
+    more = tuple(image for image in parts.more.images if (image.identity, image.camera) in sought)
+    return _dataset(request, parts._replace(more=Marks(more, parts.more.skipped)), _UPRIGHT)
 
 
 @layout("re-identification")
@@ -160,7 +165,7 @@ def _names(part: str, figures: Figures) -> list[str]:
 def _dataset(request: Request, parts: _Parts, usual: tuple[int, int], *, alike: bool = True) -> Dataset:
     """`alike` says whether training and test number identities alike."""
     require("torchvision.transforms.v2", purpose=f"the dataset {request.name}")
-    for name, marks in parts._asdict().items():
+    for name, marks in zip(parts._fields, parts[:3], strict=False):
         if not marks.images:
             told = ", ".join(f"{count} {reason}" for reason, count in marks.skipped.items() if count)
             raise DatasetError(
@@ -171,10 +176,11 @@ def _dataset(request: Request, parts: _Parts, usual: tuple[int, int], *, alike: 
     labels, names = identity_names.classes(train)
     if len(names) < 2:
         raise DatasetError(f"{request.name} has one identity to train on, {names[0]}: there is nothing to tell apart.")
-    searched = (*parts.query.images, *parts.gallery.images)
+    others = (*parts.gallery.images, *parts.more.images)
+    searched = (*parts.query.images, *others)
     facts = survey((image.path, "image") for image in (*train, *searched))
     seen = identity_names.cameras(train, searched)
-    people = identity_names.people(parts.query.images, parts.gallery.images)
+    people = identity_names.people(parts.query.images, others)
     rows = [
         _Rows([image.path for image in images], who, cameras, [image.name for image in images])
         for images, who, cameras in ((train, labels, seen[0]), (searched, people, seen[1]))
@@ -183,6 +189,7 @@ def _dataset(request: Request, parts: _Parts, usual: tuple[int, int], *, alike: 
         request,
         *rows,
         queries=len(parts.query.images),
+        more=len(parts.more.images),
         class_names=names,
         shape=_shape(request, usual),
         workers=request.workers,
@@ -197,15 +204,15 @@ def _dataset(request: Request, parts: _Parts, usual: tuple[int, int], *, alike: 
 
 def _itself(split: IdentitySplit, facts: Mapping[Path, Facts]) -> list[str]:
     """A note where a query is in the gallery, the very same file, and no camera says that it does not count."""
+    said = zip(split.paths, split.identities.tolist(), split.queries.tolist(), split.gallery.tolist(), strict=True)
     row_of: dict[tuple[bytes, int], int] = {}
     copies = []
-    for row, (path, query, who) in enumerate(
-        zip(split.paths, split.queries.tolist(), split.identities.tolist(), strict=True)
-    ):
-        other = row_of.setdefault((facts[path].digest, who), row) if query else row_of.get((facts[path].digest, who))
-        if not query and other is not None and facts[path].digest:
-            junk = split.cameras is not None and bool(split.cameras[row] == split.cameras[other])
-            copies += [] if junk else [(split.names[other], split.names[row])]
+    for row, (path, who, query, searched) in enumerate(said):
+        if query:
+            row_of[facts[path].digest, who] = row
+        other = row_of.get((facts[path].digest, who)) if searched and facts[path].digest else None
+        if other is not None and (split.cameras is None or split.cameras[row] != split.cameras[other]):
+            copies.append((split.names[other], split.names[row]))
     if not copies:
         return []
     return [
@@ -215,14 +222,14 @@ def _itself(split: IdentitySplit, facts: Mapping[Path, Facts]) -> list[str]:
 
 
 def _splits(
-    request: Request, train: _Rows, searched: _Rows, *, queries: int, **common: Any
+    request: Request, train: _Rows, searched: _Rows, *, queries: int, more: int = 0, **common: Any
 ) -> tuple[IdentitySplit, IdentitySplit]:
-    """The images to train on, drawn and changed as was asked, and those to search, of which the first are queries."""
+    """The images to train on, drawn and changed as was asked, and those to search: first the queries, last more of them."""
     wanted = ("augment", "views", "per_identity", "spread")
-    looked_for = torch.arange(len(searched.names)) < queries
-    return (
-        IdentitySplit(**train._asdict(), **common, **{name: getattr(request, name) for name in wanted}),
-        IdentitySplit(**searched._asdict(), **common, queries=looked_for),
+    rows = torch.arange(len(searched.names))
+    training = IdentitySplit(**train._asdict(), **common, **{name: getattr(request, name) for name in wanted})
+    return training, IdentitySplit(
+        **searched._asdict(), **common, queries=rows < queries, more_queries=rows >= len(rows) - more
     )
 
 
