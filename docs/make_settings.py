@@ -22,7 +22,9 @@ from deepsup.heads import HEADS
 from deepsup.losses import LOSSES
 from deepsup.methods import BUILDERS
 from deepsup.schedules import SCHEDULES
-from deepsup.settings.training import ComparisonConfig, Settings, TrainConfig
+from deepsup.settings.comparison import ComparisonConfig
+from deepsup.settings.section import Settings
+from deepsup.settings.training import TrainConfig
 from deepsup.specs import Registry
 from deepsup.training.loggers import LOGGERS
 

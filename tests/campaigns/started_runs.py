@@ -14,7 +14,8 @@ import torch
 import yaml
 
 from deepsup.label_maps import write_picture
-from deepsup.settings import training
+from deepsup.settings import configs, training
+from deepsup.settings.section import merge
 from deepsup.training import runs
 from tests.campaigns.outcomes import story
 from tests.support.tiny_runs import SUPERVISED, settings
@@ -39,7 +40,7 @@ def of_a_run(output: Path, **changes: Any) -> dict[str, Any]:
         "data": {"limit": 64},
         "log": {"every": 1, "gradients": 1},
     }
-    return settings(output, **training.merge(tiny, changes))
+    return settings(output, **merge(tiny, changes))
 
 
 def of_a_comparison(output: Path) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def train_all(place: Path) -> Started:
     for name, changes in {"finished": {}, "half": {}, "other": {"seed": 1}}.items():
         told = of_a_run(place / "RUN", **changes, checkpoint={"every_steps": 3})
         write_settings(place / f"{name}.yaml", told)
-        config = training.parse(told)
+        config = configs.parse(told)
         assert isinstance(config, training.TrainConfig)
         try:
             runs.train(config, on_record=stop_at(7) if name == "half" else None)

@@ -15,8 +15,8 @@ from deepsup.comparisons.compare import compare
 from deepsup.comparisons.detectable import lacking
 from deepsup.comparisons.statistics import compared
 from deepsup.errors import ConfigError, DeepsupError
-from deepsup.settings import training
-from deepsup.settings.training import Cell, ComparisonConfig
+from deepsup.settings import configs
+from deepsup.settings.comparison import Cell, ComparisonConfig
 from deepsup.training import prepare, runs
 from deepsup.training.journal import read
 from deepsup.training.runs import train
@@ -342,7 +342,7 @@ def test_an_arm_that_cannot_be_trained_is_named_before_anything_runs(
     monkeypatch.setattr(comparisons, "_run_all", lambda *a, **k: pytest.fail("a run was started"))
     changes, message = WRONG[name]
     without = {k: v for k, v in settings("").items() if k not in ("name", "output", "supervise")}
-    checked = training.parse({"base": without, "output": str(tmp_path / "c"), **changes})
+    checked = configs.parse({"base": without, "output": str(tmp_path / "c"), **changes})
     assert isinstance(checked, ComparisonConfig)
     with pytest.raises(ConfigError, match=f"(?s){message}"):
         compare(checked)
@@ -380,7 +380,7 @@ def test_a_failed_arm_can_be_repaired_and_only_it_runs_again(tmp_path: Path, mon
     assert "Traceback" not in str(caught.value)
     begun = tmp_path / "adam" / "aux" / "seed0"
     failed = of(True).expand()[1].config
-    training.save(failed, begun / "config.yaml")  # as if it had failed after its first steps
+    configs.save(failed, begun / "config.yaml")  # as if it had failed after its first steps
     with pytest.raises(ConfigError, match=r"holds a comparison with other settings: arms\.plain\.epochs"):
         compare(of(False, arms=of(False).arms | {"plain": {"supervise": None, "epochs": 2}}))
     with pytest.raises(ConfigError, match=r"holds a comparison with other settings: arms\.third"):
@@ -392,8 +392,8 @@ def test_a_failed_arm_can_be_repaired_and_only_it_runs_again(tmp_path: Path, mon
     assert result["complete"] is True
     assert {e["run"] for e in events[1:]} == {"adam/aux/seed0"}
     assert result["rule"].endswith("for these epochs: adam/plain 1, adam/aux 2.")
-    assert training.load(tmp_path / "config.yaml", trust=True) == repaired
-    assert training.load(tmp_path / "adam" / "aux" / "seed0.old1" / "config.yaml", trust=True) == failed
+    assert configs.load(tmp_path / "config.yaml", trust=True) == repaired
+    assert configs.load(tmp_path / "adam" / "aux" / "seed0.old1" / "config.yaml", trust=True) == failed
     with pytest.raises(ConfigError, match=r"arms\.aux\.epochs was 2, now 3"):
         compare(of(False, arms=repaired.arms | {"aux": {"supervise": SUPERVISED, "epochs": 3}}))
 
@@ -413,7 +413,7 @@ def test_an_arm_that_a_finished_one_follows_stays_as_it_is(tmp_path: Path):
         tmp_path, methods={"none": None, "aux": SUPERVISED | {"at": ["relu1"]}, "smooth": "label-smoothing"}
     )
     tmp_path.joinpath("config.yaml").touch()
-    training.save(before, tmp_path / "config.yaml")
+    configs.save(before, tmp_path / "config.yaml")
     runs.check_folder(tmp_path, after)
     done = tmp_path / "all" / "compute" / "seed0"
     done.mkdir(parents=True)
@@ -432,7 +432,7 @@ def test_torchrun_around_a_comparison_is_refused(tmp_path: Path, monkeypatch: py
 
 def test_settings_that_the_user_keeps_in_the_folder_are_not_written_over(tmp_path: Path):
     asked = several(tmp_path)
-    training.save(asked, tmp_path / "config.yaml")
+    configs.save(asked, tmp_path / "config.yaml")
     written = "# mine\n" + (tmp_path / "config.yaml").read_text()
     (tmp_path / "config.yaml").write_text(written)
     with pytest.raises(ConfigError, match=r"deepsup did not write.*: config\.yaml"):

@@ -9,7 +9,8 @@ import pytest
 
 from deepsup.comparisons.looks import Looks, judged_in_turn, looks_of, unlooked
 from deepsup.comparisons.statistics import compared, verdict
-from deepsup.settings.training import ComparisonConfig, parse
+from deepsup.settings.comparison import ComparisonConfig
+from deepsup.settings.configs import parse
 from tests.support.simulated_scores import World, decided, simulate
 
 

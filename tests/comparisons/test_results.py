@@ -21,7 +21,7 @@ from deepsup.comparisons.compare import compare
 from deepsup.comparisons.detectable import lacking
 from deepsup.comparisons.results import time_side_by_side
 from deepsup.comparisons.statistics import compared, verdict
-from deepsup.settings import training
+from deepsup.settings import configs
 from deepsup.tasks.classification import answers
 from deepsup.training.journal import read
 from tests.support.tiny_comparisons import Finished, several
@@ -109,7 +109,7 @@ SMALL = "cross_entropy(resize='nearest')"
     ],
 )  # fmt: skip
 def test_what_else_differs_between_the_arms_is_said(settings: dict[str, Any], told: tuple[str, str] | None):
-    assert results.notes(training.parse(settings)) == ([DIFFERS.format(*told)] if told else [])
+    assert results.notes(configs.parse(settings)) == ([DIFFERS.format(*told)] if told else [])
 
 
 def test_what_else_differs_is_said_before_anything_runs_and_with_the_result(tmp_path: Path):

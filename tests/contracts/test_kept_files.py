@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 import deepsup as ds
 from deepsup import reports
+from deepsup.settings import configs
 from deepsup.settings import training as settings
 from deepsup.training import runs
 from deepsup.training.journal import read
@@ -40,7 +41,7 @@ def test_there_is_a_plan_of_every_method_that_places_itself() -> None:
 def test_a_run_of_before_goes_on_from_its_checkpoint_and_ends_as_it_ended_then(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(KEPT / "half", folder)
-    config = settings.load(folder / "config.yaml", [f"output={folder}"])
+    config = configs.load(folder / "config.yaml", [f"output={folder}"])
     assert isinstance(config, settings.TrainConfig)
     runs.train(config)
     for name in ("model.safetensors", "heads.safetensors"):

@@ -16,6 +16,7 @@ import deepsup as ds
 from deepsup import networks, schedules
 from deepsup.methods import METHODS
 from deepsup.settings import training
+from deepsup.settings.section import check
 from deepsup.training import runs
 from tests.support import tiny_runs
 from tests.support.laws import assert_same_state, mixed_flags, state_of
@@ -137,7 +138,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(name: str, tmp_path: P
 
     def config(folder: str) -> training.TrainConfig:
         data = tiny_runs.settings(tmp_path / folder, **changes)
-        return training.check(training.TrainConfig, {**data, "supervise": {"method": name}}, where="test")
+        return check(training.TrainConfig, {**data, "supervise": {"method": name}}, where="test")
 
     def cut(record: dict[str, Any]) -> None:
         if record["kind"] == "step" and record["step"] == 5:

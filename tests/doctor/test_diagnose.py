@@ -16,7 +16,7 @@ import deepsup as ds
 from deepsup import networks
 from deepsup.errors import DeepsupError
 from deepsup.methods import METHODS
-from deepsup.settings import training
+from deepsup.settings import configs
 from deepsup.training import prepare
 from tests.support.odd_nets import Dropping
 from tests.support.patients import Normalised, among, attached, examined, one_process, only
@@ -140,7 +140,7 @@ def test_a_layer_found_by_the_probe_is_looked_at() -> None:
 )
 def test_a_refused_setting_of_a_probed_run_is_named_by_its_key(setting: str, code: str) -> None:
     words = ["model=deepsup:plain-12", "epochs=1", "data.limit=64", "supervise.at=auto", "supervise.probe.rule=drop"]
-    found = prepare.diagnose(training.load(None, [*words, "supervise.probe.iterations=1", setting]))[""]
+    found = prepare.diagnose(configs.load(None, [*words, "supervise.probe.iterations=1", setting]))[""]
     only(found, code, setting.split("=")[0])
 
 
@@ -154,7 +154,7 @@ HEALTHY = {  # what a method needs besides its name, in settings
 
 def configured(*words: str) -> ds.Diagnosis:
     """What `deepsup doctor` says of a small net on digits with these settings."""
-    return prepare.diagnose(training.load(None, ["model=deepsup:resnet-8", "epochs=1", "data.limit=64", *words]))[""]
+    return prepare.diagnose(configs.load(None, ["model=deepsup:resnet-8", "epochs=1", "data.limit=64", *words]))[""]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -213,7 +213,7 @@ def test_settings_that_a_run_would_refuse_are_findings_by_their_key() -> None:
         ["equal-compute", "supervise.like={method: dhm, at: [nowhere]}"],
     ):
         with pytest.raises(DeepsupError):
-            prepare.prepare(training.load(None, ["model=deepsup:resnet-8", f"supervise.method={words[0]}", *words[1:]]))
+            prepare.prepare(configs.load(None, ["model=deepsup:resnet-8", f"supervise.method={words[0]}", *words[1:]]))
 
 
 def test_the_rest_is_looked_at_where_the_batches_are_refused() -> None:

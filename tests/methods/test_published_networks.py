@@ -19,6 +19,7 @@ from deepsup.layers.dry_run import trace
 from deepsup.methods import METHODS
 from deepsup.methods.method import Scene
 from deepsup.methods.stage_ends import inner_stages
+from deepsup.settings import configs
 from deepsup.settings import training as settings
 from tests.support.paper_nets import norm, score
 from tests.support.small_nets import unsettled
@@ -127,7 +128,7 @@ def test_whoever_runs_dhm_on_a_cifar_resnet_is_told_of_its_shortcut() -> None:
         assert "model_options.shortcut=pool" in METHODS[method].facts()["deviations"]
     used = 0
     for path in sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml")):
-        config = settings.load(path)
+        config = configs.load(path)
         each = [config] if isinstance(config, settings.TrainConfig) else [cell.config for cell in config.expand()]
         names = [run.supervise.method for run in each if run.supervise is not None]
         own = each[0].model.startswith("deepsup:resnet-") and not each[0].model.endswith("3x3")

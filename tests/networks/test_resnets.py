@@ -14,6 +14,7 @@ import deepsup as ds
 from deepsup import networks
 from deepsup.errors import CheckpointError, ConfigError
 from deepsup.networks.resnets import SHORTCUTS, BasicBlock
+from deepsup.settings import configs
 from deepsup.settings import training as settings
 from deepsup.training import prepare
 from tests.support.paper_nets import Net, assert_computes, norm, parameters, score
@@ -188,7 +189,7 @@ class TestPublicWeights:
             f"model_options.weights={tmp_path / 'a.th'}",
             "model_options.shortcut=centred",
         ]
-        config = settings.load(None, words)
+        config = configs.load(None, words)
         assert isinstance(config, settings.TrainConfig)
         ours = prepare.build(config, classes=10, channels=3, size=32).double().eval()
         torch.testing.assert_close(ours(x), theirs(x), rtol=1e-9, atol=1e-12)

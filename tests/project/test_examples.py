@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from deepsup.settings import training
+from deepsup.settings import configs, training
+from deepsup.settings.comparison import ComparisonConfig
 from deepsup.training import prepare
 from tests.support.tiny_images import write_pets
 from tests.support.tiny_layouts import blocks, write_pairs
@@ -53,8 +54,8 @@ def test_a_script_runs_in_an_interpreter_of_its_own(tmp_path: Path):
 
 @pytest.mark.parametrize("file", RUN_FILES, ids=lambda path: path.name)
 def test_a_run_file_is_read_and_says_what_to_type(file: Path):
-    config = training.load(file)
-    command = "compare" if isinstance(config, training.ComparisonConfig) else "train"
+    config = configs.load(file)
+    command = "compare" if isinstance(config, ComparisonConfig) else "train"
     text = file.read_text("utf-8")
     assert f"\n#   deepsup {command} examples/{file.name}" in text
     assert re.search(r"^# .*Expected", text, flags=re.M)
@@ -68,7 +69,7 @@ def test_a_script_says_what_to_type(script: Path):
 
 def test_the_folder_run_can_be_set_up(tmp_path: Path):
     changes = [f"data.root={write_pets(tmp_path)}", "data.size=64", "data.workers=0", "model_options.weights=null"]
-    config = training.load(EXAMPLES / "folder.yaml", changes)
+    config = configs.load(EXAMPLES / "folder.yaml", changes)
     assert isinstance(config, training.TrainConfig)
     prepared = prepare.prepare(config)
     assert prepared.plan.names == ("layer2", "layer3")
@@ -77,7 +78,7 @@ def test_the_folder_run_can_be_set_up(tmp_path: Path):
 
 def test_the_run_on_pairs_can_be_set_up(tmp_path: Path):
     root = write_pairs(tmp_path, mask=lambda n: blocks(n, shape=(64, 64)), classes="sky\nroad\ntree")
-    config = training.load(EXAMPLES / "pairs.yaml", [f"data.root={root}", "model_options.widths=[4, 8, 8, 8, 8]"])
+    config = configs.load(EXAMPLES / "pairs.yaml", [f"data.root={root}", "model_options.widths=[4, 8, 8, 8, 8]"])
     assert isinstance(config, training.TrainConfig)
     assert {found.severity for found in prepare.diagnose(config)[""].findings} <= {"warning"}
     prepared = prepare.prepare(config)

@@ -12,7 +12,7 @@ from torch import nn
 
 import deepsup as ds
 from deepsup import losses, methods, networks, schedules
-from deepsup.settings import training
+from deepsup.settings import configs, training
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 SHAPES = {
@@ -32,7 +32,7 @@ TRAINING |= {"pspnet50-ade20k": 49.18}  # test_pspnet.py adds it up
 
 
 def runs(path: Path) -> list[training.TrainConfig]:
-    config = training.load(path)
+    config = configs.load(path)
     if isinstance(config, training.TrainConfig):
         return [config]
     return [cell.config for cell in config.expand() if cell.seed == config.seeds[0]]

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from deepsup.errors import ConfigError
-from deepsup.settings import training
+from deepsup.settings import configs
 from deepsup.settings.arms import arm_name
-from deepsup.settings.training import ComparisonConfig, parse
+from deepsup.settings.comparison import ComparisonConfig
+from deepsup.settings.configs import parse
 from tests.support.comparison_settings import METHODS
 
 
@@ -26,7 +27,7 @@ def test_methods_in_short_are_arms_with_the_plain_model_as_baseline():
     assert cells[1].config.supervise.at == ["relu1"]
     written_out = {arm: {"supervise": None if arm == "none" else {"method": arm}} for arm in METHODS}
     assert config == parse({"base": {"supervise": {"at": ["relu1"]}}, "arms": written_out, "seeds": [0, 5]})
-    assert training.differences(config, parse(config.model_dump(mode="json"))) == {}
+    assert configs.differences(config, parse(config.model_dump(mode="json"))) == {}
 
 
 def test_methods_by_name_take_settings_and_arms_are_laid_over_them():

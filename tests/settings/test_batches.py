@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from deepsup.errors import ConfigError
-from deepsup.settings import batches, training
+from deepsup.settings import batches, configs, training
 
 
 def run(*words: str) -> training.TrainConfig:
-    config = training.load(None, words)
+    config = configs.load(None, words)
     assert isinstance(config, training.TrainConfig)
     return config
 
@@ -48,13 +48,13 @@ def test_an_augmentation_that_does_nothing_is_refused_beside_two_crops() -> None
 
 def test_settings_are_read_back_as_they_were(tmp_path: object) -> None:
     config = run("supervise.method=cds", "data.augment=standard")
-    assert training.parse(config.model_dump(mode="json")) == config
+    assert configs.parse(config.model_dump(mode="json")) == config
 
 
 def test_in_a_comparison_each_arm_has_its_own_and_the_notes_say_so() -> None:
     from deepsup.comparisons.results import notes
 
-    config = training.parse({"methods": ["none", "cds", "dlb"]})
+    config = configs.parse({"methods": ["none", "cds", "dlb"]})
     found = {cell.arm: cell.config.data for cell in config.expand()}  # type: ignore[union-attr]
     assert [(d.views, d.overlap) for d in found.values()] == [(1, False), (2, False), (1, True)]
     said = [note for note in notes(config) if note.startswith("Arm ")]

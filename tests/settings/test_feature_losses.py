@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from deepsup.errors import ConfigError, TrustError
-from deepsup.settings import training
+from deepsup.settings import configs
+from deepsup.settings.comparison import ComparisonConfig
 from deepsup.settings.feature_losses import EmbeddingConfig
 
 
@@ -24,7 +25,7 @@ from deepsup.settings.feature_losses import EmbeddingConfig
 )
 def test_what_cannot_be_is_refused_when_it_is_read(given: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        training.parse({"embedding": given})
+        configs.parse({"embedding": given})
 
 
 def test_it_reaches_plans_where_something_is_set() -> None:
@@ -39,7 +40,7 @@ def test_it_reaches_plans_where_something_is_set() -> None:
 
 
 def test_all_arms_have_it_those_without_branches_too_and_one_may_do_without() -> None:
-    comparison = training.parse(
+    comparison = configs.parse(
         {
             "base": {"embedding": {"loss": "triplet"}},
             "methods": ["none", "dsl", "label-smoothing"],
@@ -49,7 +50,7 @@ def test_all_arms_have_it_those_without_branches_too_and_one_may_do_without() ->
             },
         }
     )
-    assert isinstance(comparison, training.ComparisonConfig)
+    assert isinstance(comparison, ComparisonConfig)
     found = {cell.arm: cell.config.embedding.loss for cell in comparison.expand()}
     assert found == {
         "none": "triplet",
@@ -64,4 +65,4 @@ def test_a_file_may_not_name_a_loss_from_elsewhere(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("embedding: {loss: \"imported(path='elsewhere:Loss')\"}\n")
     with pytest.raises(TrustError, match="elsewhere"):
-        training.load(file)
+        configs.load(file)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from deepsup.errors import TrustError
-from deepsup.settings import training
+from deepsup.settings import configs
 from deepsup.settings.foreign import asks
 
 HEAD = "network(name='mine:Net', options={'width': 3})"
@@ -38,26 +38,26 @@ def test_a_network_from_elsewhere_in_a_file_is_refused_wherever_it_stands(
 ) -> None:
     file = written(content, tmp_path)
     with pytest.raises(TrustError, match=r"c\.yaml asks for code .* import the module mine and call mine:Net\("):
-        training.load(file)
-    config = training.load(file, trust=True)
-    assert training.asked_names(config) == ("mine:Net",)
-    assert training.load(file, trust=["mine:Net"]) == config
-    assert training.parse(content) == config  # in Python it is typed
+        configs.load(file)
+    config = configs.load(file, trust=True)
+    assert configs.asked_names(config) == ("mine:Net",)
+    assert configs.load(file, trust=["mine:Net"]) == config
+    assert configs.parse(content) == config  # in Python it is typed
 
 
 def test_what_is_typed_over_a_file_is_the_users_word(tmp_path: Path) -> None:
     file = written({"model": "mine:Net", "epochs": 3}, tmp_path)
     for typed in ("model=mine:Net", "model=deepsup:plain-4"):
-        assert training.load(file, [typed]).epochs == 3  # type: ignore[union-attr]
+        assert configs.load(file, [typed]).epochs == 3  # type: ignore[union-attr]
     with pytest.raises(TrustError):
-        training.load(file, ["model_options={width: 2}"])
-    training.load(None, ["model=mine:Net"])
+        configs.load(file, ["model_options={width: 2}"])
+    configs.load(None, ["model=mine:Net"])
     typed_head = written({"supervise": {"at": ["a"]}}, tmp_path)
-    assert training.asked_names(training.load(typed_head, [f'supervise.head="{HEAD}"'])) == ("mine:Net",)
+    assert configs.asked_names(configs.load(typed_head, [f'supervise.head="{HEAD}"'])) == ("mine:Net",)
 
 
 def test_known_networks_and_heads_ask_for_nothing(tmp_path: Path) -> None:
     content = {"model": "timm:resnet18", "supervise": {"at": ["a"], "head": "network(name='timm:resnet18')"}}
-    assert asks(training.load(written(content, tmp_path)).model_dump()) == []
+    assert asks(configs.load(written(content, tmp_path)).model_dump()) == []
     content = {"model": "deepsup:plain-4", "supervise": {"at": ["a"], "head": "no head at all"}}
-    assert asks(training.load(written(content, tmp_path)).model_dump()) == []
+    assert asks(configs.load(written(content, tmp_path)).model_dump()) == []

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from deepsup.errors import ConfigError
-from deepsup.settings import training
+from deepsup.settings import configs, training
 from deepsup.settings.goals import usual_loss
 
 
 def run(name: str, **settings: str) -> training.TrainConfig:
-    config = training.parse({"data": {"name": name, "root": "somewhere"}, **settings})
+    config = configs.parse({"data": {"name": name, "root": "somewhere"}, **settings})
     assert isinstance(config, training.TrainConfig)
     return config
 
@@ -60,15 +60,15 @@ def test_a_metric_of_another_task_is_refused(name: str, metric: str) -> None:
 def test_options_of_other_tasks_are_refused(name: str, option: str) -> None:
     key, _, value = option.partition(": ")
     with pytest.raises(ConfigError, match=f"{key}: not for {name}"):
-        training.load(None, [f"data.name={name}", f"data.{key}={value}"])
+        configs.load(None, [f"data.name={name}", f"data.{key}={value}"])
 
 
 @pytest.mark.parametrize("metric", ["MAE", "RMSE"])
 def test_a_comparison_refuses_an_error_as_its_score(metric: str) -> None:
     base = {"data": {"name": "values", "root": "somewhere"}, "metric": metric}
     with pytest.raises(ConfigError, match=f"metric: {metric} is an error, the lower the better, .*base.metric=R²"):
-        training.parse({"base": base, "methods": ["none", "aux"]})
-    training.parse({"base": base | {"metric": None}, "methods": ["none", "aux"]})
+        configs.parse({"base": base, "methods": ["none", "aux"]})
+    configs.parse({"base": base | {"metric": None}, "methods": ["none", "aux"]})
 
 
 @pytest.mark.parametrize("name", ["values", "labels", "value-maps"])
@@ -79,7 +79,7 @@ def test_a_control_that_is_a_loss_of_classes_is_refused(name: str) -> None:
             with pytest.raises(
                 ConfigError, match=f"method '{method}' is the loss .* of classes and nothing else, and {name}"
             ):
-                training.parse(settings)
+                configs.parse(settings)
         else:
-            training.parse(settings)
-    training.parse({"data": {"name": "folder"}, "supervise": {"method": "label-smoothing"}})
+            configs.parse(settings)
+    configs.parse({"data": {"name": "folder"}, "supervise": {"method": "label-smoothing"}})

@@ -13,8 +13,10 @@ import yaml
 
 from deepsup import datasets, heads, losses, methods, schedules
 from deepsup.errors import ConfigError
-from deepsup.settings import training
-from deepsup.settings.section import override, read
+from deepsup.settings import configs
+from deepsup.settings.comparison import ComparisonConfig
+from deepsup.settings.section import Settings, override, read
+from deepsup.settings.training import TrainConfig
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "settings.md").read_text("utf-8")
@@ -37,11 +39,11 @@ def test_a_table_that_is_out_of_date_is_noticed_and_made_anew(maker: dict[str, A
 
 def test_every_section_has_its_table_and_every_key_its_meaning(maker: dict[str, Any]):
     assert re.findall(r"<!-- table (\S+) -->", PAGE) == list(maker["sections"]())
-    models = [v for v in vars(training).values() if isinstance(v, type) and issubclass(v, training.Settings)]
-    assert set(models) == {training.Settings, *maker["sections"]().values()}
+    models = {model for model in Settings.__subclasses__() if model.__module__.startswith("deepsup.")}
+    assert models == set(maker["sections"]().values())
     for section, model in maker["sections"]().items():
         for key, field in model.model_fields.items():
-            assert field.description or key in ("probe", *training.TrainConfig.model_fields), f"{section}.{key}"
+            assert field.description or key in ("probe", *TrainConfig.model_fields), f"{section}.{key}"
     assert not re.search(r"\| None \|", PAGE)
 
 
@@ -59,14 +61,14 @@ def test_the_overrides_in_the_page_are_read():
         words = re.findall(r'"[^"]*"|\S+', command)
         overrides = [word.strip('"') for word in words if "=" in word]
         files = [DOCS.parent / word for word in words if "=" not in word]
-        training.load(*files, overrides=overrides)
+        configs.load(*files, overrides=overrides)
 
 
 def test_the_two_ways_to_write_methods_say_the_same():
     short, named = (yaml.safe_load(text) for text in re.findall(r"```yaml\n(methods:.*?)```", PAGE, flags=re.S))
-    one, other = training.parse(short), training.parse(named)
-    assert isinstance(one, training.ComparisonConfig)
-    assert isinstance(other, training.ComparisonConfig)
+    one, other = configs.parse(short), configs.parse(named)
+    assert isinstance(one, ComparisonConfig)
+    assert isinstance(other, ComparisonConfig)
     assert list(one.arms.values()) == list(other.arms.values())
     assert (one.baseline, list(one.arms)) == ("none", ["none", "label-smoothing", "dsl", "dhm-temperature=2"])
     assert f"`{one.candidates[-1]}`" in PAGE

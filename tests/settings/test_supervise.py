@@ -9,7 +9,7 @@ import pytest
 
 import deepsup as ds
 from deepsup.errors import BranchNameError, ConfigError, TapError
-from deepsup.settings import training
+from deepsup.settings import configs, training
 from deepsup.settings.section import check
 from deepsup.settings.supervise import SuperviseConfig
 from deepsup.training import prepare, runs
@@ -23,7 +23,7 @@ BY_NAME = {"at": {"early": "blocks.0", "late": "blocks.2"}, "head": "linear", "w
 def dropping(output: Path, **supervise: Any) -> training.TrainConfig:
     """A run of a net that skips its blocks by chance."""
     data = tiny_runs.settings(output, model="tests.support.odd_nets:dropping_on_images", data={"size": 16})
-    checked = training.parse({**data, "supervise": {**BY_NAME, **supervise}})
+    checked = configs.parse({**data, "supervise": {**BY_NAME, **supervise}})
     assert isinstance(checked, training.TrainConfig)
     return checked
 
@@ -50,7 +50,7 @@ def test_without_it_the_error_names_the_setting(tmp_path: Path) -> None:
 
 def test_one_branch_by_name_in_an_arm_and_names_that_are_none(tmp_path: Path) -> None:
     text = ["supervise.at={late: blocks.2}", "supervise.optional={late: true}"]
-    config = training.load(None, text)
+    config = configs.load(None, text)
     assert isinstance(config, training.TrainConfig)
     assert config.supervise is not None
     assert config.supervise.optional == {"late": True}

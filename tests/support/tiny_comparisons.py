@@ -15,8 +15,9 @@ from torch import nn
 
 from deepsup.comparisons.compare import Rounds, compare
 from deepsup.errors import ConfigError
-from deepsup.settings import training
-from deepsup.settings.training import Cell, ComparisonConfig
+from deepsup.settings import configs
+from deepsup.settings.comparison import Cell, ComparisonConfig
+from deepsup.settings.section import merge
 from tests.support.tiny_runs import SUPERVISED, dropout_net, settings
 
 
@@ -31,7 +32,7 @@ def config(output: Path, **changes: Any) -> ComparisonConfig:
         "jobs": 2,
         "output": str(output),
     }
-    checked = training.parse(training.merge(data, changes))
+    checked = configs.parse(merge(data, changes))
     assert isinstance(checked, ComparisonConfig)
     return checked
 
@@ -49,7 +50,7 @@ def several(output: Path, **changes: Any) -> ComparisonConfig:
         "seeds": [0, 1],
         "output": str(output),
     }
-    checked = training.parse(data | changes)
+    checked = configs.parse(data | changes)
     assert isinstance(checked, ComparisonConfig)
     return checked
 
@@ -95,7 +96,7 @@ def pretending(score: Callable[[Cell], float], taken: list[str]) -> Callable[...
             taken.append(cell.run)
             place = folder / cell.run
             place.mkdir(parents=True, exist_ok=True)
-            training.save(cell.config, place / "config.yaml")
+            configs.save(cell.config, place / "config.yaml")
             found = score(cell)
             start = {"kind": "start", "group": cell.group, "arm": cell.arm, "seed": cell.seed, "images": 1000}
             start |= {"name": cell.run, "config": cell.config.model_dump(mode="json")}

@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from deepsup.settings import training
+from deepsup.settings import configs
+from deepsup.settings.section import merge
 from deepsup.settings.training import TrainConfig
 from deepsup.training import runs
 
@@ -50,17 +51,17 @@ def settings(output: Path | str, **changes: Any) -> dict[str, Any]:
         "log": {"every": 4, "gradients": 3},
         "output": str(output),
     }
-    return training.merge(tiny, changes)
+    return merge(tiny, changes)
 
 
 def config(output: Path | str, **changes: Any) -> TrainConfig:
     """The same, checked."""
-    checked = training.parse(settings(output, **changes))
+    checked = configs.parse(settings(output, **changes))
     assert isinstance(checked, TrainConfig)
     return checked
 
 
 if __name__ == "__main__":
-    checked = training.parse(json.loads(sys.argv[1]))
+    checked = configs.parse(json.loads(sys.argv[1]))
     assert isinstance(checked, TrainConfig)
     runs.train(checked)

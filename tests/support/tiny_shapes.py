@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from deepsup.settings import training
+from deepsup.settings import configs, training
+from deepsup.settings.section import merge
 
 SIDE = 32
 PALETTE = ((90, 90, 90), (200, 30, 30), (30, 200, 30))
@@ -68,12 +69,12 @@ def settings(root: Path, output: Path, **changes: Any) -> dict[str, Any]:
         "engine": {"accelerator": "cpu", "threads": 1},
         "output": str(output),
     }
-    return training.merge(tiny, changes)
+    return merge(tiny, changes)
 
 
 def config(root: Path, output: Path, **changes: Any) -> training.TrainConfig:
     """The same, checked."""
-    found = training.parse(settings(root, output, **changes))
+    found = configs.parse(settings(root, output, **changes))
     assert isinstance(found, training.TrainConfig)
     return found
 

@@ -26,7 +26,7 @@ from types import SimpleNamespace
 from typing import IO, Any
 
 ROOT = Path(__file__).parents[2]
-IMPORTED = ("lightning_fabric", "sklearn.datasets", "deepsup.settings.training", "deepsup.training.runs")
+IMPORTED = ("lightning_fabric", "sklearn.datasets", "deepsup.settings.configs", "deepsup.training.runs")
 
 
 class Process:

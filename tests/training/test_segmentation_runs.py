@@ -21,7 +21,9 @@ from deepsup.comparisons import results
 from deepsup.errors import ConfigError, DeepsupError
 from deepsup.evaluation.evaluate import evaluate
 from deepsup.evaluation.sliding_window import in_tiles
-from deepsup.settings import training
+from deepsup.settings import configs, training
+from deepsup.settings.comparison import ComparisonConfig
+from deepsup.settings.section import check
 from deepsup.supervision.objectives import Objective
 from deepsup.training import runs
 from deepsup.training.journal import read
@@ -212,29 +214,29 @@ def test_one_key_is_varied_by_one_command_and_the_result_says_which(
     ends = [read(tmp_path / "out" / run / "journal.jsonl", "end")[0]["score"] for run in group["arms"]["none"]["runs"]]
     assert group["arms"]["none"]["final"] == ends
     assert set(group["arms"]["weight=0.4"]["outputs"]) == {"stage1", "main", "ensemble"}
-    again = training.load(tmp_path / "out" / "config.yaml", trust=True)
-    assert again == training.load(file, trust=True)
+    again = configs.load(tmp_path / "out" / "config.yaml", trust=True)
+    assert again == configs.load(file, trust=True)
 
 
 def test_a_key_is_varied_as_if_its_arms_were_written_out():
-    short = training.parse({"vary": {"optimizer": {"lr": [0.1, 0.2]}}})
-    assert isinstance(short, training.ComparisonConfig)
+    short = configs.parse({"vary": {"optimizer": {"lr": [0.1, 0.2]}}})
+    assert isinstance(short, ComparisonConfig)
     assert short.baseline == "lr=0.1"
-    long = training.parse(
+    long = configs.parse(
         {"arms": {"lr=0.1": {"optimizer": {"lr": 0.1}}, "lr=0.2": {"optimizer": {"lr": 0.2}}}, "baseline": "lr=0.1"}
     )
-    assert isinstance(long, training.ComparisonConfig)
+    assert isinstance(long, ComparisonConfig)
     assert [cell.config for cell in short.expand()] == [cell.config for cell in long.expand()]
-    both = training.parse({"vary": {"supervise.weight": [0.1, 0.2]}, "methods": ["none"]})
-    assert isinstance(both, training.ComparisonConfig)
+    both = configs.parse({"vary": {"supervise.weight": [0.1, 0.2]}, "methods": ["none"]})
+    assert isinstance(both, ComparisonConfig)
     assert (both.baseline, set(both.arms)) == ("none", {"none", "weight=0.1", "weight=0.2"})
     for wrong in ({"a": [1, 2], "b": [1, 2]}, {"epochs": 3}, {"epochs": [3]}, [1, 2]):
         with pytest.raises(ConfigError, match="write one key and its values"):
-            training.parse({"vary": wrong})
+            configs.parse({"vary": wrong})
     with pytest.raises(ConfigError, match="Each value counts once"):
-        training.parse({"vary": {"epochs": [3, 3]}})
+        configs.parse({"vary": {"epochs": [3, 3]}})
     with pytest.raises(ConfigError, match="judged by one score; these have mean Dice and mean IoU"):
-        training.parse({"base": {"data": {"name": "camvid"}}, "vary": {"metric": [None, "mean Dice"]}})
+        configs.parse({"base": {"data": {"name": "camvid"}}, "vary": {"metric": [None, "mean Dice"]}})
 
 
 def test_a_stopped_run_on_maps_goes_on_as_if_nothing_had_happened(shapes: Path, tmp_path: Path):
@@ -243,7 +245,7 @@ def test_a_stopped_run_on_maps_goes_on_as_if_nothing_had_happened(shapes: Path, 
     def config(name: str) -> training.TrainConfig:
         made = settings(shapes, tmp_path / name, **changes)
         made["data"] = {**made["data"], "augment": "standard", "crop": 24, "patches": 2}
-        return training.check(training.TrainConfig, made, where="test")
+        return check(training.TrainConfig, made, where="test")
 
     def cut(record: dict[str, Any]) -> None:
         if record["kind"] == "step" and record["step"] == 3:

@@ -13,7 +13,8 @@ import torch
 import deepsup as ds
 from deepsup import reports
 from deepsup.comparisons.compare import compare
-from deepsup.settings import training
+from deepsup.settings import configs, training
+from deepsup.settings.comparison import ComparisonConfig
 from deepsup.training import runs
 from deepsup.training.inputs import Inputs
 from deepsup.training.journal import read
@@ -24,7 +25,7 @@ SUPERVISED = {"method": "aux", "at": ["relu1", "relu2"], "head": "pool", "weight
 
 
 def trained(tmp_path: Path, name: str, **changes: Any) -> Path:
-    config = training.parse(settings(write_colours(tmp_path / "colours"), name, tmp_path / "run", **changes))
+    config = configs.parse(settings(write_colours(tmp_path / "colours"), name, tmp_path / "run", **changes))
     assert isinstance(config, training.TrainConfig)
     runs.train(config)
     return tmp_path / "run"
@@ -77,8 +78,8 @@ def test_arms_are_compared(tmp_path: Path, name: str, said: str) -> None:
     base = settings(write_colours(tmp_path / "colours"), name, tmp_path, epochs=2)
     del base["output"], base["name"]
     arms = {"plain": {"supervise": None}, "aux": {"supervise": SUPERVISED}}
-    config = training.parse({"base": base, "arms": arms, "seeds": [0, 1], "output": str(tmp_path / "both")})
-    assert isinstance(config, training.ComparisonConfig)
+    config = configs.parse({"base": base, "arms": arms, "seeds": [0, 1], "output": str(tmp_path / "both")})
+    assert isinstance(config, ComparisonConfig)
     compare(config)
     told = json.loads((tmp_path / "both" / "compare.json").read_text())
     assert told["complete"]

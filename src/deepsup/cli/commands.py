@@ -29,6 +29,7 @@ from deepsup.probes.placement import RULES as PLACING
 from deepsup.probes.placement import check_rule
 from deepsup.reports.pictures import PICTURES
 from deepsup.settings import training
+from deepsup.settings.comparison import ComparisonConfig
 from deepsup.specs import counted
 from deepsup.training import prepare, runs
 from deepsup.training.loggers import beside, guarded
@@ -133,7 +134,7 @@ def probe(
     Nothing is trained, and nothing written but what you ask for.
     """
     config = settings_of(words, trust=trust)
-    if isinstance(config, training.ComparisonConfig):  # the arms share the model and the data
+    if isinstance(config, ComparisonConfig):  # the arms share the model and the data
         config = next(c.config for c in config.expand() if c.arm in config.candidates)
     supervise = config.supervise or training.SuperviseConfig()
     check_rule(rule := rule or supervise.probe.rule or method_table.get(supervise.method).rule)
@@ -223,7 +224,7 @@ def compare(words: Words = None, dry_run: DryRun = False, trust: Trust = False) 
     stopped. Prints the table, the paired verdicts and the strip certificates, and writes `report.html`.
     """
     config = settings_of(words, trust=trust)
-    if not isinstance(config, training.ComparisonConfig):
+    if not isinstance(config, ComparisonConfig):
         raise ConfigError(
             "this configuration describes one run: it has no arms. Use `deepsup train`, or add arms or methods and seeds."
         )

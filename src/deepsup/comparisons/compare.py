@@ -26,8 +26,9 @@ from deepsup.comparisons.statistics import levels
 from deepsup.datasets import Dataset
 from deepsup.errors import ConfigError, DeepsupError
 from deepsup.files import write_atomically
-from deepsup.settings import training
-from deepsup.settings.training import Cell, ComparisonConfig, DataConfig
+from deepsup.settings import configs, training
+from deepsup.settings.comparison import Cell, ComparisonConfig
+from deepsup.settings.training import DataConfig
 from deepsup.training import prepare, runs
 from deepsup.training.records import ACCURACY
 from deepsup.training.run_folders import document, listed_runs
@@ -105,7 +106,7 @@ def _has_ended(folder: Path, cell: Cell) -> bool:
     run = folder / cell.run
     if runs.finished(run) is not None:
         return True
-    return runs.diverged(run) and not training.differences(training.load(run / "config.yaml", trust=True), cell.config)
+    return runs.diverged(run) and not configs.differences(configs.load(run / "config.yaml", trust=True), cell.config)
 
 
 def _check_arms(pending: Iterable[Cell], config: ComparisonConfig) -> dict[str, Any] | None:
@@ -141,15 +142,15 @@ def _state(
     """
     path, file = folder / "compare.json", folder / "config.yaml"
     if path.exists():
-        if not training.differences(training.load(file, trust=True), config, ignore=runs.FREE):
+        if not configs.differences(configs.load(file, trust=True), config, ignore=runs.FREE):
             return document(path)
         for cell in pending:
             _set_aside(folder / cell.run, cell.config)
         stated = results.announce(config) | {"detectable": sees}
         _write(stated, folder)  # first, so that one who is stopped here does all of this again
-        write_atomically(file, lambda to: training.save(config, to))
+        write_atomically(file, lambda to: configs.save(config, to))
         return stated
-    ownership.write(folder, "config.yaml", lambda to: training.save(config, to))
+    ownership.write(folder, "config.yaml", lambda to: configs.save(config, to))
     stated = results.announce(config) | {"detectable": sees}
     _write(stated, folder)
     return stated
@@ -158,7 +159,7 @@ def _state(
 def _set_aside(run: Path, config: training.TrainConfig) -> None:
     """Rename the folder of a run that was begun with other settings."""
     file = run / "config.yaml"
-    if not file.exists() or not training.differences(training.load(file, trust=True), config):
+    if not file.exists() or not configs.differences(configs.load(file, trust=True), config):
         return
     number = 1
     while (aside := run.with_name(f"{run.name}.old{number}")).exists():

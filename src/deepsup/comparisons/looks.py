@@ -11,7 +11,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from deepsup.comparisons.statistics import Difference, Verdict, judged, percent
-from deepsup.settings.training import ComparisonConfig
+from deepsup.settings.comparison import ComparisonConfig
 
 K = TypeVar("K", bound=Hashable)
 

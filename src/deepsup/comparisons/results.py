@@ -22,7 +22,9 @@ from deepsup.files import load_weights
 from deepsup.plans.plan import Plan
 from deepsup.settings import batches
 from deepsup.settings.arms import varied
-from deepsup.settings.training import Cell, ComparisonConfig, Config, TrainConfig, asked_names
+from deepsup.settings.comparison import Cell, ComparisonConfig
+from deepsup.settings.configs import Config, asked_names
+from deepsup.settings.training import TrainConfig
 from deepsup.supervision.stripping import certified
 from deepsup.training import runs
 from deepsup.training.journal import environment

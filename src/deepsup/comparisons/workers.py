@@ -21,7 +21,7 @@ from typing import Any, TextIO
 import torch
 
 from deepsup.errors import DeepsupError
-from deepsup.settings import training
+from deepsup.settings import configs, training
 from deepsup.training import runs
 
 
@@ -48,7 +48,7 @@ def _serve(task: dict[str, Any], replies: TextIO) -> None:
         replies.write(json.dumps(message) + "\n")
         replies.flush()
 
-    config = training.parse(task["config"], where=task["run"])
+    config = configs.parse(task["config"], where=task["run"])
     assert isinstance(config, training.TrainConfig)
     with _output_to(Path(config.output) / "run.log"):
         try:

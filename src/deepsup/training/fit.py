@@ -25,8 +25,8 @@ from deepsup.errors import ConfigError, LayerError, OutputError
 from deepsup.evaluation import devices
 from deepsup.evaluation.loaders import Batches, Loader, as_loader
 from deepsup.layers.dry_run import trace
-from deepsup.settings import training as configs
 from deepsup.settings.section import S, check
+from deepsup.settings.training import EngineConfig, LogConfig, OptimizerConfig
 from deepsup.supervision.attaching import Supervised, is_supervised, unwrap
 from deepsup.supervision.objectives import Objective
 from deepsup.training import checkpoints, loggers, optimizers, owned_folders
@@ -57,8 +57,8 @@ def fit(
     folder: str | Path | None = None,
     checkpoint_every: int | None = None,
     validate_every: int = 1,
-    engine: Mapping[str, Any] | configs.EngineConfig | None = None,
-    log: Mapping[str, Any] | configs.LogConfig | None = None,
+    engine: Mapping[str, Any] | EngineConfig | None = None,
+    log: Mapping[str, Any] | LogConfig | None = None,
     on_record: Sink | None = None,
 ) -> FitResult:
     """Train `net` (from `attach`, or a plain model) and score it, heads included, after every epoch.
@@ -98,8 +98,8 @@ def fit(
         folder=None if folder is None else Path(folder),
         checkpoint_every=checkpoint_every,
         validate_every=validate_every,
-        engine=_settings(configs.EngineConfig, engine),
-        log=_settings(configs.LogConfig, log),
+        engine=_settings(EngineConfig, engine),
+        log=_settings(LogConfig, log),
     )
     _check_counts(asked)
     _check_heard(asked, lr=lr, optimizer=optimizer)
@@ -140,8 +140,8 @@ class _Asked:
     folder: Path | None
     checkpoint_every: int | None
     validate_every: int
-    engine: configs.EngineConfig
-    log: configs.LogConfig
+    engine: EngineConfig
+    log: LogConfig
 
 
 def _check_heard(asked: _Asked, *, lr: float | None, optimizer: Optimizer | str) -> None:
@@ -175,7 +175,7 @@ def _check_counts(asked: _Asked) -> None:
 def _optimizer(net: nn.Module, asked: Optimizer | str, *, lr: float | None) -> Optimizer:
     """The user's optimiser, or the one of that name; it must hold what there is to train."""
     if isinstance(asked, str):
-        asked = optimizers.build(net, _settings(configs.OptimizerConfig, {"name": asked, "lr": lr}))
+        asked = optimizers.build(net, _settings(OptimizerConfig, {"name": asked, "lr": lr}))
     _check_held(net, asked)
     return asked
 

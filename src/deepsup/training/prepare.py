@@ -23,7 +23,7 @@ from deepsup.evaluation.loaders import SplitLoader
 from deepsup.plans.plan import Plan
 from deepsup.plans.planning import plan as make_plan
 from deepsup.probes import Probe, probe
-from deepsup.settings import training
+from deepsup.settings import configs, training
 from deepsup.settings.section import check
 from deepsup.settings.training import TrainConfig
 from deepsup.supervision.attaching import attach
@@ -58,7 +58,7 @@ def prepare(config: TrainConfig, *, plan: dict[str, Any] | None = None, fabric: 
     model = build(config, classes=classes_of(config, data), channels=data.train.channels, size=data.train.size)
     placement = None
     if plan is not None and config.supervise is not None:
-        chosen = Plan.from_dict(plan, trust=training.asked_names(config))
+        chosen = Plan.from_dict(plan, trust=configs.asked_names(config))
     else:
         chosen, placement = _plan(config, model, data)
         if fabric is not None and fabric.world_size > 1 and chosen.outputs:
@@ -133,7 +133,7 @@ def measure(config: TrainConfig, *, at: list[str] | dict[str, str] | None = None
     return _probe(config, net, data, objective=Objective(plan))
 
 
-def diagnose(config: training.Config) -> dict[str, Diagnosis]:
+def diagnose(config: configs.Config) -> dict[str, Diagnosis]:
     """Look for traps in model, branches and data as configured, on the first training batch; trains and writes nothing.
 
     Of a comparison, in every arm but the baseline of every group, by the name GROUP/ARM; a single run has no name. What `prepare`

@@ -33,7 +33,8 @@ from deepsup.evaluation.sliding_window import Forward, in_tiles
 from deepsup.files import save_weights
 from deepsup.layers.taps import put_back, remove_taps, taps_on
 from deepsup.plans.plan import Plan
-from deepsup.settings import training
+from deepsup.settings import configs
+from deepsup.settings.comparison import ComparisonConfig
 from deepsup.settings.training import TrainConfig
 from deepsup.supervision.attaching import Supervised, attach
 from deepsup.supervision.objectives import Objective
@@ -94,7 +95,7 @@ def train(
             sinks += loggers.sinks(config.log, folder, step=checkpoint.step if checkpoint else None)
             owned_folders.note(folder)
         if fabric.is_global_zero and checkpoint is None:
-            ownership.write(folder, "config.yaml", lambda path: training.save(config, path))
+            ownership.write(folder, "config.yaml", lambda path: configs.save(config, path))
             Inputs.of(prepared.data).save(folder)
             if prepared.plan.outputs:
                 ownership.write(folder, "plan.json", prepared.plan.save)
@@ -150,14 +151,14 @@ def strip_run(folder: str | Path, *, trust: Trust = False) -> tuple[Path, Path |
     return weights, certificate if supervised else None
 
 
-def check_folder(folder: Path, config: training.Config) -> None:
+def check_folder(folder: Path, config: configs.Config) -> None:
     """Raise `ConfigError` unless the folder is free or holds what `config` describes.
 
     Of a comparison the settings of arms may have changed of which no run has finished, and that no finished one follows.
     """
     owned_folders.refuse_odd(folder)
     file = folder / "config.yaml"
-    what = "a comparison" if isinstance(config, training.ComparisonConfig) else "a run"
+    what = "a comparison" if isinstance(config, ComparisonConfig) else "a run"
     if not file.exists():
         if any((folder / name).exists() for name in ("journal.jsonl", "checkpoint.ckpt", "compare.json")):
             raise ConfigError(f"{folder} holds {what} without its config.yaml. Choose another output folder.")
@@ -168,24 +169,24 @@ def check_folder(folder: Path, config: training.Config) -> None:
             f"{folder} holds the weights of a run whose checkpoint.ckpt is lost, and the end of its journal.jsonl. Training it "
             "again would overwrite model.safetensors: restore them, choose another output folder, or remove this one."
         )
-    there = training.load(file, trust=True)  # to be compared, not to be built
+    there = configs.load(file, trust=True)  # to be compared, not to be built
     if type(there) is not type(config):
-        kind = "a comparison" if isinstance(there, training.ComparisonConfig) else "a single run"
+        kind = "a comparison" if isinstance(there, ComparisonConfig) else "a single run"
         raise ConfigError(f"{folder} holds {kind}. Choose another output folder.")
-    before: training.Config = there
-    if isinstance(there, training.ComparisonConfig) and isinstance(config, training.ComparisonConfig):
+    before: configs.Config = there
+    if isinstance(there, ComparisonConfig) and isinstance(config, ComparisonConfig):
         open_ = {
             arm: config.arms.get(arm, own) for arm, own in there.arms.items() if not _has_finished(folder, arm, there)
         }
         before = there.model_copy(update={"arms": there.arms | open_})
-    changed = training.differences(before, config, ignore=FREE)
+    changed = configs.differences(before, config, ignore=FREE)
     if changed:
         raise ConfigError(
             f"{folder} holds {what} with other settings: {_shown(changed)}. Choose another output folder, or remove this one."
         )
 
 
-def _has_finished(folder: Path, arm: str, config: training.ComparisonConfig) -> bool:
+def _has_finished(folder: Path, arm: str, config: ComparisonConfig) -> bool:
     """Whether a run of the arm has, or one of an arm whose length follows from it."""
     followers = {a for a, own in config.arms.items() if (own.get("supervise") or {}).get("like") == arm}
     return any(finished(folder / cell.run) is not None for cell in config.expand() if cell.arm in {arm, *followers})
@@ -205,12 +206,12 @@ def diverged(folder: Path) -> bool:
 
 
 def configured(folder: Path, *, trust: Trust = False) -> TrainConfig:
-    """The settings of the run in a folder. Raises `ConfigError` where there is none, `TrustError` as `training.load` does."""
+    """The settings of the run in a folder. Raises `ConfigError` where there is none, `TrustError` as `configs.load` does."""
     owned_folders.refuse_odd(folder)
     if not (folder / "config.yaml").exists():
         raise ConfigError(f"there is no run in {folder}: it has no config.yaml. Give the folder of a run.")
-    config = training.load(folder / "config.yaml", trust=trust)
-    if isinstance(config, training.ComparisonConfig):
+    config = configs.load(folder / "config.yaml", trust=trust)
+    if isinstance(config, ComparisonConfig):
         runs = ", ".join(cell.run for cell in config.expand())
         raise ConfigError(f"{folder} holds a comparison. Give the folder of one of its runs: {runs}.")
     return config
@@ -224,8 +225,8 @@ def _checkpoint(folder: Path, config: TrainConfig) -> Checkpoint | None:
     path = folder / "checkpoint.ckpt"
     checkpoint = checkpoints.load(path) if path.exists() else None
     if checkpoint is not None and checkpoint.config is not None:
-        there = training.parse(checkpoint.config, where=str(path))
-        if changed := training.differences(there, config, ignore=FREE):
+        there = configs.parse(checkpoint.config, where=str(path))
+        if changed := configs.differences(there, config, ignore=FREE):
             raise CheckpointError(
                 f"{path} is of another run: {_shown(changed)}. Put this run's own in its place, or remove it to begin again."
             )

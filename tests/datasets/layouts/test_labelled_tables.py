@@ -11,7 +11,7 @@ import torch
 from deepsup import datasets
 from deepsup.datasets import AbsentClassWarning
 from deepsup.errors import ConfigError, DatasetError
-from deepsup.settings import training
+from deepsup.settings import configs, training
 from deepsup.training import runs
 from deepsup.training.journal import read
 from tests.support.tiny_tables import settings, write_colours, write_table
@@ -148,7 +148,7 @@ def test_augmentation_that_cuts_is_refused_with_its_reason(colours: Path, augmen
 @pytest.mark.parametrize(("name", "metric"), [("values", "R²"), ("labels", "mAP")])
 def test_a_run_learns(tmp_path: Path, name: str, metric: str, supervise: Any) -> None:
     root = write_colours(tmp_path / "colours")
-    config = training.parse(settings(root, name, tmp_path / "run", supervise=supervise))
+    config = configs.parse(settings(root, name, tmp_path / "run", supervise=supervise))
     assert isinstance(config, training.TrainConfig)
     end = runs.train(config)
     assert end.score is not None

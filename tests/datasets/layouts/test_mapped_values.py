@@ -14,7 +14,7 @@ import deepsup as ds
 from deepsup import datasets
 from deepsup.datasets import AbsentClassWarning
 from deepsup.errors import ConfigError, DatasetError
-from deepsup.settings import training
+from deepsup.settings import configs, training
 from deepsup.training import runs
 from deepsup.training.inputs import Inputs
 from deepsup.training.journal import read
@@ -82,7 +82,7 @@ def test_a_run_learns_and_predicts_maps_in_the_size_of_the_image(tmp_path: Path,
     model = {"model": "tests.support.tiny_shapes:map_net", "supervise": supervise, "epochs": 25}
     plain = settings(root, "value-maps", tmp_path / "run", **model)
     plain["data"] = {"name": "value-maps", "root": str(root), "batch_size": 8, "augment": "flips"}
-    config = training.parse(plain)
+    config = configs.parse(plain)
     assert isinstance(config, training.TrainConfig)
     end = runs.train(config)
     assert end.score is not None
