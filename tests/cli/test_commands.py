@@ -220,7 +220,7 @@ def test_what_else_differs_between_arms_is_said_by_the_doctor_and_a_dry_run(tmp_
     for words in (["doctor", str(config)], ["compare", str(config), "--dry-run"]):
         note = "note: The main output's loss differs between the arms (none: cross_entropy; dsn: squared_hinge)"
         assert call(*words).startswith(note)
-        assert "note:" not in call(*words, "base.loss=squared_hinge")
+        assert "note:" not in call(*words, "base.loss=squared_hinge", "base.optimizer.lr=0.02")
 
 
 def test_compare_prints_table_verdict_and_certificates_and_writes_the_page(tmp_path: Path) -> None:

@@ -104,12 +104,21 @@ SMALL = "cross_entropy(resize='nearest')"
         ({"methods": ["none", "nnunet"], "groups": {"a": {}, "b": {}}}, ("", f"none: cross_entropy; nnunet: {DICE}")),
         ({"methods": ["none", "nnunet"], "base": {"loss": "dice"}}, None),
         ({"methods": ["none", "dhm", "label-smoothing(smoothing=0.2)"]}, None),
-        ({"methods": ["label-smoothing", "dsn"], "baseline": "dsn"}, None),
+        ({"methods": ["label-smoothing", "dsn"], "baseline": "dsn", "base": {"optimizer": {"lr": 0.02}}}, None),
         ({"vary": {"loss": ["dice", "cross_entropy"]}}, None),
     ],
 )  # fmt: skip
 def test_what_else_differs_between_the_arms_is_said(settings: dict[str, Any], told: tuple[str, str] | None):
     assert results.notes(configs.parse(settings)) == ([DIFFERS.format(*told)] if told else [])
+
+
+def test_a_rate_that_a_method_brings_is_said() -> None:
+    told = (
+        "Arm dsn: SGD's rate is 0.002, its method's own, since none is set. Set base.optimizer.lr to give all arms one."
+    )
+    assert results.notes(configs.parse({"methods": ["none", "dsn"]}))[-1] == told
+    for optimizer in ({"lr": 0.1}, {"name": "adam"}):
+        assert told not in results.notes(configs.parse({"methods": ["none", "dsn"], "base": {"optimizer": optimizer}}))
 
 
 def test_what_else_differs_is_said_before_anything_runs_and_with_the_result(tmp_path: Path):

@@ -72,13 +72,17 @@ def test_the_figures_in_the_caption_are_those_of_the_committed_comparison() -> N
     groups = {g["name"]: g for g in result["groups"]}
     for arm in groups["sgd"]["arms"].values():
         assert f"{100 * arm['mean']:.1f} ± {100 * arm['std']:.1f} %" in text
+    reached = {name: [e for e in arm["epochs_to_90"] if e] for name, arm in groups["sgd"]["arms"].items()}
+    assert (reached["plain"], len(reached["supervised"])) == ([], 3)  # no rounding turns that into another verdict
+    assert "reached with 0 of 3 seeds" in text
+    assert "0 of 3 against 3 of 3" in text
     adam = groups["adam"]
     assert (
         f"{min(adam['arms']['supervised']['epochs_to_90'])} to {max(adam['arms']['supervised']['epochs_to_90'])} epochs"
         in text
     )
-    reached = [e for e in adam["arms"]["plain"]["epochs_to_90"] if e]
-    assert f"takes {min(reached)} to {max(reached)} or never takes off" in text
+    late = [e for e in adam["arms"]["plain"]["epochs_to_90"] if e]
+    assert f"takes {min(late)} to {max(late)} or never takes off" in text
 
 
 def test_the_measured_ratios_are_those_of_the_committed_benchmark_and_within_their_limits() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 import deepsup as ds
-from deepsup import networks
+from deepsup import datasets, networks
 from deepsup.errors import NonFiniteError
 from deepsup.methods import METHODS
 from deepsup.settings.training import OptimizerConfig
@@ -123,15 +124,41 @@ def test_the_defaults_of_the_other_methods_do_not_diverge(method: str) -> None:
     assert max(losses) < 5 * losses[0]
 
 
-def _steps(method: str, spec: str, side: int, rate: float) -> list[float]:
+@pytest.mark.parametrize("method", ["dsn", "dsn-released"])
+@pytest.mark.parametrize("spec", ["deepsup:wrn-16-2", "deepsup:nin"])
+def test_dsn_with_the_trainers_defaults_does_not_diverge_where_it_did(method: str, spec: str) -> None:
+    """Digits share their background, and so do all places of an activation: hinges of wide maps are steep."""
+    losses = _steps(method, spec, 32, None, drawn=False)
+    assert max(losses) < 1.5 * losses[0]
+    assert sum(losses[-3:]) < 0.7 * sum(losses[:3])
+
+
+def test_a_rate_that_is_set_is_taken_and_losses_of_slopes_up_to_1_need_no_other() -> None:
+    model = networks.build("deepsup:nin", classes=10)
+    for method, given, rate in (
+        ("dsn", None, 0.002),
+        ("dsn", 0.5, 0.5),
+        ("dsn(loss='cross_entropy')", None, 0.02),
+        ("dhm", None, 0.02),
+    ):
+        own = networks.build("deepsup:resnet-8", classes=10) if method == "dhm" else copy.deepcopy(model)
+        net = ds.attach(own, ds.plan(own, torch.zeros(2, 3, 32, 32), method=method))
+        built = optimizers.build(net, OptimizerConfig.model_validate({"lr": given}))
+        assert next(g["lr"] for g in built.param_groups if g["name"] == "model") == rate
+
+
+def _steps(method: str, spec: str, side: int, rate: float | None, *, drawn: bool = True) -> list[float]:
     torch.manual_seed(0)
     model = networks.build(spec, classes=10)
     generator = torch.Generator().manual_seed(1)
     x, y = torch.randn(16, 3, side, side, generator=generator), torch.arange(16) % 10
+    if not drawn:
+        x, y = next(iter(datasets.load("digits", size=side).train.batches(16, seed=0, epoch=0, shuffle=True)))
+        x = x.repeat(1, 3, 1, 1)
     at = None if METHODS.get(method, METHODS["dsn"]).places else ["layer1", "layer2"]
     plan = ds.plan(model, x[:2], at, method=method)
     net = ds.attach(model, plan).train()
-    optimizer = torch.optim.SGD(ds.parameter_groups(net, lr=rate), momentum=0.9)
+    optimizer = optimizers.build(net, OptimizerConfig.model_validate({"lr": rate}))
     losses = []
     for _ in range(12):
         optimizer.zero_grad()

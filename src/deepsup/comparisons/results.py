@@ -94,7 +94,18 @@ def notes(config: Config) -> list[str]:
             "Set base.loss to give all of them the same."
         )
     said += [f"Arm {arm}: {text}" for arm, text in _batches_of_arms(config).items()]
+    rates = {cell.arm: rate for cell in config.expand() if (rate := _rate_of_method(cell.config))}
+    said += [
+        f"Arm {arm}: SGD's rate is {rate:g}, its method's own, since none is set. Set base.optimizer.lr to give all arms one."
+        for arm, rate in rates.items()
+    ]
     return said
+
+
+def _rate_of_method(config: TrainConfig) -> float | None:
+    """The rate that the method brings, where it counts."""
+    own = methods.get(config.supervise.method).rate if config.supervise else None
+    return own if config.optimizer.lr is None and config.optimizer.name == "sgd" else None
 
 
 def _batches(config: TrainConfig) -> str:

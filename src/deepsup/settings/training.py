@@ -30,7 +30,8 @@ class OptimizerConfig(Settings):
     name: Literal["sgd", "adam", "adamw"] = "sgd"
     """Which optimiser."""
     lr: float | None = Field(default=None, gt=0)
-    """The learning rate; null is 0.02 for `sgd` and 0.001 for `adam` and `adamw`."""
+    """The learning rate; null is 0.02 for `sgd` (0.002 for `dsn` with hinges, 1e-6 for `hed-released`)
+    and 0.001 for `adam` and `adamw`."""
     momentum: float = Field(default=0.9, ge=0)
     """Of SGD; Adam and AdamW keep PyTorch's betas."""
     weight_decay: float = Field(default=0.0, ge=0)
