@@ -13,6 +13,7 @@ from rich.console import Console
 from deepsup import methods as method_table
 from deepsup import networks, reports
 from deepsup.cli import tables
+from deepsup.cli.predicting import predict
 from deepsup.cli.progress import Display
 from deepsup.cli.scoring import score
 from deepsup.cli.words import run_settings, settings_of
@@ -33,7 +34,6 @@ from deepsup.settings.comparison import ComparisonConfig
 from deepsup.specs import counted
 from deepsup.training import prepare, runs
 from deepsup.training.loggers import beside, guarded
-from deepsup.training.predict import predict as predict_images
 from deepsup.training.verification import CERTIFICATE, WEIGHTS, verify_run
 
 commands = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
@@ -47,8 +47,8 @@ ModelName = Annotated[
         show_default=False,
     ),
 ]
-Size = Annotated[int, typer.Option(help="Height and width of the input in pixels.")]
-Channels = Annotated[int, typer.Option(help="Channels of the input.")]
+Size = Annotated[int, typer.Option(help="Height and width of the input in pixels; of tokens the length.")]
+Channels = Annotated[int, typer.Option(help="Channels of the input; of tokens how many symbols there are.")]
 Classes = Annotated[int, typer.Option(help="Classes the model predicts.")]
 Words = Annotated[
     list[str] | None,
@@ -76,7 +76,7 @@ def layers(
     every: Annotated[bool, typer.Option("--all", help="Every module, not only where the trunk can be tapped.")] = False,
 ) -> None:
     """List the layers of a model: name, type, output, depth. `50%` and `stride:16` choose from these rows."""
-    seen = trace(_build(model, size, channels, classes), torch.randn(2, channels, size, size))
+    seen = trace(*_build(model, size, channels, classes))
     console.print(tables.layer_table(seen, every=every))
     if not every:
         told = f"{len(seen.trunk)} of {len(seen.layers)} layers: where the trunk can be tapped. All: --all"
@@ -107,9 +107,9 @@ def plan(
     """Show what would be attached where, and what it costs, before anything is attached."""
     if model.endswith((".yaml", ".yml")):
         raise ConfigError(f"{model} is a run's file, not a model. `deepsup train {model} --dry-run` shows its plan.")
-    built = _build(model, size, channels, classes)
+    built, sample = _build(model, size, channels, classes)
     options: dict[str, Any] = {"head": head, "weight": weight, "gradient": gradient}
-    made = make_plan(built, torch.randn(2, channels, size, size), at=at, method=method, **options)
+    made = make_plan(built, sample, at=at, method=method, **options)
     _print_lines(str(made).splitlines())
     if save:
         made.save(save)
@@ -180,7 +180,7 @@ def doctor(
     settings as for `train` with their data: `deepsup doctor examples/digits.yaml`. Nothing is trained or written.
     """
     if words and len(words) == 1 and "=" not in words[0] and not words[0].endswith((".yaml", ".yml")):
-        built, sample = _build(words[0], size, channels, classes), torch.randn(2, channels, size, size)
+        built, sample = _build(words[0], size, channels, classes)
         options: dict[str, Any] = {"at": at, "method": method, "head": head, "weight": weight, "classes": classes}
         found = {"": diagnose(built, sample, batch_sizes=[batch_size], **options)}
     elif at:
@@ -262,34 +262,7 @@ def report(
         console.print(f"picture: {reports.picture(of, folder, picture, group)}", highlight=False)
 
 
-@commands.command()
-def predict(
-    folder: Annotated[Path, typer.Argument(help="A run's folder, finished or not.", show_default=False)],
-    images: Annotated[list[Path], typer.Argument(help="Image files, and folders of them.", show_default=False)],
-    out: Annotated[Path | None, typer.Option(help="Where to write; RUN/predictions if not given.")] = None,
-    branches: Annotated[bool, typer.Option("--branches", help="Every branch and the ensemble, too.")] = False,
-    tile: Annotated[
-        int | None, typer.Option(min=1, help="Side of tiles in pixels; as in the run's validation.")
-    ] = None,
-    stride: Annotated[int | None, typer.Option(min=1, help="Pixels from one tile to the next; half a tile.")] = None,
-    trust: Trust = False,
-) -> None:
-    """Let a trained run look at new images, prepared as in its validation.
-
-    With labels a pixel: NAME.labels.png (class numbers, shown in colours), NAME.overlay.png and, of two classes,
-    NAME.probability.png, in the size of the image. With one label an image: class and probability, and predictions.csv; with
-    several the probability of each, with values their numbers.
-    """
-    written: list[Path] = []
-    for said in predict_images(folder, images, out=out, branches=branches, tile=tile, stride=stride, trust=trust):
-        written = list(said.files)
-        found = [f"{label} {share:.1%}{tables.of_output(name)}" for name, (label, share) in said.classes.items()]
-        found += [f"{text}{tables.of_output(name)}" for name, text in said.told.items()]
-        told = ", ".join(found or [file.name for file in written])
-        console.print(f"{said.image}: {told}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"written to {written[0].parent}", highlight=False, markup=False, soft_wrap=True)
-
-
+commands.command()(predict)
 commands.command(no_args_is_help=True)(score)
 
 
@@ -334,8 +307,10 @@ def methods(
         console.print(tables.method_card(method), highlight=False)
 
 
-def _build(model: str, size: int, channels: int, classes: int) -> torch.nn.Module:
-    return networks.build(model, classes=classes, in_channels=channels, size=size)
+def _build(model: str, size: int, channels: int, classes: int) -> tuple[torch.nn.Module, torch.Tensor]:
+    """A network by name, and something that it can be shown."""
+    built = networks.build(model, classes=classes, in_channels=channels, size=size)
+    return built, networks.sample(model, channels=channels, size=size)
 
 
 def _dry_run(config: training.TrainConfig) -> None:

@@ -294,7 +294,11 @@ def _inference_ms(folder: Path, cells: list[Cell]) -> dict[str, float]:
     size = next(iter(first.values())).config.data.batch_size
     state = {arm: _stripped(folder, cell, plans[0]).state_dict() for arm, cell in first.items()}
     model = _stripped(folder, next(iter(first.values())), plans[0])
-    x = torch.randn(size, *shape[1:], generator=torch.Generator().manual_seed(0))
+    tokens = runs.shown_tokens(folder / cells[0].run)
+    if tokens is not None:
+        x = tokens[:1].repeat(size, 1)
+    else:
+        x = torch.randn(size, *shape[1:], generator=torch.Generator().manual_seed(0))
     return time_side_by_side(model, state, x, seconds=TIMING_SECONDS / 2 * len(state))
 
 

@@ -27,10 +27,12 @@ from deepsup.datasets.image_ranges import Ranges
 from deepsup.datasets.image_survey import Facts
 from deepsup.datasets.label_map_split import MapSplit
 from deepsup.datasets.splits import Split
+from deepsup.datasets.token_split import TokenSplit
 from deepsup.datasets.value_map_split import ValueMapSplit
 from deepsup.specs import counted
 
 _SAID = 10  # of many classes
+_KEPT = 1000  # shares of so many classes of tokens: a vocabulary is no list to be read
 _DARK = 32  # of 255: what is below that all over is hard to tell from black
 
 
@@ -60,6 +62,7 @@ class Part:
     numbers: dict[str, tuple[float, float, float]] | None = None  # of real values: the smallest, mean and largest
     counted: str = "pixels"  # what `void` is a share of
     identities: dict[str, int] | None = None  # of searches: how many there are, queries, gallery, junk, ...
+    classes: int | None = None  # where there are so many that `shares` has the rarest and the most frequent alone
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,9 @@ class Found:
         return [
             f"training: {_said(self.training)}",
             f"validation: {_said(self.validation)}",
-            f"served with {self.channels} channel{'s' if self.channels > 1 else ''} of {height}x{width}",
+            f"{self.channels} symbols, sequences of {width}"
+            if self.training.counted == "tokens"
+            else f"served with {self.channels} channel{'s' if self.channels > 1 else ''} of {height}x{width}",
             *([f"not read: {', '.join(skipped)}"] if skipped else []),
             *(f"note: {note}" for note in self.notes),
         ]
@@ -137,7 +142,19 @@ def _of_targets(split: Split) -> dict[str, Any]:
         numbers = {n: tuple(part) for n, *part in zip(split.class_names, *(e.tolist() for e in ends), strict=True)}
         places = len(split) * split.classes * split.shape[0] * split.shape[1]
         return {"shares": None, "void": 1 - int(split.known.sum()) / places, "counted": "values", "numbers": numbers}
+    if isinstance(split, TokenSplit):
+        return _of_tokens(split)
     return _of_columns(split) if isinstance(split, FolderSplit) and split.labels.ndim == 2 else _of_classes(split)
+
+
+def _of_tokens(split: TokenSplit) -> dict[str, Any]:
+    """The shares of classes among the labels that count, of very many the ends alone, and of tokens that do not count."""
+    shares = _of_classes(split)["shares"]
+    void, classes = 1 - float(split.tokens.counted.double().mean()), None
+    if len(shares) > _KEPT:
+        ends = min(shares, key=shares.get), max(shares, key=shares.get)
+        shares, classes = {name: shares[name] for name in ends}, len(shares)
+    return {"shares": shares, "classes": classes, "void": void, "counted": "tokens"}
 
 
 def _of_classes(split: Split) -> dict[str, Any]:
@@ -163,7 +180,7 @@ def _of_columns(split: FolderSplit) -> dict[str, Any]:
 
 def _counts(split: Split) -> torch.Tensor | None:
     """How many images, or pixels, each label has."""
-    if isinstance(split, MapSplit):
+    if isinstance(split, (MapSplit, TokenSplit)):
         return split.counts()
     labels = getattr(split, "labels", None)
     return None if labels is None else torch.bincount(labels, minlength=split.classes)
@@ -185,11 +202,17 @@ def _said(part: Part) -> str:
     values = f", values {part.values[0]:g} to {part.values[1]:g}" if part.values else ""
     odd = {"turned as EXIF says": part.turned, "with transparency, laid on black": part.transparent}
     more = "".join(f", {count} {what}" for what, count in odd.items() if count)
-    shares = _shares(part.shares) if part.shares else "shares of classes not counted: too many to be kept in memory"
+    shares = (
+        _shares(part.shares, part.classes)
+        if part.shares
+        else "shares of classes not counted: too many to be kept in memory"
+    )
     shares = _numbers(part.numbers) if part.numbers else shares
     shares = identity_counts.said(part.identities) if part.identities else shares
-    blank = "void" if part.counted == "pixels" else "not known"
+    blank = {"pixels": "void", "tokens": "not counted"}.get(part.counted, "not known")
     void = f"; {100 * part.void:.3g} % of the {part.counted} are {blank}" if part.void else ""
+    if part.counted == "tokens":
+        return f"{counted(part.images, 'sequence')} of {wide} tokens; {shares}{void}"
     images = f"{part.images} image{'s' if part.images > 1 else ''}"
     stored = f" ({', '.join(kinds)})" if kinds else ""
     return f"{images}{stored}, {sizes}{values}{more}; {shares}{void}"
@@ -200,14 +223,14 @@ def _numbers(numbers: Mapping[str, tuple[float, float, float]]) -> str:
     return ", ".join(told[:_SAID]) + (f" and {len(told) - _SAID} more" if len(told) > _SAID else "")
 
 
-def _shares(shares: Mapping[str, float]) -> str:
-    """Of many classes the rarest and the most frequent alone."""
+def _shares(shares: Mapping[str, float], classes: int | None = None) -> str:
+    """Of many classes the rarest and the most frequent alone; `classes` is how many there are, if these are not all."""
     told = [f"{100 * share:.3g} % {name}" for name, share in shares.items()]
-    if len(told) <= _SAID:
+    if len(told) <= _SAID and classes is None:
         return ", ".join(told)
     ordered = sorted(shares, key=lambda name: shares[name])
     ends = [f"{100 * shares[name]:.3g} % {name}" for name in (ordered[0], ordered[-1])]
-    return f"{len(told)} classes, from {ends[0]} to {ends[1]}"
+    return f"{classes or len(told)} classes, from {ends[0]} to {ends[1]}"
 
 
 def _notes(train: Split, validation: Split, sides: Sequence[Part], files: Files) -> list[str]:
@@ -221,7 +244,7 @@ def _notes(train: Split, validation: Split, sides: Sequence[Part], files: Files)
     ranges: Ranges = getattr(train, "ranges", Ranges())
     if ranges != Ranges():
         notes.append(f"{ranges}, and become bytes")
-    absent = [name for name, share in (sides[1].shares or {}).items() if not share]
+    absent = [name for name, share in (sides[1].shares or {}).items() if not share and sides[1].classes is None]
     if absent:
         few = ", ".join(map(repr, absent[:_SAID])) + (", ..." if len(absent) > _SAID else "")
         notes.append(f"validation has nothing of {few}")

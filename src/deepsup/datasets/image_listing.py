@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ class Listing(NamedTuple):
     skipped: Counter[str]
 
 
-def listed(folder: Path, *, below: bool = False) -> Listing:
+def listed(folder: Path, *, below: bool = False, suffixes: Collection[str] = SUFFIXES) -> Listing:
     """The image files in a folder; with `below` also in all folders in it, and each file once, whatever links lead to it.
 
     Hidden files and folders (`._0.png`, `.DS_Store`, `__MACOSX`) are none, nor are pipes, sockets and devices. A link to
@@ -34,7 +34,7 @@ def listed(folder: Path, *, below: bool = False) -> Listing:
     """
     skipped: Counter[str] = Counter()
     seen: dict[str, Path] = {}
-    for path in _walked(folder, (os.path.realpath(folder),), skipped, below=below):
+    for path in _walked(folder, (os.path.realpath(folder),), skipped, below=below, suffixes=suffixes):
         if seen.setdefault(os.path.realpath(path) if below else str(path), path) is not path:
             skipped[AGAIN] += 1
     return Listing(tuple(sorted(seen.values(), key=lambda path: (str(path.parent), path.name))), skipped)
@@ -50,15 +50,17 @@ def folders_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
 
 
-def _walked(folder: Path, chain: tuple[str, ...], skipped: Counter[str], *, below: bool) -> Iterator[Path]:
+def _walked(
+    folder: Path, chain: tuple[str, ...], skipped: Counter[str], *, below: bool, suffixes: Collection[str]
+) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
         if is_hidden(path.name):
             skipped[HIDDEN] += 1
         elif path.is_dir() and below:
-            yield from _walked(path, _lengthened(chain, path), skipped, below=True)
+            yield from _walked(path, _lengthened(chain, path), skipped, below=True, suffixes=suffixes)
         elif path.is_dir():
             skipped[FOLDER] += 1
-        elif path.suffix.lower() not in SUFFIXES:
+        elif path.suffix.lower() not in suffixes:
             skipped[f"*{path.suffix}" if path.suffix else "without a suffix"] += 1
         elif path.exists() and not path.is_file():
             skipped[IRREGULAR] += 1

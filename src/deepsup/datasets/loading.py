@@ -62,6 +62,9 @@ def load(
     `value-maps` has a number, or several, for every pixel: `root/train/{images,maps}` and `root/val/{images,maps}`, matched by
     file stem, maps as `.npy` (H, W) or (C, H, W), or as TIFF or PNG with a number a pixel; NaN does not count.
 
+    `tokens` has a label for every token: `root/train.npz` and `root/val.npz` (or .safetensors) with `inputs` (N, L) and, if there
+    are any, `labels` (N, L), -100 where none counts, and `mask` (N, L); without labels it is the token that follows.
+
     With an identity an image, to be found again: `market1501`, `dukemtmc`, `msmt17`, `cuhk03`, `veri776` as they are
     distributed, `identities` of your own in `root/train`, `root/query` and `root/gallery`, and `drawn-figures`, drawn in memory.
     `size` is the side or `(height, width)`, `per_identity` how many images of each of its identities a training batch has (0: as
@@ -102,6 +105,8 @@ def load(
     elif task == "re-identification":
         _check_whole(request, "an identity", square=False)
         identity_views.VIEWS.read(request.augment)
+    elif task == "tokens":
+        _check_tokens(request)
     else:
         _check_classification(request)
     return LAYOUTS[plain](request, **options)
@@ -162,6 +167,26 @@ def _check_table(request: Request) -> None:
     for option, given in wrong.items():
         if given:
             raise ConfigError(f"{option}: not for {request.name}, whose images and targets are your own. Leave it out.")
+
+
+def _check_tokens(request: Request) -> None:
+    """Raise for what is done to images."""
+    given = {
+        "size": request.size is not None,
+        "crop": request.crop is not None,
+        "patches": request.patches != 1,
+        "prepare": request.prepare != "none",
+        "augment": request.augment != "none",
+        "views": request.views != 1,
+        "classes": request.classes is not None,
+        "download": request.download,
+        "workers": request.workers != 0,
+    }
+    for option, is_given in given.items():
+        if is_given:
+            raise ConfigError(
+                f"{option}: not for {request.name}, which has sequences of tokens and no images. Leave it out."
+            )
 
 
 def _check_classification(request: Request) -> None:

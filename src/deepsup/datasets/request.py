@@ -43,7 +43,7 @@ class Dataset:
     @property
     def task(self) -> str:
         """One of `deepsup.tasks.TASKS`: "classification", "segmentation" where every pixel has a label, "labels", "values",
-        "re-identification".
+        "tokens", "re-identification".
         """
         return self.train.task
 
@@ -59,7 +59,7 @@ class Dataset:
 
     @property
     def channels(self) -> int:
-        """Channels of an image: 1 or 3."""
+        """Channels of an image: 1 or 3; of tokens how many symbols there are."""
         return self.train.channels
 
     @property
@@ -69,6 +69,9 @@ class Dataset:
 
     def __str__(self) -> str:
         height, width = self.train.shape
+        if self.task == "tokens":
+            sizes = f"{self.train.n_images} training and {self.validation.n_images} validation sequences of {width}"
+            return f"{self.name}: {sizes}, {self.channels} symbols, {counted(self.classes, 'class', 'classes')}"
         nouns = _NOUNS.get(self.task, ("class", "classes"))
         patches = ""
         if isinstance(self.train, MapSplit) and self.train.crop:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from deepsup.networks.build import build, names
+from deepsup.networks.build import build, names, reads, sample, tokens
 from deepsup.networks.cndsnets import cnds_net
 from deepsup.networks.decoders import c1, ppm
 from deepsup.networks.densenets import densenet
@@ -18,6 +18,7 @@ from deepsup.networks.plain import plain
 from deepsup.networks.pspnets import pspnet
 from deepsup.networks.reid import reid, slim_resnet
 from deepsup.networks.resnets import resnet, resnet_3x3
+from deepsup.networks.transformers import transformer
 from deepsup.networks.unets import unet
 from deepsup.networks.wideresnets import wrn
 from deepsup.specs import import_all
@@ -41,10 +42,14 @@ __all__ = [
     "plain",
     "ppm",
     "pspnet",
+    "reads",
     "reid",
     "resnet",
     "resnet_3x3",
+    "sample",
     "slim_resnet",
+    "tokens",
+    "transformer",
     "unet",
     "unetpp",
     "wrn",

@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from deepsup.errors import ConfigError
 from deepsup.networks.families import build_own, find, listed
@@ -34,6 +35,25 @@ def names() -> tuple[str, ...]:
     Example: `"deepsup:plain-12" in names()`.
     """
     return tuple(f"deepsup:{name}" for name in listed())
+
+
+def reads(spec: str) -> str | None:
+    """What the network that `spec` names reads: "images" or "tokens"; None of a factory, or where there is no such network."""
+    source, _, name = spec.partition(":")
+    if source == "deepsup":
+        found = find(name)
+        return found[0].reads if found else None
+    return "images" if source in ZOOS else None
+
+
+def sample(spec: str, *, channels: int, size: int) -> Tensor:
+    """What can be shown to the network that `spec` names: two images (2, channels, size, size), or tokens (2, size)."""
+    return tokens(channels, size) if reads(spec) == "tokens" else torch.randn(2, channels, size, size)
+
+
+def tokens(symbols: int, length: int) -> Tensor:
+    """Two sequences (2, length) of so many symbols in turn, the same always."""
+    return torch.arange(2 * length).remainder(symbols).view(2, length)
 
 
 def build(

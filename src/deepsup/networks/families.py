@@ -31,6 +31,7 @@ class Family:
     listed: tuple[str, ...]
     also: Callable[..., nn.Module] | None
     fixed: Mapping[str, Any]
+    reads: str  # "images" or "tokens"
 
     @property
     def options(self) -> list[str]:
@@ -50,19 +51,19 @@ FAMILIES: dict[str, Family] = {}  # by form
 
 
 def family(
-    form: str, *listed: str, also: Callable[..., nn.Module] | None = None, **fixed: Any
+    form: str, *listed: str, also: Callable[..., nn.Module] | None = None, reads: str = "images", **fixed: Any
 ) -> Callable[[Make], Make]:
     """Register a function that makes networks.
 
     `form` is the name with a capital letter for each number, in the order in which the function takes them; `listed`
     are the members that the papers trained, where there are numbers; `fixed` are arguments that the name decides; `also`
-    is the function that the keywords go on to which this one does not know (`**`).
+    is the function that the keywords go on to which this one does not know (`**`); `reads` says of what: "images" or "tokens".
     """
 
     def register(make: Make) -> Make:
         if form in FAMILIES:
             raise ValueError(f"two networks are registered as {form!r}")
-        FAMILIES[form] = Family(form, make, listed or (form,), also, fixed)
+        FAMILIES[form] = Family(form, make, listed or (form,), also, fixed, reads)
         return make
 
     return register

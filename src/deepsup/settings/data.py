@@ -21,13 +21,15 @@ class DataConfig(Settings):
     """One label an image: `digits`, `mnist`, `fashion-mnist`, `cifar10`, `cifar100`, `svhn`, or `folder`, images of your
     own or ImageNet's in `train/CLASS/` and `val/CLASS/`. Several labels: `labels`, your own with `labels.csv`; numbers:
     `values`, your own with `values.csv`; options as in `values(held_out=0.3)`. Numbers a pixel: `value-maps`, your own in
-    `train/` and `val/`, each with `images/` and `maps/`. One label a pixel: `camvid`, `drive`, `ade20k`, `cityscapes`, or
-    `pairs`, your own in `train/` and `val/`, each with `images/` and `masks/`; options as in `pairs(void=0)`. An identity an
-    image, to be found again: `market1501`, `dukemtmc`, `msmt17`, `cuhk03`, `veri776`, `drawn-figures` (stick figures, made in
-    memory), or `identities`, your own in `train/`, `query/` and `gallery/`; options as in `identities(cameras=False)`."""
+    `train/` and `val/`, each with `images/` and `maps/`. One label a token: `tokens`, arrays of your own in `train.npz` and
+    `val.npz` (or .safetensors), options as in `tokens(symbols=50257)`. One label a pixel: `camvid`, `drive`, `ade20k`,
+    `cityscapes`, or `pairs`, your own in `train/` and `val/`, each with `images/` and `masks/`; options as in `pairs(void=0)`.
+    An identity an image, to be found again: `market1501`, `dukemtmc`, `msmt17`, `cuhk03`, `veri776`, `drawn-figures` (stick
+    figures, made in memory), or `identities`, your own in `train/`, `query/` and `gallery/`; options as in
+    `identities(cameras=False)`."""
     root: str | None = None
     """The folder that holds the data; null is `data/`. `digits` and `drawn-figures` need none, `folder`, `labels`, `values`,
-    `value-maps`, `pairs` and `identities` have no default."""
+    `value-maps`, `tokens`, `pairs` and `identities` have no default."""
     download: bool = False
     """Fetch what is missing into `root`; not for `digits` and data of your own, nor where every pixel has a label."""
     size: Side | tuple[Side, Side] | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from deepsup import losses, methods
+from deepsup import losses, methods, networks
 from deepsup.errors import ConfigError
 from deepsup.predictions import KINDS, word
 from deepsup.specs import closest
@@ -27,6 +27,17 @@ def check_loss(loss: str | None, task: str, *, of: str) -> None:
         raise ConfigError(
             f"loss: {loss} reads {' or '.join(KINDS[one] for one in takes)}, and {of} has {TASKS[task].labelled}. It can be "
             f"{', '.join(able)}, or null."
+        )
+
+
+def check_model(model: str, task: str, *, of: str) -> None:
+    """Raise `ConfigError` for a network by name that reads images where the data set `of` has tokens, or the reverse."""
+    reads, has = networks.reads(model), "tokens" if task == "tokens" else "images"
+    if reads is not None and reads != has:
+        forms = "deepsup:transformer-4 (or another depth)" if has == "tokens" else "deepsup:resnet-20"
+        raise ConfigError(
+            f"model: {model} reads {reads}, and {of} has {has}. Take one that reads these, such as {forms}, or "
+            "package.module:factory of your own."
         )
 
 

@@ -12,7 +12,7 @@ from deepsup.errors import ConfigError
 from deepsup.settings.batches import as_needed
 from deepsup.settings.data import DataConfig as DataConfig
 from deepsup.settings.feature_losses import EmbeddingConfig as EmbeddingConfig
-from deepsup.settings.goals import check_loss, check_method, check_metric, usual_loss
+from deepsup.settings.goals import check_loss, check_method, check_metric, check_model, usual_loss
 from deepsup.settings.section import Settings
 from deepsup.settings.supervise import ProbeConfig as ProbeConfig
 from deepsup.settings.supervise import SuperviseConfig as SuperviseConfig
@@ -90,7 +90,8 @@ class TrainConfig(Settings):
     model: str = "deepsup:plain-12"
     """Which network: `deepsup:NAME` (`deepsup.networks.names()`), `timm:NAME`, `torchvision:NAME` or
     `package.module:factory`. That predict maps: `deepsup:pspnet`, `c1`, `ppm`, `unet`, `unetpp`, `hed`, and `smp:NAME`
-    of segmentation-models-pytorch (`smp:Unet`)."""
+    of segmentation-models-pytorch (`smp:Unet`). That read tokens: `deepsup:transformer-N`; a factory is given how many symbols
+    there are as `in_channels`, and the length as `size`."""
     model_options: dict[str, Any] = Field(default={})
     """Arguments for the network's constructor: `{pretrained: true}`, `{weights: FILE, shortcut: centred}`; null clears those
     of a file."""
@@ -102,9 +103,9 @@ class TrainConfig(Settings):
     metric: str | None = None
     """The score that counts; null is `accuracy` for one label an image, `mAP` for several (also `label F1`, `label accuracy`)
     and for identities (also `mAP (trapezoid)`, `rank-1`, `rank-5`, `rank-10`, `rank-20`, `mINP`), `R²` for values (also
-    `MAE` and `RMSE`, the lower the better), and `mean IoU` for one a pixel. There are also `pixel accuracy` and `mean Dice`,
-    and of two classes `F1`, `Dice`, `Jaccard`, `sensitivity`, `specificity`, `precision`, `ROC-AUC` and `PR-AUC` (average
-    precision)."""
+    `MAE` and `RMSE`, the lower the better), `token accuracy` for one a token, and `mean IoU` for one a pixel. There are also
+    `pixel accuracy` and `mean Dice`, and of two classes `F1`, `Dice`, `Jaccard`, `sensitivity`, `specificity`, `precision`,
+    `ROC-AUC` and `PR-AUC` (average precision)."""
     embedding: EmbeddingConfig = EmbeddingConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     epochs: int = Field(default=12, ge=1)
@@ -156,6 +157,7 @@ class TrainConfig(Settings):
 
     @model_validator(mode="after")
     def _goals_fit_the_task(self) -> TrainConfig:
+        check_model(self.model, self.data.task, of=self.data.name)
         check_loss(self.loss, self.data.task, of=self.data.name)
         check_metric(self.metric, self.data.task, of=self.data.name)
         self.validation.check(self.data.task, of=self.data.name)

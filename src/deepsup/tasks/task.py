@@ -117,6 +117,10 @@ class Writer(ABC):
         """Whether this output is asked for."""
         return self.branches or output == "main"
 
+    def kept(self, found: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """What is kept of the outputs of a part of a file until all of it has been seen, samples on the first axis."""
+        return found
+
     def put(self, name: str, data: bytes) -> Path:
         """Put a file into the folder. Raises `ConfigError` where another one than ours has its name."""
         ownership.write(self.folder, name, lambda path: path.write_bytes(data))

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
+import io
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from deepsup import losses
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks.classification import Hits, accuracy, add_hits
-from deepsup.tasks.outputs import is_labels
-from deepsup.tasks.task import Task, Values, metric, register
+from deepsup.tasks.outputs import is_labels, with_ensemble
+from deepsup.tasks.segmentation import safe
+from deepsup.tasks.task import Said, Task, Values, Writer, metric, register
 
 TOKEN_ACCURACY = metric("token accuracy", "the share of labelled tokens whose class is right", task="tokens", digits=1)(
     accuracy
@@ -29,6 +36,30 @@ class TokenHits(Hits):
         return TokenHits(int(self.right), int(self.labelled))
 
 
+class TokenFiles(Writer):
+    """NAME.labels.npz, and NAME.BRANCH.labels.npz: `labels` (N, L), the class of each place, and its `probability`."""
+
+    def kept(self, found: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """(N, 2, L) of each output: how probable its class is, and the class."""
+        said = {}
+        for output, scores in with_ensemble(dict(found), self.objective).items():
+            if self.wanted(output):
+                own = output in found  # the ensemble is one of probabilities already
+                shares = losses.probabilities(scores, self.objective.kind(output)) if own else scores
+                said[output] = torch.stack([part.double() for part in shares.max(1)], 1).cpu()
+        return said
+
+    def write(self, name: str, image: Path, original: Tensor, found: Mapping[str, Tensor]) -> Said:
+        numpy = importlib.import_module("numpy")
+        files = []
+        for output, said in found.items():
+            stem = name if output == "main" else f"{name}.{safe(output)}"
+            buffer = io.BytesIO()
+            numpy.savez(buffer, labels=said[:, 1].long().numpy(), probability=said[:, 0].float().numpy())
+            files.append(self.put(f"{stem}.labels.npz", buffer.getvalue()))
+        return Said(image, tuple(files), {})
+
+
 @register
 class Tokens(Task):
     """A class index for every place of a sequence (N, L)."""
@@ -37,6 +68,7 @@ class Tokens(Task):
     targets = "sequences with a label a token"
     labelled = "a label a token"
     metric = "token accuracy"
+    writer = TokenFiles
 
     def takes(self, target: Any, kind: str, places: int | None) -> bool:
         sequences = is_labels(target) and target.ndim == 2 and (target.shape[1] > 1 or places == 1)

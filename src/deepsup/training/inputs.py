@@ -2,7 +2,8 @@
 
 `RUN/inputs.json`: `task`, `classes` (names), `palette` (a colour each, of label maps), `channels`, `size` (the side that
 images of one label are resized to, of identities height and width), `mean` and `std` a channel; `ranges`, what is white in
-images of more than 8 bits: in whole numbers, and in floats.
+images of more than 8 bits: in whole numbers, and in floats. Of tokens `channels` is how many symbols there are, `size` the
+length, and the rest is empty.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from deepsup import documents, label_maps, ownership
+from deepsup import documents, label_maps, networks, ownership
 from deepsup.datasets import Dataset, IdentitySplit, folder_split, identity_views, preparation
 from deepsup.datasets.image_files import in_colour, read_rgb
 from deepsup.datasets.image_ranges import Ranges
 from deepsup.datasets.layouts import is_map
 from deepsup.datasets.paired_transforms import Pixels, resized, scaled_size
+from deepsup.datasets.token_files import read_inputs
 from deepsup.datasets.value_maps import resized_image
 from deepsup.errors import ConfigError
 from deepsup.settings.data import DataConfig
@@ -78,7 +80,7 @@ class Inputs:
     def of(cls, data: Dataset) -> Inputs:
         """Those of a data set."""
         split = data.validation
-        mean, std = (getattr(split, name).flatten().tolist() for name in ("mean", "std"))
+        mean, std = (getattr(split, name, torch.zeros(0)).flatten().tolist() for name in ("mean", "std"))
         palette = getattr(split, "palette", ())
         ranges = getattr(split, "ranges", Ranges())
         sides = (data.channels, split.shape if isinstance(split, IdentitySplit) else split.size)
@@ -108,11 +110,25 @@ class Inputs:
                 f"{folder / FILE} is damaged ({error}). Start the run once more in another folder."
             ) from None
 
+    @property
+    def length(self) -> int:
+        """The size as one number, of tokens how long a sequence is."""
+        return self.size if isinstance(self.size, int) else max(self.size)
+
+    @property
+    def tokens(self) -> Tensor | None:
+        """Two sequences that can be shown to a net of tokens, always the same; None of images."""
+        return networks.tokens(self.channels, self.length) if self.task == "tokens" else None
+
     def read(self, path: Path, settings: DataConfig) -> tuple[Tensor, Tensor]:
-        """An image file as validation sees it (1, C, H, W), and its pixels (H0, W0, 3), uint8, turned as the file says.
+        """An image file as validation sees it (1, C, H, W), and its pixels (H0, W0, 3), uint8, turned as the file says; of a
+        file of tokens twice its `inputs` (N, L).
 
         Raises `DatasetError` with the name of a file that cannot be read.
         """
+        if self.task == "tokens":
+            x = read_inputs(path, symbols=self.channels, length=self.length)
+            return x, x
         ranges = Ranges(*self.ranges)
         pixels = read_rgb(path, ranges)
         original = torch.from_numpy(pixels)

@@ -14,17 +14,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from deepsup.datasets.image_files import SUFFIXES as IMAGES
 from deepsup.datasets.image_listing import listed
 from deepsup.datasets.layouts import is_map
 from deepsup.errors import CheckpointError, ConfigError, DatasetError
 from deepsup.evaluation.sliding_window import Forward, in_tiles
 from deepsup.files import load_weights
 from deepsup.plans.plan import Plan
+from deepsup.plans.planning import plan as make_plan
 from deepsup.predictions import Prediction, word
 from deepsup.settings.training import TrainConfig
 from deepsup.supervision.attaching import Supervised, attach, supervising
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks import TASKS
+from deepsup.tasks.array_files import SUFFIXES as TOKENS
 from deepsup.tasks.outputs import scores_of
 from deepsup.tasks.task import Said
 from deepsup.training import checkpoints, owned_folders, runs
@@ -76,6 +79,8 @@ def load(folder: str | Path, *, branches: bool = False, trust: Trust = False) ->
     else:
         load_weights(net, place / "model.safetensors")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if plan is None and inputs.tokens is not None:  # whose classes may stand on either axis
+        plan = make_plan(net, inputs.tokens, method="none", main_loss=config.main_loss, classes=len(inputs.classes))
     objective = Objective(plan, loss=config.main_loss if plan is None else None)
     if plan is None and (kind := word(inputs.task).kind) != "class":  # which a loss alone does not tell of new images
         places = 2 if is_map(config.data.name) else 0
@@ -98,14 +103,14 @@ def predict(
     Of label maps `out` (`FOLDER/predictions` if not given) receives NAME.labels.png (a class number a pixel, shown in the
     classes' colours), NAME.overlay.png and, of two classes, NAME.probability.png, all in the size of the image; with
     `branches` also NAME.BRANCH.labels.png and so on, and the ensemble of all outputs. Of one label an image, several, or
-    numbers, it receives `predictions.csv`, of maps of numbers NAME.values.npy, (C, H, W) in the size of the image. `tile` and
-    `stride` are those of the run's validation unless given.
+    numbers, it receives `predictions.csv`, of maps of numbers NAME.values.npy, (C, H, W) in the size of the image, of tokens
+    NAME.labels.npz with `labels` and `probability` (N, L). `tile` and `stride` are those of the run's validation unless given.
 
     Raises `ConfigError` for a folder without a run or images of one name, `DatasetError` where there is no image, and with
     the name of a file that cannot be read.
     """
-    files = found_images(images)
     predictor = load(folder, branches=branches, trust=trust)
+    files = found_files(images, predictor.inputs.task)
     place = Path(folder) / "predictions" if out is None else Path(out)
     if tile is not None or stride is not None:
         predictor = _retiled(predictor, tile, stride)
@@ -118,23 +123,29 @@ def predict(
     writes = writer(place, objective, **kept)
     for name, path in files.items():
         x, original = inputs.read(path, predictor.config.data)
-        with torch.no_grad(), supervising(predictor.net) if branches else nullcontext():
-            output = run(predictor.net, x.to(predictor.device))
-        yield writes.write(name, path, original, scores_of(output, objective))
+        parts = []
+        for part in torch.split(
+            x, 2 * predictor.config.data.batch_size
+        ):  # an image is one; a file of tokens may hold many
+            with torch.no_grad(), supervising(predictor.net) if branches else nullcontext():
+                output = run(predictor.net, part.to(predictor.device))
+            parts.append(writes.kept(scores_of(output, objective)))
+        yield writes.write(name, path, original, {n: torch.cat([part[n] for part in parts]) for n in parts[0]})
 
 
-def found_images(images: Iterable[str | Path]) -> dict[str, Path]:
-    """Image files by the name that their predictions will have; of a folder, those that lie directly in it."""
+def found_files(images: Iterable[str | Path], task: str = "classification") -> dict[str, Path]:
+    """Image files, or files of tokens, by the name that their predictions will have; of a folder those directly in it."""
+    what, kinds = ("file of tokens", "npz, safetensors") if task == "tokens" else ("image", "png, jpg, tif, ...")
     found: dict[str, Path] = {}
     for given in map(Path, images):
         if given.is_dir():
-            paths = list(listed(given).files)
+            paths = list(listed(given, suffixes=TOKENS if task == "tokens" else IMAGES).files)
             if not paths:
-                raise DatasetError(f"there is no image (png, jpg, tif, ...) in the folder {given}.")
+                raise DatasetError(f"there is no {what} ({kinds}) in the folder {given}.")
         elif given.is_file():
             paths = [given]
         else:
-            raise DatasetError(f"there is no image or folder {given}. Check the path.")
+            raise DatasetError(f"there is no {what} or folder {given}. Check the path.")
         for path in paths:
             other = found.setdefault(path.stem, path)
             if other.resolve() != path.resolve():
@@ -143,7 +154,7 @@ def found_images(images: Iterable[str | Path]) -> dict[str, Path]:
                     "Predict them one after the other, each with an --out of its own."
                 )
     if not found:
-        raise DatasetError("no image was given. Name image files or folders.")
+        raise DatasetError(f"no {what} was given. Name files or folders.")
     return found
 
 

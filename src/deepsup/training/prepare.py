@@ -12,7 +12,7 @@ from functools import partial
 from itertools import chain, count, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from deepsup import datasets, doctor, methods, networks
 from deepsup.doctor.batch_checks import NO_OVERLAP, ONE_CROP
@@ -29,7 +29,7 @@ from deepsup.settings.training import TrainConfig
 from deepsup.supervision.attaching import attach
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks import TASKS
-from deepsup.training import preflight
+from deepsup.training import lookahead, preflight
 from deepsup.training.journal import Record
 
 if TYPE_CHECKING:
@@ -227,6 +227,7 @@ def load_data(config: TrainConfig) -> datasets.Dataset:
     settings = config.data.model_dump(exclude={"batch_size", "overlap", "tile", "stride"})
     data = datasets.load(**settings, seed=0)  # the same images for every seed
     TASKS[data.task].check_metric(config.score_name, data.classes)
+    lookahead.check_shift(config, data)
     return data
 
 
@@ -247,8 +248,17 @@ def build(config: TrainConfig, *, classes: int, channels: int, size: int) -> nn.
 
 
 def _plan(config: TrainConfig, model: nn.Module, data: datasets.Dataset) -> tuple[Plan, Record | None]:
-    settings = config.supervise
     sample = next(_batches(config, data))[0][:2]
+    made, placement = _planned(config, model, data, sample)
+    if lookahead.follows(data):
+        lookahead.check_unseen(model, sample, made, name=config.model, symbols=data.channels)
+    return made, placement
+
+
+def _planned(
+    config: TrainConfig, model: nn.Module, data: datasets.Dataset, sample: Tensor
+) -> tuple[Plan, Record | None]:
+    settings = config.supervise
     common: dict[str, Any] = {
         "main_loss": config.main_loss,
         "classes": classes_of(config, data),

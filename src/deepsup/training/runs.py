@@ -42,6 +42,7 @@ from deepsup.supervision.stripping import strip
 from deepsup.tasks import TASKS
 from deepsup.training import checkpoints, loggers, optimizers, owned_folders
 from deepsup.training.checkpoints import Checkpoint
+from deepsup.training.inputs import FILE as INPUTS
 from deepsup.training.inputs import Inputs
 from deepsup.training.job import Job
 from deepsup.training.journal import Record, Sink, environment, final_score, read
@@ -117,12 +118,25 @@ def untouched_model(folder: str | Path, *, plan: Path | None = None, trust: Trus
     config = configured(place, trust=trust)
     file = plan or place / "plan.json"
     if file.exists():
-        seen = Plan.load(file, trust=True)  # for its numbers alone
+        seen, inputs = Plan.load(file, trust=True), _inputs(place)  # for their numbers alone
+        if inputs is not None and inputs.tokens is not None:
+            return build(config, classes=seen.classes, channels=inputs.channels, size=inputs.length)
         if len(seen.input_shape) < 3:
             raise PlanError(f"{file} was made for an input of shape {seen.input_shape}, and runs train on images.")
         return build(config, classes=seen.classes, channels=seen.input_shape[1], size=max(seen.input_shape[2:]))
     data = load_data(config.model_copy(update={"data": config.data.model_copy(update={"download": False})}))
     return build(config, classes=classes_of(config, data), channels=data.train.channels, size=data.train.size)
+
+
+def shown_tokens(folder: Path) -> Tensor | None:
+    """What the certificate of a run on tokens is made with, and what its forward is timed on; None of a run on images."""
+    inputs = _inputs(folder)
+    return None if inputs is None else inputs.tokens
+
+
+def _inputs(folder: Path) -> Inputs | None:
+    """What a run says of its inputs; runs of older versions say nothing."""
+    return Inputs.load(folder) if (folder / INPUTS).exists() else None
 
 
 def strip_run(folder: str | Path, *, trust: Trust = False) -> tuple[Path, Path | None]:
@@ -316,7 +330,8 @@ def _finish(net: nn.Module, folder: Path) -> None:
     model = net
     if isinstance(net, Supervised):
         ownership.write(folder, "heads.safetensors", partial(save_weights, net.heads))
-        ownership.write(folder, "certificate.json", lambda path: strip(net, certificate=path))
+        tokens = shown_tokens(folder)
+        ownership.write(folder, "certificate.json", lambda path: strip(net, certificate=path, sample=tokens))
         model = net.model
     ownership.write(folder, "model.safetensors", partial(save_weights, model))
 

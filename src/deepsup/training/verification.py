@@ -86,7 +86,7 @@ def _check_weights(place: Path, supervised: bool, trust: Trust, wrong: list[str]
             load_weights(model, place / WEIGHTS)
     if model is not None and supervised and (place / CERTIFICATE).is_file():
         with _noted(wrong):
-            proof = verify(place / CERTIFICATE, model)
+            proof = verify(place / CERTIFICATE, model, sample=runs.shown_tokens(place))
     if model is not None and (place / "checkpoint.ckpt").is_file() and runs.finished(place) is not None:
         with _noted(wrong):
             _check_trained(place, model)

@@ -1,0 +1,48 @@
+"""`deepsup predict`: what a trained run says of new images or tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from deepsup.cli import tables
+from deepsup.training.predict import predict as predict_images
+
+
+def predict(
+    folder: Annotated[Path, typer.Argument(help="A run's folder, finished or not.", show_default=False)],
+    images: Annotated[
+        list[Path], typer.Argument(help="Image files, files of tokens, and folders of them.", show_default=False)
+    ],
+    out: Annotated[Path | None, typer.Option(help="Where to write; RUN/predictions if not given.")] = None,
+    branches: Annotated[bool, typer.Option("--branches", help="Every branch and the ensemble, too.")] = False,
+    tile: Annotated[
+        int | None, typer.Option(min=1, help="Side of tiles in pixels; as in the run's validation.")
+    ] = None,
+    stride: Annotated[int | None, typer.Option(min=1, help="Pixels from one tile to the next; half a tile.")] = None,
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust", help="Import what the run's settings name: you know who wrote them. See docs/security.md."
+        ),
+    ] = False,
+) -> None:
+    """Let a trained run look at new images, or sequences of tokens, prepared as in its validation.
+
+    With labels a pixel: NAME.labels.png (class numbers, shown in colours), NAME.overlay.png and, of two classes,
+    NAME.probability.png, in the size of the image. With one label an image: class and probability, and predictions.csv; with
+    several the probability of each, with values their numbers. With a label a token: NAME.labels.npz, labels and
+    probabilities.
+    """
+    console = Console(markup=False, emoji=False)  # names and paths may hold brackets
+    written: list[Path] = []
+    for said in predict_images(folder, images, out=out, branches=branches, tile=tile, stride=stride, trust=trust):
+        written = list(said.files)
+        found = [f"{label} {share:.1%}{tables.of_output(name)}" for name, (label, share) in said.classes.items()]
+        found += [f"{text}{tables.of_output(name)}" for name, text in said.told.items()]
+        told = ", ".join(found or [file.name for file in written])
+        console.print(f"{said.image}: {told}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"written to {written[0].parent}", highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,29 @@
+"""What `deepsup predict` says of each file, and where it wrote (more in the tests of runs)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deepsup.errors import ConfigError, DatasetError
+from deepsup.settings import configs, training
+from deepsup.training import runs
+from tests.support.segmentation_runs import call
+from tests.support.tiny_tokens import settings, write_walks
+
+
+def test_each_file_is_said_and_what_is_none_is_refused(tmp_path: Path) -> None:
+    root = write_walks(tmp_path / "data")
+    config = configs.parse(settings(root, tmp_path / "run", epochs=1))
+    assert isinstance(config, training.TrainConfig)
+    runs.train(config)
+    text = call("predict", str(tmp_path / "run"), str(root), "--out", str(tmp_path / "[out]"))
+    lines = [f"{root / name}.npz: {name}.labels.npz" for name in ("train", "val")]
+    assert text.splitlines() == [*lines, f"written to {tmp_path / '[out]'}"]
+    with pytest.raises(DatasetError, match=r"there is no file of tokens \(npz, safetensors\) in the folder"):
+        call("predict", str(tmp_path / "run"), str(tmp_path))
+    with pytest.raises(DatasetError, match="is neither"):
+        call("predict", str(tmp_path / "run"), str(tmp_path / "run" / "config.yaml"))
+    with pytest.raises(ConfigError, match="there is no run in"):
+        call("predict", str(root), str(root))
