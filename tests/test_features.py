@@ -206,6 +206,7 @@ def test_main_prediction_finds_the_logits() -> None:
         (None, "0"),
         (3, "0"),
         ({"a": None}, "a.0"),
+        ({"a": t()}, True),
     ],
 )
 def test_a_missing_prediction_says_what_there_is(output: Any, pick: str) -> None:

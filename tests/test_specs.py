@@ -191,6 +191,7 @@ def test_a_package_that_is_not_there_is_asked_for() -> None:
 def test_the_names_most_like_one() -> None:
     assert specs.closest("miou", ["mean IoU", "accuracy", "m_iou"]) == " Closest: m_iou."
     assert specs.closest("nothing", ["kl", "hint"], cutoff=0.9) == ""
+    assert specs.closest(True, ["true"]) == " Closest: true."  # type: ignore[arg-type]
     assert specs.alike("conv", ["conv1", "conv2", "fc"], most=2) == ["conv2", "conv1"]
 
 

@@ -229,7 +229,7 @@ def show_pick(pick: Pick) -> str:
 
 def read_pick(text: str) -> Pick:
     """The inverse of `show_pick`."""
-    parts = re.findall(r"'[^']*'|[^.]+", text)
+    parts = re.findall(r"'[^']*'|[^.]+", str(text))  # 0 means "0"
     return tuple(p[1:-1] if p.startswith("'") else int(p) if _NUMBER.fullmatch(p) else p for p in parts)
 
 
@@ -241,7 +241,7 @@ def main_prediction(output: Any, pick: Pick | str = ()) -> Any:
     """
     if isinstance(output, Tensor):
         return output
-    pick = read_pick(pick) if isinstance(pick, str) else pick
+    pick = pick if isinstance(pick, tuple) else read_pick(pick)
     if pick == WHOLE:
         return output
     try:

@@ -112,7 +112,7 @@ def closest(name: str, known: Iterable[str], *, most: int = 1, cutoff: float = 0
 def alike(name: str, known: Iterable[str], *, most: int = 1, cutoff: float = 0.6) -> list[str]:
     """The names of `closest`."""
     plain = {_plain(one): one for one in known}
-    return [plain[one] for one in difflib.get_close_matches(_plain(name), list(plain), n=most, cutoff=cutoff)]
+    return [plain[one] for one in difflib.get_close_matches(_plain(str(name)), list(plain), n=most, cutoff=cutoff)]
 
 
 def counted(number: int, thing: str, things: str = "") -> str:

@@ -165,7 +165,7 @@ def _reading(
     weights = run / "model.safetensors"
     found = command("strip", str(run), "--verify")
     check("verify", found, weights.is_file() and weights.read_bytes() == started.weights)
-    check("dry run", command("train", str(run / "config.yaml"), "--dry-run"))
+    check("dry run", command("train", str(run / "config.yaml"), f"output={run}", "--dry-run"))
     if draw.random() < 0.3:
         check("report", command("report", str(run), "--out", str(place / "report.html")))
     return wrong
@@ -177,7 +177,7 @@ def _writing(run: Path, name: str, file: str, started: Started, draw: random.Ran
     kept = place / "kept"
     settings = place / "asked.yaml"
     write_settings(settings, of_a_run(run, checkpoint={"every_steps": 3}))
-    for words in (["strip", str(run)], ["train", str(settings)], ["train", str(run / "config.yaml")]):
+    for words in (["strip", str(run)], ["train", str(settings)], ["train", str(run / "config.yaml"), f"output={run}"]):
         shutil.rmtree(kept, ignore_errors=True)
         shutil.move(run, kept)
         _copy(kept, run)

@@ -43,6 +43,7 @@ CORE = (
     "terms.",
     "comparisons/statistics.",
 )
+STAGES = ("file", "room", "contracts")
 GPU = "upsampled_triton"  # its tests skip without one
 WARM = ("torch._dynamo", "scipy.stats", "torchvision", "sklearn.datasets", "lightning_fabric")
 SWAPS = "Add Sub, Mult Div, FloorDiv Mult, Pow Mult, Lt LtE, Gt GtE, Eq NotEq, Is IsNot, In NotIn, And Or"
@@ -149,11 +150,13 @@ def tested(copy: Path, tests: list[str], limit: float) -> str:
     return "passed" if os.waitstatus_to_exitcode(done[1]) == 0 else "failed"
 
 
-def judged(copy: Path, file: str, text: str, usual: dict[str, float]) -> dict[str, Any]:
-    """Which tests noticed the changed text of a file, if any did."""
+def judged(copy: Path, file: str, text: str, usual: dict[str, float], found: dict[str, Any], last: str) -> None:
+    """Write into `found` which tests up to the `last` stage noticed the changed text of a file, if any did."""
     path, began = copy / "src/deepsup" / file, time.monotonic()
     before = path.read_text("utf-8")
     for stage, tests in stages(file).items():
+        if stage in found["passed"] or STAGES.index(stage) > STAGES.index(last):
+            continue
         if (key := tests[0]) not in usual:
             start, state = time.monotonic(), tested(copy, tests, 3600)
             usual[key] = time.monotonic() - start if state == "passed" else -1.0
@@ -165,14 +168,18 @@ def judged(copy: Path, file: str, text: str, usual: dict[str, float]) -> dict[st
             state = tested(copy, tests, 60 + 5 * usual[key])
         finally:
             path.write_text(before, "utf-8")
+        found["seconds"] = round(found["seconds"] + time.monotonic() - began, 1)
         if state != "passed":
-            return {"killed": stage, "how": state, "seconds": round(time.monotonic() - began, 1)}
-    return {"killed": None, "seconds": round(time.monotonic() - began, 1)}
+            found |= {"killed": stage, "how": state}
+            return
+        found["passed"].append(stage)
 
 
 def save(told: dict[str, Any]) -> None:
     """Counts, versions and all mutants, in one file."""
-    told["counts"] = dict(Counter(found["killed"] or "survived" for found in told["mutants"].values()))
+    told["counts"] = dict(
+        Counter(found["killed"] or "survived" for found in told["mutants"].values() if found["seconds"])
+    )
     told["versions"] = {"python": sys.version.split()[0], "torch": str(sys.modules["torch"].__version__)}
     RESULT.with_suffix(".new").write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", "utf-8")
     RESULT.with_suffix(".new").replace(RESULT)
@@ -203,15 +210,17 @@ def main() -> None:
         known = mutants(copy / "src/deepsup")
         drawn = random.Random(asked.seed).sample(sorted(known), min(asked.count, len(known)))
         told["of"] = len(known)
-        for name in drawn:
-            old = told["mutants"].get(name)
-            if time.monotonic() > until or (
-                old and not (asked.again and old["killed"] is None and not old.get("reason"))
-            ):
-                continue
-            told["mutants"][name] = judged(copy, name.partition(":")[0], known[name], usual)
-            print(told["mutants"][name], name, flush=True)
-            save(told)
+        if asked.again:
+            drawn = [name for name, old in told["mutants"].items() if not old["killed"] and name in known]
+            told["mutants"] |= {name: told["mutants"][name] | {"passed": []} for name in drawn}
+        for last in STAGES[1:]:  # the contracts take long, and come for those that nothing else has noticed
+            for name in drawn:
+                found = told["mutants"].setdefault(name, {"killed": None, "passed": [], "seconds": 0.0})
+                if time.monotonic() > until or found["killed"] or last in found["passed"]:
+                    continue
+                judged(copy, name.partition(":")[0], known[name], usual, found, last)
+                print(found, name, flush=True)
+                save(told)
     print(told.get("counts"))
 
 

@@ -14,8 +14,9 @@ import torch
 import yaml
 
 from deepsup.label_maps import write_picture
-from deepsup.settings import configs, training
+from deepsup.settings import configs
 from deepsup.settings.section import merge
+from deepsup.settings.training import TrainConfig
 from deepsup.training import runs
 from tests.campaigns.outcomes import story
 from tests.support.tiny_runs import SUPERVISED, settings
@@ -63,7 +64,7 @@ def train_all(place: Path) -> Started:
         told = of_a_run(place / "RUN", **changes, checkpoint={"every_steps": 3})
         write_settings(place / f"{name}.yaml", told)
         config = configs.parse(told)
-        assert isinstance(config, training.TrainConfig)
+        assert isinstance(config, TrainConfig)
         try:
             runs.train(config, on_record=stop_at(7) if name == "half" else None)
         except Interrupted:

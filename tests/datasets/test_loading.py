@@ -53,3 +53,9 @@ def test_a_missing_package_names_the_extra(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingPackageError, match=rf'{label}, which is not installed.*pip install "deepsup\[train\]"'):
         datasets.load(name)
+
+
+@pytest.mark.parametrize("name", [{}, None, 3, ["digits"]])
+def test_what_is_no_name_is_no_dataset(name: object) -> None:
+    with pytest.raises(DatasetError, match="no dataset is called"):
+        datasets.load(name)  # type: ignore[arg-type]

@@ -96,6 +96,7 @@ def test_methods_that_place_themselves_can_be_placed_by_the_user() -> None:
         ("dhm(heat=2)", "has no option 'heat'. Options: temperature, weight, dynamic, eps."),
         ("cnd", "no method is called 'cnd'. Closest: cnds. Methods: aux, googlenet,"),
         ("dml-relased(peers=2)", "Closest: dml-released."),
+        ({}, "no method is called {}. Methods: aux"),
     ],
 )
 def test_impossible_methods_are_refused_by_name(text: str, message: str) -> None:

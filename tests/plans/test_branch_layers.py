@@ -206,7 +206,7 @@ def test_auto_reads_the_prediction_that_main_names() -> None:
     assert plan.branches
 
 
-@pytest.mark.parametrize("at", [[], {}, [None], [nn.ReLU()]])
+@pytest.mark.parametrize("at", [[], {}, [None], [nn.ReLU()], 0.5, object()])
 def test_at_takes_at_least_one_name(at: Any) -> None:
     with pytest.raises((ConfigError, UnknownLayerError)):
         ds.plan(Plain(), images(), at)

@@ -126,6 +126,12 @@ def test_wrong_settings_are_named():
         fit(nn.Linear(4, 3), blobs(), optimizer="lion", engine=CPU)
 
 
+@pytest.mark.parametrize("optimizer", [{}, None, 3, torch.optim.SGD])
+def test_an_optimizer_is_a_name_or_one(optimizer: Any):
+    with pytest.raises(ConfigError, match="optimizer= is a name or a"):
+        fit(nn.Linear(4, 3), blobs(), optimizer=optimizer, engine=CPU)
+
+
 def test_a_folder_with_another_fit_is_refused(tmp_path: Path):
     fit(nn.Linear(4, 3), blobs(), epochs=1, folder=tmp_path, engine=CPU)
     before = (tmp_path / "checkpoint.ckpt").read_bytes()

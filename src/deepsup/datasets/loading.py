@@ -86,7 +86,7 @@ def load(
     ImageNet's; maps that are prepared: those of all labelled training pixels). Raises DatasetError for what is missing,
     empty or damaged, ConfigError for an option that does not exist, MissingPackageError.
     """
-    plain = name.partition("(")[0].strip()
+    plain = str(name).partition("(")[0].strip()
     if plain not in LAYOUTS:
         close = closest(plain, LAYOUTS, most=2, cutoff=0.5)
         raise DatasetError(f"no dataset is called {plain!r}.{close} Known: {', '.join(names())}.")

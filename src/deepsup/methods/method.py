@@ -176,7 +176,7 @@ def get(text: str) -> Method:
     >>> get("dhm(temperature=2)").name
     'dhm(temperature=2)'
     """
-    if text in METHODS:
+    if isinstance(text, str) and text in METHODS:
         return METHODS[text]
     name, options = BUILDERS.read(text)
     build = BUILDERS[name]

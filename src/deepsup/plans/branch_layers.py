@@ -103,7 +103,7 @@ def _selectors(asked: Asked) -> dict[str, str]:
         return {f: f for f in found}
     if isinstance(at, Mapping) and at:
         return {str(k): str(v) for k, v in at.items()}
-    names: list[Any] = [at] if isinstance(at, (str, int)) else list(at)
+    names: list[Any] = [at] if isinstance(at, (str, int)) else list(at) if isinstance(at, Iterable) else []
     if not names or not all(isinstance(s, (str, int)) for s in names):
         raise ConfigError(
             f"at= takes the names of layers, at least one; found {at!s:.200}. Choose with: deepsup layers MODEL"

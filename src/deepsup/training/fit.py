@@ -176,6 +176,8 @@ def _optimizer(net: nn.Module, asked: Optimizer | str, *, lr: float | None) -> O
     """The user's optimiser, or the one of that name; it must hold what there is to train."""
     if isinstance(asked, str):
         asked = optimizers.build(net, _settings(OptimizerConfig, {"name": asked, "lr": lr}))
+    if not isinstance(asked, Optimizer):
+        raise ConfigError(f"fit: optimizer= is a name or a torch.optim.Optimizer; found {asked!r:.100}.")
     _check_held(net, asked)
     return asked
 
