@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from deepsup.cli import app, commands
+from deepsup.cli import app
+from deepsup.cli.terminal import console
 
 
 def call(*words: str) -> str:
@@ -20,4 +20,4 @@ def call(*words: str) -> str:
 
 @pytest.fixture(autouse=True)
 def wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands, "console", Console(width=140, markup=False, emoji=False))
+    monkeypatch.setattr(console, "width", 140)
