@@ -10,7 +10,9 @@ import pytest
 from rich.console import Console
 
 from deepsup.cli.progress import Display
+from deepsup.tasks import METRICS
 from deepsup.training.journal import read
+from deepsup.training.loop import FitResult
 from deepsup.training.runs import train
 from tests.support.tiny_comparisons import Finished
 from tests.support.tiny_runs import config
@@ -155,3 +157,21 @@ def test_a_resumed_run_says_so_once_and_keeps_its_number_of_epochs(tmp_path: Pat
     (resume,) = read(tmp_path / "journal.jsonl", "resume")
     assert (resume["step"], resume["epoch"], resume["epochs"]) == (8, 1, 3)
     assert resume["progress"] == pytest.approx(8 / 30)
+
+
+@pytest.mark.parametrize("metric", [one.name for one in METRICS.values() if one.plain])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_scores_that_are_no_shares_are_never_written_in_percent(metric: str, terminal: bool):
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=140)
+    with Display(console) as display:
+        display.see({"kind": "start", "metric": metric, "config": {"epochs": 1}})
+        validation = {"score": {"main": 12.345, "relu1": 23.456}}
+        epoch = {"kind": "epoch", "epoch": 1, "progress": 1.0, "train": {"total": 1.0}, "validation": validation}
+        display.see(epoch)
+        display.see({"kind": "end", "progress": 1.0, "score": 12.345})
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert f"{metric} 12.35" in shown or "12.35" in "\n".join(drawn(display, 140))
+    assert "%" not in shown
+    result = FitResult(1, 1, 12.345, 11.5, metric, 1.0, None, [], None)
+    assert f"{metric} 12.35, best 11.5;" in str(result)
+    assert "%" not in str(result)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from deepsup.datasets.image_files import in_colour, opened, read_image, read_rgb, size_in, turned
+from deepsup.datasets.image_files import in_colour, opened, opened_pages, read_image, read_rgb, size_in, turned
 from deepsup.datasets.image_ranges import Ranges
 from deepsup.errors import DatasetError
 from tests.support.drawn_images import COLOURS, GREY, write, write_pages, write_palette, write_png
@@ -147,9 +147,23 @@ class TestPages:
             read_rgb(path)
         code = str(caught.value).partition("same order: ")[2].rstrip(".")
         subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)  # what the message says works
-        split = sorted(tmp_path.glob(f"{path.stem}-*.png"))
+        split = sorted(tmp_path.glob(f"{path.stem}-*.{'tif' if path.suffix == '.tif' else 'png'}"))
         assert len(split) == pages
         assert (read_rgb(split[2])[..., 0] == GREY + 2).all()
+
+    def test_pages_of_floats_are_split_as_they_are(self, tmp_path: Path) -> None:
+        pages = [np.array([[0.25, np.nan], [-3, k]], np.float32) for k in range(2)]
+        path = write_pages(tmp_path / "depth.tif", pages)
+        with pytest.raises(
+            DatasetError, match=r"holds 2 images.*set data\.name=value-maps\(pages='channels'\)"
+        ) as caught:
+            opened(path, "map")
+        code = str(caught.value).partition("same order: ")[2].rstrip(".")
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+        np.testing.assert_array_equal(np.asarray(opened(tmp_path / "depth-001.tif", "map").image), pages[1])
+        found = opened_pages(path, "map")
+        np.testing.assert_array_equal(np.stack([np.asarray(page.image) for page in found]), np.stack(pages))
+        assert [page.pages for page in found] == [2, 2]
 
     def test_a_stack_behind_one_header_is_refused(self, tmp_path: Path) -> None:
         told = "ImageJ=1.53t\nimages=24\nslices=24\n"

@@ -12,7 +12,7 @@ from PIL import Image
 from deepsup.datasets.pairs import Pair
 from deepsup.datasets.value_maps import Mapped, MapReader, read_map, resized_values, seen
 from deepsup.errors import DatasetError
-from tests.support.drawn_images import write
+from tests.support.drawn_images import write, write_pages
 from tests.support.tiny_tables import draw
 
 NAN = float("nan")
@@ -95,3 +95,19 @@ def test_what_is_in_a_map() -> None:
     found = seen(Mapped(torch.zeros(3, 1, 3, dtype=torch.uint8), torch.tensor([[[1.0, NAN, -2]], [[NAN, NAN, NAN]]])))
     assert (found.shape, found.known.tolist()) == ((1, 3), [2, 0])
     assert (float(found.low[0]), float(found.total[0]), float(found.high[0])) == (-2, -1, 1)
+
+
+def test_pages_are_channels_where_that_is_said(tmp_path: Path) -> None:
+    pages = [np.full((2, 3), k + 0.5, np.float32) for k in range(3)]
+    path = write_pages(tmp_path / "a.tif", pages)
+    assert read_map(path, pages=True).tolist() == np.stack(pages).tolist()
+    with pytest.raises(
+        DatasetError, match=r"a\.tif holds 3 images, and one file is one map\. Where its pages are channels"
+    ):
+        read_map(path)
+    assert read_map(write_pages(tmp_path / "b.tif", pages[:1]), pages=True).shape == (1, 2, 3)
+    with pytest.raises(DatasetError, match=r"c\.tif has pages of the shapes \(1, 2\), \(2, 3\)"):
+        read_map(write_pages(tmp_path / "c.tif", [pages[0], pages[1][:1, :2]]), pages=True)
+    stack = write(tmp_path / "d.tif", np.zeros((2, 2), np.uint8), description="ImageJ=1.53t\nimages=24\nslices=24\n")
+    with pytest.raises(DatasetError, match=r"cannot read the map .*d\.tif"):
+        read_map(stack, pages=True)

@@ -51,17 +51,31 @@ def test_what_does_not_count_is_left_out() -> None:
     assert found.score["main"] == pytest.approx(2 / 3)
 
 
-def test_maps_have_no_average_precision() -> None:
-    scores, truth = torch.randn(2, 3, 4, 4), torch.rand(2, 3, 4, 4) < 0.5
-    found = evaluate(Given(), [(scores, truth)], objective=Objective(loss="binary"), metric="label accuracy")
-    assert found.score["main"] == pytest.approx(float(((scores >= 0) == truth).double().mean()))
-    assert found.metrics["main"]["mAP"] is None
+@pytest.mark.parametrize("places", [(40,), (8, 9), (3, 4, 5)])
+def test_maps_have_the_average_precision_of_their_places(places: tuple[int, ...]) -> None:
+    draw = torch.Generator().manual_seed(0)
+    truth = (torch.rand(5, 3, *places, generator=draw) < 0.3).float()
+    scores = torch.randn(5, 3, *places, generator=draw) * 3 + truth
+    truth[:, 2] = truth[:, 2].clamp(max=0)  # which occurs nowhere
+    truth[torch.rand(5, 3, *places, generator=draw) < 0.2] = float("nan")
+    batches = [(scores[:2], truth[:2]), (scores[2:], truth[2:])]
+    found = evaluate(Given(), batches, objective=Objective(loss="binary"))
+    expected = []
+    for c in range(2):
+        known = ~truth[:, c].isnan()
+        expected.append(sk.average_precision_score(truth[:, c][known].numpy(), scores[:, c][known].numpy()))
+    assert found.metric == "mAP"
+    assert found.score["main"] == pytest.approx(sum(expected) / 2, abs=1e-3)
+    known = ~truth.isnan()
+    right = ((scores >= 0) == (truth > 0.5))[known]
+    assert found.metrics["main"]["label accuracy"] == pytest.approx(float(right.double().mean()))
 
 
-def test_counts_of_processes_add_up() -> None:
-    scores, truth = torch.randn(9, 2), torch.rand(9, 2) < 0.5
+@pytest.mark.parametrize("places", [(), (4, 5)])
+def test_counts_of_processes_add_up(places: tuple[int, ...]) -> None:
+    scores, truth = torch.randn(9, 2, *places), torch.rand(9, 2, *places) < 0.5
     whole, one, two = LabelCounts(), LabelCounts(), LabelCounts()
-    known = torch.ones(9, 2, dtype=torch.bool)
+    known = torch.ones(9, 2, *places, dtype=torch.bool)
     whole.add(scores, truth, known)
     one.add(scores[:4], truth[:4], known[:4])
     two.add(scores[4:], truth[4:], known[4:])

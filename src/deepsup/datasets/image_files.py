@@ -6,7 +6,7 @@ What it does to them, for all alike:
 - grey becomes three equal channels, 1 bit is black and white, a palette its colours, CMYK Pillow's plain RGB;
 - transparency lies on black;
 - more than 8 bits become bytes by the range of the data set (`image_ranges`); of 16-bit colours the upper 8 bits count;
-- one file is one image: several pages, or frames, are refused.
+- one file is one image: several pages, or frames, are refused, but where a map's pages are said to be its channels.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class Opened:
     orientation: int
     pending: int
     raw: str  # how pixels lie in the file, as Pillow calls it
+    pages: int = 1  # that the file has
 
     @property
     def is_deep(self) -> bool:
@@ -126,6 +127,12 @@ def opened(path: Path, what: str) -> Opened:
     return _read(path, what, pixels=True)
 
 
+def opened_pages(path: Path, what: str) -> list[Opened]:
+    """The same of a file that may hold several images, in their order."""
+    first = _read(path, what, pixels=True, page=0)
+    return [first, *(_read(path, what, pixels=True, page=page) for page in range(1, first.pages))]
+
+
 def header(path: Path, what: str) -> Opened:
     """A file of which the beginning alone is read."""
     return _read(path, what, pixels=False)
@@ -145,7 +152,7 @@ def turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     return pixels[:: -1 if rows else 1, :: -1 if columns else 1].copy()
 
 
-def _read(path: Path, what: str, *, pixels: bool) -> Opened:
+def _read(path: Path, what: str, *, pixels: bool, page: int | None = None) -> Opened:
     """All that is left to Pillow, so that all that it raises for a damaged file becomes a DatasetError with the path."""
     if not os.path.isfile(path):  # a pipe would be waited for, a device has no end
         absent = "is a link to nothing" if path.is_symlink() else "is not there"
@@ -155,8 +162,11 @@ def _read(path: Path, what: str, *, pixels: bool) -> Opened:
     try:
         with path.open("rb") as file:
             image = pillow.open(file)
-            raw, before, pages = repr(image.tile), _orientation(image), _pages(image)
-            if pixels and pages == 1:
+            pages = _pages(image)
+            if page:
+                image.seek(page)
+            raw, before = repr(image.tile), _orientation(image)
+            if pixels and (pages == 1 or page is not None):
                 image.load()
             after = _orientation(image) if pixels else before
     except pillow.DecompressionBombError as error:
@@ -167,15 +177,17 @@ def _read(path: Path, what: str, *, pixels: bool) -> Opened:
         other = "cannot identify image" in str(error)
         reason = "it is no image, or damaged at its beginning" if other else str(error) or repr(error)
         raise DatasetError(f"cannot read the {what} {path}: {reason}. Replace it by a file that opens.") from None
-    if pages > 1:
+    if pages > 1 and page is None:
+        kind = ".tif" if image.format == "TIFF" else ".png"  # PNG has no numbers that are not whole
+        channels = " Where its pages are channels, set data.name=value-maps(pages='channels')." if what == "map" else ""
         raise DatasetError(
-            f"the {what} {path} holds {pages} images, and one file is one {what}. Split it, with its counterpart in the same "
-            f"order: from PIL import Image, ImageSequence; [page.save(f'{path.stem}-{{n:03}}.png') for n, page in "
+            f"the {what} {path} holds {pages} images, and one file is one {what}.{channels} Split it, with its counterpart in "
+            f"the same order: from PIL import Image, ImageSequence; [page.save(f'{path.stem}-{{n:03}}{kind}') for n, page in "
             f"enumerate(ImageSequence.Iterator(Image.open('{path.name}')))]."
         )
     # Pillow turns TIFF while it reads and forgets that it had to; before that it states the sides of the turned image.
     done = (image.format == "TIFF") if not pixels else after != before
-    return Opened(path, image, before, 1 if done else before, raw)
+    return Opened(path, image, before, 1 if done else before, raw, pages)
 
 
 def _pages(image: Any) -> int:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deepsup.datasets.image_files import opened, read_image
+from deepsup.datasets.image_files import Opened, opened, opened_pages, read_image
 from deepsup.datasets.image_ranges import Ranges
 from deepsup.datasets.pairs import Pair
 from deepsup.errors import DatasetError
@@ -45,6 +45,7 @@ class MapReader:
 
     size: tuple[int, int] | None = None
     ranges: Ranges = field(default_factory=Ranges)
+    pages: bool = False  # of a map's file are its channels
 
     def __call__(self, pair: Pair) -> Mapped:
         """DatasetError names the file that is wrong."""
@@ -54,7 +55,7 @@ class MapReader:
                 f"the image {pair.image} is turned by its EXIF orientation, and {pair.mask} is a map of numbers, which has none. "
                 "Save the image upright, as its map is."
             )
-        values, size = read_map(pair.mask), photo.pixels.shape[:2]
+        values, size = read_map(pair.mask, pages=self.pages), photo.pixels.shape[:2]
         if tuple(values.shape[1:]) != size:
             last = " Channels come first, (C, H, W)." if tuple(values.shape[:2]) == size else ""
             raise DatasetError(
@@ -65,9 +66,11 @@ class MapReader:
         return Mapped(resized_image(image, self.size), resized_values(values, self.size))
 
 
-def read_map(path: Path) -> Tensor:
-    """Values `(C, H, W)`, float32, of a NumPy file (H, W) or (C, H, W), or of an image file with a number a pixel."""
-    found = _array(path) if path.suffix.lower() == ".npy" else _pixels(path)
+def read_map(path: Path, *, pages: bool = False) -> Tensor:
+    """Values `(C, H, W)`, float32, of a NumPy file (H, W) or (C, H, W), or of an image file with a number a pixel, whose
+    `pages` are channels if that is said.
+    """
+    found = _array(path) if path.suffix.lower() == ".npy" else _pages(path) if pages else _pixels(opened(path, "map"))
     if found.dtype.kind not in "biuf" or found.ndim not in (2, 3) or not found.size:
         raise DatasetError(
             f"the map {path} holds {found.dtype} of shape {found.shape}. A map is numbers, (H, W) or (C, H, W)."
@@ -89,12 +92,22 @@ def _array(path: Path) -> NDArray[Any]:
     return found
 
 
-def _pixels(path: Path) -> NDArray[Any]:
-    file = opened(path, "map")
+def _pages(path: Path) -> NDArray[Any]:
+    found = [_pixels(page) for page in opened_pages(path, "map")]
+    sizes = {page.shape for page in found}
+    if len(sizes) > 1:
+        raise DatasetError(
+            f"the map {path} has pages of the shapes {', '.join(map(str, sorted(sizes)))}, and channels are alike. Save it again "
+            "without previews."
+        )
+    return np.stack(found)
+
+
+def _pixels(file: Opened) -> NDArray[Any]:
     if not (file.is_deep or file.image.mode in ("L", "1")) or file.orientation != 1:
         raise DatasetError(
-            f"the map {path} has pixels of the kind {file.image.mode!r}, and a map has one number a pixel, upright. Save it as "
-            ".npy, or as a TIFF of floats."
+            f"the map {file.path} has pixels of the kind {file.image.mode!r}, and a map has one number a pixel, upright. Save it "
+            "as .npy, or as a TIFF of floats."
         )
     return np.asarray(file.image)
 

@@ -181,7 +181,7 @@ class Confusion(Counts):
         pairs = torch.where(known, target * self.classes + prediction, strange)
         self._pairs.scatter_add_(0, pairs.flatten(), torch.ones_like(pairs).flatten())
         if logit is not None and len(self._curve):
-            bins = _bins(logit)
+            bins = bins_of(logit)
             places = torch.where(known, target * BINS + bins, 2 * BINS)
             self._curve.scatter_add_(0, places.flatten(), torch.ones_like(places).flatten())
 
@@ -227,7 +227,7 @@ def summary(matrix: Matrix, curve: Tensor | None = None) -> Values:
     return found
 
 
-def _bins(logit: Tensor) -> Tensor:
+def bins_of(logit: Tensor) -> Tensor:
     """The bin of each logit, from 0 to `BINS` - 1; what is no number lies in the middle."""
     wide = logit.float().nan_to_num(0.0)
     even = wide.sign() * (100 * wide.abs()).asinh()  # some devices lose digits of its negative half

@@ -15,6 +15,7 @@ from deepsup.losses.full_size import enlarged
 from deepsup.losses.labels import is_multi_hot
 from deepsup.supervision.exits import average
 from deepsup.supervision.objectives import Objective
+from deepsup.tasks.label_map_metrics import BINS, average_precision, bins_of
 from deepsup.tasks.outputs import ignored, loss_of
 from deepsup.tasks.prediction_tables import NumberRows
 from deepsup.tasks.task import Counts, Task, Values, metric, register
@@ -62,10 +63,14 @@ def label_accuracy(cells: Tensor) -> float | None:
 
 
 class LabelCounts(Counts):
-    """Of every label how often it was there and was said, and of vectors all scores, which average precision needs."""
+    """Of every label how often it was there and was said, and what average precision needs: of vectors all scores, of maps, which
+    have too many, counts (C, 2, bins) by score as `label_map_metrics.Confusion` has them: scores that differ by 0.04 % are ties.
+    """
 
-    def __init__(self, cells: Tensor | None = None, kept: tuple[Tensor, ...] = ()) -> None:
-        self.cells, self.kept = cells, kept
+    def __init__(
+        self, cells: Tensor | None = None, kept: tuple[Tensor, ...] = (), curves: Tensor | None = None
+    ) -> None:
+        self.cells, self.kept, self.curves = cells, kept, curves
 
     def add(
         self,
@@ -79,20 +84,44 @@ class LabelCounts(Counts):
         self.cells = cells if self.cells is None else self.cells + cells
         if scores.ndim == 2:
             self.kept += (torch.stack([scores.double(), truth.double(), known.double()]).cpu(),)
+        else:
+            curves = _curves(*(t.movedim(1, 0).flatten(1) for t in (scores, truth, known)))
+            self.curves = curves if self.curves is None else self.curves + curves
 
     def __add__(self, other: LabelCounts) -> LabelCounts:
-        both = [c for c in (self.cells, other.cells) if c is not None]
-        return LabelCounts(torch.stack(both).sum(0) if both else None, self.kept + other.kept)
+        cells, curves = _sum(self.cells, other.cells), _sum(self.curves, other.curves)
+        return LabelCounts(cells, self.kept + other.kept, curves)
 
     def cpu(self) -> LabelCounts:
-        return LabelCounts(None if self.cells is None else self.cells.cpu(), self.kept)
+        cells, curves = (None if t is None else t.cpu() for t in (self.cells, self.curves))
+        return LabelCounts(cells, self.kept, curves)
 
     def metrics(self) -> Values:
         if self.cells is None or not int(self.cells.sum()):
             return {}
-        scores, truth, known = torch.cat(self.kept, 1) if self.kept else torch.zeros(3, 0, len(self.cells))
-        precision = mean_average_precision(scores, truth.bool(), known.bool()) if self.kept else None
+        if self.curves is not None:
+            each = [p for curve in self.curves if (p := average_precision(curve)) is not None]
+            precision = sum(each) / len(each) if each else None
+        else:
+            scores, truth, known = torch.cat(self.kept, 1)
+            precision = mean_average_precision(scores, truth.bool(), known.bool())
         return {MEAN_AP: precision, LABEL_F1: label_f1(self.cells), LABEL_ACCURACY: label_accuracy(self.cells)}
+
+
+def _curves(
+    scores: Tensor,  # (C, M), raw
+    truth: Tensor,  # (C, M), bool
+    known: Tensor,  # (C, M), bool
+) -> Tensor:
+    """Counts (C, 2, bins) of negatives and positives by score."""
+    labels = torch.arange(len(scores), device=scores.device)[:, None]
+    places = torch.where(known, (2 * labels + truth.long()) * BINS + bins_of(scores), 2 * len(scores) * BINS)
+    found = torch.bincount(places.flatten(), minlength=2 * len(scores) * BINS + 1)
+    return found[:-1].view(len(scores), 2, BINS)
+
+
+def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    return one if other is None else other if one is None else one + other
 
 
 @register

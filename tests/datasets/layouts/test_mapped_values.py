@@ -18,6 +18,7 @@ from deepsup.settings import configs, training
 from deepsup.training import runs
 from deepsup.training.inputs import Inputs
 from deepsup.training.journal import read
+from tests.support.drawn_images import write_pages
 from tests.support.segmentation_runs import call
 from tests.support.tiny_tables import draw, settings, write_maps
 
@@ -33,6 +34,18 @@ def test_what_was_found(tmp_path: Path) -> None:
     assert "not read: 1 *.txt" in data.found.lines
     assert datasets.load("value-maps", root=root, size=8, limit=2).train.shape == (8, 8)
     assert datasets.load("value-maps", root=root, size=(8, 10)).train.shape == (8, 10)
+
+
+def test_pages_of_a_tiff_are_channels_where_that_is_said(tmp_path: Path) -> None:
+    root = write_maps(tmp_path, train=2, val=1, channels=2)
+    for path in root.glob("*/maps/*.npy"):
+        write_pages(path.with_suffix(".tif"), list(np.load(path)))
+        path.unlink()
+    assert datasets.load("value-maps(pages='channels')", root=root).classes == 2
+    with pytest.raises(DatasetError, match=r"holds 2 images.*set data\.name=value-maps\(pages='channels'\)"):
+        datasets.load("value-maps", root=root)
+    with pytest.raises(ConfigError, match=r"pages.*'channels', or None"):
+        datasets.load("value-maps(pages='samples')", root=root)
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import unicodedata
 import warnings
 from collections import Counter
 from pathlib import Path
+from typing import Annotated
 
 import torch
 
@@ -19,14 +20,17 @@ from deepsup.datasets.request import Dataset, Request
 from deepsup.datasets.value_map_split import ValueMapSplit
 from deepsup.datasets.value_maps import SUFFIXES, MapReader
 from deepsup.errors import DatasetError, stacklevel
-from deepsup.specs import require
+from deepsup.specs import Limit, require
+
+_PAGES = Limit("'channels', or None", lambda v: v in ("channels", None))
 
 
 @layout("values")
-def value_maps(request: Request) -> Dataset:
+def value_maps(request: Request, *, pages: Annotated[str | None, _PAGES] = None) -> Dataset:
     """Images and maps of numbers of one's own in `train/` and `val/`, each with `images/` and `maps/`, matched by stem.
 
-    A map is `.npy`, (H, W) or (C, H, W), or a TIFF or PNG with a number a pixel. NaN does not count.
+    A map is `.npy`, (H, W) or (C, H, W), or a TIFF or PNG with a number a pixel, of which with `pages='channels'` every page
+    is a channel. NaN does not count.
     """
     require("torchvision.transforms.v2", purpose=f"the dataset {request.name}")
     if request.root is None:
@@ -37,7 +41,7 @@ def value_maps(request: Request) -> Dataset:
     train, validation = (_pairs(request.root / part, skipped) for part in ("train", "val"))
     facts = survey((pair.image, "image") for pair in (*train, *validation))
     size = (request.size, request.size) if isinstance(request.size, int) else request.size
-    reader = MapReader(size, ranges_of(facts.values()))
+    reader = MapReader(size, ranges_of(facts.values()), pages=pages == "channels")
     kept = [train[row] for row in request.kept(torch.arange(len(train))).tolist()]
     splits = (
         ValueMapSplit(kept, reader, augment=request.augment, workers=request.workers),
