@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
+import deepsup as ds
 from deepsup.errors import ClassCountError, ConfigError, HeadError
 from deepsup.losses.resizing import LostClassesWarning
 from deepsup.supervision.first_batch_checks import check_crops, check_targets, warn_of_lost
@@ -74,3 +76,47 @@ def test_a_label_without_a_class_is_found_in_every_output() -> None:
     with pytest.raises(ClassCountError, match=r"labels 0\.\.2"):
         check_targets((Edge("main"), Edge("side")), found, read(INDEX, ("main", "side")))
     check_targets((Edge("main"),), found, read(INDEX, ("main", "side")))
+
+
+def told(places: tuple[int, ...], target: Tensor, **options: Any) -> Any:
+    scores = torch.randn(2, 3, *places, requires_grad=True)
+    loss = options.pop("loss", "cross_entropy")
+    return ds.Objective(loss=loss, classes_axis=1)(scores, target)
+
+
+@pytest.mark.parametrize(
+    ("places", "given", "says"),
+    [
+        ((8, 16), (16, 8), "scores of 8x16 .* over a target of 16x8, which seems to lie on its side"),
+        ((4, 8), (16, 8), "scores of 4x8 .* over a target of 16x8"),
+        ((9,), (7,), "scores of 9 places over a target of 7"),
+        ((9,), (10,), r"scores of 9 places over a target of 10.*shift=1"),
+    ],
+)
+def test_targets_that_no_resizing_explains_are_refused(places: Any, given: Any, says: str) -> None:
+    with pytest.raises(HeadError, match=says):
+        told(places, torch.randint(0, 3, (2, *given)))
+    for whole in ("mse", "l1"):
+        with pytest.raises(HeadError, match=says):
+            told(places, torch.randn(2, 3, *given), loss=whole)
+
+
+@pytest.mark.parametrize(
+    ("places", "given"),
+    [((8, 16), (16, 32)), ((8, 8), (16, 16)), ((7, 13), (50, 100)), ((8, 8), (8, 4)), ((5,), (10,))],
+)
+def test_those_that_it_does_are_not(places: Any, given: Any) -> None:
+    told(places, torch.randint(0, 3, (2, *given)))
+
+
+def test_infinite_values_and_complex_numbers_are_named() -> None:
+    target = torch.randn(2, 3)
+    target[0, 1] = float("inf")
+    with pytest.raises(HeadError, match="a target with 1 infinite ones"):
+        told((), target, loss="mse")
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    mask[0, 1] = False
+    ds.Objective(loss="mse")(torch.randn(2, 3, requires_grad=True), {"target": target, "mask": mask})
+    for loss in ("mse", "cross_entropy", "binary"):
+        with pytest.raises(HeadError, match=r"reads no complex numbers.*Take target.real"):
+            told((), torch.randn(2, 3).to(torch.complex64), loss=loss)

@@ -219,6 +219,8 @@ def _labels(edge: Edge, prediction: Tensor, target: Any) -> Finding | None:
     """Labels without a class. Asked before the loss is run, which would abort the process on a GPU."""
     if not isinstance(target, Tensor) or target.is_floating_point() or not target.numel() or prediction.ndim < 2:
         return None
+    if target.is_complex():  # which is said with the loss
+        return None
     kind = losses.describe(edge.loss)
     classes = 2 if kind.one_channel and prediction.shape[1] == 1 else prediction.shape[1]
     sure = _kind(edge.loss) in ("cross_entropy", "nll_loss") or kind.resizes

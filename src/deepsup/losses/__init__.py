@@ -27,6 +27,8 @@ from deepsup.losses.distillation import hint as hint
 from deepsup.losses.distillation import kl as kl
 from deepsup.losses.distillation import none as none
 from deepsup.losses.first_batch import check_axis as check_axis
+from deepsup.losses.first_batch import check_finite as check_finite
+from deepsup.losses.first_batch import check_places as check_places
 from deepsup.losses.first_batch import check_target as check_target
 from deepsup.losses.first_batch import guessed_axis as guessed_axis
 from deepsup.losses.import_paths import imported as imported

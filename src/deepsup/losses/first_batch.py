@@ -13,6 +13,8 @@ from deepsup.losses.labels import IGNORE, check_labels, is_multi_hot
 from deepsup.losses.named import Loss, describe, is_ours, option, show
 from deepsup.predictions import Prediction
 
+_STRIDE = 1.5  # a net that skips places has at least every second, give or take rounding
+
 
 def guessed_axis(scores: Tensor, target: Any, kind: str = "class") -> int:
     """Of scores (N, ...) of which nothing is known the axis of the channels, 1 or -1, by what the target fits; 1 by custom where
@@ -88,6 +90,10 @@ def check_target(loss: str | Loss, scores: Tensor, target: Tensor) -> None:
     One channel that goes through a sigmoid tells two classes apart.
     """
     reads = describe(loss)
+    if target.is_complex():
+        raise HeadError(
+            f"loss '{show(loss)}' reads no complex numbers, and this target holds {target.dtype}. Take target.real, or .abs()."
+        )
     if not is_ours(loss) and reads.kinds in (("labels",), ("values",)):
         _check_elementwise(loss, reads.kinds[0], scores, target)
     if is_ours(loss) and "labels" in reads.kinds and is_multi_hot(scores, target):
@@ -121,6 +127,35 @@ def check_target(loss: str | Loss, scores: Tensor, target: Tensor) -> None:
         raise HeadError(
             f"loss '{show(loss)}' takes floats for the probabilities of {scores.shape[1]} classes, at least 0 and summing to 1; "
             f"this target holds {low:g} to {high:g}, and {fit}."
+        )
+
+
+def check_places(loss: str | Loss, scores: Tensor, target: Tensor) -> None:
+    """Raise `HeadError` where resizing would bring together in silence what is no matter of size: a target that lies on its side,
+    or of a sequence of another length that no stride explains.
+    """
+    places = scores.ndim - 2
+    if not describe(loss).resizes or places not in (1, 2) or target.ndim <= places:
+        return
+    size, own = tuple(scores.shape[2:]), tuple(target.shape[-places:])
+    if places == 2 and not _is_like(size, own) and _is_like(size[::-1], own):
+        raise HeadError(
+            f"loss '{show(loss)}' would stretch scores of {size[0]}x{size[1]} (height x width) over a target of "
+            f"{own[0]}x{own[1]}, which seems to lie on its side: transpose it."
+        )
+    if places == 1 and (own[0] < size[0] or size[0] < own[0] < _STRIDE * size[0]):
+        raise HeadError(
+            f"loss '{show(loss)}' would stretch scores of {size[0]} places over a target of {own[0]}. Give each place its "
+            "target; where it has none, -100 for classes and NaN for values. A target that is one place further on: shift=1."
+        )
+
+
+def check_finite(loss: str | Loss, target: Tensor) -> None:
+    """Raise `HeadError` for infinite values, of which the first step would make every weight NaN."""
+    if describe(loss).kinds == ("values",) and target.is_floating_point() and bool(target.isinf().any()):
+        raise HeadError(
+            f"loss '{show(loss)}' holds values against a target with {int(target.isinf().sum())} infinite ones. Write NaN "
+            "where a value does not count."
         )
 
 

@@ -26,6 +26,10 @@ def check_targets(edges: Iterable[Edge], found: Mapping[str, Any], targets: Targ
         for target, _ in targets.of(edge.source):
             if isinstance(target, Tensor):
                 losses.check_target(edge.loss, scores, target)
+                if edge.source == "main":  # where a layer in the middle ends is the model's own business
+                    losses.check_places(edge.loss, scores, target)
+                if targets.mask is None:
+                    losses.check_finite(edge.loss, target)
             elif losses.reads_first_axis(edge.loss):
                 raise HeadError(
                     f"the loss of '{edge.source}' ({losses.show(edge.loss)}) reads one tensor, and its target is a "

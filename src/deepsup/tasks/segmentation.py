@@ -109,7 +109,7 @@ class Segmentation(Task):
     writer = Pictures
 
     def takes(self, target: Any, kind: str, places: int | None) -> bool:
-        maps = is_labels(target) and target.ndim >= 3 and kind != "values"
+        maps = is_labels(target) and target.ndim >= 3 and kind != "values" and places != 1
         return maps and (places is None or without_channel(target, places).ndim == places + 1)
 
     def channels(self, classes: int, loss: str | losses.Loss) -> int:

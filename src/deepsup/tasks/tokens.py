@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from deepsup import losses
+from deepsup.losses.full_size import enlarged
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks.classification import Hits, accuracy, add_hits
-from deepsup.tasks.outputs import is_labels, with_ensemble
+from deepsup.tasks.outputs import is_labels, loss_of, with_ensemble, without_channel
 from deepsup.tasks.segmentation import safe
 from deepsup.tasks.task import Said, Task, Values, Writer, metric, register
 
@@ -71,10 +72,15 @@ class Tokens(Task):
     writer = TokenFiles
 
     def takes(self, target: Any, kind: str, places: int | None) -> bool:
-        sequences = is_labels(target) and target.ndim == 2 and (target.shape[1] > 1 or places == 1)
-        return sequences and kind not in ("labels", "values") and places in (None, 1)
+        if not is_labels(target) or kind in ("labels", "values") or places not in (None, 1):
+            return False
+        target = without_channel(target, places)
+        return target.ndim == 2 and (target.shape[1] > 1 or places == 1)
 
     def add(self, counts: dict[str, Any], found: dict[str, Tensor], target: Any, objective: Objective) -> None:
+        target = without_channel(target, 1)
+        size = target.shape[1:]
+        found = {name: enlarged(scores, size, loss_of(name, objective)) for name, scores in found.items()}
         shift = int(objective.option("shift", 0))
         if shift:
             found = {name: scores[:, :, :-shift] for name, scores in found.items()}
