@@ -42,6 +42,9 @@ def digest(net):
 tiny = dict(optimizer={"name": "sgd", "lr": 0.05}, supervise={"weight": 0.0}, checkpoint={"every_steps": 3})
 train(config(folder / "run", **tiny))
 
+who = dict(name="drawn-figures(identities=18, cameras=2, images=3)", size=[16, 16], batch_size=6, per_identity=3)
+train(config(folder / "figures", data=who, epochs=1, supervise={"method": "none", "at": None}, embedding={"loss": "triplet"}))
+
 train(maps(folder / "shapes", folder / "maps", loss="binary", data={"batch_size": 2}))
 
 torch.manual_seed(0)
@@ -159,6 +162,20 @@ def test_maps_are_counted_by_two_processes_as_by_one(finished: Path):
     assert told["confusion"] == alone.record()["confusion"]
     assert told["score"] == alone.score
     assert told["loss"] == pytest.approx(alone.loss, rel=1e-5)
+
+
+def test_a_batch_of_identities_is_shared_out_whole_and_a_search_counts_every_query_once(finished: Path):
+    """Each process compares the images of its own identities, so that a loss on features is never 0."""
+    run = finished / "figures"
+    (epoch,) = read(run / "journal.jsonl", "epoch")
+    split = datasets.load("drawn-figures(identities=18, cameras=2, images=3)", size=[16, 16], per_identity=3)
+    assert epoch["step"] == split.train.n_batches(6, 2)
+    assert epoch["train"]["parts"]["main/feature"] > 0
+    net = runs.untouched_model(run, trust=True)
+    ds.load_weights(net, run / "model.safetensors")
+    alone = evaluate(net, split.validation)
+    assert epoch["validation"]["score"] == alone.score
+    assert epoch["validation"]["queries"] == 18
 
 
 def test_scores_count_every_sample_once(finished: Path):

@@ -40,7 +40,9 @@ def said(found: Mapping[str, int]) -> str:
     cameras = counted(found["cameras"], "camera") if found["cameras"] else "cameras not known"
     people = counted(found["identities"], "identity", "identities")
     if "queries" not in found:
-        return f"{people} of {found['fewest images']} to {found['most images']} images, {cameras}"
+        least, most = found["fewest images"], found["most images"]
+        images = counted(least, "image") + " each" if least == most else f"{least} to {most} images"
+        return f"{people} of {images}, {cameras}"
     kinds = {"distractors": counted(found["distractors"], "distractor"), "junk": f"{found['junk']} junk"}
     some = ", ".join(text for name, text in kinds.items() if found[name])
     of = f" ({some})" if some else ""

@@ -49,7 +49,7 @@ class TestMarket:
         assert cameras(test) == [1, 2, 2, 1, 1, 2, 1]
         assert test.queries.tolist() == [True, True] + [False] * 5
         assert data.found.lines[:2] == [
-            f"training: 12 images (RGB), 64x32, {_values(data, 0)}; 3 identities of 4 to 4 images, 2 cameras",
+            f"training: 12 images (RGB), 64x32, {_values(data, 0)}; 3 identities of 4 images each, 2 cameras",
             f"validation: 7 images (RGB), 64x32, {_values(data, 1)}; 2 queries of 2 identities, a gallery of 5 (1 distractor, "
             "1 junk), 2 cameras",
         ]
