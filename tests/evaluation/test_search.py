@@ -130,3 +130,12 @@ def test_processes_share_images_and_queries_and_find_the_same(tmp_path: Path, wa
 
 def rankings_first(found: Any) -> list[int]:
     return list(found.counts["main"].scores.first.tolist())
+
+
+def test_a_plain_model_is_told_which_layer_makes_its_scores() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 8))
+    split = SearchSplit()
+    usual, first = evaluate(net, split), evaluate(net, split, how=How(layer="1"))
+    assert first.score["main"] == evaluate(net, split, run=pixels).score["main"] != usual.score["main"]
+    assert set(usual.score) == {"main"}

@@ -66,3 +66,10 @@ def test_a_file_may_not_name_a_loss_from_elsewhere(tmp_path: Path) -> None:
     file.write_text("embedding: {loss: \"imported(path='elsewhere:Loss')\"}\n")
     with pytest.raises(TrustError, match="elsewhere"):
         configs.load(file)
+
+
+def test_the_layer_of_main_is_known_apart() -> None:
+    assert EmbeddingConfig().of_main is None
+    assert EmbeddingConfig(layer="fc").of_main == "fc"
+    assert EmbeddingConfig(layer={"late": "1"}).of_main is None
+    assert EmbeddingConfig(layer={"main": "fc"}).of_main == "fc"

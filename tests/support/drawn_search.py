@@ -26,6 +26,12 @@ class SearchSplit(ArraySplit):
         self.queries = torch.arange(len(pixels)) < len(self.search.query)
         self.names = tuple(f"{'query' if q else 'gallery'}/{i:03}.png" for i, q in enumerate(self.queries.tolist()))
 
+    def pixels(self, row: int) -> Tensor:
+        """An image to be looked at, whose red is its row."""
+        shown = torch.full((3, 8, 4), 128, dtype=torch.uint8)
+        shown[0] = row
+        return shown
+
 
 def pixels(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
     """Embeddings that need no net: `main` is the pixels, `early` their first two."""

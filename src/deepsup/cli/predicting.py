@@ -1,9 +1,9 @@
-"""`deepsup predict`: what a trained run says of new images or tokens."""
+"""`deepsup predict`: what a trained run says of new images or tokens, or finds among them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -23,6 +23,9 @@ def predict(
         int | None, typer.Option(min=1, help="Side of tiles in pixels; as in the run's validation.")
     ] = None,
     stride: Annotated[int | None, typer.Option(min=1, help="Pixels from one tile to the next; half a tile.")] = None,
+    gallery: Annotated[Path | None, typer.Option(help="Of identities: the folder that is searched.")] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="How many of the nearest are told; 10 if not given.")] = None,
+    rerank: Annotated[bool, typer.Option("--rerank", help="Re-rank by k-reciprocal neighbours.")] = False,
     trust: Annotated[
         bool,
         typer.Option(
@@ -35,11 +38,13 @@ def predict(
     With labels a pixel: NAME.labels.png (class numbers, shown in colours), NAME.overlay.png and, of two classes,
     NAME.probability.png, in the size of the image. With one label an image: class and probability, and predictions.csv; with
     several the probability of each, with values their numbers. With a label a token: NAME.labels.npz, labels and
-    probabilities.
+    probabilities. With identities and --gallery FOLDER: who is nearest, matches.csv and NAME.matches.png; without it
+    embeddings.safetensors and embeddings.csv.
     """
     console = Console(markup=False, emoji=False)  # names and paths may hold brackets
     written: list[Path] = []
-    for said in predict_images(folder, images, out=out, branches=branches, tile=tile, stride=stride, trust=trust):
+    how: dict[str, Any] = {"tile": tile, "stride": stride, "gallery": gallery, "top": top, "rerank": rerank}
+    for said in predict_images(folder, images, out=out, branches=branches, trust=trust, **how):
         written = list(said.files)
         found = [f"{label} {share:.1%}{tables.of_output(name)}" for name, (label, share) in said.classes.items()]
         found += [f"{text}{tables.of_output(name)}" for name, text in said.told.items()]

@@ -19,12 +19,11 @@ from deepsup.datasets import Split
 from deepsup.errors import ConfigError
 from deepsup.evaluation.devices import forward, gathered, moved, share_buffers
 from deepsup.evaluation.loaders import Batches, Loader, as_loader, samples_in
-from deepsup.evaluation.search import How, embed, rankings, searched
+from deepsup.evaluation.search import How, embed, extractor, rankings, searched
 from deepsup.evaluation.sliding_window import Forward
 from deepsup.layers.wrappers import bare, chain
 from deepsup.specs import is_number
 from deepsup.supervision.attaching import supervised_in, supervising
-from deepsup.supervision.embedding import Embeddings
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks import TASKS, Counts, Task, task_of
 from deepsup.tasks.outputs import classes_in, scores_of
@@ -118,17 +117,17 @@ def evaluate(
     objective = objective or Objective(target.plan if target else None)
     net = next((m.module for m in reversed(list(chain(net))) if isinstance(m, DistributedDataParallel)), net)
     device = fabric.device if fabric else next((p.device for p in net.parameters()), torch.device("cpu"))
-    sums, images = Sums(objective, metric), searched(data)
+    sums, images, how = Sums(objective, metric), searched(data), how or How()
     if images is not None:
         _check_of_search(metric)
     with torch.no_grad(), evaluating(net):
         if fabric:
             share_buffers(fabric, net)
         if images is not None:
-            extract = partial(run, net) if run else partial(forward, Embeddings(net), fabric=fabric)
+            extract = partial(run, net) if run else partial(forward, extractor(net, how.layer), fabric=fabric)
             found = embed(images, extract, device=device, fabric=fabric)
             samples = int(found.split.queries.sum())
-            counts = dict[str, Counts](rankings(found, how or How(), fabric))
+            counts = dict[str, Counts](rankings(found, how, fabric))
             return together([Share(RE_IDENTIFICATION, samples, {}, counts)], metric)
         for x, y in as_loader(data, batch_size, shuffle=False, device=device).epoch(0):
             x, y = moved(x, device), moved(y, device)

@@ -9,13 +9,15 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deepsup.datasets import Split
 from deepsup.errors import ConfigError, DatasetError
 from deepsup.evaluation.devices import gathered, moved
 from deepsup.evaluation.loaders import Loader, SplitLoader
 from deepsup.specs import closest, counted
+from deepsup.supervision.attaching import supervised_in
+from deepsup.supervision.embedding import Embeddings
 from deepsup.tasks import KReciprocal, RetrievalScores, retrieval_scores
 from deepsup.tasks.reidentification import RE_IDENTIFICATION, Rankings
 
@@ -30,10 +32,14 @@ POOLS = ("mean", "max")
 
 @dataclass(frozen=True)
 class How:
-    """How a search is made: re-ranked, and with one image a query or all of its identity on its camera (`POOLS`)."""
+    """How a search is made: re-ranked, and with one image a query or all of its identity on its camera (`POOLS`).
+
+    `layer` makes main's scores, where a plain model has to be told; a supervised net knows it by its plan.
+    """
 
     rerank: bool = False
     multi_query: str | None = None
+    layer: str | None = None
 
     def __post_init__(self) -> None:
         if self.multi_query is not None and self.multi_query not in POOLS:
@@ -53,9 +59,15 @@ class Embedded(NamedTuple):
 def searched(data: object) -> SplitLoader | None:
     """The loader of a split that is searched; None of anything else."""
     split = data.split if isinstance(data, SplitLoader) else data
-    if not isinstance(split, Split) or split.task != RE_IDENTIFICATION or not hasattr(split, "queries"):
+    queries = getattr(split, "queries", None)  # none of them in training
+    if not isinstance(split, Split) or split.task != RE_IDENTIFICATION or queries is None or not queries.any():
         return None
     return data if isinstance(data, SplitLoader) else SplitLoader(split, 256, shuffle=False)
+
+
+def extractor(net: nn.Module, layer: str | None = None) -> Embeddings:
+    """What embeds images for a search: every output of a supervised net, main of a plain model."""
+    return Embeddings(net, embedding=None if supervised_in(net) else layer)
 
 
 def embed(source: Loader, extract: Extract, *, device: torch.device, fabric: Fabric | None = None) -> Embedded:

@@ -43,3 +43,8 @@ class EmbeddingConfig(Settings):
         if self.loss is None and self.layer is None:
             return {}
         return {"embedding_loss": self.loss, "embedding_weight": self.weight, "embedding": self.layer}
+
+    @property
+    def of_main(self) -> str | None:
+        """The layer that makes main's scores, if it is said."""
+        return self.layer.get("main") if isinstance(self.layer, dict) else self.layer

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from deepsup import ownership
 from deepsup.errors import DatasetError
 from deepsup.supervision.objectives import Objective
+from deepsup.tasks.classification import ANSWERS
 from deepsup.tasks.retrieval import RetrievalScores
 from deepsup.tasks.task import Counts, Task, Values, metric, metrics_of, register
 
@@ -70,3 +75,9 @@ class ReIdentification(Task):
             return {}
         found = next(iter(counts.values())).scores.metrics()
         return {"scores": metrics, "queries": found["queries"], "without match": found["without match"]}
+
+
+def keep_answers(folder: Path, scores: RetrievalScores) -> None:
+    """Write the average precision of every query, null without a match, as `answers.json`: two runs are set beside by them."""
+    told = [None if math.isnan(one) else one for one in scores.precision.tolist()]
+    ownership.write_text(folder, ANSWERS, json.dumps({"format": 1, "scores": told}) + "\n")

@@ -13,7 +13,16 @@ from deepsup.training.checkpoints import MAGIC
 
 GROWING = ("journal.jsonl", "checkpoint.ckpt")
 RESULTS = ("heads.safetensors", "certificate.json", "model.safetensors")
-FILES = ("config.yaml", "inputs.json", "plan.json", *GROWING, *RESULTS, "answers.json", "maps/maps.json")
+FILES = (
+    "config.yaml",
+    "inputs.json",
+    "plan.json",
+    *GROWING,
+    *RESULTS,
+    "answers.json",
+    "maps/maps.json",
+    "search/search.json",
+)
 
 
 def check(folder: Path, names: Iterable[str] = FILES) -> None:

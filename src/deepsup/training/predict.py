@@ -29,8 +29,9 @@ from deepsup.supervision.objectives import Objective
 from deepsup.tasks import TASKS
 from deepsup.tasks.array_files import SUFFIXES as TOKENS
 from deepsup.tasks.outputs import scores_of
+from deepsup.tasks.reidentification import RE_IDENTIFICATION
 from deepsup.tasks.task import Said
-from deepsup.training import checkpoints, owned_folders, runs
+from deepsup.training import checkpoints, finding, owned_folders, runs
 from deepsup.training.inputs import Inputs
 from deepsup.trust import Trust
 
@@ -96,6 +97,9 @@ def predict(
     branches: bool = False,
     tile: int | None = None,
     stride: int | None = None,
+    gallery: str | Path | None = None,
+    top: int | None = None,
+    rerank: bool = False,
     trust: Trust = False,
 ) -> Iterator[Said]:
     """Predict images, and all images in folders, as the run in `folder` was validated; one at a time, in their order.
@@ -105,6 +109,8 @@ def predict(
     `branches` also NAME.BRANCH.labels.png and so on, and the ensemble of all outputs. Of one label an image, several, or
     numbers, it receives `predictions.csv`, of maps of numbers NAME.values.npy, (C, H, W) in the size of the image, of tokens
     NAME.labels.npz with `labels` and `probability` (N, L). `tile` and `stride` are those of the run's validation unless given.
+    Of a run that searches for identities see `finding.find`: `gallery` is the folder that is searched, of which the nearest
+    `top` are told (10), re-ranked if `rerank`.
 
     Raises `ConfigError` for a folder without a run or images of one name, `DatasetError` where there is no image, and with
     the name of a file that cannot be read.
@@ -114,6 +120,12 @@ def predict(
     place = Path(folder) / "predictions" if out is None else Path(out)
     if tile is not None or stride is not None:
         predictor = _retiled(predictor, tile, stride)
+    if predictor.inputs.task == RE_IDENTIFICATION:
+        _check_search(gallery, top, rerank)
+        among = None if gallery is None else Path(gallery)
+        yield from finding.find(predictor, files, place, gallery=among, branches=branches, top=top or 10, rerank=rerank)
+        return
+    _check_no_search(predictor, gallery, top, rerank)
     run = _forward(predictor)
     inputs, objective = predictor.inputs, predictor.objective
     kept: dict[str, Any] = {"classes": inputs.classes, "palette": inputs.palette, "branches": branches}
@@ -131,6 +143,19 @@ def predict(
                 output = run(predictor.net, part.to(predictor.device))
             parts.append(writes.kept(scores_of(output, objective)))
         yield writes.write(name, path, original, {n: torch.cat([part[n] for part in parts]) for n in parts[0]})
+
+
+def _check_search(gallery: Any, top: int | None, rerank: bool) -> None:
+    if top is not None and top < 1:
+        raise ConfigError(f"top={top}: at least 1 image is told of each search.")
+    if gallery is None and (top is not None or rerank):
+        raise ConfigError("top and rerank are for a search: give the folder that is searched, --gallery FOLDER.")
+
+
+def _check_no_search(predictor: Predictor, gallery: Any, top: int | None, rerank: bool) -> None:
+    if gallery is not None or top is not None or rerank:
+        labelled = TASKS[predictor.inputs.task].labelled
+        raise ConfigError(f"gallery, top and rerank are for searches, and {predictor.config.name} learned {labelled}.")
 
 
 def found_files(images: Iterable[str | Path], task: str = "classification") -> dict[str, Path]:

@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from deepsup import ownership, schedules
 from deepsup.datasets import Dataset
 from deepsup.errors import CheckpointError, ConfigError, PlanError
-from deepsup.evaluation import devices
+from deepsup.evaluation import devices, ranked_lists
 from deepsup.evaluation.devices import is_main_process as is_main_process
 from deepsup.evaluation.evaluate import evaluating
 from deepsup.evaluation.loaders import SplitLoader
-from deepsup.evaluation.search import How
+from deepsup.evaluation.search import How, embed, extractor, searched
 from deepsup.evaluation.sliding_window import Forward, in_tiles
 from deepsup.files import save_weights
 from deepsup.layers.taps import put_back, remove_taps, taps_on
@@ -257,15 +257,12 @@ def _job(
     net, plan, data, placement, epochs = prepared
     folder, objective = Path(config.output), Objective(plan)
     run = _forward(config, data, objective, fabric)
+    how = How(config.validation.rerank, config.validation.multi_query, config.embedding.of_main)
     share: dict[str, Any] = {"rank": fabric.global_rank, "world": fabric.world_size, "device": fabric.device}
-
-    def shown(x: Tensor) -> Any:
-        x = x.to(fabric.device)
-        return run(net, x) if run else devices.forward(net, x, fabric)
 
     def show() -> None:
         with torch.no_grad(), evaluating(net.to(fabric.device)):
-            TASKS[data.task].save(folder, data.validation, objective, shown, metric=config.score_name)
+            _show(net, data, objective, run, how, config=config, fabric=fabric)
 
     return Job(
         net=net,
@@ -275,7 +272,7 @@ def _job(
         metric=config.score_name,
         run=run,
         validate_every=config.validation.every,
-        how=How(config.validation.rerank, config.validation.multi_query),
+        how=how,
         optimizer=optimizers.build(net, config.optimizer),
         epochs=epochs,
         schedule=schedules.parse(config.optimizer.schedule),
@@ -291,6 +288,29 @@ def _job(
         sinks=sinks,
         finish=partial(_finish_and_show, net, folder, show),
     )
+
+
+def _show(
+    net: nn.Module,
+    data: Dataset,
+    objective: Objective,
+    run: Forward | None,
+    how: How,
+    *,
+    config: TrainConfig,
+    fabric: Fabric,
+) -> None:
+    """Keep in the run's folder what its report shows of the validation images."""
+    folder, here = Path(config.output), fabric.device
+    if (images := searched(data.validation)) is not None:
+        extract = partial(devices.forward, extractor(net, how.layer), fabric=fabric)
+        ranked_lists.keep(folder, embed(images, extract, device=here), how)
+        return
+
+    def shown(x: Tensor) -> Any:
+        return run(net, x.to(here)) if run else devices.forward(net, x.to(here), fabric)
+
+    TASKS[data.task].save(folder, data.validation, objective, shown, metric=config.score_name)
 
 
 def _start(config: TrainConfig, plan: dict[str, Any] | None, labels: dict[str, Any]) -> dict[str, Any]:
