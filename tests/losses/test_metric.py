@@ -65,6 +65,88 @@ def test_circle_is_a_loop_over_anchors(labels: list[int], margin: float, gamma: 
     assert number(value) == pytest.approx(slow_circle(z, labels, margin, gamma), rel=1e-10)
 
 
+def drawn(seed: int, ids: int = 4, each: int = 4) -> tuple[Tensor, Tensor]:
+    """Features of so many identities with so many images each, as a draw of P identities with K images has them."""
+    z = torch.randn(ids * each, 16, generator=torch.manual_seed(seed), dtype=torch.float64)
+    return z, torch.arange(ids).repeat_interleave(each)[torch.randperm(ids * each, generator=torch.manual_seed(seed))]
+
+
+def rule_of_torchreid(z: Tensor, labels: Tensor, margin: float) -> Tensor:
+    """Of each row of a table of distances the farthest of its identity, itself included, and the nearest of another; a ranking
+    loss over all rows: what torchreid's and fast-reid's hard triplet losses say.
+    """
+    far = torch.cdist(z, z)
+    same = labels[:, None] == labels
+    positive = torch.stack([far[i][same[i]].max() for i in range(len(z))])
+    negative = torch.stack([far[i][~same[i]].min() for i in range(len(z))])
+    return torch.nn.functional.margin_ranking_loss(negative, positive, torch.ones_like(positive), margin=margin)
+
+
+def rule_of_the_strong_baseline(z: Tensor, labels: Tensor, margin: float | None) -> Tensor:
+    """K images of each identity in one order; without a margin the soft one."""
+    far = (z.square().sum(1)[:, None] + z.square().sum(1) - 2 * z @ z.T).clamp(min=1e-12).sqrt()
+    n = len(z)
+    same = labels.expand(n, n).eq(labels.expand(n, n).t())
+    positive, negative = far[same].view(n, -1).amax(1), far[~same].view(n, -1).amin(1)
+    one = torch.ones_like(positive)
+    if margin is None:
+        return torch.nn.functional.soft_margin_loss(negative - positive, one)
+    return torch.nn.functional.margin_ranking_loss(negative, positive, one, margin=margin)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("margin", [0.0, 0.3, 2.0])
+def test_the_triplet_is_that_of_other_libraries_where_each_identity_has_several_images(
+    seed: int, margin: float
+) -> None:
+    z, labels = drawn(seed)
+    ours = losses.triplet(z, labels, margin=margin)
+    torch.testing.assert_close(ours, rule_of_torchreid(z, labels, margin))
+    torch.testing.assert_close(ours, rule_of_the_strong_baseline(z, labels, margin))
+    soft = losses.triplet(z, labels, margin="soft")
+    torch.testing.assert_close(soft, rule_of_the_strong_baseline(z, labels, None))
+
+
+def test_an_image_alone_of_its_identity_is_no_anchor_here_and_pulls_at_itself_there() -> None:
+    z, labels = drawn(0)
+    labels[labels == 0] = torch.tensor([0, 10, 11, 12])  # four identities of one image each
+    alone = ~torch.isin(labels, torch.tensor([1, 2, 3]))
+    assert number(losses.triplet(z, labels, margin=9)) == pytest.approx(slow_triplet(z, labels.tolist(), 9))
+    theirs = rule_of_torchreid(z, labels, 9)
+    far = torch.cdist(z, z) + torch.eye(len(z)) * 1e9
+    extra = (9 - far[alone].amin(1)).clamp(min=0).sum()
+    counted = losses.triplet(z, labels, margin=9) * (~alone).sum()
+    torch.testing.assert_close(theirs, (counted + extra) / len(z))
+
+
+@pytest.mark.parametrize("margin", [0.3, 2.0])
+@pytest.mark.parametrize("normalise", [False, True])
+def test_the_triplet_is_that_of_pytorch_metric_learning_with_its_own_ways_switched_off(
+    margin: float, normalise: bool
+) -> None:
+    from pytorch_metric_learning import distances, miners
+    from pytorch_metric_learning import losses as theirs
+    from pytorch_metric_learning.reducers import MeanReducer
+
+    distance = distances.LpDistance(normalize_embeddings=normalise)
+    mine = miners.BatchHardMiner(distance=distance)
+    loss = theirs.TripletMarginLoss(margin=margin, distance=distance, reducer=MeanReducer())
+    for seed in range(3):
+        z, labels = drawn(seed, ids=5, each=3)
+        expected = loss(z, labels, mine(z, labels))
+        torch.testing.assert_close(losses.triplet(z, labels, margin=margin, normalise=normalise), expected)
+
+
+@pytest.mark.parametrize(("margin", "gamma"), [(0.25, 64), (0.4, 80)])
+def test_circle_is_that_of_pytorch_metric_learning(margin: float, gamma: float) -> None:
+    from pytorch_metric_learning.losses import CircleLoss
+    from pytorch_metric_learning.reducers import MeanReducer
+
+    z, labels = drawn(1)
+    expected = CircleLoss(m=margin, gamma=gamma, reducer=MeanReducer())(z, labels)
+    torch.testing.assert_close(losses.circle(z, labels, margin=margin, gamma=gamma), expected)
+
+
 def test_gradients_of_the_triplet_are_those_of_its_value() -> None:
     z = torch.randn(8, 3, generator=torch.manual_seed(3), dtype=torch.float64, requires_grad=True)
     target = torch.tensor([0, 0, 1, 1, 1, 2, 2, 3])

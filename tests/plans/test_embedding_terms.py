@@ -144,6 +144,19 @@ def own(feature: ds.Feature, classes: int) -> nn.Module:
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(width), nn.Linear(width, classes))
 
 
+def test_losses_of_pytorch_metric_learning_go_in_as_they_are() -> None:
+    from pytorch_metric_learning import losses as theirs
+
+    model, x = Necked(), images(6)
+    for loss in (theirs.TripletMarginLoss(), theirs.MultiSimilarityLoss(), theirs.SupConLoss()):
+        net = ds.attach(model, planned(model, embedding_loss=loss))
+        outputs = net(x)
+        terms = ds.Objective(net.plan)(outputs, y())
+        assert torch.allclose(terms.parts["main/feature"], loss(outputs.aux["main/feature"], y()))
+        terms.total.backward()
+        ds.strip(net)
+
+
 @pytest.mark.parametrize(
     ("head", "adds", "output"),
     [
@@ -196,6 +209,21 @@ def test_a_branch_whose_own_loss_is_off_still_learns_by_its_feature() -> None:
     model = Necked()
     net = ds.attach(model, planned(model, weight=0, embedding_loss={"stage1": "triplet"}, head="bottleneck"))
     total(net, images(6)).total.backward()
+    assert any(p.grad.any() for p in net.heads.parameters())
+
+
+@pytest.mark.parametrize(
+    ("weight", "loss", "head"), [(0, "triplet", "cnds(width=2, hidden=4)"), (1, {"stage1": "triplet"}, "bottleneck")]
+)
+def test_a_head_of_which_one_output_learns_has_a_gradient_for_every_parameter(
+    weight: int, loss: Any, head: str
+) -> None:
+    """DistributedDataParallel waits for each."""
+    model = Necked()
+    off = {"embedding_weight": 0} if weight else {}
+    net = ds.attach(model, planned(model, weight=weight, embedding_loss=loss, head=head, **off))
+    total(net, images(6)).total.backward()
+    assert all(p.grad is not None for p in net.heads.parameters())
     assert any(p.grad.any() for p in net.heads.parameters())
 
 

@@ -63,6 +63,7 @@ def train(way: str) -> dict[str, object]:
         head="cnds(hidden=16)",
         weight={"first": 0.0, "second": 0.5},
         gradient={"second": "project"},
+        embedding_loss={"main": "triplet(margin='soft')", "second": "circle"},
     )
     wrapped = wrap(ds.attach(model, plan), way)
     meter = ds.ConflictMeter(wrapped)

@@ -6,7 +6,7 @@ none lets weight decay move what nothing trains.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from deepsup import schedules
 from deepsup.plans.plan import Branch, Plan
-from deepsup.terms import ENSEMBLE, GATE, Edge
+from deepsup.terms import ENSEMBLE, GATE, MAIN, Edge
 
 
 class Grounded(torch.autograd.Function):
@@ -63,15 +63,22 @@ def grounded(outputs: dict[str, Tensor], parameters: Iterable[nn.Parameter], *, 
     return outputs | {name: t.detach() + nothing.to(t) for name, t in with_graph.items()}
 
 
-def aside(total: Tensor, outputs: Sequence[Tensor]) -> Tensor:
-    """The total with outputs in its graph that are in none of its terms."""
-    linked = [t for t in outputs if t.requires_grad]
-    if not linked:
-        return total
-    if torch.compiler.is_compiling():  # zeros, as a compiled graph knows no missing gradient
-        return total + torch.stack([t.flatten()[:0].sum().to(total) for t in linked]).sum()
-    found: Tensor = Aside.apply(total, *linked)
-    return found
+def aside(total: Tensor, found: Mapping[str, Tensor], edges: Iterable[Edge], idle: Collection[Edge]) -> Tensor:
+    """The total with the outputs in its graph that idle terms alone would send a gradient to.
+
+    Outputs of a head of which another output learns get zeros: what lies between that and them belongs to no other.
+    """
+    learning = {name for e in edges if e not in idle for name in touched(e)}
+    heads = {name.partition("/")[0] for name in learning} - {MAIN}
+    quiet = {name: found[name] for e in idle for name in touched(e) if name in found and name not in learning}
+    linked = {name: t for name, t in quiet.items() if t.requires_grad}
+    compiled = torch.compiler.is_compiling()  # zeros, as a compiled graph knows no missing gradient
+    zeros = [t for name, t in linked.items() if compiled or name.partition("/")[0] in heads]
+    if zeros:
+        total = total + torch.stack([t.flatten()[:0].sum().to(total) for t in zeros]).sum()
+    silent = [] if compiled else [t for name, t in linked.items() if name.partition("/")[0] not in heads]
+    aside: Tensor = Aside.apply(total, *silent) if silent else total
+    return aside
 
 
 def absent(parameters: Iterable[nn.Parameter], like: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from deepsup.plans.plan import Plan
 from deepsup.predictions import Prediction
 from deepsup.supervision.attaching import Outputs
 from deepsup.supervision.first_batch_checks import check_crops, check_targets, warn_of_lost
-from deepsup.supervision.idle_branches import aside, is_absent, touched
+from deepsup.supervision.idle_branches import aside, is_absent
 from deepsup.supervision.planned_terms import axis_without_plan, check_known, edges_of, predictions_of
 from deepsup.supervision.targets import Targets, read
 from deepsup.terms import ENSEMBLE, GATE, PREVIOUS, TARGET, Edge
@@ -115,7 +115,7 @@ class Objective:
         if training:
             for nothing in skipped:  # zeros for the heads of layers that the model skipped
                 total = total + nothing.sum().to(total)
-            total = aside(total, [found[name] for e in idle for name in touched(e) if name in found])
+            total = aside(total, found, edges, idle)
         if self._counts and training:
             self.calls += 1
         return Terms(total, parts, weights)
