@@ -24,6 +24,7 @@ from deepsup.tasks import TASKS, better, task_of
 from deepsup.tasks.reidentification import RE_IDENTIFICATION
 from deepsup.training import checkpoints, memory
 from deepsup.training.checkpoints import Checkpoint, load_net, on_cpu
+from deepsup.training.interruptions import PutOff
 from deepsup.training.job import FitResult, Job
 from deepsup.training.journal import Journal, Record, read
 from deepsup.training.meters import Conflicts, LossMeter, Stopwatch, check_weights, explained
@@ -154,17 +155,21 @@ class Loop:
             self.epoch_began = self.watch.seconds
         every, length = self.job.checkpoint_every, self.job.train.length
         self._start_watch()
-        for x, y in self._batches():
-            x, y = self.fabric.to_device((x, y))
-            self._step(devices.channels_last(x) if self.job.channels_last else x, y)
-            self.batch += 1
-            if every and self.step % every == 0 and self.batch != length:
-                self._check_finite()
-                self._checkpoint()
-                self._start_watch()
+        with PutOff(wanted=self.job.folder is not None and self.fabric.world_size == 1) as stop:
+            for x, y in self._batches():
+                x, y = self.fabric.to_device((x, y))
+                self._step(devices.channels_last(x) if self.job.channels_last else x, y)
+                self.batch += 1
+                due = (every and self.step % every == 0) or stop.asked
+                if due and self.batch != length:  # after the last one the epoch has its own
+                    self._check_finite()
+                    self._checkpoint()
+                    stop.answer()
+                    self._start_watch()
         if self.batch == 0:
             raise DatasetError(f"the training source yielded no batch in epoch {self.epoch + 1}. Check what it holds.")
         self._finish_epoch()
+        stop.answer()
 
     def _batches(self) -> Iterator[Batch]:
         """The rest of this epoch's batches; a source that shuffles by the global random state gets the one it had."""
