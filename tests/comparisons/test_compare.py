@@ -17,7 +17,7 @@ from deepsup.comparisons.statistics import compared
 from deepsup.errors import ConfigError, DeepsupError
 from deepsup.settings import configs
 from deepsup.settings.comparison import Cell, ComparisonConfig
-from deepsup.training import prepare, runs
+from deepsup.training import checkpoints, prepare, runs
 from deepsup.training.journal import read
 from deepsup.training.runs import train
 from tests.support.tiny_comparisons import Finished, config, pretending, several
@@ -87,6 +87,20 @@ def test_an_interrupted_comparison_goes_on_and_ends_the_same(finished: Finished,
     for run in ("adam/plain/seed1", "adam/aux/seed1"):
         weights = [(folder / run / "model.safetensors").read_bytes() for folder in (tmp_path, finished.folder)]
         assert weights[0] == weights[1]
+
+
+def test_the_run_that_is_under_way_when_a_comparison_is_stopped_writes_a_checkpoint(tmp_path: Path):
+    def interrupt(event: dict[str, Any]) -> None:
+        if event["kind"] == "step" and event["step"] == 8:
+            raise KeyboardInterrupt
+
+    longer = config(tmp_path, jobs=1, base={"epochs": 40}).model_copy(update={"groups": {"adam": {}}})
+    with pytest.raises(KeyboardInterrupt):
+        compare(longer, on_event=interrupt)
+    steps = checkpoints.load(tmp_path / "adam/plain/seed0/checkpoint.ckpt").step
+    assert steps >= 8
+    assert steps % 10  # in the middle of an epoch: not one of the checkpoints that each ends with
+    assert not list(tmp_path.glob(".worker*"))
 
 
 def test_many_arms_run_seed_by_seed_and_stop_between_seeds_when_time_is_over(

@@ -47,6 +47,9 @@ class Process:
     def kill(self) -> None:
         self.send(signal.SIGKILL)
 
+    def terminate(self) -> None:
+        self.send(signal.SIGTERM)
+
     def send(self, number: int) -> None:
         """Send it a signal, unless it was waited for."""
         if self.returncode is None:

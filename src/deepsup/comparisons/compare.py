@@ -36,6 +36,7 @@ from deepsup.training.run_folders import document, listed_runs
 Event = dict[str, Any]
 
 LOG_LINES = 20
+GRACE = 10.0  # seconds that a worker has for the step it is in and a checkpoint
 
 
 def compare(config: ComparisonConfig, *, on_event: Callable[[Event], None] | None = None) -> dict[str, Any]:
@@ -223,7 +224,10 @@ def _run_all(cells: Rounds, *, jobs: int, folder: Path, tell: Callable[[Event], 
         for worker in workers:
             worker.stop()
         for worker in workers:
-            worker.join(timeout=10)
+            worker.join(timeout=GRACE)
+            worker.kill()
+        for worker in workers:
+            worker.join(timeout=GRACE)
 
 
 class _Worker(threading.Thread):
@@ -287,10 +291,15 @@ class _Worker(threading.Thread):
             )
 
     def stop(self) -> None:
-        """End the process, whatever it is doing: an unfinished run goes on from its checkpoint next time."""
+        """Ask the process to end: a run that is under way writes a checkpoint first, from which it goes on next time."""
         self._stopped = True
-        if self._process is not None:
-            self._process.kill()
+        if (process := self._process) is not None:
+            process.terminate()
+
+    def kill(self) -> None:
+        """End the process, whatever it is doing."""
+        if (process := self._process) is not None:
+            process.kill()
 
     def _end(self) -> int:
         """See a process off and return its exit code; only the thread that reads its answers does that."""

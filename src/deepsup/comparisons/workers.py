@@ -2,7 +2,8 @@
 
 Tasks come in as lines of JSON on standard input, journal records and results go out as lines on standard output;
 whatever a run prints itself goes to its `run.log`. One process serves many runs, because importing takes longer than a
-small run. When standard input closes, the comparison has ended or died, and so does the worker, at once.
+small run. Told to stop (SIGTERM) it ends after the step it is in and a checkpoint. When standard input closes, the
+comparison has ended or died, and so does the worker, at once.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import signal
 import sys
 import threading
 import traceback
@@ -28,6 +30,8 @@ from deepsup.training import runs
 def main() -> None:
     """Serve until standard input closes."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the comparison's, which tells its workers to stop
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # a run writes a checkpoint first
     os.dup2(2, 1)  # a stray print must not end up among the replies
     if len(sys.argv) > 1:
         torch.set_num_threads(int(sys.argv[1]))
