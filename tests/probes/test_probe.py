@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -628,3 +629,14 @@ def test_a_probe_leaves_the_very_bits_and_places_of_all_values(dtype: torch.dtyp
     before = strict(model)
     assert probe(model, data, iterations=4, lr=0.5).iterations == 4
     assert_untouched(before, strict(model))
+
+
+def test_the_time_of_a_probe_grows_as_the_layers_do() -> None:
+    def seconds(layers: int) -> float:
+        model = nn.Sequential(*(m for _ in range(layers) for m in (nn.Linear(4, 4), nn.ReLU())), nn.Linear(4, 2))
+        before = time.process_time()
+        probe(model, [(torch.randn(2, 4), torch.tensor([0, 1]))], iterations=1)
+        return time.process_time() - before
+
+    seconds(2)
+    assert seconds(1500) < 12 * min(seconds(300) for _ in range(2))  # a square would be 25 times as long

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.utils.flop_counter import FlopCounterMode
 
 from deepsup.errors import HeadError
 from deepsup.features import Feature, Pick
@@ -85,6 +84,8 @@ def _price(
         )
     module = tried(module, model)
     theirs = lent(module, model)
+    from torch.utils.flop_counter import FlopCounterMode  # brings Triton, see layers/dry_run.py
+
     p = next(module.parameters(), torch.zeros((), device=device))
     x = torch.zeros(2, *feature.shape, dtype=p.dtype, device=p.device)
     version = x._version

@@ -8,6 +8,7 @@ hooks and random state are afterwards what they were, also when the forward fail
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.utils.flop_counter import FlopCounterMode
 
 from deepsup.errors import DeepsupError, LayerError, OutputError
 from deepsup.features import Feature, Pick, default_pick, picked, show_pick, tensors_in
@@ -94,6 +94,7 @@ class _Recorder:
     apart: set[str] = field(default_factory=set)  # outputs that do not depend on the input
     calls: dict[str, int] = field(default_factory=dict)
     exits: list[str] = field(default_factory=list)
+    first: dict[str, int] = field(default_factory=dict)  # where in `exits` a layer stands first
     held: dict[str, tuple[Tensor, int, Pick]] = field(default_factory=dict)
     graphs: dict[str, bool] = field(default_factory=dict)
     # Where each output stands in the graph, and when.
@@ -106,6 +107,7 @@ class _Recorder:
         own = (p for p in module._parameters.values() if p is not None)
         self.trainable = self.trainable or any(p.requires_grad for p in own)
         self.calls[name] = self.calls.get(name, 0) + 1
+        self.first.setdefault(name, len(self.exits))
         self.exits.append(name)
         if self.calls[name] > 1:
             return
@@ -178,6 +180,10 @@ def trace(
     """
     names = {m: n for n, m in model.named_modules() if n}
     args, kwargs = as_call(sample, batch=2)
+    from torch.utils.flop_counter import (
+        FlopCounterMode,  # brings Triton, a third of a second that an import need not wait
+    )
+
     lineage = Lineage((args, kwargs))
     shape = _shape_of(args, kwargs)
     recorder = _Recorder(shape, Layouts.of(model, shape, layouts or {}), picks or {}, lineage)
@@ -304,7 +310,7 @@ def _layer(name: str, module: nn.Module, rec: _Recorder, upstream: bool, depth: 
         name=name,
         type=type(module).__name__,
         calls=rec.calls.get(name, 0),
-        order=rec.exits.index(name) if name in rec.calls else -1,
+        order=rec.first.get(name, -1) if name in rec.calls else -1,
         depth=depth,
         params=sum(p.numel() for p in module.parameters()),
         feature=feature,
@@ -343,15 +349,15 @@ def _trunk(model: nn.Module, layers: dict[str, Layer], weighted: set[str]) -> tu
     The root, plain containers and any module that holds half of the weights or more are looked into; everything else
     is a block, whose inner tensors (one arm of a residual sum, say) are not what the next block reads.
     """
-    points: list[str] = []
+    points: dict[str, None] = {}  # in order
+    inside = Counter(path for name in weighted for path in _with_parents(name))
 
     def look_into(prefix: str, module: nn.Module) -> None:
         for name, child in module.named_children():
             path = f"{prefix}{name}"
             if path in layers and path not in points:
-                points.append(path)
-                inside = sum(w == path or w.startswith(f"{path}.") for w in weighted)
-                if type(child) in CONTAINERS or (2 * inside >= len(weighted) and any(child.children())):
+                points[path] = None
+                if type(child) in CONTAINERS or (2 * inside[path] >= len(weighted) and any(child.children())):
                     look_into(f"{path}.", child)
 
     look_into("", model)
@@ -359,6 +365,12 @@ def _trunk(model: nn.Module, layers: dict[str, Layer], weighted: set[str]) -> tu
     # Only the first ones: later ones without a graph are masks and the like.
     frozen = takewhile(lambda p: not layers[p].requires_grad, usable)
     return (*frozen, *(p for p in usable if layers[p].requires_grad))
+
+
+def _with_parents(name: str) -> list[str]:
+    """A layer's name and those of all it stands in."""
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
 
 
 def _is_trunk_point(layer: Layer) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -145,7 +146,7 @@ def _weights(model: nn.Module, seen: Trace) -> dict[str, Tensor]:
             "Set requires_grad on the trunk, or choose at=[...] by hand."
         )
     frozen_below = [n for n, p in model.named_parameters() if not p.requires_grad and p.ndim >= 2]
-    if frozen_below and all(_tap_after(seen, n) is None for n in ran):
+    if frozen_below and not any(_taps_after(seen, ran).values()):
         raise LayerError(
             f"the trunk of {seen.model} is frozen: of its weights only {', '.join(ran)} can be trained, behind the last place "
             "for a branch. Set requires_grad on the layers that you mean to train, then probe."
@@ -230,11 +231,11 @@ def _step(
 def _result(
     seen: Trace, weights: dict[str, Tensor], meter: Meter, found: list[Tensor], *, lr: float, branches: tuple[str, ...]
 ) -> Probe:
-    measured = meter.read()
+    measured, taps = meter.read(), _taps_after(seen, weights)
     rows = [
         LayerGradient(
             layer=n,
-            tap=_tap_after(seen, n),
+            tap=taps[n],
             depth=seen.layers[n].depth,
             weight=measured["weight", n],
             output=measured.get(("output", n)),
@@ -283,9 +284,11 @@ def _check_finite(rows: list[LayerGradient], values: list[float], lr: float) -> 
             )
 
 
-def _tap_after(seen: Trace, name: str) -> str | None:
-    after = [p.name for p in tap_points(seen) if p.order >= seen.layers[name].order]
-    return after[0] if after else None
+def _taps_after(seen: Trace, names: Iterable[str]) -> dict[str, str | None]:
+    """For each layer the first tap point that is done with it or after it; None behind the last."""
+    points = sorted(tap_points(seen), key=lambda point: point.order)
+    found = {n: bisect_left(points, seen.layers[n].order, key=lambda point: point.order) for n in names}
+    return {n: points[i].name if i < len(points) else None for n, i in found.items()}
 
 
 def _cycle(batches: Iterable[Any]) -> Iterator[Any]:
