@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -81,11 +82,12 @@ def squared(s: Tensor, y: Tensor) -> Tensor:
 ONE = nn.Linear(8, 1)
 FOUND = {
     "classes": (Configured(classes), X, OwnLoss("cross_entropy", 1)),
-    "labels": (Configured(hot), X, OwnLoss("binary", 1)),
-    "values": (Configured(squared), X, OwnLoss("mse", 1)),
-    "one value": (Configured(squared, last=ONE), X, OwnLoss("mse", 1)),
+    "labels": (Configured(hot), X, OwnLoss("binary", None)),
+    "values": (Configured(squared), X, OwnLoss("mse", None)),
+    "labels of maps": (Mapped(hot), IMAGE, OwnLoss("binary", None)),
+    "one value": (Configured(squared, last=ONE), X, OwnLoss("mse", None)),
     "one value, flat": (Configured(lambda s, y: F.mse_loss(s.squeeze(-1), y, reduction="mean"), last=ONE), X, None),
-    "distances": (Configured(F.l1_loss, last=ONE), X, OwnLoss("l1", 1)),
+    "distances": (Configured(F.l1_loss, last=ONE), X, OwnLoss("l1", None)),
     "tokens": (Configured(classes), TEXT, OwnLoss("cross_entropy", -1)),
     "as many tokens as classes": (Configured(classes, last=nn.Linear(8, 7)), TEXT, OwnLoss("cross_entropy", -1)),
     "of axis 1": (Configured(first_axis, last=nn.Linear(8, 7)), TEXT, OwnLoss("cross_entropy", 1)),
@@ -114,7 +116,7 @@ def test_the_models_own_loss_is_found_and_the_model_left_alone(name: str) -> Non
     model, sample, wanted = FOUND[name]
     before, state = dict(vars(model.config)), torch.random.get_rng_state()
     found = own_loss(model, sample, None)
-    assert found == (wanted or OwnLoss("mse", 1))
+    assert found == (wanted or OwnLoss("mse", None))
     assert vars(model.config) == before
     assert model.training
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -127,7 +129,7 @@ def test_main_and_branches_of_a_plan_learn_by_it(name: str) -> None:
     plan = ds.plan(model, sample, at=["act"])
     assert plan.main_loss == plan.branches[0].loss == wanted.loss
     assert plan.prediction is not None
-    assert plan.prediction.axis == wanted.axis
+    assert plan.prediction.axis == (wanted.axis or 1)
     said = ds.plan(model, sample, at=["act"], main_loss="cross_entropy", classes_axis=wanted.axis)
     assert said.main_loss == "cross_entropy"  # what is said counts
 
@@ -185,6 +187,21 @@ def test_one_that_does_not_count_void_labels_otherwise_is_told_apart() -> None:
         return classes(s, y)
 
     assert own_loss(Configured(without_holes), TEXT, None) == OwnLoss("cross_entropy", -1)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-4, 1e-2])
+@pytest.mark.parametrize("name", ["next token", "tokens", "as many tokens as classes", "of axis 1"])
+def test_an_untrained_model_that_says_the_same_of_everything_is_told_apart_all_the_same(
+    name: str, spread: float
+) -> None:
+    model, sample, wanted = FOUND[name]
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        for p in model.last.parameters():
+            p.mul_(spread)
+    before = copy.deepcopy(model.state_dict())
+    assert own_loss(model, sample, None) == wanted
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
 def test_a_model_without_a_loss_of_its_own_has_none() -> None:

@@ -27,18 +27,18 @@ IGNORE = losses.IGNORE
 
 
 class OwnLoss(NamedTuple):
-    """The loss of ours that is the model's own, and the axis of the channels, 1 or -1, with which it is."""
+    """The loss of ours that is the model's own, and the axis of the channels with which it is; None: it is the same with any."""
 
     loss: str
-    axis: int
+    axis: int | None
 
 
 class Drawn(NamedTuple):
-    """Labels drawn by chance, and the losses of ours that read such, with channels on one of these axes."""
+    """Labels drawn by chance, and the losses of ours that read such, with channels on one of these axes (None: on any)."""
 
     labels: Tensor
     names: tuple[str, ...]
-    axes: tuple[int, ...]
+    axes: tuple[int | None, ...]
     otherwise: bool = False  # to be tried only where those right before were refused
 
 
@@ -49,6 +49,7 @@ class _Tries:
     numbers: dict[str, float] = field(default_factory=dict)
     silent: bool = False  # labels were taken, and no loss given
     refused: str = ""
+    equal: tuple[OwnLoss, ...] = ()  # those that labels of one kind did not tell apart, as where all scores are 0
 
 
 def own_loss(model: nn.Module, sample: Any, main: Pick | None) -> OwnLoss | None:
@@ -59,55 +60,72 @@ def own_loss(model: nn.Module, sample: Any, main: Pick | None) -> OwnLoss | None
     config = getattr(model, "config", None)
     if not hasattr(config, "model_type") or "labels" not in inspect.signature(model.forward).parameters:
         return None
-    args, kwargs = as_call(sample, batch=2)
-    kwargs = {key: value for key, value in kwargs.items() if key != "labels"}
     tries = _Tries()
-    with untouched(model), _kept(config), torch.no_grad():
-        model.eval()
-        begin(0)
-        try:
-            output = model(*args, **kwargs)
-            pick = main_of(type(model).__name__, output, main)
-        except Exception:  # the dry run says why
-            return None
-        images = [tuple(t.shape[2:]) for t in (*args, *kwargs.values()) if isinstance(t, Tensor) and t.ndim == 4]
-        refused = True
-        for drawn in _draw(picked(output, pick), config, images):
-            if drawn.otherwise and not refused:
-                continue
-            try:
-                output = model(*args, **kwargs, labels=drawn.labels)
-            except Exception as error:
-                refused, tries.refused = True, " ".join(str(error).split())
-                continue
-            refused = False
-            found = _alike(output, pick, drawn, tries)
-            if found is not None:
-                return found
-    if tries.numbers or not tries.silent:
+    for shaken in (False, True):  # weights of chance, only where those that there are tell nothing
+        with untouched(model, parameters=shaken), _kept(config), torch.no_grad():
+            model.eval()
+            begin(0)
+            for p in model.parameters() if shaken else ():
+                if p.is_floating_point():
+                    p.add_(torch.randn_like(p), alpha=0.1)
+            tries = _tried(model, sample, main)
+        if len(tries.equal) < 2:
+            break
+    if len(tries.equal) == 1:
+        return tries.equal[0]
+    if tries.numbers or tries.refused:
         raise ConfigError(_unlike(type(model).__name__, tries))
     return None
 
 
-def _alike(output: Any, pick: Pick, drawn: Drawn, tries: _Tries) -> OwnLoss | None:
-    """The loss of ours that gives the same number as the model's."""
+def _tried(model: nn.Module, sample: Any, main: Pick | None) -> _Tries:
+    """The model's losses of labels of every kind, until one is also of ours."""
+    args, kwargs = as_call(sample, batch=2)
+    kwargs = {key: value for key, value in kwargs.items() if key != "labels"}
+    tries, refused = _Tries(), True
+    try:
+        output = model(*args, **kwargs)
+        pick = main_of(type(model).__name__, output, main)
+    except Exception:  # the dry run says why
+        return tries
+    images = [tuple(t.shape[2:]) for t in (*args, *kwargs.values()) if isinstance(t, Tensor) and t.ndim == 4]
+    for drawn in _draw(picked(output, pick), model.config, images):
+        if drawn.otherwise and not refused:
+            continue
+        try:
+            output = model(*args, **kwargs, labels=drawn.labels)
+        except Exception as error:
+            refused, tries.refused = True, " ".join(str(error).split()) or type(error).__name__
+            continue
+        refused = False
+        tries.equal = _alike(output, pick, drawn, tries)
+        if tries.equal:
+            break
+    if tries.silent and not tries.numbers:
+        tries.refused = ""  # there are labels of which it gives none
+    return tries
+
+
+def _alike(output: Any, pick: Pick, drawn: Drawn, tries: _Tries) -> tuple[OwnLoss, ...]:
+    """The losses of ours that give the same number as the model's."""
     own = getattr(output, "loss", None)
     if not isinstance(own, Tensor) or own.numel() != 1:
         tries.silent = True
-        return None
-    scores = picked(output, pick)
-    rounding = 1e-4 if scores.dtype in (torch.float32, torch.float64) else 2e-2
+        return ()
+    scores, found = picked(output, pick), []
+    # Untrained models say nearly the same of everything, and so do all losses of it: a wide margin would take any.
+    rounding = 5e-6 if scores.dtype in (torch.float32, torch.float64) else 5e-3
     for name in drawn.names:
         for axis in drawn.axes:
-            known = Prediction("class", axis, scores.shape[axis], scores.ndim - 2, "")
+            known = Prediction("class", axis or 1, scores.shape[axis or 1], scores.ndim - 2, "")
             try:
                 ours = losses.get(name)(known.first(scores), known.first_target(drawn.labels))
             except DeepsupError:
                 continue
-            if torch.allclose(own.double(), ours.to(own.device).double(), rtol=rounding, atol=1e-6):
-                return OwnLoss(name, axis)
+            if torch.allclose(own.double(), ours.to(own.device).double(), rtol=rounding, atol=1e-7):
+                found.append(OwnLoss(name, axis))
             tries.numbers |= {"its own": float(own), name: float(ours)}
-    return None
+    return tuple(found)
 
 
 def _draw(scores: Tensor, config: Any, images: list[tuple[int, ...]]) -> Iterator[Drawn]:
@@ -115,7 +133,8 @@ def _draw(scores: Tensor, config: Any, images: list[tuple[int, ...]]) -> Iterato
     generator = torch.Generator().manual_seed(0)
     shape = tuple(scores.shape)
     axes = (1,) if len(shape) == 2 else (-1, 1)
-    for axis in axes if len(shape) > 2 or shape[-1] > 1 else ():
+    square = len(shape) == 3 and shape[1] == shape[2]
+    for axis in axes[: 1 if square else 2] if len(shape) > 2 or shape[-1] > 1 else ():
         places = shape[1:-1] if axis == -1 and len(shape) > 2 else shape[2:]
         places = images[0] if images and len(places) == len(images[0]) else places
         void, names = _of_classes(config, len(places))
@@ -126,12 +145,12 @@ def _draw(scores: Tensor, config: Any, images: list[tuple[int, ...]]) -> Iterato
         holes = full.clone()
         holes.view(-1)[1::5] = void
         if places:
-            yield Drawn(holes.to(scores.device), names, (axis,))
-        yield Drawn(full.to(scores.device), names, (axis,), otherwise=bool(places))
+            yield Drawn(holes.to(scores.device), names, axes if square else (axis,))
+        yield Drawn(full.to(scores.device), names, axes if square else (axis,), otherwise=bool(places))
     hot = torch.randint(0, 2, shape, generator=generator).to(scores)
-    yield Drawn(hot, ("binary", "mse", "l1"), axes)
+    yield Drawn(hot, ("binary", "mse", "l1"), (None,))
     if shape[-1] == 1:
-        yield Drawn(hot.squeeze(-1), ("mse", "binary", "l1"), axes)
+        yield Drawn(hot.squeeze(-1), ("mse", "binary", "l1"), (None,))
 
 
 def _of_classes(config: Any, places: int) -> tuple[int, tuple[str, ...]]:
@@ -145,12 +164,11 @@ def _of_classes(config: Any, places: int) -> tuple[int, tuple[str, ...]]:
 
 
 def _unlike(model: str, tries: _Tries) -> str:
-    found = ", ".join(f"{name} {value:.4g}" for name, value in tries.numbers.items())
-    seen = (
-        f"it takes no labels that were drawn for it ({tries.refused:.120})"
-        if not found
-        else f"of labels drawn: {found}"
-    )
+    seen = f"of labels drawn: {', '.join(f'{name} {value:.4g}' for name, value in tries.numbers.items())}"
+    if not tries.numbers:
+        seen = f"it takes no labels that were drawn for it ({tries.refused:.120})"
+    if tries.equal:
+        seen += "; several are alike"
     return (
         f"{model} has a loss of its own, and none of deepsup's equals it; {seen}. Say what main and branches learn by: "
         "main_loss='cross_entropy' (or 'cross_entropy(shift=1)', 'binary', 'mse'), or main='*' with a function of "
