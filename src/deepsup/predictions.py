@@ -7,6 +7,7 @@ classes, labels or values on axis 1: (N, C, *places). Where they stand in what t
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -98,18 +99,13 @@ class Word(NamedTuple):
     loss: str
 
 
-TASKS = {
-    "classification": Word("class", None, "cross_entropy"),
-    "segmentation": Word("class", None, "cross_entropy"),
-    "tokens": Word("class", -1, "cross_entropy"),
-    "labels": Word("labels", None, "binary"),
-    "values": Word("values", None, "mse"),
-    "re-identification": Word("class", None, "cross_entropy"),
-}
+TASKS: dict[str, Word] = {}
+"""What the name of every task says; tasks write themselves into it (`deepsup.tasks`)."""
 
 
 def word(task: str) -> Word:
     """Raises `ConfigError` for a task that there is not."""
+    import_module("deepsup.tasks")  # a room below, whose files have the words
     if task not in TASKS:
         raise ConfigError(f"there is no task {task!r}.{closest(task, TASKS)} Tasks: {', '.join(TASKS)}.")
     return TASKS[task]

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import deepsup as ds
+from deepsup import predictions
 from deepsup.errors import ConfigError
 from deepsup.evaluation.evaluate import evaluate
+from deepsup.predictions import Word
 from deepsup.reports.metrics import digits, meaning
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks import METRICS, TASKS, task_of
@@ -43,7 +45,7 @@ def bce(scores: Tensor, target: Tensor) -> Tensor:
 @pytest.fixture
 def tagging() -> Iterator[None]:
     """A task in which an image has any number of tags, as long as a test runs."""
-    before, known = dict(TASKS), dict(METRICS)
+    before, known, words = dict(TASKS), dict(METRICS), dict(predictions.TASKS)
 
     @register
     class Tagging(Task):
@@ -51,6 +53,7 @@ def tagging() -> Iterator[None]:
         targets = "tags"
         labelled = "any number of tags"
         metric = "tag accuracy"
+        word = Word("labels", None, "binary(pos_weight=2.0)")
         writer = Table
 
         def takes(self, target: Any, kind: str, places: int | None) -> bool:
@@ -63,9 +66,26 @@ def tagging() -> Iterator[None]:
 
     metric("tag accuracy", "the share of tags that are right", task="tagging", digits=3)(lambda tags: tags.right)
     yield
-    for table, old in ((TASKS, before), (METRICS, known)):
+    for table, old in ((TASKS, before), (METRICS, known), (predictions.TASKS, words)):
         table.clear()
         table.update(old)
+
+
+@pytest.mark.usefixtures("tagging")
+def test_plan_knows_a_new_task_by_its_word() -> None:
+    plan = ds.plan(
+        nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)), torch.zeros(2, 6), at=["1"], task="tagging"
+    )
+    assert plan.main_loss == plan.branches[0].loss == "binary(pos_weight=2.0)"
+    assert plan.prediction is not None
+    assert plan.prediction.kind == "labels"
+    with pytest.raises(ConfigError, match=r"there is no task 'taging'\. Closest: tagging"):
+        predictions.word("taging")
+
+
+def test_every_task_has_a_word() -> None:
+    assert set(predictions.TASKS) == set(TASKS)
+    assert {name: word for name, word in predictions.TASKS.items() if word.kind not in predictions.KINDS} == {}
 
 
 @pytest.mark.usefixtures("tagging")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from deepsup import documents, losses, ownership
 from deepsup.errors import ConfigError
+from deepsup.predictions import Word
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks.outputs import ignored, is_labels, scores_of, with_ensemble, without_channel
 from deepsup.tasks.prediction_tables import Rows
@@ -86,6 +87,7 @@ class Classification(Task):
     targets = "images with one label"
     labelled = "one label an image"
     metric = ACCURACY
+    word = Word("class", None, "cross_entropy")
     options = frozenset({"views", "overlap"})
     writer = Table
 

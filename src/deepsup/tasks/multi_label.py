@@ -13,6 +13,7 @@ from torch import Tensor
 
 from deepsup.losses.full_size import enlarged
 from deepsup.losses.labels import is_multi_hot
+from deepsup.predictions import Word
 from deepsup.supervision.exits import average
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks.label_map_metrics import BINS, average_precision, bins_of
@@ -132,6 +133,7 @@ class Labels(Task):
     targets = "images with several labels"
     labelled = "any of several labels an image"
     metric = MEAN_AP
+    word = Word("labels", None, "binary")
     writer = NumberRows
 
     def takes(self, target: Any, kind: str, places: int | None) -> bool:

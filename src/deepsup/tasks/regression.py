@@ -11,6 +11,7 @@ from torch import Tensor
 
 from deepsup.losses.full_size import enlarged
 from deepsup.losses.values import met
+from deepsup.predictions import Word
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks.outputs import loss_of
 from deepsup.tasks.prediction_tables import ValueFiles
@@ -86,6 +87,7 @@ class RealValues(Task):
     targets = "real values"
     labelled = "real values an image"
     metric = R2
+    word = Word("values", None, "mse")
     writer = ValueFiles
 
     def takes(self, target: Any, kind: str, places: int | None) -> bool:

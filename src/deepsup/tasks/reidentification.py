@@ -12,6 +12,7 @@ from torch import Tensor
 
 from deepsup import ownership
 from deepsup.errors import DatasetError
+from deepsup.predictions import Word
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks.classification import ANSWERS
 from deepsup.tasks.retrieval import RetrievalScores
@@ -57,6 +58,7 @@ class ReIdentification(Task):
     targets = "identities"
     labelled = "an identity an image"
     metric = MEAN_AP
+    word = Word("class", None, "cross_entropy")  # of training
     options = frozenset({"views", "per_identity", "spread"})
 
     def takes(self, target: Any, kind: str, places: int | None) -> bool:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from deepsup import label_maps, losses, ownership
 from deepsup.losses import full_size
+from deepsup.predictions import Word
 from deepsup.supervision.exits import average
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks.label_map_metrics import MEAN_IOU, THRESHOLD, Confusion, iou
@@ -104,6 +105,7 @@ class Segmentation(Task):
     targets = "label maps"
     labelled = "a label a pixel"
     metric = MEAN_IOU
+    word = Word("class", None, "cross_entropy")
     options = frozenset({"crop", "patches", "prepare", "tile", "stride"})
     whole_images = True
     writer = Pictures

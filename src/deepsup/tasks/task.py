@@ -13,8 +13,9 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
 from torch import Tensor
 
-from deepsup import losses, ownership
+from deepsup import losses, ownership, predictions
 from deepsup.errors import ConfigError
+from deepsup.predictions import Word
 from deepsup.specs import closest
 from deepsup.supervision.objectives import Objective
 
@@ -138,6 +139,7 @@ class Task(ABC):
     targets: ClassVar[str]  # what a target is, as errors call it
     labelled: ClassVar[str]  # what an image has, as errors say it: "a label a pixel"
     metric: ClassVar[str]  # the one that counts unless another is named
+    word: ClassVar[Word]  # what `plan(task=name)` says of a model's output
     options: ClassVar[frozenset[str]] = frozenset()  # settings of `data` that other tasks lack
     whole_images: ClassVar[bool] = False  # whether images keep their shape when they are resized
     writer: ClassVar[type[Writer] | None] = None  # what writes predictions of new images
@@ -197,8 +199,8 @@ T = TypeVar("T", bound=type[Task])
 
 
 def register(task: T) -> T:
-    """Make a task known by its name."""
-    TASKS[task.name] = task()
+    """Make a task known by its name, to `plan` as well."""
+    TASKS[task.name], predictions.TASKS[task.name] = task(), task.word
     return task
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from deepsup import losses
 from deepsup.losses.full_size import enlarged
+from deepsup.predictions import Word
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks.classification import Hits, accuracy, add_hits
 from deepsup.tasks.outputs import is_labels, loss_of, with_ensemble, without_channel
@@ -70,6 +71,7 @@ class Tokens(Task):
     labelled = "a label a token"
     metric = "token accuracy"
     writer = TokenFiles
+    word = Word("class", -1, "cross_entropy")
 
     def takes(self, target: Any, kind: str, places: int | None) -> bool:
         if not is_labels(target) or kind in ("labels", "values") or places not in (None, 1):
