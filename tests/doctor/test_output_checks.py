@@ -205,13 +205,45 @@ def test_losses_that_are_not_finite_or_have_no_graph_are_found() -> None:
     assert only(found, "loss-without-gradient", "main output", "without .detach()").what == "it has no graph"
 
 
+@pytest.mark.parametrize(
+    ("options", "severity", "why", "spoilt"),
+    [
+        ({}, "error", "One step makes its head and every weight up to 'relu1' NaN", {"conv1", "head"}),
+        ({"gradient": "detach"}, "error", "One step makes its head NaN, and the total that is shown", {"head"}),
+        ({"weight": 0.0}, "warning", "Its weight is 0, so nothing learns from it yet", set()),
+    ],
+)
+def test_what_a_branch_that_is_not_finite_makes_nan_is_what_is_said(
+    options: dict[str, Any], severity: str, why: str, spoilt: set[str]
+) -> None:
+    def bad(prediction: Tensor, target: Tensor) -> Tensor:
+        return prediction.sum() * torch.nan
+
+    found = examined(Plain(), at=["relu1"], branch_loss=bad, **options)
+    assert only(found, "loss-not-finite", "branch 'relu1'", "division of zero").severity == severity
+    assert found.findings[0].why.startswith(why)
+    model = Plain()
+    plan = ds.plan(model, images(4), at=["relu1"], loss=bad, **options)
+    net = ds.attach(model, plan)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    ds.Objective(plan)(net(images(4)), labels(4)).total.backward()
+    optimizer.step()
+    nan = {name for name, p in net.named_parameters() if bool(p.isnan().any())}
+    assert {"head" if "heads" in name else name.split(".")[1] for name in nan} == spoilt, nan
+
+
 class Detached(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.detach()
 
 
 def test_without_a_target_scores_are_still_looked_at_and_losses_are_not() -> None:
-    assert not ds.diagnose(attached(), images(4), loss=lambda prediction, target: None)
+    found = ds.diagnose(attached(), images(4), loss=lambda prediction, target: None)
+    assert not found
+    looked, _, unseen = found.summary.partition("not looked at: ")
+    for part in ("labels", "losses"):
+        assert part not in looked
+        assert part in unseen
     only(ds.diagnose(Normalised(nn.Softmax(1)), images(4)), "normalised-scores", "main output")
 
 

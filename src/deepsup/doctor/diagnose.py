@@ -101,7 +101,7 @@ def diagnose(
         "heads": ran and bool(chosen and chosen.branches),
         "outputs": ran,
         "labels": ran and target is not None,
-        "losses": ran,
+        "losses": ran and target is not None,
         "weights": True,
         "optimiser": optimizer is not None,
     }

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deepsup import losses
+from deepsup import gradients, losses, schedules
 from deepsup.doctor.findings import WARNING, Finding, branch, error, from_error, warning
 from deepsup.errors import ClassCountError, DeepsupError, HeadError
 from deepsup.losses.full_size import lost_classes
@@ -65,7 +65,7 @@ TARGET_UNFIT = error(
 LOSS_FAILED = error("loss-failed", why="The first training step stops here", fix="Try the loss on one output by hand")
 LOSS_NOT_FINITE = error(
     "loss-not-finite",
-    why="One step makes every weight NaN",
+    why="One step makes every weight that leads to it NaN",
     fix="Look for a logarithm or division of zero, a batch of ignored labels only, or float16 overflow",
 )
 LOSS_WITHOUT_GRADIENT = error(
@@ -107,6 +107,7 @@ def scoring(
         output, asked = objective.given(edge, prediction, held)
         goal = held.of(edge.source)[0][0]
         value = None if target is None or bad is not None else _value(edge, output, goal, asked, found)
+        found += _not_finite(edge, value, objective)
         if value is not None:
             found += _lost(edge, prediction, target, value)
         values.append(prediction if value is None else value)
@@ -268,11 +269,29 @@ def _value(
         fix = "Return one number, the mean over the batch"
         found.append(LOSS_FAILED.found(where, f"its loss {loss} returned {given}", fix=fix))
         return None
-    if not bool(torch.isfinite(value.detach())):
-        found.append(LOSS_NOT_FINITE.found(where, f"its loss {loss} is {value.item()} on the first batch"))
-    elif prediction.requires_grad and not value.requires_grad:
+    if bool(torch.isfinite(value.detach())) and prediction.requires_grad and not value.requires_grad:
         found.append(LOSS_WITHOUT_GRADIENT.found(where, f"its loss {loss} has no graph"))
     return value
+
+
+def _not_finite(edge: Edge, value: Tensor | None, objective: Objective) -> Iterator[Finding]:
+    """A loss that is no number, and what of the net it reaches: nothing at weight 0, the head alone where its gradient ends."""
+    if value is None or bool(torch.isfinite(value.detach())):
+        return
+    branches = {b.name: b for b in objective.plan.branches} if objective.plan else {}
+    own, why, severity = branches.get(edge.name), "", ""
+    never = isinstance(edge.weight, schedules.constant) and not edge.weight.value
+    if own is not None and never:
+        why, severity = (
+            "Its weight is 0, so nothing learns from it yet; with any other, one step would make weights NaN",
+            WARNING,
+        )
+    elif own is not None and isinstance(own.gradient, gradients.detach):
+        why = "One step makes its head NaN, and the total that is shown; its gradient ends there"
+    elif own is not None:
+        why = f"One step makes its head and every weight up to '{own.layer}' NaN"
+    what = f"its loss {losses.show(edge.loss)} is {value.item()} on the first batch"
+    yield LOSS_NOT_FINITE.found(place(edge.source), what, why=why, severity=severity)
 
 
 def _lost(edge: Edge, prediction: Tensor, target: Any, value: Tensor) -> Iterator[Finding]:
