@@ -56,7 +56,7 @@ def test_findings_are_shown_once_errors_first_and_none_is_said(demo: Path, tmp_p
     assert row[1] == "relu6 overwrites what conv6 gives out."  # a name keeps its case
     assert row[3] == "Tap the layer that follows, or set inplace=False there."
     plain = Page(reports.render(demo / "sgd" / "plain" / "seed0")).text
-    assert "No finding: none of the known traps" in plain
+    assert "No finding in one batch before the first step." in plain
     write(tmp_path / "a/plain/seed0", journal("sgd", "plain", 0, epochs=1))
     write(tmp_path / "a/plain/seed1", older(journal("sgd", "plain", 1, epochs=1)))
     assert "Not checked: sgd/plain/seed1." in Page(reports.render(tmp_path)).text

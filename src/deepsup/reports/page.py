@@ -30,6 +30,7 @@ from deepsup.reports import (
     sections,
     shrinking,
     text_tables,
+    unseen,
 )
 from deepsup.reports.metrics import meaning, score, titled, unit
 from deepsup.reports.sections import path
@@ -146,6 +147,7 @@ def content(found: Evidence, *, beside: Path) -> dict[str, Any]:
         "legend": {name: "#{:02x}{:02x}{:02x}".format(*colour) for name, colour in label_maps.LEGEND.items()},
         "varied": ablations.varied(compare),
         "findings": sections.findings(found),
+        "unseen": unseen.unseen(found),
         "conflicts": any(run.conflicts for run in found.runs),
         "placements": sections.placements(found),
         "plans": _plans(found.runs),
