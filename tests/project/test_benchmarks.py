@@ -177,3 +177,13 @@ def test_the_log_and_the_readme_claim_what_stands_by_the_rule_of_today() -> None
     span = f"{100 * digits['confidence']:.4g} % interval {low} to {high}"
     assert f"+{100 * digits['mean_difference']:.1f} points, {span}" in readme
     assert stands["digits-comparison", "adam/supervised"]["verdict"] == "no evidence"
+
+
+def test_no_model_of_transformers_has_another_loss_in_silence_and_the_table_counts_them() -> None:
+    found = rows("transformers_losses")
+    outcomes = [row["outcome"] for row in found.values()]
+    assert set(outcomes) == {"equal", "refused", "no loss", "no labels", "not built"}
+    page = (ROOT / "docs/predictions.md").read_text()
+    counts = " | ".join(str(outcomes.count(name)) for name in ("equal", "refused", "no loss", "no labels", "not built"))
+    assert f"| all | {counts} |" in page
+    assert f"{len(found):,} of" in page

@@ -55,7 +55,7 @@ def unseen(found: Evidence) -> list[Unseen]:
     if alone:
         lines.append(Unseen("Another seed", "there is one run of each setting", _named(alone, found)))
     if any(run.epochs for run in found.runs):
-        lines.append(Unseen("Other images than those of validation", "every score is of these", None))
+        lines.append(Unseen("Other images than those of validation", "every score is of those", None))
     return lines
 
 
