@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import deepsup as ds
+from deepsup.errors import HeadError
 from deepsup.evaluation.evaluate import evaluate
 from deepsup.supervision.objectives import Objective
 
@@ -49,3 +50,18 @@ def test_scores_of_every_second_token_are_held_against_all_as_their_loss_does() 
     scores = torch.nn.functional.one_hot(torch.tensor([[0, 3]]), 5).float().transpose(1, 2)
     found = evaluate(Given(), [(scores, torch.tensor([[0, 0, 3, 3]]))], objective=Objective(classes_axis=1))
     assert found.score == {"main": 1.0}
+
+
+def test_indices_held_against_each_class_by_itself_are_those_of_tokens() -> None:
+    scores = torch.nn.functional.one_hot(torch.tensor([[0, 1, 2, 3], [3, 2, 1, 0]]), 5).float()
+    target = torch.tensor([[0, 1, 0, -100], [3, -100, 0, 0]])
+    found = evaluate(Given(), [(scores, target)], objective=Objective(loss="binary", classes_axis=-1))
+    assert (found.metric, found.score) == ("token accuracy", {"main": pytest.approx(4 / 6)})
+
+
+def test_a_head_that_pools_is_refused_with_the_one_that_does_not() -> None:
+    net = torch.nn.Sequential(torch.nn.Embedding(6, 8), torch.nn.Linear(8, 8), torch.nn.Linear(8, 5))
+    x = torch.randint(0, 6, (2, 4))
+    with pytest.raises(HeadError, match="as many classes: tokenwise"):
+        ds.plan(net, x, ["1"], task="tokens", head="pool")
+    ds.plan(net, x, ["1"], task="tokens", head="tokenwise")

@@ -58,6 +58,8 @@ def _remedy(shape: tuple[int, ...], main: tuple[int, ...], loss: str) -> str:
     if same_scores(shape, main):
         able = ", ".join(name for name in losses.LOSSES if losses.describe(name).resizes)
         return f"Loss {loss} does not bring maps of two sizes together; these do: {able}."
+    if len(main) == 3:
+        return "Give the branch a head that gives each place as many classes: tokenwise; or a loss= of its own."
     return "Give the branch a head that gives a map of as many classes, of any size: fcn, c1, conv1x1; or a loss= of its own."
 
 

@@ -74,7 +74,10 @@ class Tokens(Task):
     word = Word("class", -1, "cross_entropy")
 
     def takes(self, target: Any, kind: str, places: int | None) -> bool:
-        if not is_labels(target) or kind in ("labels", "values") or places not in (None, 1):
+        several = (
+            kind == "labels" and places is None
+        )  # (N, C): of places, indices may be held against each class by itself
+        if not is_labels(target) or kind == "values" or several or places not in (None, 1):
             return False
         target = without_channel(target, places)
         return target.ndim == 2 and (target.shape[1] > 1 or places == 1)
