@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deepsup import networks
 from deepsup.errors import EmbeddingError
 from deepsup.layers.last_linear import LastLinear, last_linear, reading, two_of
 from tests.support.small_nets import CLASSES, Plain, Residual, images, mlp
@@ -87,6 +88,37 @@ def test_the_last_linear_layer_and_its_neck(
     module.requires_grad_(not frozen)
     assert found(module, x) == expected
     assert expected.first == (expected.neck or expected.layer)
+
+
+ZOO = {
+    "torchvision:resnet18": LastLinear("fc"),
+    "torchvision:mobilenet_v3_small": LastLinear("classifier.3"),
+    "torchvision:vit_b_16": LastLinear("heads.head"),
+    "torchvision:googlenet": LastLinear("fc"),
+    "timm:convnext_atto": LastLinear("head.fc"),
+    "timm:swin_tiny_patch4_window7_224": LastLinear("head.fc"),
+    "timm:mobilenetv3_small_050": LastLinear("classifier"),
+    "timm:deit_tiny_distilled_patch16_224": "'head' and 'head_dist'.*embedding='head'",
+    "torchvision:squeezenet1_1": r"Conv2d 'classifier\.1', which reads \(2, 512, 13, 13\)",
+}
+
+
+@pytest.mark.parametrize("spec", ZOO)
+def test_networks_of_the_zoos_have_theirs_or_say_why_not(spec: str) -> None:
+    with torch.device("meta"):
+        net, x = networks.build(spec, classes=CLASSES, size=224).eval(), torch.zeros(2, 3, 224, 224)
+    expected = ZOO[spec]
+    if isinstance(expected, LastLinear):
+        assert found(net, x) == expected
+    else:
+        with pytest.raises(EmbeddingError, match=expected):
+            found(net, x)
+
+
+def test_a_zoos_neck_is_found_behind_its_dropout() -> None:
+    with torch.device("meta"):
+        net, x = networks.build("timm:levit_128s", classes=CLASSES).eval(), torch.zeros(2, 3, 224, 224)
+    assert found(net, x, said="head.linear") == LastLinear("head.linear", "head.bn")
 
 
 def loose(m: nn.Module, z: Tensor) -> Tensor:
