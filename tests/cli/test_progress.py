@@ -81,6 +81,8 @@ def test_a_search_tells_its_first_rank_beside_its_score_of_every_output():
     for event in ({"kind": "start", "metric": "mAP", "config": {"epochs": 4}}, epoch):
         display.see(event)
     assert console.file.getvalue() == "who: trains, epoch 2/4, mAP 45.2%, rank-1 70.0%, late 30%, rank-1 55%\n"  # type: ignore[attr-defined]
+    display.see({**epoch, "epoch": 3, "validation": None})
+    assert console.file.getvalue().endswith("\nwho: trains, epoch 3/4\n")  # type: ignore[attr-defined]
     assert any("45.2%, rank-1 70.0%  late 30%, rank-1 55%" in line for line in drawn(display, 120))
     display.see({"kind": "start", "metric": "rank-1", "config": {"epochs": 4}})
     assert not any("rank-1 70" in line for line in drawn(display, 120))  # once is enough

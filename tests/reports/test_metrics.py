@@ -33,3 +33,7 @@ def test_values_are_numbers_and_not_percent() -> None:
     assert (metrics.unit("R²"), metrics.unit("mAP")) == ("", " %")
     assert metrics.measured_in("R²") == "of R²"
     assert metrics.measured_in("accuracy") == "points of accuracy"
+
+
+def test_a_sentence_begins_with_a_name_as_it_is_written() -> None:
+    assert [metrics.titled(name) for name in ("mean IoU", "mAP", "mINP", "R²")] == ["Mean IoU", "mAP", "mINP", "R²"]

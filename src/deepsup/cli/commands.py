@@ -96,9 +96,14 @@ def report(
     picture: Annotated[Path | None, typer.Option(help="Also draw a PNG, of what --of says.")] = None,
     of: Annotated[str, typer.Option(help=f"What it shows: {' | '.join(PICTURES)}.")] = "gradients",
     group: Annotated[str | None, typer.Option(help="Which group of a comparison the picture shows.")] = None,
+    pictures: Annotated[
+        bool, typer.Option("--pictures/--no-pictures", help="Whether validation images are on the page.")
+    ] = True,
 ) -> None:
     """Make one HTML page from the journals of a run or a comparison; it opens without a network."""
-    console.print(f"report: {reports.write_html(folder, out or folder / 'report.html')}", highlight=False)
+    console.print(
+        f"report: {reports.write_html(folder, out or folder / 'report.html', pictures=pictures)}", highlight=False
+    )
     if picture:
         console.print(f"picture: {reports.picture(of, folder, picture, group)}", highlight=False)
 

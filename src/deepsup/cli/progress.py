@@ -79,7 +79,8 @@ class Display:
         elif event["kind"] == "resume":
             self.console.print(f"{name}: resumes at epoch {event['epoch']}", highlight=False)
         elif event["kind"] in ("epoch", "failed", "stop", "end") and not self.console.is_terminal:
-            cells = _cells(line)
+            scored = event["kind"] != "epoch" or event["validation"]  # else the score is an earlier one
+            cells = _cells(line if scored else {**line, "score": {}})
             news = [
                 cells.state,
                 cells.epoch and f"epoch {cells.epoch}",

@@ -120,7 +120,8 @@ def read(run: Run) -> Maps:
 
 def _maps_of(run: Run) -> bool:
     """Whether a run is about label maps."""
-    return (run.path / FOLDER).is_dir() or bool(run.epochs and run.epochs[-1].scores)
+    scores = run.epochs[-1].scores if run.epochs else {}
+    return (run.path / FOLDER).is_dir() or any("mean IoU" in own for own in scores.values())
 
 
 def _gallery(found: Evidence, title: str, *, most: int) -> Gallery:

@@ -56,8 +56,8 @@ def measured_in(metric: str) -> str:
 
 
 def titled(metric: str) -> str:
-    """Return the name as a sentence or a heading begins with it: `titled("mean IoU")` is `"Mean IoU"`."""
-    return metric[:1].upper() + metric[1:]
+    """Return the name as a sentence or a heading begins with it: `titled("mean IoU")` is `"Mean IoU"`; mAP stays as it is."""
+    return metric if metric[1:2].isupper() else metric[:1].upper() + metric[1:]
 
 
 def meaning(metric: str, task: str | None = None) -> str:

@@ -27,6 +27,7 @@ from deepsup.reports import (
     galleries,
     metric_tables,
     panels,
+    searches,
     sections,
     shrinking,
     text_tables,
@@ -55,18 +56,18 @@ _SEAL = b"<!-- deepsup report, sha256 %s -->\n"
 _BEFORE, _AFTER = "before, without branches", "after, with branches"
 
 
-def write_html(path_in: str | Path, out: str | Path) -> Path:
+def write_html(path_in: str | Path, out: str | Path, *, pictures: bool = True) -> Path:
     """Write the report of the run or comparison at `path_in` to the file `out` (or report.html in the directory `out`).
 
     >>> write_html("runs/demo", "runs/demo/report.html")      # doctest: +SKIP
     PosixPath('runs/demo/report.html')
 
-    Raises `ConfigError` where another file than a report as deepsup wrote it is there. Needs the extra:
-    `pip install "deepsup[report]"`.
+    Without `pictures` no validation image is in it. Raises `ConfigError` where another file than a report as deepsup wrote it
+    is there. Needs the extra: `pip install "deepsup[report]"`.
     """
     target = Path(out)
     target = target / "report.html" if target.is_dir() or not target.suffix else target
-    text = render(path_in, beside=target.parent)
+    text = render(path_in, beside=target.parent, pictures=pictures)
     if documents.is_odd(target) or (target.exists() and not _is_ours(target.read_bytes())):
         raise ConfigError(
             f"{target} is there, and is no report that deepsup wrote, or was changed since. Move it away, or choose another "
@@ -87,10 +88,11 @@ def _is_ours(page: bytes) -> bool:
     return length >= 0 and _sealed(page[:length]) == page
 
 
-def render(path_in: str | Path, *, beside: str | Path | None = None) -> str:
+def render(path_in: str | Path, *, beside: str | Path | None = None, pictures: bool = True) -> str:
     """Return the report of `path_in` as HTML: the same files on disk always give the same text.
 
-    `beside` is the directory that the file will lie in, so that links to certificates work; by default `path_in`.
+    `beside` is the directory that the file will lie in, so that links to certificates work; by default `path_in`. Without
+    `pictures` there are no validation images in it.
     """
     jinja2 = require("jinja2", purpose="a report", install="deepsup[report]")
     environment = jinja2.Environment(
@@ -105,7 +107,7 @@ def render(path_in: str | Path, *, beside: str | Path | None = None) -> str:
     page = environment.get_template("page.html.j2")
     with _undisturbed():
         found = evidence(path_in)
-        html: str = page.render(content(found, beside=Path(beside or found.path)))
+        html: str = page.render(content(found, beside=Path(beside or found.path), pictures=pictures))
     return html
 
 
@@ -121,7 +123,7 @@ def _undisturbed() -> Iterator[None]:
             gc.enable()
 
 
-def content(found: Evidence, *, beside: Path) -> dict[str, Any]:
+def content(found: Evidence, *, beside: Path, pictures: bool = True) -> dict[str, Any]:
     """Return everything the template shows, as plain values."""
     compare = found.compare
     views, baselines = _views(found)
@@ -142,7 +144,8 @@ def content(found: Evidence, *, beside: Path) -> dict[str, Any]:
             "pulls": sections.pulls(found),
         },
         "score_tables": metric_tables.score_tables(found),
-        "galleries": galleries.galleries(found),
+        "galleries": galleries.galleries(found) if pictures else [],
+        "searches": searches.searches(found, pictures=pictures),
         "hatch": ["#{:02x}{:02x}{:02x}".format(*colour) for colour in label_maps.HATCH],
         "legend": {name: "#{:02x}{:02x}{:02x}".format(*colour) for name, colour in label_maps.LEGEND.items()},
         "varied": ablations.varied(compare),
@@ -220,6 +223,7 @@ def _figures(found: Evidence, views: Views, baselines: figures.Baselines) -> dic
         "profile": [("", partial(figures.profile, same, baselines=baselines, **span))] if probed else [],
         "differences": [("", partial(contrasts.differences, told, **metric))],
         "ablation": [("", partial(ablations.ablation, found.compare, **metric))],
+        "ranks": [("", partial(searches.by_rank, {group: searches.curves_of(found, group) for group in groups}))],
         "depth": [("", partial(contrasts.by_depth, told, **metric))],
         "score": [("", partial(figures.score, trained, baselines=found.baselines, **metric))] if trained else [],
         "weights": [("", partial(figures.weights, groups, baselines=found.baselines))],
