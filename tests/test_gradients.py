@@ -255,3 +255,8 @@ def test_a_head_that_overwrites_its_input_is_refused() -> None:
         ds.errors.HeadError, match=r"overwrites the activation that it is given in place.*inplace=False"
     ):
         ds.plan(Plain(), images(4), at=["conv1"], head=head)
+
+
+def test_a_factor_of_zero_sends_nothing_down() -> None:
+    rule = gradients.parse("scale(0.5)")
+    assert [rule.sends_nothing(f) for f in (None, torch.tensor(0.0), torch.tensor(0.5))] == [False, True, False]

@@ -26,7 +26,7 @@ from tests.campaigns.outcomes import Campaign
 
 ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "benchmarks/results/campaigns.json"
-ROOMS = ("kills", "damages", "fuzzing")
+ROOMS = ("kills", "damages", "fuzzing", "disks")
 
 
 def campaigns() -> list[Campaign]:

@@ -108,7 +108,7 @@ def case(warm: Warm, number: int, place: Path) -> list[str]:
             wrong.append(f"{kind} after {kills} kills ended with {code}")
             break
     said = (place / "log").read_text()
-    wrong += [f"{kind}: a traceback: {said[-1500:]}"] if "Traceback" in said and kind != "fit" else []
+    wrong += [f"{kind}: a traceback: {said[-1500:]}"] if "Traceback" in said else []
     if not wrong and (found := left(place / "OUT")) != unbroken.left:
         names = [name for name in found.keys() | unbroken.left.keys() if found.get(name) != unbroken.left.get(name)]
         wrong.append(f"{kind} after {kills} kills left another {', '.join(sorted(names))}")
@@ -150,4 +150,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:  # before the command is there that knows what to do, or in `fit`, which raises it
+        sys.exit(128 + signal.SIGINT)

@@ -112,3 +112,10 @@ def test_a_batch_of_ignored_labels_alone_is_zero() -> None:
     value.backward()
     assert float(value.detach()) == 0
     assert not scores.grad.any()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("loss", [torch.nn.MSELoss(), torch.nn.L1Loss(), torch.nn.BCEWithLogitsLoss()])
+def test_losses_of_pytorch_stretch_no_target(loss: torch.nn.Module) -> None:
+    check_target(loss, torch.zeros(4, 1), torch.zeros(4, 1))
+    with pytest.raises(HeadError, match=r"would stretch a target of shape \(4,\) over an output of \(4, 1\)"):
+        check_target(loss, torch.zeros(4, 1), torch.zeros(4))

@@ -14,6 +14,7 @@ from torchjd import aggregation
 
 import deepsup as ds
 from deepsup.errors import AttachError
+from deepsup.supervision import conflict_meter
 from deepsup.supervision.conflict_meter import Conflict, summarise
 from tests.support.small_nets import CLASSES, Plain, mlp
 
@@ -411,3 +412,8 @@ def test_the_bridge_leaves_what_no_loss_reaches_without_a_gradient() -> None:
     assert net.model.conv1.weight.grad is not None
     net.model.requires_grad_(False)
     ds.jacobian_backward(net, objective(net(IMAGES), LABELS), aggregation.Sum())
+
+
+def test_rounding_makes_no_cosine_of_more_than_one() -> None:
+    rows = torch.tensor([[[1.0000001, 1.0, 1.0, 1.0]], [[-1.0000001, 1.0, 1.0, 1.0]]], dtype=torch.float64)
+    assert [conflict_meter._summary(row.tolist()).cosine for row in rows] == [1.0, -1.0]

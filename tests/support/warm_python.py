@@ -154,7 +154,9 @@ def serve(requests: socket.socket) -> None:
         if not word:
             return
         if os.fork() == 0:
-            watch(*files)
+            with suppress(BrokenPipeError):  # whoever asked was killed
+                watch(*files)
+            os._exit(0)
         for number in files:
             os.close(number)
 
