@@ -104,7 +104,7 @@ def test_hed_released_learns_at_the_rates_of_its_prototxt() -> None:
 
 @pytest.mark.parametrize(
     ("spec", "side"),
-    [("deepsup:nin", 16), ("torchvision:resnet18", 64), ("deepsup:resnet-18-3x3", 32), ("deepsup:resnet-20", 32)],
+    [("deepsup:nin", 16), ("torchvision:resnet18", 32), ("deepsup:resnet-18-3x3", 16), ("deepsup:resnet-20", 32)],
 )
 @pytest.mark.parametrize(
     ("method", "rate"),  # the second rate is the trainer's own
