@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import deepsup as ds
 from deepsup import losses
 from deepsup.doctor.output_checks import normalised
-from tests.support.patients import Maps, Normalised, attached, examined, map_labels, only
+from tests.support.patients import Maps, Normalised, among, attached, examined, map_labels, only
 from tests.support.small_nets import CLASSES, Plain, images, labels
 
 CROSS_ENTROPIES = [
@@ -220,8 +220,8 @@ def test_what_a_branch_that_is_not_finite_makes_nan_is_what_is_said(
         return prediction.sum() * torch.nan
 
     found = examined(Plain(), at=["relu1"], branch_loss=bad, **options)
-    assert only(found, "loss-not-finite", "branch 'relu1'", "division of zero").severity == severity
-    assert found.findings[0].why.startswith(why)
+    said = among(found, "loss-not-finite", "branch 'relu1'", "division of zero", severity=severity)
+    assert said.why.startswith(why)
     model = Plain()
     plan = ds.plan(model, images(4), at=["relu1"], loss=bad, **options)
     net = ds.attach(model, plan)
