@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from deepsup.cli import tables
+from deepsup.cli.terminal import print_lines
 from deepsup.training.predict import predict as predict_images
 
 
@@ -41,7 +41,6 @@ def predict(
     probabilities. With identities and --gallery FOLDER: who is nearest, matches.csv and NAME.matches.png; without it
     embeddings.safetensors and embeddings.csv.
     """
-    console = Console(markup=False, emoji=False)  # names and paths may hold brackets
     written: list[Path] = []
     how: dict[str, Any] = {"tile": tile, "stride": stride, "gallery": gallery, "top": top, "rerank": rerank}
     for said in predict_images(folder, images, out=out, branches=branches, trust=trust, **how):
@@ -49,5 +48,5 @@ def predict(
         found = [f"{label} {share:.1%}{tables.of_output(name)}" for name, (label, share) in said.classes.items()]
         found += [f"{text}{tables.of_output(name)}" for name, text in said.told.items()]
         told = ", ".join(found or [file.name for file in written])
-        console.print(f"{said.image}: {told}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"written to {written[0].parent}", highlight=False, markup=False, soft_wrap=True)
+        print_lines([f"{said.image}: {told}"])
+    print_lines([f"written to {written[0].parent}"])
