@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from deepsup.cli import tables
+from deepsup.cli.options import Trust
 from deepsup.cli.terminal import print_lines
 from deepsup.training.predict import predict as predict_images
 
@@ -26,12 +27,7 @@ def predict(
     gallery: Annotated[Path | None, typer.Option(help="Of identities: the folder that is searched.")] = None,
     top: Annotated[int | None, typer.Option(min=1, help="How many of the nearest are told; 10 if not given.")] = None,
     rerank: Annotated[bool, typer.Option("--rerank", help="Re-rank by k-reciprocal neighbours.")] = False,
-    trust: Annotated[
-        bool,
-        typer.Option(
-            "--trust", help="Import what the run's settings name: you know who wrote them. See docs/security.md."
-        ),
-    ] = False,
+    trust: Trust = False,
 ) -> None:
     """Let a trained run look at new images, or sequences of tokens, prepared as in its validation.
 
