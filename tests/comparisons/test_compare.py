@@ -319,7 +319,10 @@ def test_what_can_be_seen_is_told_before_anything_runs_and_by_the_runs_that_are_
 
 
 WRONG = {
-    "cds": ({"methods": ["none", "cds"]}, r"arm 'cds' cannot be trained: .*data\.views is 1"),
+    "cds": (
+        {"methods": ["none", "cds"], "base": {"data": {"views": 1}}},
+        r"arm 'cds' cannot be trained: .*data\.views is 1",
+    ),
     "alone": (
         {"methods": {"none": None, "alone": "equal-compute"}},
         r"arm 'alone' cannot be trained: .*needs supervise\.like",

@@ -23,15 +23,24 @@ DISAGREEING: Final = 0.1
 """Assumed where nothing has run: on which share of images two runs disagree."""
 
 
-def power(gap: float, n: int, spread: float, images: int | None, variance: float, *, confidence: float) -> float:
+def power(
+    gap: float,
+    n: int,
+    spread: float,
+    images: int | None,
+    variance: float,
+    *,
+    confidence: float,
+    values: int | None = None,
+) -> float:
     """How often `n` seeds give a verdict where the true difference is `gap`; the other arguments as in `Difference`.
 
     The mean over 200 quantiles of the variance between seeds, which the interval has to estimate.
     """
     np, stats = require("numpy", purpose="a verdict"), require("scipy.stats", purpose="a verdict")
-    by_image = 0.0 if images is None else variance / images
+    by_image = variance / (images or values or 1) if images or values else 0.0
     found = spread * stats.chi2.ppf((np.arange(200) + 0.5) / 200, n - 1) / (n - 1)
-    halves = half_width(confidence, n, found, images, variance)
+    halves = half_width(confidence, n, found, images, variance, values=values)
     return float(stats.norm.cdf((gap - halves) / math.sqrt(spread / n + by_image + 1e-18)).mean())
 
 
@@ -56,7 +65,7 @@ def seeds_needed(difference: Difference, *, confidence: float) -> int | None:
     parts = difference.spread, difference.images, difference.variance
 
     def enough(n: int) -> bool:
-        return power(abs(difference.mean or 0.0), n, *parts, confidence=confidence) >= POWER
+        return power(abs(difference.mean or 0.0), n, *parts, confidence=confidence, values=difference.values) >= POWER
 
     if not enough(MOST_SEEDS):
         return None
@@ -73,7 +82,7 @@ def lacking(difference: Difference, verdict: Verdict, level: float, *, names: tu
         return {"needed": None, "remarks": []}
     needed = seeds_needed(difference, confidence=level)
     seeds = f"about {needed:,} seeds" if needed else f"not even {MOST_SEEDS:,} seeds"
-    on = " on these images" if difference.images else ""
+    on = " on these images" if difference.images or difference.values else ""
     says = f"{names[1]} minus {names[0]}: {seeds} would show a difference of this size four times in five{on}"
     return {"needed": needed, "remarks": [says]}
 

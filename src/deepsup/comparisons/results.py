@@ -6,6 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from deepsup import losses, methods
 from deepsup.comparisons import statistics as verdicts
 from deepsup.comparisons.arm_records import arm_record
 from deepsup.comparisons.detectable import lacking
-from deepsup.comparisons.image_variance import image_variances
+from deepsup.comparisons.image_variance import image_count, image_variances
 from deepsup.comparisons.looks import Looks, judged_in_turn, looks_of, unlooked
 from deepsup.files import load_weights
 from deepsup.plans.plan import Plan
@@ -167,7 +168,10 @@ def summarise(
             arms[arm]["inference_ms"] = milliseconds
         for arm in config.candidates:
             both = arms[config.baseline], arms[arm]
-            arms[arm]["image_variance"] = image_variances(folder, *both, _images(*both))
+            metric, images = config.score_name, _images(*both)
+            if images is None:
+                images = arms[arm]["image_count"] = image_count(folder, *both, metric=metric)
+            arms[arm]["image_variance"] = image_variances(folder, *both, images, metric)
         groups.append({"name": name, "baseline": config.baseline, "arms": arms})
     groups = judge(groups, confidence=config.confidence, correction=config.correction, looks=looks)
     for group in groups:
@@ -240,7 +244,15 @@ def _difference(
     ]
     variance = ((arms[candidate].get("image_variance") or [None])[:seeds])[-1]
     first, second = (own[:seeds] for own in scores)
-    return verdicts.compared(first, second, images=_images(*both), variance=variance, names=names, pairs=pairs)
+    images, values = _images(*both), None if variance is None else arms[candidate].get("image_count")
+    found = verdicts.compared(first, second, images=images, variance=variance, values=values, names=names, pairs=pairs)
+    unknown = images is None and values is None and found.n > 0
+    return replace(found, remarks=(*found.remarks, IMAGES_UNKNOWN)) if unknown else found
+
+
+IMAGES_UNKNOWN = (
+    "how the score varies with the choice of validation images was not kept: the interval is of the seeds alone"
+)
 
 
 def _ended(groups: Sequence[Mapping[str, Any]]) -> int:

@@ -51,7 +51,8 @@ class Difference:
     """What pairs of runs say: the mean of their differences, and the variances that it is made with.
 
     `spread` is the variance from seed to seed, `variance` that of the mean difference on one of the `images`; no `images`
-    where the score is no share of images: the interval is then of the seeds alone, and holds for these images.
+    where the score is no share of images: `variance` is then that on one of so many `values`, what images add to the score,
+    and without these the interval is of the seeds alone, and holds for these images.
     """
 
     mean: float | None
@@ -60,12 +61,14 @@ class Difference:
     images: int | None = None
     variance: float = 0.0
     remarks: tuple[str, ...] = ()
+    values: int | None = None
 
     def half(self, confidence: float) -> float | None:
         """Half the width of the interval; None where nothing is known of chance."""
-        if self.n < 2 or (self.images is None and self.spread < _NONE):
+        by_images = 0.0 if self.values is None else self.variance
+        if self.n < 2 or (self.images is None and self.spread < _NONE and by_images < _NONE):
             return None
-        return float(half_width(confidence, self.n, self.spread, self.images, self.variance))
+        return float(half_width(confidence, self.n, self.spread, self.images, self.variance, values=self.values))
 
     @property
     def p(self) -> float:
@@ -100,10 +103,17 @@ class Difference:
         return Verdict(word, self.mean, low, high, self.n, confidence, reason, self.p, self.images, remarks)
 
 
-def half_width(confidence: float, n: int, spread: Any, images: int | None, variance: Any) -> Any:
-    """Half the width of the interval of the mean of `n` differences; arrays of variances give an array of widths."""
+def half_width(
+    confidence: float, n: int, spread: Any, images: int | None, variance: Any, *, values: int | None = None
+) -> Any:
+    """Half the width of the interval of the mean of `n` differences; arrays of variances give an array of widths.
+
+    `images` are those that scores are shares of, `values` those whose part in a score of another kind is known.
+    """
     above = (1 + confidence) / 2
     seeds = t_quantile(above, n - 1) ** 2 * spread / n
+    if values is not None and images is None:
+        return (seeds + t_quantile(above, max(values - 1, 1)) ** 2 * variance / values) ** 0.5
     if images is None:
         return seeds**0.5
     return (seeds + t_quantile(above, max(images - 1, 1)) ** 2 * variance / images) ** 0.5 + 1 / images
@@ -125,6 +135,7 @@ def compared(
     *,
     images: int | None = None,
     variance: float | None = None,
+    values: int | None = None,
     names: tuple[str, str] = ("baseline", "candidate"),
     pairs: Sequence[str] | None = None,
 ) -> Difference:
@@ -132,7 +143,8 @@ def compared(
 
     One that diverged counts as 0, and so does a score below 0 (R² of what is worse than the mean).
     `variance` is that of the mean difference on one of the `images`, where it is known from
-    the answers of each run; else errors are taken as independent. `names` and `pairs` are what remarks call arms and pairs.
+    the answers of each run; else errors are taken as independent. For a score that is no share, on one of so many `values`
+    (`tasks.image_values`). `names` and `pairs` are what remarks call arms and pairs.
     """
     if len(baseline) != len(candidate):
         raise ConfigError(
@@ -157,8 +169,23 @@ def compared(
         return Difference(None, 0, images=images, remarks=tuple(told))
     spread = statistics.variance(differences) if len(differences) > 1 else 0.0
     mean_b, mean_c = (statistics.fmean(scores) for scores in zip(*both, strict=True))
-    by_image = 0.0 if images is None else variance if variance is not None else independent(mean_b, mean_c, images)
-    return Difference(statistics.fmean(differences), len(both), spread, images, float(by_image), tuple(told))
+    known = images is None and values is not None and variance is not None
+    by_image = (
+        0.0
+        if images is None and not known
+        else variance
+        if variance is not None
+        else independent(mean_b, mean_c, images or 1)
+    )
+    return Difference(
+        statistics.fmean(differences),
+        len(both),
+        spread,
+        images,
+        float(by_image),
+        tuple(told),
+        values if known else None,
+    )
 
 
 def verdict(
@@ -227,7 +254,8 @@ def rule(
         f"({', '.join(map(str, seeds))}): 'helps' if the {width} interval of the mean difference lies above 0, "
         "'hurts' if it lies below 0, otherwise 'no evidence'. The interval covers chance from seed to seed and, where the score "
         "is a share of images, in the choice of images: by the images on which two runs disagree, and where that was not kept as "
-        "if their errors were independent. A run that diverges counts as a score of 0. "
+        "if their errors were independent; of other scores by what each image adds to them (a jackknife), where that was kept. "
+        "A run that diverges counts as a score of 0. "
         f"{looks}{_chances(number, confidence, correction)}{'All' if several else 'Both'} arms start from the same weights "
         f"and see the same images in the same order {epochs}."
     )

@@ -20,6 +20,7 @@ FILES = (
     *GROWING,
     *RESULTS,
     "answers.json",
+    "image_values.json",
     "maps/maps.json",
     "search/search.json",
 )

@@ -39,7 +39,8 @@ from deepsup.settings.training import TrainConfig
 from deepsup.supervision.attaching import Supervised, attach
 from deepsup.supervision.objectives import Objective
 from deepsup.supervision.stripping import strip
-from deepsup.tasks import TASKS
+from deepsup.tasks import TASKS, image_values
+from deepsup.tasks.classification import ACCURACY
 from deepsup.training import checkpoints, loggers, optimizers, owned_folders
 from deepsup.training.checkpoints import Checkpoint
 from deepsup.training.inputs import FILE as INPUTS
@@ -311,6 +312,9 @@ def _show(
         return run(net, x.to(here)) if run else devices.forward(net, x.to(here), fabric)
 
     TASKS[data.task].save(folder, data.validation, objective, shown, metric=config.score_name)
+    if config.score_name != ACCURACY:  # of which the answers are kept
+        own: dict[str, Any] = {"metric": config.score_name, "size": _validation_batch(config, data)}
+        image_values.save(folder, TASKS[data.task], data.validation, objective, shown, **own)
 
 
 def _start(config: TrainConfig, plan: dict[str, Any] | None, labels: dict[str, Any]) -> dict[str, Any]:
