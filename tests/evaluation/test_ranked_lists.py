@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from deepsup.evaluation.ranked_lists import CURVE, FILE, FOLDER, curve, first, keep
 from deepsup.evaluation.search import Embedded, How, rankings
+from deepsup.tasks.image_values import image_values
 from tests.support.drawn_search import SearchSplit
 from tests.support.retrieval_data import search, slow_ranks
 from tests.support.slow_reranking import dense_reranking
@@ -50,7 +51,7 @@ def test_a_run_keeps_its_first_query_and_the_worst_with_what_every_output_found(
     found = embedded()
     split: Any = found.split
     scores = rankings(found)["main"].scores
-    keep(tmp_path, found, How())
+    keep(tmp_path, found, How(), metric="mAP")
     told = json.loads((tmp_path / FOLDER / FILE).read_text())
     assert told["cameras"]
     shown = [split.names.index(query["name"]) for query in told["queries"]]
@@ -75,6 +76,22 @@ def test_a_run_keeps_its_first_query_and_the_worst_with_what_every_output_found(
     assert answers["scores"] == [None if not m else p for m, p in zip(scores.matches, scores.precision, strict=True)]
 
 
+@pytest.mark.parametrize("metric", ["mAP", "rank-1"])
+def test_what_identities_add_to_the_score_is_kept_for_verdicts(metric: str, tmp_path: Path) -> None:
+    found = embedded()
+    keep(tmp_path, found, How(), metric=metric)
+    scores = rankings(found)["main"].scores
+    each = scores.precision if metric == "mAP" else (scores.first == 1).double()
+    of = found.split.identities[:12]
+    able = scores.matches > 0
+    whole, n = each[able].mean(), len(of[able].unique())
+    without = [each[able & (of != one)].mean() for one in of[able].unique()]
+    values = image_values(tmp_path, metric)
+    assert values is not None
+    assert values.tolist() == pytest.approx([float(n * whole - (n - 1) * w) for w in without])
+    assert image_values(tmp_path, "mINP") is None  # kept for the metric that counts
+
+
 def test_curves_count_the_queries_that_have_found_a_match(tmp_path: Path) -> None:
     found = embedded()
     ranks = [r for r in slow_ranks(found.split.search, "cosine") if r]
@@ -84,7 +101,7 @@ def test_curves_count_the_queries_that_have_found_a_match(tmp_path: Path) -> Non
 
 def test_without_cameras_nothing_of_its_own_is_left_out(tmp_path: Path) -> None:
     found = embedded(cameras=False)
-    keep(tmp_path, found, How(multi_query="mean"))
+    keep(tmp_path, found, How(multi_query="mean"), metric="mAP")
     told = json.loads((tmp_path / FOLDER / FILE).read_text())
     assert not told["cameras"]
     main: dict[str, Any] = told["queries"][1]["outputs"]["main"]

@@ -77,11 +77,12 @@ def _reranked(how: Reranked, whole: Distances, top: int) -> list[Ranked]:
     return found
 
 
-def keep(folder: Path, found: Embedded, how: How) -> None:
+def keep(folder: Path, found: Embedded, how: How, *, metric: str) -> None:
     """Write what the report shows of a search, and `answers.json`, into a run's folder."""
     counts = rankings(found, How(multi_query=how.multi_query))
-    keep_answers(folder, counts["main"].scores)
-    rows = found.split.queries.nonzero().flatten().tolist()
+    queried = found.split.queries.nonzero().flatten()
+    keep_answers(folder, counts["main"].scores, found.split.identities[queried], metric)
+    rows = queried.tolist()
     queries = [
         _query(folder, found, counts, number, query, rows[query], how)
         for number, query in enumerate(_shown(counts["main"].scores))

@@ -57,6 +57,11 @@ def save(
             if "main" not in counts:
                 return
             parts.append(counts["main"].cpu())
+    keep(folder, parts, metric)
+
+
+def keep(folder: Path, parts: Sequence[Counts], metric: str) -> None:
+    """Write what parts of the images add to the score, such as each image, or all queries of an identity."""
     values = pseudo_values(grouped(parts), metric)
     if values is not None:
         told = {"format": 1, "metric": metric, "images": len(parts), "values": values}

@@ -14,6 +14,7 @@ from deepsup import ownership
 from deepsup.errors import DatasetError
 from deepsup.predictions import Word
 from deepsup.supervision.objectives import Objective
+from deepsup.tasks import image_values
 from deepsup.tasks.classification import ANSWERS
 from deepsup.tasks.retrieval import RetrievalScores
 from deepsup.tasks.task import Counts, Task, Values, metric, metrics_of, register
@@ -79,7 +80,17 @@ class ReIdentification(Task):
         return {"scores": metrics, "queries": found["queries"], "without match": found["without match"]}
 
 
-def keep_answers(folder: Path, scores: RetrievalScores) -> None:
-    """Write the average precision of every query, null without a match, as `answers.json`: two runs are set beside by them."""
+def keep_answers(
+    folder: Path,
+    scores: RetrievalScores,
+    identities: Tensor,  # (Q,), of the queries
+    metric: str,
+) -> None:
+    """Write the average precision of every query, null without a match, as `answers.json`, and what each identity adds to the
+    metric (`image_values`): two runs are set side by side by it. Queries of one identity resemble one another; identities are
+    what another test set would draw anew.
+    """
     told = [None if math.isnan(one) else one for one in scores.precision.tolist()]
     ownership.write_text(folder, ANSWERS, json.dumps({"format": 1, "scores": told}) + "\n")
+    searched = sorted(set(identities[scores.matches > 0].tolist()))
+    image_values.keep(folder, [Rankings(scores.of(identities == one)) for one in searched], metric)

@@ -49,6 +49,10 @@ class RetrievalScores:
     def __add__(self, other: RetrievalScores) -> RetrievalScores:
         return RetrievalScores(*(torch.cat([getattr(one, f.name) for one in (self, other)]) for f in fields(self)))
 
+    def of(self, chosen: Tensor) -> RetrievalScores:  # (Q,), bool
+        """Those of some of the queries."""
+        return RetrievalScores(*(getattr(self, f.name)[chosen] for f in fields(self)))
+
     def metrics(self) -> dict[str, float]:
         """Means over the queries with a match, as shares in [0, 1], and how many queries there are, with and without.
 

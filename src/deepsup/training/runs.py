@@ -305,7 +305,7 @@ def _show(
     folder, here = Path(config.output), fabric.device
     if (images := searched(data.validation)) is not None:
         extract = partial(devices.forward, extractor(net, how.layer), fabric=fabric)
-        ranked_lists.keep(folder, embed(images, extract, device=here), how)
+        ranked_lists.keep(folder, embed(images, extract, device=here), how, metric=config.score_name)
         return
 
     def shown(x: Tensor) -> Any:
