@@ -107,6 +107,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
     def fails(temporary: Path) -> None:
         temporary.write_text("half")
+        temporary.with_name(".tmpZJsdgM").write_text("of a library that writes beside it")
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):

@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from deepsup.errors import CheckpointError
 
-LEFTOVER = "deepsup-"  # begins the ending of a file that is being written
+LEFTOVER = "deepsup-"  # begins the ending of the folder of a file that is being written
 
 
 def save_weights(model: nn.Module, path: str | Path) -> None:
@@ -46,9 +47,15 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in place at once: old or new, never half."""
+    """Let `write` fill a temporary file, then put it in place at once: old or new, never half.
+
+    The file lies in a folder of its own beside `path`: a library may write temporary files beside it in turn (safetensors
+    does), and what a kill leaves of those goes with the folder.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{LEFTOVER}{secrets.token_hex(6)}")
+    folder = path.with_name(f".{path.name}.{LEFTOVER}{secrets.token_hex(6)}")
+    folder.mkdir()
+    temporary = folder / path.name
     try:
         temporary.open("xb").close()
         rights = temporary.stat().st_mode  # those of any new file; safetensors would leave the file to its owner alone
@@ -58,12 +65,12 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+        shutil.rmtree(folder, ignore_errors=True)
+    parent = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(parent)
     finally:
-        os.close(folder)
+        os.close(parent)
 
 
 def state_sha256(model: nn.Module) -> str:

@@ -200,7 +200,7 @@ def test_a_signal_says_in_one_line_that_the_same_command_goes_on(
     first = next(line for line in process.stdout if not line.startswith(said_of_data))
     assert "epoch 1/" in first
     os.killpg(process.pid, number)
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=90)
     assert said == "stopped; the same command goes on\n"
     assert process.returncode == 128 + number
 

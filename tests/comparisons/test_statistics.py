@@ -150,8 +150,9 @@ def test_the_rule_names_arms_seeds_metric_and_confidence():
             "For each group, aux minus plain in final accuracy, paired by seed (3, 4): 'helps' if the 90 % interval of the "
             "mean difference lies above 0, 'hurts' if it lies below 0, otherwise 'no evidence'. The interval covers chance from "
             "seed to seed and, where the score is a share of images, in the choice of images: by the images on which two "
-            "runs disagree, and where that was not kept as if their errors were independent. A run that diverges counts as a "
-            "score of 0. Both arms start from the same weights and see the same images in the same order for as many epochs."
+            "runs disagree, and where that was not kept as if their errors were independent; of other scores by what each image "
+            "adds to them (a jackknife), where that was kept. A run that diverges counts as a score of "
+            "0. Both arms start from the same weights and see the same images in the same order for as many epochs."
         )
     )
 

@@ -139,12 +139,12 @@ def test_with_the_users_word_the_module_is_imported(
     with pytest.raises(CheckpointError, match="does not hold the weights of this Net"):
         predict.load(run, trust=True)
     assert marker.exists()
-    monkeypatch.delitem(sys.modules, "evilmod")
+    sys.modules.pop("evilmod")
     marker.unlink()
     with pytest.raises(CheckpointError):
         call("predict", str(run), str(image), "--trust")
     assert marker.exists()
-    monkeypatch.delitem(sys.modules, "evilmod")
+    sys.modules.pop("evilmod")
 
 
 @pytest.mark.parametrize("verb", ["predict", "strip", "train"])

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from deepsup import files
 from deepsup.errors import CheckpointError
 from deepsup.files import write_atomically
 from deepsup.training import checkpoints
@@ -130,7 +131,7 @@ def test_a_failed_write_leaves_the_old_one_and_no_leftovers(path: Path, monkeypa
 
 
 def test_what_a_kill_left_behind_is_removed_and_nothing_else(path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)  # as killed before it tidied up
+    monkeypatch.setattr(files.shutil, "rmtree", lambda *_, **__: None)  # as killed before it tidied up
     with pytest.raises(KeyboardInterrupt):
         write_atomically(path.parent / "maps" / "a.png", interrupted)
     with pytest.raises(KeyboardInterrupt):

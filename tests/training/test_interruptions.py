@@ -27,8 +27,10 @@ def stop(number: int, frame: Any) -> None:
 @pytest.fixture(autouse=True)
 def answered() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, stop)
+    interrupted = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
     yield
     signal.signal(signal.SIGTERM, before)
+    signal.signal(signal.SIGINT, interrupted)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

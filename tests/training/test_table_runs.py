@@ -43,7 +43,7 @@ def test_a_journal_has_all_scores_and_the_report_shows_them(tmp_path: Path, name
         assert f"{100 * score:.2f} %" not in page
         assert "in percent" not in page
     else:
-        assert f"MAP {100 * score:.2f} %" in page
+        assert f"mAP {100 * score:.2f} %" in page
     assert all(f">{one}<" in page for one in more)
 
 

@@ -15,6 +15,7 @@ import hashlib
 import io
 import pickle
 import random
+import shutil
 import struct
 import sys
 from collections.abc import Mapping
@@ -127,7 +128,10 @@ def remove_leftovers(*folders: Path) -> None:
     """Remove what a kill in the middle of writing a file left behind in these folders."""
     for folder in folders:
         for leftover in folder.glob(f".*.{LEFTOVER}{'[0-9a-f]' * 12}"):
-            leftover.unlink(missing_ok=True)
+            if leftover.is_dir() and not leftover.is_symlink():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:  # of versions before
+                leftover.unlink(missing_ok=True)
 
 
 def rng_state() -> dict[str, Any]:
