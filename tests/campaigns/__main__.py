@@ -41,7 +41,7 @@ def versions() -> dict[str, Any]:
 
 
 def save(told: dict[str, Any], file: Path) -> None:
-    text = json.dumps(told, indent=1) + "\n"
+    text = json.dumps(told, indent=1).replace(f"{ROOT}/", "") + "\n"  # tracebacks name files
     write_atomically(file, lambda path: path.write_text(text, "utf-8"))
 
 
