@@ -17,7 +17,7 @@ from tests.support.small_nets import unsettled
 
 torch.set_num_threads(1)
 
-# Zhou et al. 2019, table 5: millions of parameters and of multiply-adds at 256x128, without the classifier
+# Zhou et al. 2019, by width: millions of parameters and of multiply-adds at 256x128, without the classifier
 PUBLISHED = {0.25: ("0.2", "82.3"), 0.5: ("0.6", "272.9"), 0.75: ("1.3", "571.8"), 1.0: ("2.2", "978.9")}
 
 

@@ -76,6 +76,14 @@ def test_scores_of_a_search_cost_what_the_page_says() -> None:
     assert f"it takes {again['ratio']:.2f} |" in (ROOT / "benchmarks/README.md").read_text()
 
 
+def test_the_figures_of_the_example_of_identities_are_the_committed_ones() -> None:
+    journal = (ROOT / "benchmarks/results/identities/journal.jsonl").read_text().splitlines()
+    scores = [r for r in map(json.loads, journal) if r["kind"] == "epoch"][-1]["validation"]["scores"]
+    main, both = ([f"{100 * scores[name][m]:.0f} %" for m in ("mAP", "rank-1")] for name in ("main", "ensemble"))
+    said = " ".join((ROOT / "examples/identities.yaml").read_text().replace("#", "").split())
+    assert f"mAP {main[0]} and rank-1 {main[1]} of main, {both[0]} and {both[1]} of the ensemble" in said
+
+
 def test_looking_at_gradients_costs_what_the_page_says() -> None:
     found = rows("diagnostics_cost")
     page = (ROOT / "docs/gradients.md").read_text()
