@@ -3,6 +3,7 @@
     python benchmarks/transformers_losses.py                    # all; writes results/transformers_losses.json
     python benchmarks/transformers_losses.py --only Bert        # the classes whose name holds this text (repeatable)
     python benchmarks/transformers_losses.py --resume           # only what is not in the results yet
+    python benchmarks/transformers_losses.py --again equal      # what was equal to a looser rounding than today's (resumable)
 
 Each runs in a process of its own, with a limit of time and memory. A row says `equal` (to rounding), `refused` (a deepsup
 error that says what to pass), `different` or `crash` (which must not be), `no loss` (the model takes no labels), `no labels`
@@ -188,13 +189,18 @@ def main() -> None:
     for case in cases():
         if chosen.only and not any(text in case.key for text in chosen.only):
             continue
-        if case.key in before and (chosen.resume or (chosen.again and before[case.key]["outcome"] not in chosen.again)):
+        if case.key in before and (chosen.resume or (chosen.again and not wanted(before[case.key], chosen.again))):
             continue
         before[case.key] = row = apart(case)
         print(f"{row['outcome']:10} {case.key} {row.get('why', '')[:150]}", flush=True)
         write(before, chosen.into)
     print(Counter(row["outcome"] for row in before.values()))
     print(table(before))
+
+
+def wanted(row: dict[str, Any], outcomes: list[str]) -> bool:
+    """Whether a row is to be tried once more: one that is equal to today's rounding already is not."""
+    return row["outcome"] in outcomes and (row["outcome"] != "equal" or row["rounding"] > ROUNDING)
 
 
 def table(rows: dict[str, Any]) -> str:

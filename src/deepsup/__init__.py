@@ -11,9 +11,12 @@ Attach auxiliary supervision to any PyTorch layer by name, train, then remove ev
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+
+from deepsup import specs
 
 if TYPE_CHECKING:
     from deepsup import errors, features, gradients, heads, losses, methods, schedules
@@ -103,6 +106,10 @@ _NAMES = {  # by where they live, as above; imported when they are asked for, si
     "training.fit": ("fit",),
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}
+
+
+for _room in ("tasks", "networks"):  # they register words of tasks, and networks that are heads
+    specs.LATER[_room] = partial(import_module, f"deepsup.{_room}")
 
 
 def __dir__() -> list[str]:

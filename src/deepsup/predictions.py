@@ -7,13 +7,12 @@ classes, labels or values on axis 1: (N, C, *places). Where they stand in what t
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from deepsup.errors import ConfigError, OutputError
-from deepsup.specs import closest
+from deepsup.specs import LATER, closest
 
 KINDS = {
     "class": "classes",  # one of C, through a softmax
@@ -22,6 +21,7 @@ KINDS = {
     "embedding": "numbers of an embedding",
     "other": "numbers",  # what the user's own loss makes of it
 }
+BY_SHAPE = "its shape"  # the source of an axis that no layer tells
 _PLACES = {0: "", 1: "L", 2: "H, W", 3: "D, H, W"}
 
 
@@ -105,7 +105,7 @@ TASKS: dict[str, Word] = {}
 
 def word(task: str) -> Word:
     """Raises `ConfigError` for a task that there is not."""
-    import_module("deepsup.tasks")  # a room below, whose files have the words
+    LATER["tasks"]()  # whose files have the words
     if task not in TASKS:
         raise ConfigError(f"there is no task {task!r}.{closest(task, TASKS)} Tasks: {', '.join(TASKS)}.")
     return TASKS[task]

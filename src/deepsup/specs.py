@@ -49,6 +49,10 @@ _INSTALLED_AS = {
     "cv2": "opencv-python-headless",
     "sklearn": "scikit-learn",
 }  # packages of another name
+LATER: dict[str, Callable[[], Any]] = {}
+"""Rooms that fill registries of rooms above them, to be imported when those are asked. The package's entrance, which may import
+every room, puts them here."""
+
 _CALL = re.compile(r"([^\W\d][\w-]*)\s*(\(.*\))?", re.DOTALL)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from deepsup import losses
 from deepsup.errors import ClassCountError, HeadError, OutputError
-from deepsup.losses.first_batch import check_axis, check_target, guessed_axis
+from deepsup.losses.first_batch import check_axis, check_places, check_target, guessed_axis
 from deepsup.predictions import Prediction
 
 
@@ -119,3 +121,25 @@ def test_losses_of_pytorch_stretch_no_target(loss: torch.nn.Module) -> None:
     check_target(loss, torch.zeros(4, 1), torch.zeros(4, 1))
     with pytest.raises(HeadError, match=r"would stretch a target of shape \(4,\) over an output of \(4, 1\)"):
         check_target(loss, torch.zeros(4, 1), torch.zeros(4))
+
+
+@pytest.mark.parametrize("stride", [2, 4, 8, 16, 32])
+@pytest.mark.parametrize("rounds", [math.ceil, math.floor, lambda n: int(n) + 1])
+def test_maps_whose_stride_rounded_or_padded_meet_their_target(stride: int, rounds: Callable[[float], int]) -> None:
+    for height, width in itertools.product(range(64, 131, 11), range(33, 140, 7)):
+        size = [max(1, rounds(side / stride)) for side in (height, width)]
+        check_places("cross_entropy", torch.zeros(1, 3, *size), torch.zeros(1, height, width))
+        check_places("mse", torch.zeros(1, 1, *size), torch.zeros(1, 1, height, width))
+
+
+@pytest.mark.parametrize(("size", "full"), [((8, 16), (32, 32)), ((16, 16), (32, 64)), ((4, 8, 8), (32, 32, 32))])
+def test_maps_of_another_shape_meet_only_where_it_is_said(size: tuple[int, ...], full: tuple[int, ...]) -> None:
+    labels, values = torch.zeros(1, *full, dtype=torch.long), torch.zeros(1, 3, *full)
+    for loss, target, how in (
+        ("cross_entropy", labels, "enlarge"),
+        ("binary", labels, "enlarge"),
+        ("mse", values, "area"),
+    ):
+        with pytest.raises(HeadError, match=rf"which no stride explains.* resize='{how}' of the loss"):
+            check_places(loss, torch.zeros(1, 3, *size), target)
+        check_places(f"{loss}(resize='{how}')", torch.zeros(1, 3, *size), target)

@@ -167,3 +167,57 @@ def test_heads_that_repeat_the_models_layers_have_their_classes_where_it_has_the
         if branch.predicts:
             expected = nn.functional.cross_entropy(outputs.aux[branch.name].flatten(0, 1), y.flatten())
             assert torch.allclose(parts[branch.name], expected)
+
+
+class Turned(nn.Module):
+    """Scores every place by a convolution, with its classes on axis 1 or turned to the last."""
+
+    def __init__(self, classes: int, *, last: bool) -> None:
+        super().__init__()
+        self.conv, self.last = nn.Conv1d(8, classes, 1), last
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, L, 8)
+        scores: Tensor = self.conv(x.movedim(-1, 1))
+        return scores.movedim(1, -1) if self.last else scores
+
+
+HEADS_OF_ONES_OWN = {
+    "linear": (lambda f, c: nn.Linear(8, c), -1),
+    "a module": (nn.Linear(8, 3), -1),
+    "convolution": (lambda f, c: Turned(c, last=False), 1),
+    "convolution, turned": (lambda f, c: Turned(c, last=True), -1),
+}
+
+
+@pytest.mark.parametrize("places", [3, 5])
+@pytest.mark.parametrize("main", ["last", "first"])
+@pytest.mark.parametrize("name", HEADS_OF_ONES_OWN)
+def test_a_head_of_ones_own_has_its_classes_where_its_last_layer_has_them(name: str, main: str, places: int) -> None:
+    head, axis = HEADS_OF_ONES_OWN[name]
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3) if main == "last" else Turned(3, last=False))
+    x, y = torch.randn(2, places, 4), torch.randint(0, 3, (2, places))  # also as many places as classes
+    plan = ds.plan(model, x, at={"b": "1"}, head=head)
+    outputs = ds.attach(model, plan)(x)
+    scores = outputs.aux["b"] if axis == -1 else outputs.aux["b"].movedim(1, -1)
+    expected = nn.functional.cross_entropy(scores.flatten(0, 1), y.flatten())
+    assert torch.allclose(ds.Objective(plan)(outputs, y).parts["b"], expected)
+
+
+def test_a_head_that_does_not_tell_its_axis_is_asked() -> None:
+    class Square(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x[..., :3]
+
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)), torch.randn(2, 3, 4)
+    with pytest.raises(HeadError, match=r"both axes are as long, and no layer tells.* head\.classes_axis = 1, or -1"):
+        ds.plan(model, x, at=["1"], head=Square())
+    with pytest.raises(
+        HeadError, match=r"gives \(2, 3, 5\), .* its last layer has its channels on axis -1, and axis 1 is as"
+    ):
+        ds.plan(model, x, at=["1"], head=nn.Linear(8, 5), loss=nn.CrossEntropyLoss())
+    for axis in (1, -1):
+        head = Square()
+        head.classes_axis = axis  # type: ignore[assignment]
+        (branch,) = ds.plan(model, x, at=["1"], head=head).branches
+        assert branch.prediction is not None
+        assert branch.prediction.axis == axis

@@ -60,13 +60,17 @@ def room_of(path: Path) -> str:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """The modules that a file imports, wherever in it, and with `from package import name` also package.name."""
+    """The modules that a file imports, wherever in it, and with `from package import name` also package.name; and those of ours
+    that it names in a text of its own, for `import_module` and the like.
+    """
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             yield from (a.name for a in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: write imports in full"
             yield from (f"{node.module}.{a.name}" for a in node.names)
+        elif isinstance(node, ast.Constant) and re.fullmatch(r"deepsup(\.\w+)+", str(node.value)):
+            yield str(node.value)
 
 
 def test_the_tree_names_every_room_once() -> None:
@@ -80,6 +84,15 @@ def test_a_room_imports_only_rooms_above_it(room: str) -> None:
     for path in (p for p in SOURCES if room_of(p) == room):
         found = {name.split(".")[1] for name in imports(path) if name.startswith("deepsup.")}
         assert found <= above, f"{path.relative_to(PACKAGE)} imports {sorted(found - above)}"
+
+
+def test_names_of_modules_that_are_imported_by_a_text_are_written_in_full() -> None:
+    anybodys = {"specs", "build", "import_paths"}  # which import what they are told
+    for path in (p for p in SOURCES if p.stem not in ENTRANCES | anybodys):
+        for call in (n for n in ast.walk(tree_of(path)) if isinstance(n, ast.Call)):
+            if ast.unparse(call.func).rpartition(".")[2] in ("import_module", "__import__", "find_spec"):
+                name = call.args[0].value if call.args and isinstance(call.args[0], ast.Constant) else ""
+                assert re.fullmatch(r"\w+(\.\w+)*", str(name)), f"{path}: {ast.unparse(call)}"
 
 
 def test_no_file_imports_itself_in_a_circle() -> None:
@@ -149,6 +162,7 @@ def test_the_public_names_are_these() -> None:
         "TYPE_CHECKING",
         "import_module",
         "find_spec",
+        "partial",
         *ORDER,
     } <= set(PUBLIC)
     assert set(PUBLIC_NAMESPACES) <= set(PUBLIC)

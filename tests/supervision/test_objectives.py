@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -82,6 +83,21 @@ def test_a_branch_of_weight_zero_stands_in_the_graph_and_gets_no_gradient() -> N
     ds.Objective(planned(weight=0))(out, labels(4)).total.backward()
     assert reached == [None] * len(AT)
     assert all(out.aux[name].grad is None for name in AT)
+
+
+@pytest.mark.parametrize("worst", [float("inf"), float("nan"), 1.0])
+def test_a_main_output_of_weight_zero_is_no_number_and_no_gradient(worst: float) -> None:
+    plan = dataclasses.replace(planned(weight={"conv1": 0, "relu2": 0.5}), main_weight=0.0)
+    out, y = outputs(), labels(4)
+    main = out.main
+    terms = ds.Objective(plan)(ds.Outputs(main * worst, out.aux), y)
+    terms.total.backward()
+    assert torch.equal(terms.total, 0.5 * F.cross_entropy(out.aux["relu2"], y))
+    assert not terms.parts["main"].requires_grad
+    assert main.grad is out.aux["conv1"].grad is None
+    nothing = ds.Objective(dataclasses.replace(planned(weight=0), main_weight=0.0))(outputs(), y)
+    nothing.total.backward()
+    assert float(nothing.total.detach()) == 0
 
 
 def test_it_prints_as_its_formula() -> None:

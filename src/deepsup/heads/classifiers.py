@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -25,7 +24,7 @@ from deepsup.heads.modules import (
     pooled,
     separable_chain,
 )
-from deepsup.specs import one_of
+from deepsup.specs import LATER, one_of
 
 
 @head(light=True)
@@ -209,9 +208,8 @@ def network(
     `name` and `options` are those of `deepsup.networks.build`, for instance `network(name='deepsup:plain-12')`.
     """
     front = channels_first("network", feature)
-    # By name, when it is asked for: networks need timm and torchvision, and this file only torch.
-    networks = importlib.import_module("deepsup.networks")
-    built: nn.Module = networks.build(
+    # When it is asked for: networks need timm and torchvision, and this file only torch.
+    built: nn.Module = LATER["networks"]().build(
         name, classes=classes, in_channels=feature.channels, size=feature.size[0], options=options
     )
     return nn.Sequential(*front, built) if front else built

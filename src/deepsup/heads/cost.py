@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from deepsup.errors import HeadError
+from deepsup.errors import DeepsupError, HeadError
 from deepsup.features import Feature, Pick
 from deepsup.heads.build_head import HeadLike, build, read, show
 from deepsup.heads.head_weights import scoring_layer
 from deepsup.heads.lent_layers import Lent, lent, tried
+from deepsup.layers.dry_run import trace
 from deepsup.layers.snapshot import untouched
+from deepsup.predictions import BY_SHAPE
 
 Seen = TypeVar("Seen")
 
@@ -30,6 +32,9 @@ class Price(NamedTuple):
     activation_bytes: int  # kept for backward, per sample
     extras: Mapping[str, tuple[int, ...]] = MappingProxyType({})  # shapes of what a head gives out beside its scores
     borrowed: bool = False  # the layer that makes its scores is the model's own
+    axis: int | None = (
+        None  # of the channels of a user's own that scores places, by its last weighted layer; None: nothing tells
+    )
 
 
 def price(
@@ -110,7 +115,22 @@ def _price(
         sum(sizes) // 2,
         {key: tuple(tensor.shape) for key, tensor in extras},
         _borrowed(module, theirs, feature),
+        None if isinstance(head, str) else _axis(module, x, out),
     )
+
+
+def _axis(module: nn.Module, x: Tensor, out: object) -> int | None:
+    """The axis of the channels by the layers of a head, which see numbers by chance: of zeros all places say the same."""
+    if (scores := _outputs("", out)["scores"]).ndim < 3:
+        return None
+    drawn = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
+    try:
+        seen = trace(
+            nn.Sequential(module), drawn, main=() if isinstance(out, Tensor) else ("scores",), training=module.training
+        )
+    except DeepsupError:
+        return None
+    return None if seen.axis_source == BY_SHAPE or seen.output[seen.main] != scores.shape else seen.axis
 
 
 def _borrowed(module: nn.Module, theirs: Lent, feature: Feature) -> bool:

@@ -27,6 +27,7 @@ from deepsup.layers.input_dependence import Lineage
 from deepsup.layers.output_axis import main_of, output_axis
 from deepsup.layers.readers import nodes_above, sequence_number
 from deepsup.layers.snapshot import begin, untouched
+from deepsup.predictions import BY_SHAPE
 
 TRIES = 32  # for a dry run in which no layer is dropped
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -72,7 +73,7 @@ class Trace:
     params: int
     flops: int  # forward, per sample; multiplications and additions counted separately
     axis: int = 1  # of the channels of the main prediction, 1 or -1
-    axis_source: str = "its shape"
+    axis_source: str = BY_SHAPE
 
     @property
     def classes(self) -> int:

@@ -11,6 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from deepsup.errors import OutputError
 from deepsup.features import WHOLE, Pick, counted_from_the_start, default_pick, infer_layout, show_pick, tensors_in
+from deepsup.predictions import BY_SHAPE
 
 
 def main_of(model: str, output: Any, main: Pick | None) -> Pick:
@@ -39,7 +40,7 @@ def output_axis(
     its places, if they are. Else, as after pixel shuffling, it says nothing, and the shape must tell: `features.infer_layout`.
     """
     if main.ndim <= 2:
-        return 1, "its shape"
+        return 1, BY_SHAPE
     for name, layer, output in layers:
         own = _own_axis(layer)
         if own is None or output.ndim < 2:
@@ -56,7 +57,7 @@ def output_axis(
             return fits[0], said
         break
     last = len(main.shape) <= 5 and infer_layout(tuple(main.shape), input_shape)[-1] == "C"
-    return (-1 if last else 1), "its shape"
+    return (-1 if last else 1), BY_SHAPE
 
 
 def _is_made_of(main: Tensor, axis: int, output: Tensor, own: int) -> bool:

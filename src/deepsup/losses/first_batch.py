@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from deepsup.errors import HeadError, OutputError
 from deepsup.losses.labels import IGNORE, check_labels, is_multi_hot
 from deepsup.losses.named import Loss, describe, is_ours, option, show
-from deepsup.predictions import Prediction
+from deepsup.predictions import BY_SHAPE, Prediction
 
 _STRIDE = 1.5  # a net that skips places has at least every second, give or take rounding
 
@@ -35,7 +36,7 @@ def check_axis(prediction: Prediction, output: Tensor, target: Any) -> None:
     """
     if not prediction.places or not isinstance(target, Tensor) or target.is_floating_point():
         return
-    guessed = prediction.source == "its shape"
+    guessed = prediction.source == BY_SHAPE
     labels = _without_one(output, target)
     first, last = _fits(output, target, "class") if guessed else _fits_exactly(output, labels)
     if (last if prediction.axis == 1 else first) and (guessed or not (first and last)):
@@ -132,22 +133,35 @@ def check_target(loss: str | Loss, scores: Tensor, target: Tensor) -> None:
 
 def check_places(loss: str | Loss, scores: Tensor, target: Tensor) -> None:
     """Raise `HeadError` where resizing would bring together in silence what is no matter of size: a target that lies on its side,
-    or of a sequence of another length that no stride explains.
+    a map of another shape unless the loss says `resize=`, a sequence of another length that no stride explains.
     """
     places = scores.ndim - 2
-    if not describe(loss).resizes or places not in (1, 2) or target.ndim <= places:
+    if not describe(loss).resizes or places < 1 or target.ndim <= places:
         return
     size, own = tuple(scores.shape[2:]), tuple(target.shape[-places:])
+    here, there = ("x".join(map(str, shape)) for shape in (size, own))
+    would = f"loss '{show(loss)}' would stretch scores of {here} (height x width) over a target of {there},"
     if places == 2 and not _is_like(size, own) and _is_like(size[::-1], own):
+        raise HeadError(f"{would} which seems to lie on its side: transpose it.")
+    if not _have_one_stride(size, own) and option(loss, "resize", None) is None:
+        how = "area" if describe(loss).kinds == ("values",) else "enlarge"
         raise HeadError(
-            f"loss '{show(loss)}' would stretch scores of {size[0]}x{size[1]} (height x width) over a target of "
-            f"{own[0]}x{own[1]}, which seems to lie on its side: transpose it."
+            f"{would} which no stride explains, give or take a place. Crop or resize the target as the model's input was; where "
+            f"both show the same, say so: the option resize='{how}' of the loss."
         )
     if places == 1 and (own[0] < size[0] or size[0] < own[0] < _STRIDE * size[0]):
         raise HeadError(
             f"loss '{show(loss)}' would stretch scores of {size[0]} places over a target of {own[0]}. Give each place its "
             "target; where it has none, -100 for classes and NaN for values. A target that is one place further on: shift=1."
         )
+
+
+def _have_one_stride(size: Sequence[int], full: Sequence[int]) -> bool:
+    """Whether one stride makes a map of `size` of one of `full`, where each axis may have lost or won a place by rounding and
+    padding."""
+    least = max(b / (a + 1) for a, b in zip(size, full, strict=True))
+    most = min(b / (a - 1) if a > 1 else math.inf for a, b in zip(size, full, strict=True))
+    return tuple(size) == tuple(full) or least <= most
 
 
 def check_finite(loss: str | Loss, target: Tensor) -> None:

@@ -7,11 +7,14 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from deepsup import heads, losses, predictions
-from deepsup.errors import ConfigError
+from deepsup.errors import ConfigError, HeadError
 from deepsup.features import WHOLE, read_pick
+from deepsup.heads.cost import Price
 from deepsup.layers.dry_run import Trace
 from deepsup.plans.own_loss import own_loss
 from deepsup.predictions import Prediction
+
+SAID_AXIS = "classes_axis"  # the source of an axis that the user has said
 
 
 class Said(NamedTuple):
@@ -70,7 +73,7 @@ def of_main(seen: Trace, said: Said, loss: str | losses.Loss) -> Prediction:
 
 
 def _axis(seen: Trace, said: Said, shape: tuple[int, ...]) -> tuple[int, str]:
-    axis, source = said.classes_axis, "classes_axis"
+    axis, source = said.classes_axis, SAID_AXIS
     if axis is None and said.task is not None:
         axis, source = predictions.word(said.task).axis, f"task '{said.task}'"
     if axis is None:
@@ -83,22 +86,42 @@ def _axis(seen: Trace, said: Said, shape: tuple[int, ...]) -> tuple[int, str]:
     return 1 if axis == 1 else -1, source
 
 
-def of_branch(head: heads.HeadLike, loss: str | losses.Loss, shape: tuple[int, ...], main: Prediction) -> Prediction:
-    """What a head gives out, whose output for two samples has this shape.
+def of_branch(name: str, head: heads.HeadLike, loss: str | losses.Loss, cost: Price, main: Prediction) -> Prediction:
+    """What the head of a branch gives out, by its output for two samples and its own layers.
 
-    Heads of ours have their classes on axis 1; those that repeat the model's own layers, and the user's, where the model has
-    them, unless the number of channels fits the other axis alone.
+    Heads of ours have their classes on axis 1; those that repeat the model's own layers where the model has them; a user's
+    where its attribute `classes_axis` says, or its last weighted layer, or on the one axis that is as long as main has classes.
+    Raises `HeadError` where the latter two contradict one another, or nothing tells two axes apart.
     """
+    shape = cost.shape
     if len(shape) < 2:  # which fits no target, and is said where that is seen
         return Prediction("other", 1, 1, 0, heads.show(head))
     if not heads.describe(head).scores:
         return Prediction("embedding", 1, shape[1], len(shape) - 2, heads.show(head))
     ours = isinstance(head, str) and not heads.describe(head).as_model
-    axis = 1 if ours else main.axis
-    if not ours and shape[axis] != main.classes and shape[-axis] == main.classes:
-        axis = -axis
+    axis = 1 if ours or len(shape) == 2 else _axis_of_head(name, head, cost, main)
     takes = losses.describe(loss).kinds if losses.describe(loss).scores else ()
     # One class against the rest goes through a sigmoid, whatever main does.
     keeps = not takes or (main.kind in takes and not losses.describe(loss).binary)
     kind = main.kind if keeps else takes[0]
-    return Prediction(kind, axis if len(shape) > 2 else 1, shape[axis], len(shape) - 2, heads.show(head))
+    return Prediction(kind, axis, shape[axis], len(shape) - 2, heads.show(head))
+
+
+def _axis_of_head(name: str, head: heads.HeadLike, cost: Price, main: Prediction) -> int:
+    """Where a head that is not ours has its channels: 1 or -1."""
+    fits = [axis for axis in (1, -1) if cost.shape[axis] == main.classes]
+    if isinstance(head, str):
+        return main.axis if len(fits) != 1 else fits[0]
+    said = getattr(head, "classes_axis", None)
+    if said is None and main.source == SAID_AXIS and main.axis in fits:
+        said = main.axis
+    if said in (1, -1):
+        return int(said)
+    if (cost.axis is None and len(fits) == 2) or (cost.axis is not None and fits == [-cost.axis]):
+        why = "both axes are as long" if cost.axis is None else f"its last layer has its channels on axis {cost.axis}"
+        raise HeadError(
+            f"the head of branch '{name}' ({heads.show(head)}) gives {cost.shape}, and where its {main.classes} classes stand is "
+            f"not clear: {why}, and {'no layer tells' if cost.axis is None else f'axis {fits[0]} is as long'}. Say it by an "
+            "attribute of the module or function: head.classes_axis = 1, or -1 for the last."
+        )
+    return cost.axis or (fits[0] if fits else main.axis)

@@ -175,7 +175,7 @@ def _branch(
     source, made_for = (first.layer, first.feature) if first else (layer.name, None)
     given: dict[str, Any] = {"model": asked.model, "layer": source, "main": seen.main, "made_for": made_for}
     cost = price(name, head, layer.feature, main.classes, **given)
-    prediction = of_branch(head, loss, cost.shape, main)
+    prediction = of_branch(name, head, loss, cost, main)
     shape, whole = prediction.first_shape(cost.shape), main.first_shape(seen.output[seen.main])
     compatibility.check_output(name, layer.name, head=head, loss=loss, shape=shape, main=whole, kind=prediction.kind)
     copied = 4 * torch.Size(layer.feature.shape).numel() if layer.overwritten else 0

@@ -100,7 +100,7 @@ class Objective:
         edges = [e for e in self.edges if self._applies(e, found, training=training)]
         dropped = self._dropped(edges) if training else frozenset()
         scheduled = {e.name: float(e.weight(progress)) for e in edges}
-        idle = [e for e in edges[1:] if scheduled[e.name] == 0]
+        idle = [e for e in edges if scheduled[e.name] == 0]
         parts: dict[str, Tensor] = {}
         for edge in edges:
             without = edge in idle or edge.name in dropped
@@ -108,8 +108,8 @@ class Objective:
             part = self._part(edge, _without_graph(found) if edge in idle else found, held)
             parts[edge.name] = part.detach() if without else part
         weights = self._weights(edges, parts, scheduled, training=training)
-        total = parts["main"] if weights["main"] == 1.0 else weights["main"] * parts["main"]
-        for edge in edges[1:]:
+        total = parts["main"] if weights["main"] == 1.0 else parts["main"].new_zeros(())
+        for edge in edges[weights["main"] == 1.0 :]:
             if edge not in idle:
                 total = total + weights[edge.name] * parts[edge.name]
         if training:
