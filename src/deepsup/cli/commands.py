@@ -1,4 +1,4 @@
-"""The command line: layers, plan, probe, doctor, train, compare, report, predict, score, strip, methods."""
+"""The command line: layers, plan, probe, doctor, train, compare, report, predict, evaluate, score, strip, methods."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from deepsup import methods as method_table
 from deepsup import reports
 from deepsup.cli import looking, tables
+from deepsup.cli.evaluating import evaluate
 from deepsup.cli.options import DryRun, Trust, Words
 from deepsup.cli.predicting import predict
 from deepsup.cli.progress import Display
@@ -109,6 +110,7 @@ def report(
 
 
 commands.command()(predict)
+commands.command(no_args_is_help=True)(evaluate)
 commands.command(no_args_is_help=True)(score)
 
 

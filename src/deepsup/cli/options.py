@@ -31,4 +31,5 @@ Trust = Annotated[
         "--trust", help="Import what the files name (`mymodule:Net`): you know who wrote them. See docs/security.md."
     ),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, with shares from 0 to 1.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost, and stop.")]

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from deepsup.cli.options import AsJson
 from deepsup.tasks import retrieval_scores
 from deepsup.tasks.feature_distances import DISTANCES
 from deepsup.tasks.reranking import KReciprocal
@@ -24,7 +25,7 @@ def score(
     rerank: Annotated[
         bool, typer.Option("--rerank", help="Re-rank by k-reciprocal neighbours first: k1=20, k2=6, lambda=0.3.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with shares from 0 to 1.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Score a search by the protocol of Market-1501: mAP, rank-k and mINP of features from anywhere.
 

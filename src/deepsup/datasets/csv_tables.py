@@ -57,13 +57,15 @@ def read_values(file: Path) -> Table:
     return _table(file, names, rows, parts, lambda row: _cells(file, row, names, _value))
 
 
-def read_labels(file: Path) -> Table:
-    """A column of 0 and 1 a label, or one column `labels` of names, with semicolons or spaces between them."""
+def read_labels(file: Path, learned: Sequence[str] = ()) -> Table:
+    """A column of 0 and 1 a label, or one column `labels` of names, with semicolons or spaces between them, some of which may
+    not occur where they were `learned` before.
+    """
     names, rows, parts = _rows(file)
     if [name.lower() for name in names] != [NAMES]:
         return _table(file, names, rows, parts, lambda row: _cells(file, row, names, _label))
     said = gathered(lambda row: _named(file, row, _separator(rows)), rows, what="rows")
-    known = sorted({name for found in said for name in found or ()})
+    known = sorted({name for found in said for name in found or ()} | set(learned))
     if not known:
         raise DatasetError(f"{file} names no label in any row: the column {names[0]!r} is empty. Fill it.")
     by_line = dict(zip((row.line for row in rows), said, strict=True))

@@ -67,12 +67,13 @@ class Classes(NamedTuple):
     masks: MaskReader
 
 
-def classes_of(masks: Sequence[Path], file: Path, *, void: int | None) -> Classes:
-    """The classes of these masks; `file` is `classes.txt`, which may be missing, `void` the number that does not count.
+def classes_of(masks: Sequence[Path], file: Path, *, void: int | None, lines: Sequence[Line] | None = None) -> Classes:
+    """The classes of these masks; `file` is `classes.txt`, which may be missing, `void` the number that does not count, and
+    `lines` what the file says, where that is known already.
 
     Raises DatasetError where nothing says which number or colour means what, and warns of numbers that look like objects.
     """
-    lines = lines_in(file) if file.is_file() else None
+    lines = lines_in(file) if lines is None and file.is_file() else lines
     colours = tuple(line.colour for line in lines or () if line.colour)
     seen = _look(masks, MaskReader({}, classes=0, colours=colours or None))
     if greys := _have_grey_palettes(seen):

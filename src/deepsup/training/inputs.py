@@ -3,7 +3,7 @@
 `RUN/inputs.json`: `task`, `classes` (names), `palette` (a colour each, of label maps), `channels`, `size` (the side that
 images of one label are resized to, of identities height and width), `mean` and `std` a channel; `ranges`, what is white in
 images of more than 8 bits: in whole numbers, and in floats. Of tokens `channels` is how many symbols there are, `size` the
-length, and the rest is empty.
+length, and the rest is empty. `built` is what the network was built for: classes, channels and size.
 """
 
 from __future__ import annotations
@@ -45,6 +45,10 @@ def _is_colour(value: object) -> bool:
     return _is_list(value, lambda n: WHOLE.fits(n) and between(0, 255).fits(n)) and len(value) == 3  # type: ignore[arg-type]
 
 
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and WHOLE.fits(value) and value >= 1
+
+
 def _is_side(value: object) -> bool:
     return WHOLE.fits(value) and between(1, _LARGEST).fits(value)
 
@@ -54,12 +58,15 @@ _LIMITS = {  # of what the file says; tuples are its lists
     "task": one_of(*TASKS),
     "classes": Limit("a list of texts", lambda v: _is_list(v, lambda name: isinstance(name, str))),
     "palette": Limit("a list of colours, three numbers from 0 to 255 each", lambda v: _is_list(v, _is_colour)),
-    "channels": Limit("a whole number of at least 1", lambda v: WHOLE.fits(v) and v >= 1),
+    "channels": Limit("a whole number of at least 1", _is_count),
     "size": Limit(
         f"a whole number from 1 to {_LARGEST}, or two", lambda v: _is_side(v) or (_is_list(v, _is_side) and len(v) == 2)
     ),
     "mean": _NUMBERS,
     "std": _NUMBERS,
+    "built": Limit(
+        "three whole numbers of at least 1", lambda v: v is None or (_is_list(v, _is_count) and len(v) == 3)
+    ),
 }
 
 
@@ -75,16 +82,19 @@ class Inputs:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     ranges: tuple[int | None, float | None] = (None, None)
+    built: tuple[int, int, int] | None = None
 
     @classmethod
-    def of(cls, data: Dataset) -> Inputs:
-        """Those of a data set."""
+    def of(cls, data: Dataset, *, classes: int | None = None) -> Inputs:
+        """Those of a data set; `classes` is how many the network scores, where that is known."""
         split = data.validation
         mean, std = (getattr(split, name, torch.zeros(0)).flatten().tolist() for name in ("mean", "std"))
         palette = getattr(split, "palette", ())
         ranges = getattr(split, "ranges", Ranges())
         sides = (data.channels, split.shape if isinstance(split, IdentitySplit) else split.size)
-        return cls(data.task, data.class_names, palette, *sides, tuple(mean), tuple(std), (ranges.whole, ranges.real))
+        built = None if classes is None else (classes, data.train.channels, data.train.size)
+        white = (ranges.whole, ranges.real)
+        return cls(data.task, data.class_names, palette, *sides, tuple(mean), tuple(std), white, built)
 
     def save(self, folder: Path) -> None:
         """Write them into a run's folder."""

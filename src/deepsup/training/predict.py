@@ -126,7 +126,7 @@ def predict(
         yield from finding.find(predictor, files, place, gallery=among, branches=branches, top=top or 10, rerank=rerank)
         return
     _check_no_search(predictor, gallery, top, rerank)
-    run = _forward(predictor)
+    run = forward_of(predictor)
     inputs, objective = predictor.inputs, predictor.objective
     kept: dict[str, Any] = {"classes": inputs.classes, "palette": inputs.palette, "branches": branches}
     writer = TASKS[inputs.task].writer
@@ -195,7 +195,8 @@ def _retiled(predictor: Predictor, tile: int | None, stride: int | None) -> Pred
     return predictor._replace(config=changed)
 
 
-def _forward(predictor: Predictor) -> Forward:
+def forward_of(predictor: Predictor) -> Forward:
+    """What runs in place of the net: one that works in tiles, where the run's validation did."""
     data = predictor.config.data
     if data.tile is None:
         return lambda net, x: net(x)

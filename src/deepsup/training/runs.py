@@ -98,7 +98,7 @@ def train(
             owned_folders.note(folder)
         if fabric.is_global_zero and checkpoint is None:
             ownership.write(folder, "config.yaml", lambda path: configs.save(config, path))
-            Inputs.of(prepared.data).save(folder)
+            Inputs.of(prepared.data, classes=classes_of(config, prepared.data)).save(folder)
             if prepared.plan.outputs:
                 ownership.write(folder, "plan.json", prepared.plan.save)
         job = _job(config, prepared, fabric, labels={"group": group, "arm": arm}, sinks=tuple(sinks))
@@ -111,20 +111,22 @@ def train(
 def untouched_model(folder: str | Path, *, plan: Path | None = None, trust: Trust = False) -> nn.Module:
     """A new plain model like the one that the run in `folder` trained, with weights of its own.
 
-    Classes and input shape come from the run's `plan.json` or another `plan`; without either the data is loaded, and
-    nothing fetched. Raises `ConfigError` for a folder without a run, `TrustError` where its settings name a network from
-    elsewhere, unless `trust` allows it.
+    Classes and input shape come from the run's `plan.json` or another `plan`, else from its `inputs.json`; runs of older
+    versions without any load the data, and fetch nothing. Raises `ConfigError` for a folder without a run, `TrustError`
+    where its settings name a network from elsewhere, unless `trust` allows it.
     """
     place = Path(folder)
     config = configured(place, trust=trust)
-    file = plan or place / "plan.json"
+    file, inputs = plan or place / "plan.json", _inputs(place)
     if file.exists():
-        seen, inputs = Plan.load(file, trust=True), _inputs(place)  # for their numbers alone
+        seen = Plan.load(file, trust=True)  # for its numbers alone
         if inputs is not None and inputs.tokens is not None:
             return build(config, classes=seen.classes, channels=inputs.channels, size=inputs.length)
         if len(seen.input_shape) < 3:
             raise PlanError(f"{file} was made for an input of shape {seen.input_shape}, and runs train on images.")
         return build(config, classes=seen.classes, channels=seen.input_shape[1], size=max(seen.input_shape[2:]))
+    if inputs is not None and inputs.built is not None:
+        return build(config, **dict(zip(("classes", "channels", "size"), inputs.built, strict=True)))
     data = load_data(config.model_copy(update={"data": config.data.model_copy(update={"download": False})}))
     return build(config, classes=classes_of(config, data), channels=data.train.channels, size=data.train.size)
 

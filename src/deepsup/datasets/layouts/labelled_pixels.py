@@ -50,7 +50,7 @@ class _Layout:
 def camvid(request: Request) -> Dataset:
     """Streets with eleven classes, in SegNet's layout."""
     root = _root(request, "CamVid", parts := ["train", "trainannot", "val", "valannot"])
-    pairs = [matched(_files(root / a), _files(root / b), where=str(root / a)) for a, b in (parts[:2], parts[2:])]
+    pairs = [matched(files_of(root / a), files_of(root / b), where=str(root / a)) for a, b in (parts[:2], parts[2:])]
     numbers = {label: label for label in range(len(published_classes.CAMVID))} | {len(published_classes.CAMVID): VOID}
     masks = MaskReader(numbers, classes=len(published_classes.CAMVID))
     return _dataset(request, _Layout(pairs[0], pairs[1], classes=published_classes.CAMVID, masks=masks))
@@ -64,7 +64,7 @@ def drive(request: Request, *, observer: Annotated[int, one_of(1, 2)] = 1) -> Da
     root = _root(request, "DRIVE", needed)
     pairs = []
     for part, folder in drawn.items():
-        images, masks, views = (_files(root / part / name, _number) for name in ("images", folder, "mask"))
+        images, masks, views = (files_of(root / part / name, _number) for name in ("images", folder, "mask"))
         pairs.append(matched(images, masks, views=views, where=str(root / part / "images")))
     return _dataset(request, _Layout(pairs[0], pairs[1], classes=published_classes.DRIVE, masks=None, inside=True))
 
@@ -77,7 +77,7 @@ def ade20k(request: Request) -> Dataset:
         request, "ADEChallengeData2016", [f"{kind}/{part}" for kind in ("images", "annotations") for part in parts]
     )
     pairs = [
-        matched(_files(root / "images" / p), _files(root / "annotations" / p), where=str(root / "images" / p))
+        matched(files_of(root / "images" / p), files_of(root / "annotations" / p), where=str(root / "images" / p))
         for p in parts
     ]
     names = _ade20k_names(root / "objectInfo150.txt")
@@ -134,7 +134,7 @@ def pairs(request: Request, *, void: Annotated[int | None, _NO_LABEL] = 255) -> 
         )
     root = _root(request, "", [f"{part}/{kind}" for part in ("train", "val") for kind in ("images", "masks")])
     train, validation = (
-        matched(_files(root / p / "images"), _files(root / p / "masks"), where=str(root / p / "images"))
+        matched(files_of(root / p / "images"), files_of(root / p / "masks"), where=str(root / p / "images"))
         for p in ("train", "val")
     )
     found = _surveyed((*train, *validation))
@@ -215,7 +215,7 @@ def _root(request: Request, folder: str, needed: Sequence[str]) -> Path:
     )
 
 
-def _files(folder: Path, key: Callable[[str], str] = str) -> dict[str, Path]:
+def files_of(folder: Path, key: Callable[[str], str] = str) -> dict[str, Path]:
     """Image files by `key` of their stem; hidden ones do not count."""
     found: dict[str, Path] = {}
     for path in listed(folder).files:

@@ -38,7 +38,7 @@ def value_maps(request: Request, *, pages: Annotated[str | None, _PAGES] = None)
             "the dataset 'value-maps' needs root=..., a folder with train/ and val/, in each images/ and maps/."
         )
     skipped: Counter[str] = Counter()
-    train, validation = (_pairs(request.root / part, skipped) for part in ("train", "val"))
+    train, validation = (pairs_in(request.root / part, skipped) for part in ("train", "val"))
     facts = survey((pair.image, "image") for pair in (*train, *validation))
     size = (request.size, request.size) if isinstance(request.size, int) else request.size
     reader = MapReader(size, ranges_of(facts.values()), pages=pages == "channels")
@@ -72,7 +72,8 @@ def _check(train: ValueMapSplit, validation: ValueMapSplit) -> None:
         )
 
 
-def _pairs(place: Path, skipped: Counter[str]) -> list[Pair]:
+def pairs_in(place: Path, skipped: Counter[str]) -> list[Pair]:
+    """The images of `place/images` with their `place/maps`; files that are neither are counted in `skipped`."""
     for folder in (place / "images", place / "maps"):
         if not folder.is_dir():
             raise DatasetError(
