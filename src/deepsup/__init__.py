@@ -31,9 +31,11 @@ if TYPE_CHECKING:
     from deepsup.probes.probe import probe
     from deepsup.supervision.attaching import Outputs, Supervised, attach, is_supervised, supervising
     from deepsup.supervision.conflict_meter import Conflict, ConflictMeter, jacobian_backward, parameter_conflicts
+    from deepsup.supervision.criterion import Criterion
     from deepsup.supervision.embedding import embedder, embeddings
     from deepsup.supervision.exits import early_exit, ensemble
-    from deepsup.supervision.objectives import Objective, Terms
+    from deepsup.supervision.loss_terms import Terms
+    from deepsup.supervision.objectives import Objective
     from deepsup.supervision.parameter_groups import parameter_groups
     from deepsup.supervision.stripping import strip, verify
     from deepsup.terms import Edge
@@ -45,6 +47,7 @@ __all__ = [
     "Branch",
     "Conflict",
     "ConflictMeter",
+    "Criterion",
     "Diagnosis",
     "Edge",
     "Feature",
@@ -97,9 +100,11 @@ _NAMES = {  # by where they live, as above; imported when they are asked for, si
     "probes.probe": ("probe",),
     "supervision.attaching": ("Outputs", "Supervised", "attach", "is_supervised", "supervising"),
     "supervision.conflict_meter": ("Conflict", "ConflictMeter", "jacobian_backward", "parameter_conflicts"),
+    "supervision.criterion": ("Criterion",),
     "supervision.embedding": ("embedder", "embeddings"),
     "supervision.exits": ("early_exit", "ensemble"),
-    "supervision.objectives": ("Objective", "Terms"),
+    "supervision.loss_terms": ("Terms",),
+    "supervision.objectives": ("Objective",),
     "supervision.parameter_groups": ("parameter_groups",),
     "supervision.stripping": ("strip", "verify"),
     "terms": ("Edge",),

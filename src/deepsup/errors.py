@@ -10,6 +10,7 @@ DeepsupError
 │   └── EmbeddingError                no layer, or no single one, makes the scores of an output
 ├── ClassCountError(ValueError)       the target has labels that the outputs have no class for
 ├── OutputError(TypeError)            no prediction or activation found in what the model returned
+│   └── TermsError(AttributeError)    terms were used as the tensor that their total is
 ├── BranchNameError(KeyError)         a weight, loss or output names a branch that is not there
 ├── PlanError(ValueError)             the plan does not belong to this model, or cannot be stored
 ├── AttachError(RuntimeError)         this model cannot be supervised in its present state
@@ -75,6 +76,10 @@ class ClassCountError(DeepsupError, ValueError):
 
 class OutputError(DeepsupError, TypeError):
     """No prediction or activation could be found in what the model or a layer returned."""
+
+
+class TermsError(OutputError, AttributeError):
+    """What an objective gives was used as a tensor; its `total` is one."""
 
 
 class BranchNameError(DeepsupError, KeyError):

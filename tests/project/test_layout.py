@@ -29,7 +29,8 @@ ENTRANCES = {"__init__", "__main__"}
 
 PUBLIC_NAMESPACES = ["errors", "features", "gradients", "heads", "losses", "methods", "schedules"]
 PUBLIC = [
-    *("Branch", "Conflict", "ConflictMeter", "Diagnosis", "Edge", "Feature", "Finding", "Objective", "Outputs", "Plan"),
+    *("Branch", "Conflict", "ConflictMeter", "Criterion", "Diagnosis", "Edge", "Feature", "Finding", "Objective"),
+    *("Outputs", "Plan"),
     *("Probe", "Supervised", "Terms", "attach", "diagnose", "early_exit", "embedder", "embeddings"),
     *("ensemble", "errors", "features", "fit"),
     *(

@@ -152,7 +152,8 @@ def test_a_plain_output_is_taken_without_a_graph_and_refused_with_one() -> None:
         objective(model(x), labels(4))
     assert str(caught.value) == (
         "the plan has branches (conv1, relu2), but the output is the plain model's: it was run in eval mode or is not "
-        "attached. Call net.train(), or wrap evaluation in torch.no_grad()."
+        "attached. Call net.train() to train; in eval mode `with deepsup.supervising(net):` runs the branches too, and "
+        "torch.no_grad() scores the main output alone."
     )
 
 

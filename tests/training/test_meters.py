@@ -11,7 +11,7 @@ import torch
 from deepsup.errors import NonFiniteError
 from deepsup.evaluation import devices
 from deepsup.settings.training import EngineConfig
-from deepsup.supervision.objectives import Terms
+from deepsup.supervision.loss_terms import Terms
 from deepsup.training.meters import LossMeter
 
 

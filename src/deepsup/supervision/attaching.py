@@ -28,6 +28,7 @@ from deepsup.supervision.branch_heads import Heads
 from deepsup.supervision.idle_branches import absent, grounded, idle
 from deepsup.supervision.masks import argument_of, mask_in
 from deepsup.supervision.recomputation import call_repeated, note, running_again
+from deepsup.supervision.transparency import Transparent
 from deepsup.terms import INPUT, MAIN
 
 _STREAM = threading.RLock()
@@ -43,13 +44,13 @@ class Outputs(NamedTuple):
     aux: dict[str, Tensor]
 
 
-class Supervised(nn.Module):
+class Supervised(Transparent):
     """The user's model with branches. Made by `attach`; `model` is the user's object, `heads` ours, `plan` the plan.
 
     In training mode (or inside `supervising(net)`) a call returns `Outputs`. Otherwise it returns exactly what the
-    model returns, and no head runs. Heads draw from a random stream of their own, seeded from `torch.initial_seed()`
-    and counted in the state dict, so a branch's dropout does not move the user's random numbers; under
-    `torch.compile` they draw from the common stream.
+    model returns, and no head runs. What only the model has is reached through the net (`net.num_classes`; `transparency`).
+    Heads draw from a random stream of their own, seeded from `torch.initial_seed()` and counted in the state dict, so a branch's
+    dropout does not move the user's random numbers; under `torch.compile` they draw from the common stream.
     """
 
     def __init__(self, model: nn.Module, heads: dict[str, nn.Module], plan: Plan) -> None:
@@ -68,6 +69,7 @@ class Supervised(nn.Module):
         self.calls = 0
         self.training = model.training
         self.heads.train(model.training)
+        self.show_model()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         asked = self.recorder.supervise

@@ -25,7 +25,7 @@ from deepsup.errors import AttachError, ConfigError
 from deepsup.gradients import STATISTICS, dot, new_slot
 from deepsup.specs import require
 from deepsup.supervision.attaching import Supervised, unwrap
-from deepsup.supervision.objectives import Terms
+from deepsup.supervision.loss_terms import Terms
 from deepsup.terms import ENSEMBLE
 
 NOTHING = "no step in which both gradients met, in one backward, finite and large enough"

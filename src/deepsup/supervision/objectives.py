@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,21 +24,12 @@ from deepsup.predictions import Prediction
 from deepsup.supervision.attaching import Outputs
 from deepsup.supervision.first_batch_checks import check_crops, check_targets, warn_of_lost
 from deepsup.supervision.idle_branches import aside, is_absent
+from deepsup.supervision.loss_terms import Terms
 from deepsup.supervision.planned_terms import axis_without_plan, check_known, edges_of, predictions_of
 from deepsup.supervision.targets import Targets, read
 from deepsup.terms import ENSEMBLE, GATE, PREVIOUS, TARGET, Edge
 
-
-class Terms(NamedTuple):
-    """The loss and what it is made of: `total = sum of weights[name] * parts[name]` over those whose weight is not 0; parts are
-    not weighted.
-
-    A weight is a number, or a tensor without a graph where it follows the losses (`adaptive`).
-    """
-
-    total: Tensor
-    parts: dict[str, Tensor]
-    weights: dict[str, float | Tensor]
+_FIXED = (schedules.constant, schedules.adaptive)
 
 
 class Objective:
@@ -122,17 +113,21 @@ class Objective:
 
     def _checked(self, progress: float | None) -> float:
         if progress is None:
-            fixed = (schedules.constant, schedules.adaptive)
-            moving = [e for e in self.edges if not isinstance(e.weight, fixed)]
-            if moving:
+            if not self.is_constant:
+                moving = next(e for e in self.edges if not isinstance(e.weight, _FIXED))
                 raise ConfigError(
-                    f"the weight of '{moving[0].name}' changes over training ({moving[0].weight!r}): pass progress=, the "
+                    f"the weight of '{moving.name}' changes over training ({moving.weight!r}): pass progress=, the "
                     "share of training that is done, for example step / steps."
                 )
             return 0.0
         if not 0 <= progress <= 1:
             raise ConfigError(f"progress is the share of training that is done, in [0, 1]; found {progress!r}.")
         return progress
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether no weight depends on progress."""
+        return all(isinstance(e.weight, _FIXED) for e in self.edges)
 
     def complete(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
         """The outputs by name, with the one that edges ask for and no model returns: the ensemble."""
@@ -154,7 +149,8 @@ class Objective:
             if names and _has_graph(main):
                 raise OutputError(
                     f"the plan has branches ({', '.join(names)}), but the output is the plain model's: it was run in eval "
-                    "mode or is not attached. Call net.train(), or wrap evaluation in torch.no_grad()."
+                    "mode or is not attached. Call net.train() to train; in eval mode `with deepsup.supervising(net):` runs the "
+                    "branches too, and torch.no_grad() scores the main output alone."
                 )
             return {"main": main}
         if set(outputs.aux) != set(names):

@@ -19,7 +19,7 @@ from deepsup.evaluation.search import searched
 from deepsup.probes import weight_layers
 from deepsup.supervision.attaching import Supervised
 from deepsup.supervision.halves import outputs_of
-from deepsup.supervision.objectives import Terms
+from deepsup.supervision.loss_terms import Terms
 from deepsup.tasks import TASKS, better, task_of
 from deepsup.tasks.reidentification import RE_IDENTIFICATION
 from deepsup.training import checkpoints, memory

@@ -16,7 +16,7 @@ from deepsup.evaluation.devices import gathered, summed
 from deepsup.settings.training import LogConfig
 from deepsup.supervision.attaching import is_supervised, unwrap
 from deepsup.supervision.conflict_meter import ConflictMeter, parameter_conflicts, summarise
-from deepsup.supervision.objectives import Terms
+from deepsup.supervision.loss_terms import Terms
 from deepsup.supervision.parameter_groups import REMEDY, too_fast
 
 if TYPE_CHECKING:
