@@ -22,6 +22,7 @@ KINDS = {
     "other": "numbers",  # what the user's own loss makes of it
 }
 BY_SHAPE = "its shape"  # the source of an axis that no layer tells
+BY_TYPE = "its own loss, which reads floats as labels"  # the source of classes where floats (N, C) may be either
 _PLACES = {0: "", 1: "L", 2: "H, W", 3: "D, H, W"}
 
 

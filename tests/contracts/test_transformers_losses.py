@@ -10,9 +10,10 @@ import pytest
 import torch
 import transformers as hf
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 import deepsup as ds
-from deepsup.errors import ConfigError, OutputError
+from deepsup.errors import ConfigError, HeadError, OutputError
 
 TEXT: dict[str, Any] = {
     "vocab_size": 40,
@@ -147,3 +148,23 @@ def test_what_none_of_ours_equals_is_refused_by_name(name: str) -> None:
     make, inputs, error, says = REFUSED[name]
     with pytest.raises(error, match=says):
         ds.plan(make(), inputs, at=["50%"])
+
+
+@pytest.mark.parametrize("says", [None, "single_label_classification", "multi_label_classification"])
+def test_floats_for_every_class_are_never_read_in_silence_as_the_model_would_not(says: str | None) -> None:
+    torch.manual_seed(0)
+    model = of("Bert", "ForSequenceClassification", **TEXT, num_labels=3, problem_type=says)().eval()
+    plan = ds.plan(model, TOKENS, method="none")
+    with torch.no_grad():
+        output = model(**TOKENS)
+        if says is None:
+            with pytest.raises(
+                HeadError, match="is several labels a sample to the loss that this model has of its own"
+            ):
+                ds.Objective(plan)(output, HOT)
+        elif says == "single_label_classification":  # which takes no floats itself
+            shares = HOT / HOT.sum(1, keepdim=True)
+            assert torch.allclose(ds.Objective(plan)(output, shares).total, cross_entropy(output.logits, shares))
+        else:
+            own = model(**TOKENS, labels=HOT).loss
+            assert torch.allclose(ds.Objective(plan)(output, HOT).total, own)

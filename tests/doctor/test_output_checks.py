@@ -301,3 +301,16 @@ def test_a_loss_of_the_users_own_is_tried_as_a_step_gives_it_its_output_and_targ
     net = ds.attach(Last(), plan)
     found = ds.diagnose(net, x, {"target": y, "w": torch.rand(128)}, objective=ds.Objective(plan))
     assert {finding.code for finding in found.findings} <= {"dear-branch"}
+
+
+def test_a_batch_of_which_nothing_counts_is_found() -> None:
+    x, y = torch.randn(2, 7, 4), torch.full((2, 7), -100)
+    found = ds.diagnose(Tagger(), x, y, at=["body"])
+    assert found.codes == ("nothing-counts",)
+    assert "main output, branch 'body': not one label or value of this batch counts for its loss cross_entropy" in str(
+        found
+    )
+    y[0, 3] = 2
+    assert not ds.diagnose(Tagger(), x, y, at=["body"])
+    values = ds.diagnose(Tagger(), x, torch.full((2, 7, 9), float("nan")), at=["body"], task="values")
+    assert set(values.codes) == {"nothing-counts"}

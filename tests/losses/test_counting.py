@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deepsup import losses
-from deepsup.losses.counting import counted
+from deepsup.losses.counting import counted, counts_nothing
 
 SMALL, LARGE = (7, 3, 4, 4), (7, 3, 8, 8)
 CUTS = ((0, 3), (3, 6), (6, 7))
@@ -96,3 +96,40 @@ def test_what_is_masked_does_not_count(loss: str) -> None:
 def test_what_is_no_tensor_is_counted_in_samples() -> None:
     assert counted("cross_entropy", torch.zeros(2, 3), [1, 2]) is None
     assert counted("dice", torch.zeros(2, 3, 4, 4), torch.zeros(2, 4, 4, dtype=torch.long)) is None
+
+
+NONE = torch.full((2, 5), -100)
+NAN = torch.full((2, 3, 5), math.nan)
+
+
+@pytest.mark.parametrize(
+    ("loss", "target", "mask"),
+    [
+        ("cross_entropy", NONE, None),
+        ("cross_entropy", NONE.to(torch.int8).unsqueeze(1), None),
+        ("cross_entropy(ignore_index=7)", torch.full((2, 5), 7), None),
+        ("cross_entropy(shift=1)", torch.cat([NONE[:, :1] + 101, NONE[:, 1:]], 1), None),
+        ("cross_entropy(class_weight=[1, 0, 1])", torch.ones(2, 5, dtype=torch.long), None),
+        ("cross_entropy(resize='nearest')", torch.where(torch.arange(10) % 2 == 0, 1, -100).expand(2, 10), None),
+        ("dice", NONE, None),
+        ("binary", NAN, None),
+        ("binary", NAN.nan_to_num(-100).long(), None),
+        ("mse", NAN, None),
+        ("l1", torch.zeros(2, 3, 5), torch.zeros(2, 5)),
+        ("cosine", torch.where(torch.arange(3).view(1, 3, 1) == 1, NAN, 0.0), None),
+        (nn.CrossEntropyLoss(), NONE, None),
+        ("cross_entropy", torch.zeros(0, 5, dtype=torch.long), None),
+    ],
+)
+def test_a_target_of_which_nothing_counts_is_known(loss: Any, target: Tensor, mask: Tensor | None) -> None:
+    scores = torch.randn(len(target), 3, 5, requires_grad=True)
+    assert counts_nothing(loss, scores, target, mask)
+    if isinstance(loss, str):
+        value = losses.get(loss)(scores, target, **({} if mask is None else {"mask": mask}))
+        (gradient,) = torch.autograd.grad(value, scores)
+        assert float(value.detach()) == 0
+        assert not gradient.any()
+    one = target.nan_to_num(0).clone() if target.is_floating_point() else target.clone().long()
+    if len(target):
+        one.view(-1)[-1] = 0
+        assert not counts_nothing(loss, scores, one, None)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import deepsup as ds
-from deepsup.errors import ConfigError
+from deepsup.errors import ConfigError, HeadError
 from deepsup.plans.own_loss import OwnLoss, own_loss
 
 X = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
@@ -147,6 +147,30 @@ def test_main_and_branches_of_a_plan_learn_by_it(name: str) -> None:
 def test_of_losses_for_a_task_that_is_said_the_own_one_is_taken(name: str, task: str, loss: str) -> None:
     model, sample, _ = FOUND[name]
     assert ds.plan(model, sample, at=["act"], task=task).main_loss == loss
+
+
+def by_type(s: Tensor, y: Tensor) -> Tensor:
+    return hot(s, y) if y.is_floating_point() else classes(s, y)
+
+
+def test_floats_that_the_model_itself_reads_as_labels_are_asked_for() -> None:
+    model, y = Configured(by_type), torch.tensor([[1.0, 0, 0], [0, 0, 1]])
+    scores = model(X)["logits"].detach()
+    plan = ds.Plan.from_dict(ds.plan(model, X, method="none").to_dict())
+    assert torch.equal(ds.Objective(plan)({"logits": scores}, y.argmax(1)).total, F.cross_entropy(scores, y.argmax(1)))
+    for _ in range(2):
+        with pytest.raises(
+            HeadError, match=r"floats \(2, 3\) is several labels .* task='labels'\), or task='classification'"
+        ):
+            ds.Objective(plan)({"logits": scores}, y)
+    said = {"labels": hot(scores, y), "classification": F.cross_entropy(scores, y)}
+    for task, expected in said.items():
+        plan = ds.plan(model, X, method="none", task=task)
+        assert torch.allclose(ds.Objective(plan)({"logits": scores}, y).total, expected)
+    plan = ds.plan(model, X, method="none")
+    assert torch.equal(ds.Objective(plan, loss="cross_entropy")({"logits": scores}, y).total, said["classification"])
+    plan = ds.plan(Configured(F.cross_entropy), X, method="none")  # both read shares
+    assert torch.equal(ds.Objective(plan)({"logits": scores}, y).total, said["classification"])
 
 
 def test_a_method_that_has_a_loss_of_classes_keeps_it_and_the_own_axis_counts() -> None:

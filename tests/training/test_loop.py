@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import deepsup as ds
 from deepsup import datasets
-from deepsup.errors import ClassCountError, ConfigError, NonFiniteError
+from deepsup.errors import ClassCountError, ConfigError, DatasetError, NonFiniteError
 from deepsup.evaluation.evaluate import evaluate
 from deepsup.tasks.task import metrics_of
 from deepsup.training import checkpoints, run_folders
@@ -39,6 +39,26 @@ from tests.support.training_runs import (
 def test_labels_without_a_class_are_refused():
     with pytest.raises(ClassCountError, match=r"labels 0\.\.2"):
         fit(nn.Linear(4, 2), blobs(), engine=CPU)
+
+
+def of_one_kind(kind: str, counts: int) -> list[Any]:
+    """Four batches, of which those from `counts` on have labels or values that count."""
+    x, nothing = torch.randn(6, 4), {"class": torch.full((6,), -100), "values": torch.full((6, 3), math.nan)}
+    some = {"class": torch.randint(0, 3, (6,)), "values": torch.randn(6, 3)}
+    if kind == "mask":
+        return [(x, {"target": some["values"], "mask": torch.full((6, 3), i >= counts)}) for i in range(4)]
+    return [(x, (some if i >= counts else nothing)[kind]) for i in range(4)]
+
+
+@pytest.mark.parametrize("kind", ["class", "values", "mask"])
+def test_a_first_epoch_without_anything_that_counts_is_refused(kind: str) -> None:
+    loss = "cross_entropy" if kind == "class" else "mse"
+    net = nn.Linear(4, 3)
+    with pytest.raises(DatasetError, match=r"in the whole first epoch not one label or value of main counted"):
+        fit(net, of_one_kind(kind, 4), engine=CPU, objective=ds.Objective(loss=loss), epochs=2)
+    before = net.weight.detach().clone()
+    fit(net, of_one_kind(kind, 3), engine=CPU, objective=ds.Objective(loss=loss), epochs=1)  # the last batch has some
+    assert not torch.equal(net.weight, before)
 
 
 @pytest.mark.parametrize("step", [2, 5, 8, 11])

@@ -14,7 +14,9 @@ from deepsup import gradients, losses, schedules
 from deepsup.doctor.findings import WARNING, Finding, branch, error, from_error, warning
 from deepsup.errors import ClassCountError, DeepsupError, HeadError
 from deepsup.losses.full_size import lost_classes
+from deepsup.supervision.first_batch_checks import uncounted
 from deepsup.supervision.objectives import Objective
+from deepsup.supervision.targets import Targets
 from deepsup.terms import TARGET, Edge
 
 IGNORED = (-100, 255)  # labels that mean "no class" by custom
@@ -61,6 +63,11 @@ TARGET_UNFIT = error(
     "target-unfit",
     why="The first training step stops here",
     fix="Give the branch a head or a loss= that fits the target",
+)
+NOTHING_COUNTS = warning(
+    "nothing-counts",
+    why="The loss of such a batch is 0, and so is its gradient: if all are like it, nothing is learned",
+    fix="Look at the targets, and at what marks a place that does not count: -100 or ignore_index=, NaN, the mask",
 )
 LOSS_FAILED = error("loss-failed", why="The first training step stops here", fix="Try the loss on one output by hand")
 LOSS_NOT_FINITE = error(
@@ -109,6 +116,7 @@ def scoring(
         value = None if target is None or bad is not None else _value(edge, output, goal, asked, found)
         found += _not_finite(edge, value, objective)
         if value is not None:
+            found += _silent(edge, prediction, targets)
             found += _lost(edge, prediction, target, value)
         values.append(prediction if value is None else value)
     return found, values
@@ -292,6 +300,14 @@ def _not_finite(edge: Edge, value: Tensor | None, objective: Objective) -> Itera
         why = f"One step makes its head and every weight up to '{own.layer}' NaN"
     what = f"its loss {losses.show(edge.loss)} is {value.item()} on the first batch"
     yield LOSS_NOT_FINITE.found(place(edge.source), what, why=why, severity=severity)
+
+
+def _silent(edge: Edge, prediction: Tensor, targets: Targets) -> Iterator[Finding]:
+    """A batch of which nothing counts for an output."""
+    never = isinstance(edge.weight, schedules.constant) and not edge.weight.value
+    if not never and uncounted([edge], {edge.source: prediction}, targets, None):
+        what = f"not one label or value of this batch counts for its loss {losses.show(edge.loss)}"
+        yield NOTHING_COUNTS.found(place(edge.source), what)
 
 
 def _lost(edge: Edge, prediction: Tensor, target: Any, value: Tensor) -> Iterator[Finding]:

@@ -23,6 +23,7 @@ from deepsup.losses.class_losses import squared_hinge as squared_hinge
 from deepsup.losses.contrastive import simclr as simclr
 from deepsup.losses.contrastive import supcon as supcon
 from deepsup.losses.counting import counted as counted
+from deepsup.losses.counting import counts_nothing as counts_nothing
 from deepsup.losses.distillation import hint as hint
 from deepsup.losses.distillation import kl as kl
 from deepsup.losses.distillation import none as none

@@ -18,12 +18,24 @@ def counted(loss: str | Loss, scores: Tensor, target: Any, mask: Tensor | None =
 
     Nothing is read back from the device.
     """
-    if not isinstance(target, Tensor) or target.is_complex() or not target.ndim or describe(loss).mean == "samples":
+    found = None if describe(loss).mean == "samples" else _amounts(loss, scores, target, mask)
+    return None if found is None else found.sum()
+
+
+def counts_nothing(loss: str | Loss, scores: Tensor, target: Any, mask: Tensor | None = None) -> bool:
+    """Whether not one label or value of a target counts for a loss of scores (N, C, *places). Looks at numbers."""
+    found = _amounts(loss, scores, target, mask)
+    return found is not None and not bool(found.any())
+
+
+def _amounts(loss: str | Loss, scores: Tensor, target: Any, mask: Tensor | None) -> Tensor | None:
+    """How much every label or value of a target counts; None of what has neither."""
+    if not isinstance(target, Tensor) or target.is_complex() or not target.ndim:
         return None
     values = describe(loss).kinds == ("values",)
     if values or target.is_floating_point() or is_multi_hot(scores, target):
-        return _each(loss, scores, target, mask if values else None).sum()
-    return _labels(loss, scores, target.long()).sum()  # -100 is 156 in a byte
+        return _each(loss, scores, target, mask if values else None)
+    return _labels(loss, scores, target.long())  # -100 is 156 in a byte
 
 
 def _each(loss: str | Loss, scores: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:

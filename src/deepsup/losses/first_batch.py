@@ -12,7 +12,7 @@ from torch import Tensor
 from deepsup.errors import HeadError, OutputError
 from deepsup.losses.labels import IGNORE, check_labels, is_multi_hot
 from deepsup.losses.named import Loss, describe, is_ours, option, show
-from deepsup.predictions import BY_SHAPE, Prediction
+from deepsup.predictions import BY_SHAPE, BY_TYPE, Prediction
 
 _STRIDE = 1.5  # a net that skips places has at least every second, give or take rounding
 
@@ -32,8 +32,14 @@ def guessed_axis(scores: Tensor, target: Any, kind: str = "class") -> int:
 
 def check_axis(prediction: Prediction, output: Tensor, target: Any) -> None:
     """Raise `OutputError` where class indices (N, ...) fit classes on the other axis than planned, and there alone; where the
-    plan has guessed from a shape, also where they fit both, or by their ratio the other.
+    plan has guessed from a shape, also where they fit both, or by their ratio the other. Raise `HeadError` for floats where the
+    model's own loss reads such as something else than classes.
     """
+    if prediction.source == BY_TYPE and isinstance(target, Tensor) and target.is_floating_point():
+        raise HeadError(
+            f"a target of floats {tuple(target.shape)} is several labels a sample to the loss that this model has of its own, "
+            "and probabilities of one class to cross_entropy. Say which: plan(..., task='labels'), or task='classification'."
+        )
     if not prediction.places or not isinstance(target, Tensor) or target.is_floating_point():
         return
     guessed = prediction.source == BY_SHAPE

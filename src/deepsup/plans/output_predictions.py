@@ -11,26 +11,26 @@ from deepsup.errors import ConfigError, HeadError
 from deepsup.features import WHOLE, read_pick
 from deepsup.heads.cost import Price
 from deepsup.layers.dry_run import Trace
-from deepsup.plans.own_loss import own_loss
-from deepsup.predictions import Prediction
+from deepsup.plans.own_loss import OwnLoss, own_loss
+from deepsup.predictions import BY_TYPE, Prediction
 
 SAID_AXIS = "classes_axis"  # the source of an axis that the user has said
 
 
 class Said(NamedTuple):
-    """What `plan` was told of the main output; `own_axis` is the one that the model's own loss reads."""
+    """What `plan` was told of the main output; `own` is the model's own loss, where main has it because nobody said another."""
 
     task: str | None
     classes_axis: int | None
-    own_axis: int | None = None
+    own: OwnLoss | None = None
 
     @property
     def kind(self) -> str | None:
         return None if self.task is None else predictions.word(self.task).kind
 
 
-def usual_loss(model: nn.Module, sample: Any, task: str | None, main: str | None) -> tuple[str | None, int | None]:
-    """The main loss that a task has, or the model of its own (transformers'), None where neither says; the axis that it reads.
+def usual_loss(model: nn.Module, sample: Any, task: str | None, main: str | None) -> tuple[str | None, OwnLoss | None]:
+    """The main loss that a task has, or the model of its own (transformers'), None where neither says; and the latter.
 
     Raises `ConfigError` where the model has one that is none of ours.
     """
@@ -44,7 +44,7 @@ def usual_loss(model: nn.Module, sample: Any, task: str | None, main: str | None
         return usual, None
     if own is None or (said is not None and said.kind != losses.describe(own.loss).kinds[0]):
         return usual, None
-    return usual if own.loss == "cross_entropy" else own.loss, own.axis  # a method may have another one for classes
+    return usual if own.loss == "cross_entropy" else own.loss, own  # a method may have another one for classes
 
 
 def of_whole(seen: Trace, classes: int | None, loss: str | losses.Loss) -> Prediction:
@@ -77,7 +77,9 @@ def _axis(seen: Trace, said: Said, shape: tuple[int, ...]) -> tuple[int, str]:
     if axis is None and said.task is not None:
         axis, source = predictions.word(said.task).axis, f"task '{said.task}'"
     if axis is None:
-        other = len(shape) > 2 and said.own_axis not in (None, seen.axis)
+        if said.own is not None and said.own.by_type and said.task is None:
+            return seen.axis, BY_TYPE
+        other = len(shape) > 2 and said.own is not None and said.own.axis not in (None, seen.axis)
         return (-seen.axis, "its own loss") if other else (seen.axis, seen.axis_source)
     if axis not in (1, -1, len(shape) - 1) or len(shape) < 2:
         raise ConfigError(

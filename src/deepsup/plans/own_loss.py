@@ -27,10 +27,14 @@ IGNORE = losses.IGNORE
 
 
 class OwnLoss(NamedTuple):
-    """The loss of ours that is the model's own, and the axis of the channels with which it is; None: it is the same with any."""
+    """The loss of ours that is the model's own, and the axis of the channels with which it is; None: it is the same with any.
+
+    `by_type`: it is that of class indices alone, and floats (N, C) the model reads as something else.
+    """
 
     loss: str
     axis: int | None
+    by_type: bool = False
 
 
 class Drawn(NamedTuple):
@@ -72,10 +76,32 @@ def own_loss(model: nn.Module, sample: Any, main: Pick | None) -> OwnLoss | None
         if len(tries.equal) < 2:
             break
     if len(tries.equal) == 1:
-        return tries.equal[0]
+        return tries.equal[0]._replace(by_type=_is_by_type(model, sample, main, tries.equal[0]))
     if tries.numbers or tries.refused:
         raise ConfigError(_unlike(type(model).__name__, tries))
     return None
+
+
+def _is_by_type(model: nn.Module, sample: Any, main: Pick | None, found: OwnLoss) -> bool:
+    """Whether a model that reads classes takes probabilities of them, (N, C), for something else, such as several labels."""
+    if losses.describe(found.loss).kinds != ("class",):
+        return False
+    args, kwargs = as_call(sample, batch=2)
+    kwargs = {key: value for key, value in kwargs.items() if key != "labels"}
+    with untouched(model), _kept(model.config), torch.no_grad():
+        model.eval()
+        begin(0)
+        output = model(*args, **kwargs)
+        scores = picked(output, main_of(type(model).__name__, output, main))
+        if scores.ndim != 2 or scores.shape[1] < 2:
+            return False
+        shares = (scores.float() * 3).softmax(1).to(scores)
+        try:
+            own = model(*args, **kwargs, labels=shares).loss
+        except Exception:  # it takes indices alone
+            return False
+        ours = losses.get(found.loss)(scores, shares)
+    return isinstance(own, Tensor) and not torch.allclose(own.double(), ours.to(own.device).double(), rtol=1e-3)
 
 
 def _tried(model: nn.Module, sample: Any, main: Pick | None) -> _Tries:

@@ -78,8 +78,8 @@ def plan(
     Raises `LayerError`, `HeadError`, `BranchNameError`, `ClassCountError`, `OutputError` or `ConfigError`.
     """
     refuse_wrapped(model)
-    usual, axis = usual_loss(model, sample, task, main) if main_loss is None else (main_loss, None)
-    said, preset = Said(task, classes_axis, axis), methods.get(method).under(usual)
+    usual, own = usual_loss(model, sample, task, main) if main_loss is None else (main_loss, None)
+    said, preset = Said(task, classes_axis, own), methods.get(method).under(usual)
     given = {
         "head": head,
         "loss": loss,

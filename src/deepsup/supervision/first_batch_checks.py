@@ -43,6 +43,20 @@ def check_targets(edges: Iterable[Edge], found: Mapping[str, Any], targets: Targ
             )
 
 
+def uncounted(
+    edges: Iterable[Edge], found: Mapping[str, Any], targets: Targets, before: frozenset[str] | None
+) -> frozenset[str]:
+    """The terms (of those in `before`) of which not one label or value counts in this batch. Looks at numbers."""
+    asked = [e for e in edges if e.target == TARGET and (before is None or e.name in before)]
+    return frozenset(
+        e.name
+        for e in asked
+        if losses.describe(e.loss).scores
+        and losses.reads_first_axis(e.loss)
+        and all(losses.counts_nothing(e.loss, found[e.source], y, targets.mask) for y, _ in targets.of(e.source))
+    )
+
+
 def warn_of_lost(edges: tuple[Edge, ...], found: Mapping[str, Tensor], target: Tensor, names: tuple[str, ...]) -> None:
     """Name the classes of this target that an output never sees, because its labels are shrunk."""
     for edge in edges:

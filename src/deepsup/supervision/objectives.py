@@ -22,7 +22,7 @@ from deepsup.losses.labels import free_to_look
 from deepsup.plans.plan import Plan
 from deepsup.predictions import Prediction
 from deepsup.supervision.attaching import Outputs
-from deepsup.supervision.first_batch_checks import check_crops, check_targets, warn_of_lost
+from deepsup.supervision.first_batch_checks import check_crops, check_targets, uncounted, warn_of_lost
 from deepsup.supervision.idle_branches import aside, is_absent
 from deepsup.supervision.loss_terms import Terms
 from deepsup.supervision.planned_terms import axis_without_plan, check_known, edges_of, predictions_of
@@ -50,7 +50,7 @@ class Objective:
         self._main_weight = plan.main_weight if plan else 1.0
         weight = schedules.constant(self._main_weight)
         self.edges = (Edge("main", loss=main, weight=weight), *edges_of(plan, main))
-        self.predictions = predictions_of(plan, main)
+        self.predictions = predictions_of(plan, main, said=loss is not None)
         known = {"main", ENSEMBLE, PREVIOUS, TARGET, *(plan.outputs if plan else ())}
         for edge in self.edges:
             losses.check(edge.loss)  # texts are read here, not inside a compiled step
@@ -61,6 +61,9 @@ class Objective:
         self._of_crops = {edge.name for edge in self.edges if losses.describe(edge.loss).views != 1}
         self.memory: dict[str, Tensor] = {}
         self.restarted = False  # the last batch repeated nothing
+        self.uncounted: frozenset[str] | None = (
+            None  # terms none of whose labels has counted yet; None before the first batch
+        )
         self._length = 0
         self.calls = 0
         # Only where it matters: a number that changes with each call would make a compiled objective compile again.
@@ -98,6 +101,8 @@ class Objective:
             held = targets if self._first_axis[edge.name] else as_given
             part = self._part(edge, _without_graph(found) if edge in idle else found, held)
             parts[edge.name] = part.detach() if without else part
+        if training and self.uncounted != frozenset() and not torch.compiler.is_compiling():
+            self.uncounted = uncounted([e for e in edges if e not in idle], found, targets, self.uncounted)
         weights = self._weights(edges, parts, scheduled, training=training)
         total = parts["main"] if weights["main"] == 1.0 else parts["main"].new_zeros(())
         for edge in edges[weights["main"] == 1.0 :]:

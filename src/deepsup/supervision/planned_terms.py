@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from deepsup import losses, specs
 from deepsup.errors import BranchNameError, ConfigError
 from deepsup.features import WHOLE
 from deepsup.plans.plan import Plan
-from deepsup.predictions import KINDS, Prediction
+from deepsup.predictions import BY_TYPE, KINDS, Prediction
 from deepsup.terms import TARGET, Edge
 
 
@@ -22,8 +24,11 @@ def edges_of(plan: Plan | None, main_loss: str | losses.Loss) -> tuple[Edge, ...
     return (*own, *plan.edges)
 
 
-def predictions_of(plan: Plan | None, main_loss: str | losses.Loss) -> dict[str, Prediction]:
-    """What is planned of every output. Raises `ConfigError` for a loss that reads something else than was planned."""
+def predictions_of(plan: Plan | None, main_loss: str | losses.Loss, *, said: bool = False) -> dict[str, Prediction]:
+    """What is planned of every output; `said`: the loss is no longer the plan's.
+
+    Raises `ConfigError` for a loss that reads something else than was planned.
+    """
     if plan is None:
         return {}
     main = plan.prediction
@@ -33,6 +38,8 @@ def predictions_of(plan: Plan | None, main_loss: str | losses.Loss) -> dict[str,
             f"loss {losses.show(main_loss)} reads {KINDS[takes[0]]}, and the plan's main output gives {main}. Say it when "
             f"planning, so that branches, ensembles and scores know: plan(..., main_loss={losses.show(main_loss)!r})."
         )
+    if main is not None and main.source == BY_TYPE and said:
+        main = replace(main, source="the objective's loss")
     main = None if plan.main == WHOLE else main  # of which only its loss knows what it is
     found = {"main": main, **{b.name: b.prediction for b in plan.branches}}
     return {name: prediction for name, prediction in found.items() if prediction is not None}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from deepsup import losses
 from deepsup.doctor import Diagnosis
 from deepsup.errors import DatasetError, NonFiniteError
 from deepsup.evaluation import devices
@@ -101,6 +102,7 @@ class Loop:
         sums = checkpoint.sums[rank]
         self.loss_meter.load(sums)
         self.conflicts.load(sums.get("conflict", {"steps": [], "samples": []}))
+        self.job.objective.uncounted = frozenset()  # what was before is not known
         self.job.objective.load_state_dict(sums.get("objective", {"calls": 0, "memory": {}}))
         self.epoch_rng = checkpoint.epoch_rng[rank]
         checkpoints.set_rng_state(checkpoint.rng[rank])
@@ -168,8 +170,20 @@ class Loop:
                     self._start_watch()
         if self.batch == 0:
             raise DatasetError(f"the training source yielded no batch in epoch {self.epoch + 1}. Check what it holds.")
+        if self.epoch == 0:
+            self._check_counted()
         self._finish_epoch()
         stop.answer()
+
+    def _check_counted(self) -> None:
+        """Raise `DatasetError` for an output of which no process had a label that counts in the whole first epoch."""
+        everyone = devices.gathered(self.fabric, self.job.objective.uncounted or frozenset())
+        if silent := frozenset.intersection(*everyone):
+            raise DatasetError(
+                f"in the whole first epoch not one label or value of {', '.join(sorted(silent))} counted, so that nothing was "
+                f"learned: all are {losses.IGNORE} (or the loss's ignore_index), NaN, masked, or of classes of weight 0. Look at "
+                "the targets, and at what marks a place that does not count."
+            )
 
     def _batches(self) -> Iterator[Batch]:
         """The rest of this epoch's batches; a source that shuffles by the global random state gets the one it had."""
