@@ -24,6 +24,17 @@ def test_what_was_written_is_listed_and_may_be_written_again(tmp_path: Path) -> 
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["a", "b.txt", MANIFEST]
 
 
+def test_what_was_written_is_removed_and_nothing_of_somebody_else(tmp_path: Path) -> None:
+    for name in ("ours", "changed"):
+        write_text(tmp_path, name, "one")
+    (tmp_path / "changed").write_text("mine")
+    (tmp_path / "mine").write_text("mine")
+    for name in ("ours", "changed", "mine", "absent"):
+        ownership.remove(tmp_path, name)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["changed", MANIFEST, "mine"]
+    assert list(recorded(tmp_path)) == ["changed"]
+
+
 def test_what_is_somebody_elses_or_was_changed_is_refused_by_name_and_stays(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
     (tmp_path / "folder").mkdir()

@@ -65,6 +65,16 @@ def write_text(folder: Path, name: str, text: str) -> None:
     write(folder, name, lambda file: file.write_text(text, "utf-8"))
 
 
+def remove(folder: Path, name: str) -> None:
+    """Remove a file that deepsup wrote; one of somebody else stays."""
+    manifest = _read(folder)
+    if name in manifest["files"] and _is_ours(folder, name, manifest):
+        (folder / name).unlink(missing_ok=True)
+        manifest["before"].pop(name, None)
+        del manifest["files"][name]
+        _save(folder, manifest)
+
+
 def claim(folder: Path, names: Iterable[str], *, growing: bool = True) -> None:
     """Note that these files are deepsup's: whatever they will hold, or if not `growing`, as they are now."""
     manifest = _read(folder)

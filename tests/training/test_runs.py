@@ -21,7 +21,7 @@ from deepsup import datasets
 from deepsup.errors import CheckpointError, ClassCountError, ConfigError, DatasetError
 from deepsup.evaluation.evaluate import evaluate
 from deepsup.tasks import TASKS
-from deepsup.training import checkpoints, loggers, owned_folders, predict, run_folders, runs
+from deepsup.training import checkpoints, locks, loggers, owned_folders, predict, run_folders, runs
 from deepsup.training.journal import LostJournalWarning, read
 from deepsup.training.runs import train
 from tests.support.tiny_runs import config, dropout_net, settings
@@ -317,8 +317,8 @@ def test_a_picture_that_fails_is_a_warning_and_comes_after_the_weights(tmp_path:
 
 
 def test_two_processes_cannot_train_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(runs, "LOCK_SECONDS", 0.0)
-    with runs.locked(tmp_path / "run", enabled=True):
+    monkeypatch.setattr(locks, "LOCK_SECONDS", 0.0)
+    with locks.locked(tmp_path / "run", enabled=True):
         with pytest.raises(ConfigError, match="another process is at work in"):
             train(config(tmp_path / "run"))
         assert not any((tmp_path / "run").iterdir())

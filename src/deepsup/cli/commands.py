@@ -38,18 +38,28 @@ commands.command(no_args_is_help=True)(looking.doctor)
 
 
 @commands.command(no_args_is_help=True)
-def train(words: Words = None, dry_run: DryRun = False, trust: Trust = False) -> None:
+def train(
+    words: Words = None,
+    start: Annotated[
+        str | None, typer.Option("--from", metavar="RUN|FILE", help="Weights to begin with, as start=RUN.")
+    ] = None,
+    longer: Annotated[
+        bool, typer.Option("--longer", help="Go on with a run that had fewer epochs, or less patience.")
+    ] = False,
+    dry_run: DryRun = False,
+    trust: Trust = False,
+) -> None:
     """Train one run as configured; a stopped run goes on from its checkpoint, a finished one is left alone.
 
     `deepsup train examples/digits.yaml optimizer.name=adam optimizer.lr=0.001`
     """
-    config = run_settings(words, trust=trust)
+    config = run_settings([*(words or []), *([f"start={start}"] if start else [])], trust=trust)
     if dry_run:
         _dry_run(config)
         return
     print_lines(f"note: {note}" for note in results.notes(config) if runs.is_main_process())
     with Display(console, name=config.name) as display:
-        result = runs.train(config, on_record=guarded(display.see, "the display"))
+        result = runs.train(config, on_record=guarded(display.see, "the display"), longer=longer)
     if result.already_done:
         console.print(f"{result.folder} is finished already; remove it or choose another output= to train again.")
     if runs.is_main_process():

@@ -30,6 +30,7 @@ from deepsup.settings import configs, training
 from deepsup.settings.comparison import Cell, ComparisonConfig
 from deepsup.settings.training import DataConfig
 from deepsup.training import prepare, runs
+from deepsup.training.locks import locked
 from deepsup.training.records import ACCURACY
 from deepsup.training.run_folders import document, listed_runs
 
@@ -58,7 +59,7 @@ def compare(config: ComparisonConfig, *, on_event: Callable[[Event], None] | Non
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ConfigError("a comparison starts its own processes; run it without torchrun, and set jobs= instead.")
     runs.check_folder(folder, config)
-    with runs.locked(folder, enabled=True):
+    with locked(folder, enabled=True):
         cells = config.expand()
         pending = [cell for cell in cells if not _has_ended(folder, cell)]
         sees = _check_arms(pending, config)

@@ -108,8 +108,11 @@ class TrainConfig(Settings):
     `ROC-AUC` and `PR-AUC` (average precision)."""
     embedding: EmbeddingConfig = EmbeddingConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    start: str | None = None
+    """Weights to begin with, `--from` on the command line: a run's folder, or a file (safetensors, a `.ckpt` of ours, or what
+    `torch.save` wrote, of which tensors alone are read). What does not fit is named, and begins as initialised."""
     epochs: int = Field(default=12, ge=1)
-    """How often every training image is seen."""
+    """How often every training image is seen; `deepsup train --longer` goes on with a run whose settings said less."""
     seed: int = Field(default=0, ge=0)
     """Start of all random streams: the model's weights, the order of images, augmentation, dropout."""
     engine: EngineConfig = EngineConfig()

@@ -29,10 +29,16 @@ class LogConfig(Settings):
 
 
 class CheckpointConfig(Settings):
-    """How often a checkpoint is written besides the end of each epoch."""
+    """Which checkpoints are written and kept besides that of the last epoch."""
 
     every_steps: int | None = Field(default=None, ge=1)
     """Steps from one checkpoint to the next within an epoch; null is none."""
+    best: bool = False
+    """Also keep the weights of the epoch with the best score, in `best.safetensors` and `best_heads.safetensors`. The score of
+    the run stays that of its last epoch: the best of many on the same images is better than it is."""
+    last: int = Field(default=1, ge=1)
+    """Of how many epochs the checkpoints stay: 1 is `checkpoint.ckpt` alone, 3 also the last three
+    `checkpoints/epoch-0007.ckpt`."""
 
 
 class ValidationConfig(Settings):
@@ -40,6 +46,8 @@ class ValidationConfig(Settings):
 
     every: int = Field(default=1, ge=1)
     """Epochs from one validation to the next; the last epoch is always followed by one."""
+    patience: int | None = Field(default=None, ge=1)
+    """A run ends once so many epochs bring no better score than the best before them (early stopping); null is never."""
     rerank: bool = False
     """Of identities: at the end every output is scored a second time, re-ranked by k-reciprocal neighbours."""
     multi_query: Literal["mean", "max"] | None = None
@@ -47,6 +55,11 @@ class ValidationConfig(Settings):
 
     def check(self, task: str, *, of: str) -> None:
         """Raise `ConfigError` for what is for a search alone, where the data set `of` is none."""
+        if self.rerank and self.patience is not None:
+            raise ConfigError(
+                "validation.rerank is of the last epoch, and with validation.patience nobody knows beforehand which that is. "
+                "Set one of them."
+            )
         given = [name for name in ("rerank", "multi_query") if getattr(self, name)]
         if given and task != "re-identification":
             raise ConfigError(

@@ -47,6 +47,7 @@ class Checkpoint:
     `rng` holds one state a process, `epoch_rng` those at the beginning of the epoch, from which an epoch's own
     shuffling can be repeated, `sums` the sums of the epoch so far. `seconds` is the training time so far,
     `epoch_began` that before the epoch under way. `journal` is the length of the journal in bytes, `journal_sha256` their hash.
+    `averaged` are the mean weights over the steps, where they are kept.
     """
 
     net: dict[str, Any]
@@ -61,12 +62,14 @@ class Checkpoint:
     score: float | None = None
     metric: str = "accuracy"
     best_score: float | None = None
+    best_epoch: int | None = None
     seconds: float = 0.0
     epoch_began: float = 0.0
     step_ms: list[float] = field(default_factory=list)
     plan: dict[str, Any] | None = None
     config: dict[str, Any] | None = None
     journal_sha256: str | None = None
+    averaged: dict[str, Any] | None = None
     library: str = __version__
 
 

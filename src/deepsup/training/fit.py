@@ -26,7 +26,7 @@ from deepsup.evaluation import devices
 from deepsup.evaluation.loaders import Batches, Loader, as_loader
 from deepsup.layers.dry_run import trace
 from deepsup.settings.section import S, check
-from deepsup.settings.training import EngineConfig, LogConfig, OptimizerConfig
+from deepsup.settings.training import CheckpointConfig, EngineConfig, LogConfig, OptimizerConfig
 from deepsup.supervision.attaching import Supervised, is_supervised, unwrap
 from deepsup.supervision.objectives import Objective
 from deepsup.training import checkpoints, loggers, optimizers, owned_folders
@@ -34,6 +34,7 @@ from deepsup.training.checkpoints import Checkpoint
 from deepsup.training.job import FitResult, Job
 from deepsup.training.journal import Sink, environment
 from deepsup.training.loop import Loop
+from deepsup.training.starting import Begun, start_from
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -56,7 +57,11 @@ def fit(
     seed: int | None = 0,
     folder: str | Path | None = None,
     checkpoint_every: int | None = None,
+    checkpoint: Mapping[str, Any] | CheckpointConfig | None = None,
     validate_every: int = 1,
+    patience: int | None = None,
+    start: str | Path | None = None,
+    longer: bool = False,
     engine: Mapping[str, Any] | EngineConfig | None = None,
     log: Mapping[str, Any] | LogConfig | None = None,
     on_record: Sink | None = None,
@@ -77,7 +82,10 @@ def fit(
     many epochs lie between two validations; the last epoch is followed by one.
 
     With `folder` a journal and, after every epoch (and every `checkpoint_every` steps), a checkpoint are kept there, and
-    a call with the same settings goes on from the checkpoint. `engine` holds accelerator, devices, precision
+    a call with the same settings goes on from the checkpoint; with `longer` also one to more `epochs`, or with more `patience`.
+    `checkpoint` holds `every_steps`, `best` (also keep the best epoch's weights, in `best.safetensors`) and `last` (of how many
+    epochs the checkpoints stay). `patience` ends training after so many epochs without a better score. `start` is a run's
+    folder or a file of weights to begin with, see `deepsup.training.starting`. `engine` holds accelerator, devices, precision
     (`"bf16-mixed"`), compile and threads.
 
     Raises `ConfigError` for what would be accepted and do nothing (`lr` beside an optimiser of yours, `metric` without
@@ -97,7 +105,10 @@ def fit(
         seed=seed,
         folder=None if folder is None else Path(folder),
         checkpoint_every=checkpoint_every,
+        checkpoint=_settings(CheckpointConfig, checkpoint),
         validate_every=validate_every,
+        patience=patience,
+        start=start,
         engine=_settings(EngineConfig, engine),
         log=_settings(LogConfig, log),
     )
@@ -109,18 +120,19 @@ def fit(
     training, validating = _loaders(asked, fabric)
     config = _config(asked, held, batches=training.length, processes=fabric.world_size)
     if asked.folder is not None:
-        owned_folders.check(asked.folder, owned_folders.GROWING)
-    checkpoint = _resumable(asked.folder, config)
+        owned_folders.check(asked.folder, (*owned_folders.GROWING, *owned_folders.BEST))
+    resumed = _resumable(asked.folder, config, longer=longer)
     sinks = [on_record] if on_record else []
     if fabric.is_global_zero:
-        sinks += loggers.sinks(asked.log, asked.folder, step=checkpoint.step if checkpoint else None)
+        sinks += loggers.sinks(asked.log, asked.folder, step=resumed.step if resumed else None)
         if asked.folder is not None:
-            checkpoints.remove_leftovers(asked.folder)
+            checkpoints.remove_leftovers(asked.folder, asked.folder / "checkpoints")
             owned_folders.note(asked.folder)
-    job = _job(asked, held, training, validating, config=config, sinks=sinks)
-    if seed is not None and checkpoint is None:
+    begun = start_from(net, start) if start is not None and resumed is None else None
+    job = _job(asked, held, training, validating, config=config, sinks=sinks, begun=begun)
+    if seed is not None and resumed is None:
         devices.seed_everything(seed, rank=fabric.global_rank)
-    return Loop(job, fabric, checkpoint).run()
+    return Loop(job, fabric, resumed).run()
 
 
 @dataclass(frozen=True)
@@ -139,7 +151,10 @@ class _Asked:
     seed: int | None
     folder: Path | None
     checkpoint_every: int | None
+    checkpoint: CheckpointConfig
     validate_every: int
+    patience: int | None
+    start: str | Path | None
     engine: EngineConfig
     log: LogConfig
 
@@ -150,6 +165,14 @@ def _check_heard(asked: _Asked, *, lr: float | None, optimizer: Optimizer | str)
         raise ConfigError("fit: lr= is for an optimiser by name, and yours has its own rates. Set them there.")
     if asked.metric is not None and asked.validation is None:
         raise ConfigError("fit: metric= is what validation is scored by, and there is none. Give validation=.")
+    kept = asked.checkpoint != CheckpointConfig()
+    if kept and asked.folder is None:
+        raise ConfigError("fit: checkpoint= needs a place for checkpoints. Give folder=.")
+    if asked.checkpoint_every is not None and asked.checkpoint.every_steps is not None:
+        raise ConfigError("fit: checkpoint_every= is checkpoint={'every_steps': ...}. Give one of them.")
+    if asked.validation is None and (asked.patience is not None or asked.checkpoint.best):
+        name = "checkpoint={'best': True}" if asked.patience is None else "patience="
+        raise ConfigError(f"fit: {name} follows the score of validation, and there is none. Give validation=.")
     if asked.checkpoint_every is not None and asked.folder is None:
         raise ConfigError("fit: checkpoint_every= needs a place for checkpoints. Give folder=.")
     splits = isinstance(asked.train, Split) or isinstance(asked.validation, Split)
@@ -161,7 +184,7 @@ def _check_heard(asked: _Asked, *, lr: float | None, optimizer: Optimizer | str)
 
 def _check_counts(asked: _Asked) -> None:
     """Refuse numbers that settings of `train` would refuse."""
-    least = {"epochs": 1, "batch_size": 1, "checkpoint_every": 1, "validate_every": 1, "seed": 0}
+    least = {"epochs": 1, "batch_size": 1, "checkpoint_every": 1, "validate_every": 1, "patience": 1, "seed": 0}
     for name, smallest in least.items():
         value = getattr(asked, name)
         whole = isinstance(value, int) and not isinstance(value, bool)
@@ -208,6 +231,8 @@ def _config(asked: _Asked, optimizer: Optimizer, *, batches: int | None, process
         "rules": {b.name: repr(b.gradient) for b in net.plan.branches} if isinstance(net, Supervised) else {},
         "seed": asked.seed,
         "processes": processes,
+        "patience": asked.patience,
+        "start": None if asked.start is None else str(asked.start),
     }
 
 
@@ -219,6 +244,7 @@ def _job(
     *,
     config: dict[str, Any],
     sinks: Sequence[Sink],
+    begun: Begun | None,
 ) -> Job:
     """What the loop works on; the same as `deepsup train` gives it."""
     name = asked.folder.name if asked.folder else type(asked.net).__name__
@@ -232,8 +258,12 @@ def _job(
         schedule=asked.schedule,
         log=asked.log,
         metric=asked.metric,
-        checkpoint_every=asked.checkpoint_every,
+        checkpoint=asked.checkpoint.model_copy(
+            update={"every_steps": asked.checkpoint_every or asked.checkpoint.every_steps}
+        ),
         validate_every=asked.validate_every,
+        patience=asked.patience,
+        opening=(begun.record(),) if begun else (),
         compile=asked.engine.compile,
         channels_last=asked.engine.channels_last,
         folder=asked.folder,
@@ -275,16 +305,19 @@ def _check_shared(world: int, *sources: object) -> None:
             )
 
 
-def _resumable(folder: Path | None, config: dict[str, Any]) -> Checkpoint | None:
+def _resumable(folder: Path | None, config: dict[str, Any], *, longer: bool) -> Checkpoint | None:
     if folder is None or not (folder / "checkpoint.ckpt").exists():
         return None
     checkpoint = checkpoints.load(folder / "checkpoint.ckpt")
     before = checkpoint.config or {}
-    changed = [f"{k} was {before.get(k)}, now {v}" for k, v in config.items() if before.get(k) != v]
-    if changed:
-        raise ConfigError(
-            f"{folder} holds a run with other settings: {'; '.join(changed)}. Use them again, or another folder."
-        )
+    changed = {k: (before.get(k), v) for k, v in config.items() if before.get(k) != v}
+    grown = {
+        k for k, (old, new) in changed.items() if k in ("epochs", "patience") and None not in (old, new) and old < new
+    }
+    if changed and not (longer and grown == changed.keys()):
+        told = "; ".join(f"{k} was {old}, now {new}" for k, (old, new) in changed.items())
+        more = " To train it longer, give longer=True." if grown == changed.keys() else ""
+        raise ConfigError(f"{folder} holds a run with other settings: {told}. Use them again, or another folder.{more}")
     return checkpoint
 
 

@@ -14,7 +14,7 @@ from deepsup import specs
 from deepsup.evaluation.loaders import Loader
 from deepsup.evaluation.search import How
 from deepsup.evaluation.sliding_window import Forward
-from deepsup.settings.training import LogConfig
+from deepsup.settings.training import CheckpointConfig, LogConfig
 from deepsup.supervision.attaching import Supervised
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks import shown
@@ -24,7 +24,7 @@ from deepsup.training.journal import Record, Sink
 class FitResult(NamedTuple):
     """What came of a run: `score` of the main output after the last epoch, `history` the epoch records.
 
-    `metric` is the name of the score: `accuracy`, `mean IoU`, ...
+    `metric` is the name of the score: `accuracy`, `mean IoU`, ...; `best_epoch` the one with `best_score`, counted from 1.
     """
 
     step: int
@@ -36,6 +36,7 @@ class FitResult(NamedTuple):
     step_ms: float | None
     history: list[Record]
     journal: Path | None
+    best_epoch: int | None = None
 
     def __str__(self) -> str:
         best = shown(self.metric, self.score if self.best_score is None else self.best_score)
@@ -51,7 +52,8 @@ class Job:
     `folder` (None: keep nothing) receives `journal.jsonl` and `checkpoint.ckpt`. `start` goes into the journal's first
     record. `opening` are records written right after it, and `finish` is called before the journal's last one. `metric`
     is the score that counts (None: by the targets), and `run` takes the place of `net(x)` in validation, which follows every
-    so many epochs (`validate_every`) and the last; `how` is what a search does.
+    so many epochs (`validate_every`) and the last; `patience` is after
+    how many without a better score a run ends; `how` is what a search does.
     """
 
     net: nn.Module
@@ -62,7 +64,7 @@ class Job:
     validation: Loader | None = None
     schedule: Callable[[float], float] | None = None
     log: LogConfig = field(default_factory=LogConfig)
-    checkpoint_every: int | None = None
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     compile: bool | str = False
     channels_last: bool = False
     folder: Path | None = None
@@ -74,6 +76,7 @@ class Job:
     finish: Callable[[], None] | None = None
     run: Forward | None = None
     validate_every: int = 1
+    patience: int | None = None
     how: How = field(default_factory=How)
 
     @property

@@ -28,6 +28,7 @@ from deepsup.training.checkpoints import Checkpoint, load_net, on_cpu
 from deepsup.training.interruptions import PutOff
 from deepsup.training.job import FitResult, Job
 from deepsup.training.journal import Journal, Record, read
+from deepsup.training.keeping import keep_best, keep_epoch, out_of_patience
 from deepsup.training.meters import Conflicts, LossMeter, Stopwatch, check_weights, explained
 from deepsup.training.preflight import examine, first_batch
 
@@ -60,6 +61,7 @@ class Loop:
         self.metric = checkpoint.metric if checkpoint else job.metric or self._usual_metric(batch and batch[1])
         self.score: float | None = None
         self.best: float | None = None
+        self.best_epoch: int | None = None
         self.epoch_began = 0.0
         self.epoch_rng: dict[str, Any] = {}
         self.loss_meter = LossMeter(fabric)
@@ -95,7 +97,7 @@ class Loop:
             self.history = read(self.journal.path, "epoch")
         self.job.optimizer.load_state_dict(checkpoint.optimizer)
         self.epoch, self.batch, self.step = checkpoint.epoch, checkpoint.batch, checkpoint.step
-        self.score, self.best = checkpoint.score, checkpoint.best_score
+        self.score, self.best, self.best_epoch = checkpoint.score, checkpoint.best_score, checkpoint.best_epoch
         self.watch.seconds, self.watch.step_ms = checkpoint.seconds, list(checkpoint.step_ms)
         self.epoch_began = checkpoint.epoch_began
         rank = self.fabric.global_rank
@@ -121,7 +123,7 @@ class Loop:
         """Train to the end."""
         with self.journal, self.conflicts:
             try:
-                while self.epoch < self.job.epochs:
+                while self.epoch < self.job.epochs and not self._has_given_up():
                     self._run_epoch()
             except NonFiniteError as error:
                 named = explained(error, self.net, self.job.optimizer)
@@ -148,14 +150,20 @@ class Loop:
             step_ms=self.watch.median_ms(self.step),
             history=self.history,
             journal=self.journal.path,
+            best_epoch=self.best_epoch,
         )
+
+    def _has_given_up(self) -> bool:
+        """Whether the score has not become better for as long as anybody wants to wait."""
+        job = self.job
+        return not self.batch and out_of_patience(self.epoch, self.best_epoch, job.patience, every=job.validate_every)
 
     def _run_epoch(self) -> None:
         if not self.net.training:
             self.net.train()
         if self.batch == 0:
             self.epoch_began = self.watch.seconds
-        every, length = self.job.checkpoint_every, self.job.train.length
+        every, length = self.job.checkpoint.every_steps, self.job.train.length
         self._start_watch()
         with PutOff(wanted=self.job.folder is not None and self.fabric.world_size == 1) as stop:
             for x, y in self._batches():
@@ -301,8 +309,10 @@ class Loop:
             how=self.job.how if last else replace(self.job.how, rerank=False),
         )
         self.score = scores.score.get("main")
-        if self.score is not None:
-            self.best = self.score if better(self.metric, self.score, self.best) else self.best
+        if self.score is not None and better(self.metric, self.score, self.best):
+            self.best, self.best_epoch = self.score, self.epoch
+            if self.job.checkpoint.best and self.job.folder and self.fabric.is_global_zero:
+                keep_best(self.net, self.job.folder)
         return scores.record()
 
     def _check_finite(self) -> None:
@@ -320,29 +330,30 @@ class Loop:
         rng, epoch_rng, sums = map(list, zip(*everyone, strict=True))
         if not self.fabric.is_global_zero:
             return
-        checkpoints.save(
-            Checkpoint(
-                net=self.net.state_dict(),
-                optimizer=self.job.optimizer.state_dict(),
-                epoch=self.epoch,
-                batch=self.batch,
-                step=self.step,
-                rng=rng,
-                epoch_rng=epoch_rng,
-                sums=sums,
-                journal=self.journal.sync(),
-                journal_sha256=self.journal.sha256,
-                score=self.score,
-                metric=self.metric,
-                best_score=self.best,
-                seconds=self.watch.seconds,
-                epoch_began=self.epoch_began,
-                step_ms=self.watch.step_ms,
-                plan=self.job.plan,
-                config=self.job.config,
-            ),
-            self.job.folder / "checkpoint.ckpt",
+        made = Checkpoint(
+            net=self.net.state_dict(),
+            optimizer=self.job.optimizer.state_dict(),
+            epoch=self.epoch,
+            batch=self.batch,
+            step=self.step,
+            rng=rng,
+            epoch_rng=epoch_rng,
+            sums=sums,
+            journal=self.journal.sync(),
+            journal_sha256=self.journal.sha256,
+            score=self.score,
+            metric=self.metric,
+            best_score=self.best,
+            best_epoch=self.best_epoch,
+            seconds=self.watch.seconds,
+            epoch_began=self.epoch_began,
+            step_ms=self.watch.step_ms,
+            plan=self.job.plan,
+            config=self.job.config,
         )
+        if not self.batch:
+            keep_epoch(made, self.job.folder, last=self.job.checkpoint.last)
+        checkpoints.save(made, self.job.folder / "checkpoint.ckpt")
 
     def _start_watch(self) -> None:
         self.watch.start()

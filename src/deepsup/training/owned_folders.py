@@ -12,6 +12,7 @@ from deepsup.training import checkpoints, journal
 from deepsup.training.checkpoints import MAGIC
 
 GROWING = ("journal.jsonl", "checkpoint.ckpt")
+BEST = ("best.safetensors", "best_heads.safetensors")
 RESULTS = ("heads.safetensors", "certificate.json", "model.safetensors")
 FILES = (
     "config.yaml",
@@ -19,6 +20,7 @@ FILES = (
     "plan.json",
     *GROWING,
     *RESULTS,
+    *BEST,
     "answers.json",
     "image_values.json",
     "maps/maps.json",

@@ -31,6 +31,7 @@ from deepsup.supervision.objectives import Objective
 from deepsup.tasks import TASKS
 from deepsup.training import lookahead, preflight
 from deepsup.training.journal import Record
+from deepsup.training.starting import Begun, start_from
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -44,18 +45,25 @@ class Prepared(NamedTuple):
     data: datasets.Dataset
     placement: Record | None
     epochs: int
+    begun: Record | None = None
 
 
-def prepare(config: TrainConfig, *, plan: dict[str, Any] | None = None, fabric: Fabric | None = None) -> Prepared:
+def prepare(
+    config: TrainConfig, *, plan: dict[str, Any] | None = None, fabric: Fabric | None = None, resumes: bool = False
+) -> Prepared:
     """Load the data, build the model and attach its branches, on the CPU; writes nothing.
 
     `plan` is that of a checkpoint, which may name what the settings name; without one it is made here, by the probe if
-    `supervise.at` is `auto`. The model's weights depend on the seed alone, not on the branches. Raises
+    `supervise.at` is `auto`. The model's weights depend on the seed alone, not on the branches, or are those of `config.start`,
+    unless the run `resumes` with those of its checkpoint. Raises
     `ClassCountError` when model and data disagree.
     """
     data = load_data(config)
     devices.seed_everything(config.seed)
     model = build(config, classes=classes_of(config, data), channels=data.train.channels, size=data.train.size)
+    begins = config.start is not None and not resumes
+    if begins:
+        _begin(model, config, warn=False)  # what the probe sees are the weights that train
     placement = None
     if plan is not None and config.supervise is not None:
         chosen = Plan.from_dict(plan, trust=configs.asked_names(config))
@@ -64,7 +72,13 @@ def prepare(config: TrainConfig, *, plan: dict[str, Any] | None = None, fabric: 
         if fabric is not None and fabric.world_size > 1 and chosen.outputs:
             chosen = Plan.from_dict(devices.gathered(fabric, chosen.to_dict())[0], trust=True)
     epochs = _equal_epochs(config, model, data) if is_equal_compute(config) else config.epochs
-    return Prepared(attach(model, chosen) if chosen.outputs else model, chosen, data, placement, epochs)
+    net = attach(model, chosen) if chosen.outputs else model
+    return Prepared(net, chosen, data, placement, epochs, _begin(net, config).record() if begins else None)
+
+
+def _begin(net: nn.Module, config: TrainConfig, *, warn: bool = True) -> Begun:
+    assert config.start is not None
+    return start_from(net, config.start, warn=warn)
 
 
 def check_run(config: TrainConfig, data: datasets.Dataset | None = None) -> datasets.Dataset:

@@ -10,10 +10,7 @@ unfinished one goes on from its checkpoint, and a folder with other settings is 
 from __future__ import annotations
 
 import math
-import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -47,6 +44,7 @@ from deepsup.training.inputs import FILE as INPUTS
 from deepsup.training.inputs import Inputs
 from deepsup.training.job import Job
 from deepsup.training.journal import Record, Sink, environment, final_score, read
+from deepsup.training.locks import locked
 from deepsup.training.loop import Loop
 from deepsup.training.prepare import Prepared, build, classes_of, load_data, prepare, training_loader
 from deepsup.trust import Trust
@@ -54,7 +52,7 @@ from deepsup.trust import Trust
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-LOCK_SECONDS = 10.0
+LONGER = ("epochs", "validation.patience")
 FREE = ("output", "jobs", "minutes", "vary")  # keys that may change from one start to the next; `vary` has become arms
 
 
@@ -70,30 +68,38 @@ class RunResult(NamedTuple):
 
 
 def train(
-    config: TrainConfig, *, on_record: Sink | None = None, group: str | None = None, arm: str | None = None
+    config: TrainConfig,
+    *,
+    on_record: Sink | None = None,
+    group: str | None = None,
+    arm: str | None = None,
+    longer: bool = False,
 ) -> RunResult:
     """Train as configured, or go on where it was stopped.
 
-    `on_record` sees every journal record; `group` and `arm` say which place in a comparison the run has. Raises
+    `on_record` sees every journal record; `group` and `arm` say which place in a comparison the run has. With `longer` a run,
+    finished or not, goes on to more `epochs` (or with more `validation.patience`) than its settings said; rates and weights that
+    follow the progress then follow that of the longer training. Raises
     `ConfigError` for a folder that holds other settings or is in use, and what preparing and training raise; a folder
     with a run in it is never damaged.
     """
     folder = Path(config.output)
-    check_folder(folder, config)
+    grown = check_folder(folder, config, longer=longer)
     loggers.named(config.log)
-    if (done := finished(folder)) is not None:
+    if not grown and (done := finished(folder)) is not None:
         return _result(folder, done, already_done=True)
     fabric = devices.start(config.engine)
     with locked(folder, enabled=fabric.is_global_zero):
         fabric.barrier()  # from here on the folder is ours, and all processes see the same in it
-        if (done := finished(folder)) is not None:
+        if not grown and (done := finished(folder)) is not None:
             return _result(folder, done, already_done=True)
         owned_folders.check(folder)
         checkpoint = _checkpoint(folder, config)
-        prepared = prepare(config, plan=checkpoint.plan if checkpoint else None, fabric=fabric)
+        resumes: dict[str, Any] = {"plan": checkpoint.plan if checkpoint else None, "resumes": checkpoint is not None}
+        prepared = prepare(config, fabric=fabric, **resumes)
         sinks = [on_record] if on_record else []
         if fabric.is_global_zero:
-            checkpoints.remove_leftovers(folder, folder / "maps")
+            checkpoints.remove_leftovers(folder, folder / "maps", folder / "checkpoints")
             sinks += loggers.sinks(config.log, folder, step=checkpoint.step if checkpoint else None)
             owned_folders.note(folder)
         if fabric.is_global_zero and checkpoint is None:
@@ -104,7 +110,12 @@ def train(
         job = _job(config, prepared, fabric, labels={"group": group, "arm": arm}, sinks=tuple(sinks))
         if checkpoint is None:  # whatever preparing drew, both arms of a pair train from the same random state
             devices.seed_everything(config.seed, rank=fabric.global_rank)
-        end = Loop(job, fabric, checkpoint).run()
+        loop = Loop(
+            job, fabric, checkpoint
+        )  # cuts the end off a finished run's journal, and only then it is another run
+        if grown and fabric.is_global_zero:
+            ownership.write(folder, "config.yaml", lambda path: configs.save(config, path))
+        end = loop.run()
     return _result(folder, end._asdict(), resumed=checkpoint is not None)
 
 
@@ -168,8 +179,8 @@ def strip_run(folder: str | Path, *, trust: Trust = False) -> tuple[Path, Path |
     return weights, certificate if supervised else None
 
 
-def check_folder(folder: Path, config: configs.Config) -> None:
-    """Raise `ConfigError` unless the folder is free or holds what `config` describes.
+def check_folder(folder: Path, config: configs.Config, *, longer: bool = False) -> bool:
+    """Raise `ConfigError` unless the folder is free or holds what `config` describes; says whether it is `longer` now, if it may.
 
     Of a comparison the settings of arms may have changed of which no run has finished, and that no finished one follows.
     """
@@ -179,7 +190,7 @@ def check_folder(folder: Path, config: configs.Config) -> None:
     if not file.exists():
         if any((folder / name).exists() for name in ("journal.jsonl", "checkpoint.ckpt", "compare.json")):
             raise ConfigError(f"{folder} holds {what} without its config.yaml. Choose another output folder.")
-        return
+        return False
     lost = not (folder / "checkpoint.ckpt").exists() and finished(folder) is None
     if lost and (folder / "model.safetensors").exists():
         raise ConfigError(
@@ -197,10 +208,21 @@ def check_folder(folder: Path, config: configs.Config) -> None:
         }
         before = there.model_copy(update={"arms": there.arms | open_})
     changed = configs.differences(before, config, ignore=FREE)
+    grown = _grown(changed) if isinstance(config, TrainConfig) else set()
+    if longer and changed.keys() == grown:
+        return bool(grown)
     if changed:
+        more = " To train it longer, say so: --longer, or longer=True." if changed.keys() == grown else ""
         raise ConfigError(
-            f"{folder} holds {what} with other settings: {_shown(changed)}. Choose another output folder, or remove this one."
+            f"{folder} holds {what} with other settings: {_shown(changed)}. Choose another output folder, or remove this "
+            f"one.{more}"
         )
+    return False
+
+
+def _grown(changed: dict[str, tuple[Any, Any]]) -> set[str]:
+    """The keys of which there is more than before, and that make a run longer."""
+    return {key for key in LONGER if key in changed and None not in changed[key] and changed[key][0] < changed[key][1]}
 
 
 def _has_finished(folder: Path, arm: str, config: ComparisonConfig) -> bool:
@@ -243,7 +265,8 @@ def _checkpoint(folder: Path, config: TrainConfig) -> Checkpoint | None:
     checkpoint = checkpoints.load(path) if path.exists() else None
     if checkpoint is not None and checkpoint.config is not None:
         there = configs.parse(checkpoint.config, where=str(path))
-        if changed := configs.differences(there, config, ignore=FREE):
+        changed = configs.differences(there, config, ignore=FREE)
+        if changed.keys() - _grown(changed):  # what the folder's settings say more is known there
             raise CheckpointError(
                 f"{path} is of another run: {_shown(changed)}. Put this run's own in its place, or remove it to begin again."
             )
@@ -257,7 +280,7 @@ def _shown(changed: dict[str, tuple[Any, Any]]) -> str:
 def _job(
     config: TrainConfig, prepared: Prepared, fabric: Fabric, *, labels: dict[str, Any], sinks: tuple[Sink, ...]
 ) -> Job:
-    net, plan, data, placement, epochs = prepared
+    net, plan, data, placement, epochs, begun = prepared
     folder, objective = Path(config.output), Objective(plan)
     run = _forward(config, data, objective, fabric)
     how = How(config.validation.rerank, config.validation.multi_query, config.embedding.of_main)
@@ -275,19 +298,20 @@ def _job(
         metric=config.score_name,
         run=run,
         validate_every=config.validation.every,
+        patience=config.validation.patience,
         how=how,
         optimizer=optimizers.build(net, config.optimizer),
         epochs=epochs,
         schedule=schedules.parse(config.optimizer.schedule),
         log=config.log,
-        checkpoint_every=config.checkpoint.every_steps,
+        checkpoint=config.checkpoint,
         compile=config.engine.compile,
         channels_last=config.engine.channels_last,
         folder=folder,
         config=config.model_dump(mode="json"),
         start=_start(config, plan.to_dict() if isinstance(net, Supervised) else None, labels)
         | {"cost": plan.cost, "images": data.validation.n_images, "data": data.found.to_dict()},
-        opening=(placement,) if placement else (),
+        opening=tuple(record for record in (begun, placement) if record),
         sinks=sinks,
         finish=partial(_finish_and_show, net, folder, show),
     )
@@ -360,41 +384,3 @@ def _finish(net: nn.Module, folder: Path) -> None:
         ownership.write(folder, "certificate.json", lambda path: strip(net, certificate=path, sample=tokens))
         model = net.model
     ownership.write(folder, "model.safetensors", partial(save_weights, model))
-
-
-@contextmanager
-def locked(folder: Path, *, enabled: bool) -> Iterator[None]:
-    """Keep other processes out of the folder; an operating system without locks trusts the user."""
-    try:
-        import fcntl
-    except ImportError:
-        enabled = False
-    if not enabled:
-        yield
-        return
-    made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        deadline = time.monotonic() + LOCK_SECONDS  # a killed process needs a moment to let go
-        while not _taken(lambda: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)):
-            if time.monotonic() > deadline:
-                raise ConfigError(
-                    f"another process is at work in {folder}. Wait for it, stop it, or choose another output."
-                )
-            time.sleep(0.1)
-        try:
-            yield
-        finally:
-            if made and not any(folder.iterdir()):  # nothing came of it: leave no empty folder behind
-                folder.rmdir()
-    finally:
-        os.close(handle)
-
-
-def _taken(lock: Callable[[], None]) -> bool:
-    try:
-        lock()
-    except OSError:
-        return False
-    return True

@@ -1,0 +1,51 @@
+"""One process at a time in a folder."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from deepsup.errors import ConfigError
+
+LOCK_SECONDS = 10.0
+
+
+@contextmanager
+def locked(folder: Path, *, enabled: bool) -> Iterator[None]:
+    """Keep other processes out of the folder; an operating system without locks trusts the user."""
+    try:
+        import fcntl
+    except ImportError:
+        enabled = False
+    if not enabled:
+        yield
+        return
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        deadline = time.monotonic() + LOCK_SECONDS  # a killed process needs a moment to let go
+        while not _taken(lambda: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)):
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    f"another process is at work in {folder}. Wait for it, stop it, or choose another output."
+                )
+            time.sleep(0.1)
+        try:
+            yield
+        finally:
+            if made and not any(folder.iterdir()):  # nothing came of it: leave no empty folder behind
+                folder.rmdir()
+    finally:
+        os.close(handle)
+
+
+def _taken(lock: Callable[[], None]) -> bool:
+    try:
+        lock()
+    except OSError:
+        return False
+    return True
