@@ -23,8 +23,9 @@ def test_each_file_is_said_and_what_is_none_is_refused(tmp_path: Path) -> None:
     text = call("predict", str(tmp_path / "run"), str(root), "--out", str(tmp_path / "[out]"))
     lines = [f"{root / name}.npz: {name}.labels.npz" for name in ("train", "val")]
     assert text.splitlines() == [*lines, f"written to {tmp_path / '[out]'}"]
+    (tmp_path / "none").mkdir()
     with pytest.raises(DatasetError, match=r"there is no file of tokens \(npz, safetensors\) in the folder"):
-        call("predict", str(tmp_path / "run"), str(tmp_path))
+        call("predict", str(tmp_path / "run"), str(tmp_path / "none"))
     with pytest.raises(DatasetError, match="is neither"):
         call("predict", str(tmp_path / "run"), str(tmp_path / "run" / "config.yaml"))
     with pytest.raises(ConfigError, match="there is no run in"):

@@ -24,6 +24,7 @@ def test_numbers_by_output_and_column(tmp_path: Path, loss: str, scale) -> None:
     writer = NumberRows(tmp_path, objective, branches=True, **kept)
     for name in ("one.png", "two.png"):
         said = writer.write(name, Path(name), torch.zeros(4, 4, 3), {"main": main, "side": other})
+    writer.flush()
     assert said.files == (tmp_path / "predictions.csv",)
     with (tmp_path / "predictions.csv").open() as file:
         head, *rows = csv.reader(file)
@@ -43,6 +44,7 @@ def test_maps_are_files_in_the_size_of_the_image(tmp_path: Path) -> None:
     writer = ValueFiles(tmp_path, objective, branches=True, classes=("value",), palette=None)
     found = {"main": torch.full((1, 1, 2, 2), 3.0), "side/1": torch.full((1, 1, 4, 4), 5.0)}
     said = writer.write("one", Path("one.png"), torch.zeros(6, 8, 3), found)
+    writer.flush()
     assert [file.name for file in said.files] == ["one.values.npy", "one.side_1.values.npy", "one.ensemble.values.npy"]
     for file, value in zip(said.files, (3, 5, 4), strict=True):
         np.testing.assert_allclose(np.load(file), np.full((1, 6, 8), value, np.float32), rtol=1e-6)
@@ -56,6 +58,7 @@ def test_a_table_of_somebody_else_stays(tmp_path: Path) -> None:
     def write() -> None:
         writer = NumberRows(tmp_path, objective, branches=False, classes=("a", "b"), palette=None)
         writer.write("one", Path("one.png"), torch.zeros(4, 4, 3), {"main": torch.zeros(1, 2)})
+        writer.flush()
 
     with pytest.raises(ConfigError, match=r"did not write.*predictions\.csv"):
         write()

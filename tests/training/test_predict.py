@@ -105,3 +105,35 @@ def test_a_supervised_run_without_its_plan_is_not_called_plain(trained: Path, sh
     (run / "journal.jsonl").unlink()  # from here on the weights are those of the checkpoint, with heads
     with pytest.raises(ConfigError, match=r"plan\.json, .* is missing"):
         call("predict", "--trust", str(run), picture)
+
+
+def test_folders_are_walked_bad_files_named_and_all_probabilities_kept(tmp_path: Path):
+    from tests.support.tiny_runs import config as digits
+
+    run, photos = tmp_path / "run", tmp_path / "photos"
+    runs.train(digits(run, epochs=1, data={"limit": 32}))
+    for number, name in enumerate(["a.png", "b/a.png", "b/c/d.png"]):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 80 * number).save(photos / name)
+    (photos / "b" / "torn.png").write_bytes((photos / "a.png").read_bytes()[:40])
+    words = ["predict", "--trust", str(run), str(photos), "--out", str(photos / "out")]
+    for _ in range(2):  # what was written the first time is no image to predict
+        with pytest.raises(DatasetError, match="1 file could not be read"):
+            call(*words)
+        names = [str(photos / name) for name in ("a.png", "b/a.png", "b/c/d.png")]
+        tables = [
+            (photos / "out" / f"{name}.csv").read_text().splitlines() for name in ("predictions", "probabilities")
+        ]
+        assert [[row.split(",")[0] for row in table[1:]] for table in tables] == [names, names]
+        assert tables[1][0] == "image,0,1,2,3,4,5,6,7,8,9"
+        for said, row in zip(tables[0][1:], tables[1][1:], strict=True):
+            shares = [float(cell) for cell in row.split(",")[1:]]
+            assert sum(shares) == pytest.approx(1, abs=1e-5)
+            assert said.split(",")[1:] == [str(int(np.argmax(shares))), str(max(shares))]
+
+
+def test_predictions_of_a_walked_folder_lie_as_its_images_do(trained: Path, shapes: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(shapes / "val" / "images", tmp_path / "in" / "deep"))
+    call("predict", "--trust", str(trained), str(folder.parent), "--out", str(tmp_path / "out"))
+    made = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.labels.png")}
+    assert made == {f"deep/{path.stem}.labels.png" for path in folder.iterdir()}

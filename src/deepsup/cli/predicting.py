@@ -10,6 +10,8 @@ import typer
 from deepsup.cli import tables
 from deepsup.cli.options import Trust
 from deepsup.cli.terminal import print_lines
+from deepsup.errors import DatasetError
+from deepsup.specs import counted
 from deepsup.training.predict import predict as predict_images
 
 
@@ -31,18 +33,27 @@ def predict(
 ) -> None:
     """Let a trained run look at new images, or sequences of tokens, prepared as in its validation.
 
-    With labels a pixel: NAME.labels.png (class numbers, shown in colours), NAME.overlay.png and, of two classes,
-    NAME.probability.png, in the size of the image. With one label an image: class and probability, and predictions.csv; with
-    several the probability of each, with values their numbers. With a label a token: NAME.labels.npz, labels and
+    Folders are walked; a file that cannot be read is named, passed over, and told by the exit status at the end. With labels
+    a pixel: NAME.labels.png (class numbers, shown in colours), NAME.overlay.png and, of two classes, NAME.probability.png, in
+    the size of the image. With one label an image: class and probability, predictions.csv and probabilities.csv (of all
+    classes); with several the probability of each, with values their numbers. With a label a token: NAME.labels.npz, labels and
     probabilities. With identities and --gallery FOLDER: who is nearest, matches.csv and NAME.matches.png; without it
     embeddings.safetensors and embeddings.csv.
     """
-    written: list[Path] = []
+    predicted, passed = 0, list[str]()
     how: dict[str, Any] = {"tile": tile, "stride": stride, "gallery": gallery, "top": top, "rerank": rerank}
     for said in predict_images(folder, images, out=out, branches=branches, trust=trust, **how):
-        written = list(said.files)
+        if said.problem:
+            passed.append(said.problem)
+            print_lines([f"{said.image}: passed over"])
+            continue
+        predicted += 1
         found = [f"{label} {share:.1%}{tables.of_output(name)}" for name, (label, share) in said.classes.items()]
         found += [f"{text}{tables.of_output(name)}" for name, text in said.told.items()]
-        told = ", ".join(found or [file.name for file in written])
+        told = ", ".join(found or [file.name for file in said.files])
         print_lines([f"{said.image}: {told}"])
-    print_lines([f"written to {written[0].parent}"])
+    if predicted:
+        print_lines([f"written to {out or folder / 'predictions'}"])
+    if passed:
+        more = f" {predicted} others were predicted." if predicted else ""
+        raise DatasetError("\n".join([f"{counted(len(passed), 'file')} could not be read.{more}", *passed]))

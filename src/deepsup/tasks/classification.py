@@ -19,7 +19,7 @@ from deepsup.tasks.prediction_tables import Rows
 from deepsup.tasks.task import Counts, Said, Task, Values, metric, register
 
 ACCURACY = "accuracy"
-ANSWERS = "answers.json"
+ANSWERS, PROBABILITIES = "answers.json", "probabilities.csv"
 
 
 class Hits(Counts):
@@ -68,15 +68,16 @@ def accuracy(hits: Hits) -> float:
 
 
 class Table(Rows):
-    """`predictions.csv`: a row an image, the class by each output and its probability."""
+    """`predictions.csv`: a row an image, the class by each output and its probability; `probabilities.csv`: those of all."""
 
     def write(self, name: str, image: Path, original: Tensor, found: Mapping[str, Tensor]) -> Said:
-        said = {}
-        for output, sure in self.said_of(found).items():
+        said, every = {}, self.said_of(found)
+        for output, sure in every.items():
             likely, label = sure.max(0)
             said[output] = (self.classes[int(label)], float(likely))
         cells = {output: {"class": label, "probability": share} for output, (label, share) in said.items()}
-        return Said(image, (self.append(image, cells),), said)
+        shares = {output: dict(zip(self.classes, sure.tolist(), strict=True)) for output, sure in every.items()}
+        return Said(image, (self.append(image, cells), self.append(image, shares, file=PROBABILITIES)), said)
 
 
 @register

@@ -1,4 +1,4 @@
-"""What is said of new images as a table: `predictions.csv`, a row an image, columns by output."""
+"""What is said of new images as tables: `predictions.csv`, a row an image, columns by output."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import importlib
 import io
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor
@@ -20,21 +21,27 @@ FILE = "predictions.csv"
 
 
 class Rows(Writer):
-    """A table that is written anew with every row, so that what is there is whole wherever it is cut off."""
+    """Tables that are written anew with every `flush`, so that what is there is whole wherever it is cut off."""
 
-    rows: list[list[str]]
-
-    def append(self, image: Path, cells: Mapping[str, Mapping[str, object]]) -> Path:
+    def append(self, image: Path, cells: Mapping[str, Mapping[str, object]], *, file: str = FILE) -> Path:
         """Add a row of cells by output and title; a title of another output than main has its name behind it."""
         titles = [
             title if output == "main" else f"{title} ({output})" for output, named in cells.items() for title in named
         ]
-        if not hasattr(self, "rows"):
-            self.rows = [["image", *titles]]
-        self.rows.append([str(image), *(str(cell) for named in cells.values() for cell in named.values())])
-        text = io.StringIO(newline="")
-        csv.writer(text).writerows(self.rows)
-        return self.put(FILE, text.getvalue().encode("utf-8"))
+        rows = self._rows.setdefault(file, [["image", *titles]])
+        rows.append([str(image), *(str(cell) for named in cells.values() for cell in named.values())])
+        return self.folder / file
+
+    def flush(self) -> None:
+        for file, rows in self._rows.items():
+            text = io.StringIO(newline="")
+            csv.writer(text).writerows(rows)
+            self.put(file, text.getvalue().encode("utf-8"))
+        super().flush()
+
+    @cached_property
+    def _rows(self) -> dict[str, list[list[str]]]:
+        return {}
 
     def said_of(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the outputs that are asked for say of one image, (C, *places): probabilities, or values as they are."""

@@ -97,12 +97,15 @@ class Counts(ABC):
 
 
 class Said(NamedTuple):
-    """What was predicted of one image: files that were written, by output its class and how probable it is, or numbers."""
+    """What was predicted of one image: files that were written, by output its class and how probable it is, or numbers; of
+    one that could not be read nothing but the `problem`.
+    """
 
     image: Path
     files: tuple[Path, ...]
     classes: dict[str, tuple[str, float]]
     told: Mapping[str, str] = {}  # numbers by output, in words
+    problem: str = ""
 
 
 class Writer(ABC):
@@ -113,6 +116,7 @@ class Writer(ABC):
     ) -> None:
         self.folder, self.objective, self.classes, self.palette = folder, objective, classes, palette
         self.branches = branches
+        self._put: dict[str, bytes] = {}
 
     def wanted(self, output: str) -> bool:
         """Whether this output is asked for."""
@@ -123,9 +127,14 @@ class Writer(ABC):
         return found
 
     def put(self, name: str, data: bytes) -> Path:
-        """Put a file into the folder. Raises `ConfigError` where another one than ours has its name."""
-        ownership.write(self.folder, name, lambda path: path.write_bytes(data))
+        """Let a file come into the folder with the next `flush`."""
+        self._put[name] = data
         return self.folder / name
+
+    def flush(self) -> None:
+        """Write what was put. Raises `ConfigError` where another file than ours has its name."""
+        ownership.write_all(self.folder, self._put)
+        self._put.clear()
 
     @abstractmethod
     def write(self, name: str, image: Path, original: Tensor, found: Mapping[str, Tensor]) -> Said:

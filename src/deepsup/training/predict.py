@@ -6,13 +6,13 @@ for said in predict("runs/camvid", ["street.png", "photos/"]):
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deepsup.datasets.image_files import SUFFIXES as IMAGES
 from deepsup.datasets.image_listing import listed
@@ -35,6 +35,7 @@ from deepsup.training import checkpoints, finding, owned_folders, runs
 from deepsup.training.inputs import Inputs
 from deepsup.trust import Trust
 
+_AT_ONCE = 64  # files that are told of together at most
 READ = ("inputs.json", "plan.json", "model.safetensors", "heads.safetensors")
 
 
@@ -102,22 +103,24 @@ def predict(
     rerank: bool = False,
     trust: Trust = False,
 ) -> Iterator[Said]:
-    """Predict images, and all images in folders, as the run in `folder` was validated; one at a time, in their order.
+    """Predict images, and all images in folders and below them, as the run in `folder` was validated, in their order.
 
     Of label maps `out` (`FOLDER/predictions` if not given) receives NAME.labels.png (a class number a pixel, shown in the
     classes' colours), NAME.overlay.png and, of two classes, NAME.probability.png, all in the size of the image; with
     `branches` also NAME.BRANCH.labels.png and so on, and the ensemble of all outputs. Of one label an image, several, or
-    numbers, it receives `predictions.csv`, of maps of numbers NAME.values.npy, (C, H, W) in the size of the image, of tokens
-    NAME.labels.npz with `labels` and `probability` (N, L). `tile` and `stride` are those of the run's validation unless given.
-    Of a run that searches for identities see `finding.find`: `gallery` is the folder that is searched, of which the nearest
-    `top` are told (10), re-ranked if `rerank`.
+    numbers, it receives `predictions.csv` (of one label also `probabilities.csv`, those of all classes), of maps of numbers
+    NAME.values.npy, (C, H, W) in the size of the image, of tokens NAME.labels.npz with `labels` and `probability` (N, L).
+    `tile` and `stride` are those of the run's validation unless given. Of a run that searches for identities see
+    `finding.find`: `gallery` is the folder that is searched, of which the nearest `top` are told (10), re-ranked if `rerank`.
 
-    Raises `ConfigError` for a folder without a run or images of one name, `DatasetError` where there is no image, and with
-    the name of a file that cannot be read.
+    NAME is a file's path within its folder, without the suffix. A file that cannot be read is passed over: what is said of it
+    is its `problem`. What was said of some images comes at once, when their files are written.
+
+    Raises `ConfigError` for a folder without a run or images of one name, `DatasetError` where there is no image.
     """
     predictor = load(folder, branches=branches, trust=trust)
-    files = found_files(images, predictor.inputs.task)
     place = Path(folder) / "predictions" if out is None else Path(out)
+    files = found_files(images, predictor.inputs.task, but=place)
     if tile is not None or stride is not None:
         predictor = _retiled(predictor, tile, stride)
     if predictor.inputs.task == RE_IDENTIFICATION:
@@ -126,23 +129,43 @@ def predict(
         yield from finding.find(predictor, files, place, gallery=among, branches=branches, top=top or 10, rerank=rerank)
         return
     _check_no_search(predictor, gallery, top, rerank)
-    run = forward_of(predictor)
-    inputs, objective = predictor.inputs, predictor.objective
+    yield from _written(predictor, files, place, branches=branches)
+
+
+def _written(predictor: Predictor, files: Mapping[str, Path], place: Path, *, branches: bool) -> Iterator[Said]:
+    """What is said of each file, when it is on the disk: of more and more files at once, since each time has its price."""
+    inputs = predictor.inputs
     kept: dict[str, Any] = {"classes": inputs.classes, "palette": inputs.palette, "branches": branches}
     writer = TASKS[inputs.task].writer
     if writer is None:
         raise ConfigError(f"predictions of a run of task '{inputs.task}' are not written to files yet: call the net.")
-    writes = writer(place, objective, **kept)
+    writes, run = writer(place, predictor.objective, **kept), forward_of(predictor)
+    waiting, most = list[Said](), 1
     for name, path in files.items():
-        x, original = inputs.read(path, predictor.config.data)
-        parts = []
-        for part in torch.split(
-            x, 2 * predictor.config.data.batch_size
-        ):  # an image is one; a file of tokens may hold many
-            with torch.no_grad(), supervising(predictor.net) if branches else nullcontext():
-                output = run(predictor.net, part.to(predictor.device))
-            parts.append(writes.kept(scores_of(output, objective)))
-        yield writes.write(name, path, original, {n: torch.cat([part[n] for part in parts]) for n in parts[0]})
+        try:
+            x, original = inputs.read(path, predictor.config.data)
+        except DatasetError as error:
+            waiting.append(Said(path, (), {}, problem=str(error)))
+            continue
+        waiting.append(writes.write(name, path, original, _outputs(predictor, x, run, writes.kept, branches=branches)))
+        if len(waiting) >= most:
+            writes.flush()
+            yield from waiting
+            waiting, most = [], min(2 * most, _AT_ONCE)
+    writes.flush()
+    yield from waiting
+
+
+def _outputs(
+    predictor: Predictor, x: Tensor, run: Forward, keep: Callable[..., Mapping[str, Tensor]], *, branches: bool
+) -> dict[str, Tensor]:
+    """The scores of a file by output: an image is one sample, and a file of tokens may hold many."""
+    parts = []
+    for part in torch.split(x, 2 * predictor.config.data.batch_size):
+        with torch.no_grad(), supervising(predictor.net) if branches else nullcontext():
+            output = run(predictor.net, part.to(predictor.device))
+        parts.append(keep(scores_of(output, predictor.objective)))
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _check_search(gallery: Any, top: int | None, rerank: bool) -> None:
@@ -158,24 +181,31 @@ def _check_no_search(predictor: Predictor, gallery: Any, top: int | None, rerank
         raise ConfigError(f"gallery, top and rerank are for searches, and {predictor.config.name} learned {labelled}.")
 
 
-def found_files(images: Iterable[str | Path], task: str = "classification") -> dict[str, Path]:
-    """Image files, or files of tokens, by the name that their predictions will have; of a folder those directly in it."""
+def found_files(
+    images: Iterable[str | Path], task: str = "classification", *, but: Path | None = None
+) -> dict[str, Path]:
+    """Image files, or files of tokens, by the name that their predictions will have; of a folder all below it, without what
+    lies in `but`, where predictions are written.
+    """
+    own = None if but is None else but.resolve()
     what, kinds = ("file of tokens", "npz, safetensors") if task == "tokens" else ("image", "png, jpg, tif, ...")
     found: dict[str, Path] = {}
     for given in map(Path, images):
         if given.is_dir():
-            paths = list(listed(given, suffixes=TOKENS if task == "tokens" else IMAGES).files)
+            every = listed(given, below=True, suffixes=TOKENS if task == "tokens" else IMAGES).files
+            paths = [path for path in every if own is None or own not in path.resolve().parents]
             if not paths:
                 raise DatasetError(f"there is no {what} ({kinds}) in the folder {given}.")
+            names = [path.relative_to(given).with_suffix("").as_posix() for path in paths]
         elif given.is_file():
-            paths = [given]
+            paths, names = [given], [given.stem]
         else:
             raise DatasetError(f"there is no {what} or folder {given}. Check the path.")
-        for path in paths:
-            other = found.setdefault(path.stem, path)
+        for name, path in zip(names, paths, strict=True):
+            other = found.setdefault(name, path)
             if other.resolve() != path.resolve():
                 raise ConfigError(
-                    f"{other} and {path} are both called {path.stem!r}, so that one prediction would replace the other. "
+                    f"{other} and {path} are both called {name!r}, so that one prediction would replace the other. "
                     "Predict them one after the other, each with an --out of its own."
                 )
     if not found:
