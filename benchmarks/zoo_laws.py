@@ -141,10 +141,10 @@ def planned(model: Model, net: nn.Module) -> ds.Plan:
                 model.sample(BATCH, 0),
                 at=at,
                 head=head,
-                loss=loss,
+                branch_loss=loss,
                 weight=0.3,
                 main=model.main,
-                main_loss="cross_entropy",
+                loss="cross_entropy",
             )
         except ConfigError as error:  # both mean one layer
             refusal = refusal or error
@@ -269,7 +269,7 @@ def run_steps(model: Model, plan: ds.Plan | None, *, metered: bool = False) -> n
     main = (
         plan.main
         if plan
-        else ds.plan(net, model.sample(BATCH, 0), method="none", main=model.main, main_loss="cross_entropy").main
+        else ds.plan(net, model.sample(BATCH, 0), method="none", main=model.main, loss="cross_entropy").main
     )
     seeded(9)
     whole = ds.attach(net, chosen) if chosen else net

@@ -53,7 +53,7 @@ plan = ds.plan(
     torch.randn(2, data.channels, data.size, data.size),
     at={"early": "relu5", "late": "relu7"},
     head=patches,
-    loss={"late": one_against_rest},
+    branch_loss={"late": one_against_rest},
 )
 net = ds.attach(model, plan)
 objective = ds.Objective(plan, loss=smooth)

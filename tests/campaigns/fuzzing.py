@@ -179,7 +179,9 @@ def call_case(draw: Callable[[Any], Any], place: Path) -> list[str]:
     some = st.sampled_from(["conv2", "relu3", "50%", "*"]) | plain
     options = draw(
         st.dictionaries(
-            st.sampled_from(["method", "head", "weight", "loss", "gradient", "main", "task"]), plain, max_size=2
+            st.sampled_from(["method", "head", "weight", "loss", "branch_loss", "gradient", "main", "task"]),
+            plain,
+            max_size=2,
         )
     )
     asked = draw(

@@ -274,7 +274,7 @@ def step(case: Case, net: nn.Module, x: Tensor, target: Tensor) -> Any:
     theirs = (RuntimeError, ValueError, IndexError) if case.loss.startswith("torch") else ()
     head = (lambda f, c: nn.Linear(6, c)) if case.layout == "vector" else "conv1x1"
     try:
-        plan = ds.plan(net, x, at=["act"], head=head, main_loss=LOSSES[case.loss])
+        plan = ds.plan(net, x, at=["act"], head=head, loss=LOSSES[case.loss])
         outputs = ds.attach(net, plan)(x)
         return outputs, ds.Objective(plan)(outputs, target)
     except (DeepsupError, *theirs) as error:
@@ -320,7 +320,7 @@ def test_ensembles_mimicry_exits_and_scores_read_the_same_axis_and_kind(layout: 
         if expected(case, rows(net(x).detach(), case), target) is None:
             continue
         head = (lambda f, c: nn.Linear(6, c)) if layout == "vector" else "conv1x1"
-        plan = ds.plan(net, x, at=["act"], head=head, main_loss=case.loss)
+        plan = ds.plan(net, x, at=["act"], head=head, loss=case.loss)
         net = ds.attach(net, plan).eval()
         with torch.no_grad(), ds.supervising(net):
             outputs = net(x)

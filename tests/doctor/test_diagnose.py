@@ -171,15 +171,15 @@ def test_no_method_has_a_finding_on_a_healthy_net(method: str) -> None:
 
 def test_what_the_doctor_says_of_maps() -> None:
     x, y = maps(2, method="hed")
-    assert not ds.diagnose(TinySegmenter(1), x, y, method="pspnet", main_loss="binary")
+    assert not ds.diagnose(TinySegmenter(1), x, y, method="pspnet", loss="binary")
     only(ds.diagnose(TinySegmenter(1), x, y, method="pspnet"), "class-count", "main output", "loss='binary'")
     sigmoid = nn.Sequential(TinySegmenter(1), nn.Sigmoid())
-    found = ds.diagnose(sigmoid, x, y, at=["0.layer2"], main_loss="binary")
+    found = ds.diagnose(sigmoid, x, y, at=["0.layer2"], loss="binary")
     only(found, "normalised-scores", "main output", "remove the sigmoid", severity="warning")
     y[y < 0] = 255
     found = ds.diagnose(TinySegmenter(), x, y, method="pspnet")
-    only(found, "class-count", "main output", "main_loss='cross_entropy(ignore_index=255)'")
-    told = ds.diagnose(TinySegmenter(), x, y, method="pspnet", main_loss="cross_entropy(ignore_index=255)")
+    only(found, "class-count", "main output", "plan(..., loss='cross_entropy(ignore_index=255)'")
+    told = ds.diagnose(TinySegmenter(), x, y, method="pspnet", loss="cross_entropy(ignore_index=255)")
     assert [f for f in told if f.code == "class-count"] == []
     y = torch.zeros_like(y)
     y[:, 0] = 3

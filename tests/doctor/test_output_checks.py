@@ -70,7 +70,7 @@ def test_a_head_that_gives_log_probabilities_is_found() -> None:
         found,
         "normalised-scores",
         "branch 'relu2'",
-        "plan(..., loss={'relu2': F}) with F = torch.nn.functional.nll_loss",
+        "plan(..., branch_loss={'relu2': F}) with F = torch.nn.functional.nll_loss",
     )
     assert not examined(Plain(), at=["relu2"], head=head, branch_loss=F.nll_loss)
 
@@ -223,7 +223,7 @@ def test_what_a_branch_that_is_not_finite_makes_nan_is_what_is_said(
     said = among(found, "loss-not-finite", "branch 'relu1'", "division of zero", severity=severity)
     assert said.why.startswith(why)
     model = Plain()
-    plan = ds.plan(model, images(4), at=["relu1"], loss=bad, **options)
+    plan = ds.plan(model, images(4), at=["relu1"], branch_loss=bad, **options)
     net = ds.attach(model, plan)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     ds.Objective(plan)(net(images(4)), labels(4)).total.backward()
@@ -297,7 +297,7 @@ def test_a_loss_of_the_users_own_is_tried_as_a_step_gives_it_its_output_and_targ
         return (batch["w"] * F.cross_entropy(output.flatten(0, 2), target.flatten(), reduction="none")).mean()
 
     x, y = images(2, 8), torch.randint(0, 4, (2, 8, 8))
-    plan = ds.plan(Last(), x, at=["act"], main_loss=own, loss="cross_entropy")
+    plan = ds.plan(Last(), x, at=["act"], loss=own, branch_loss="cross_entropy")
     net = ds.attach(Last(), plan)
     found = ds.diagnose(net, x, {"target": y, "w": torch.rand(128)}, objective=ds.Objective(plan))
     assert {finding.code for finding in found.findings} <= {"dear-branch"}

@@ -117,4 +117,4 @@ def test_scores_meet_the_target_at_any_size_but_with_as_many_classes() -> None:
         ds.plan(TinySegmenter(), x, "layer2", head=wrong)
     without = r"squared_hinge does not bring maps of two sizes together; these do: cross_entropy, "
     with pytest.raises(HeadError, match=without):
-        ds.plan(TinySegmenter(), x, "layer2", head="conv1x1", loss="squared_hinge")
+        ds.plan(TinySegmenter(), x, "layer2", head="conv1x1", branch_loss="squared_hinge")

@@ -27,7 +27,7 @@ def test_a_class_with_options_and_a_function_are_losses() -> None:
 
 def test_a_plan_with_one_is_stored_and_read_back_on_somebodys_word(tmp_path: Path) -> None:
     x, y = maps(2)
-    plan = ds.plan(model := TinySegmenter(), x, at=["layer2"], head="conv1x1", main_loss=DICE, task="segmentation")
+    plan = ds.plan(model := TinySegmenter(), x, at=["layer2"], head="conv1x1", loss=DICE, task="segmentation")
     plan.save(tmp_path / "plan.json")
     with pytest.raises(TrustError, match=r"import the module monai\.losses and call monai\.losses:DiceLoss as a loss"):
         ds.Plan.load(tmp_path / "plan.json")

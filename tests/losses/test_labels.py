@@ -28,7 +28,7 @@ def test_labels_in_range_pass(target: Tensor) -> None:
 
 def test_255_as_void_is_guessed() -> None:
     with pytest.raises(
-        ClassCountError, match=r"say so for all outputs: plan\(\.\.\., main_loss='cross_entropy\(ignore_index=255\)'\)"
+        ClassCountError, match=r"say so for all outputs: plan\(\.\.\., loss='cross_entropy\(ignore_index=255\)'\)"
     ):
         losses.check_target("cross_entropy", torch.zeros(1, 3, 2, 2), torch.full((1, 2, 2), 255))
 

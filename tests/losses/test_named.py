@@ -47,7 +47,7 @@ def test_a_new_loss_is_one_function() -> None:
 
 @pytest.mark.usefixtures("_focal")
 def test_plans_and_objectives_take_a_new_loss() -> None:
-    plan = ds.plan(Plain(), images(), at="conv1", loss="focal(gamma=2)", main_loss="focal")
+    plan = ds.plan(Plain(), images(), at="conv1", branch_loss="focal(gamma=2)", loss="focal")
     assert "focal(gamma=2)" in str(plan)
     assert ds.Plan.from_dict(plan.to_dict()) == plan
     net = ds.attach(Plain(), plan)

@@ -19,7 +19,7 @@ def test_monais_dice_supervises_a_branch_at_half_the_size() -> None:
     y = y.clamp(min=0)  # which MONAI does not ignore
     dice = DiceLoss(to_onehot_y=True, softmax=True)
     loss = losses.resized(dice, kinds=("class",))
-    plan = ds.plan(model := TinySegmenter(), x, at=["layer2"], head="conv1x1", main_loss=loss)
+    plan = ds.plan(model := TinySegmenter(), x, at=["layer2"], head="conv1x1", loss=loss)
     net = ds.attach(model, plan)
     outputs = net(x)
     terms = ds.Objective(plan)(outputs, y[:, None])

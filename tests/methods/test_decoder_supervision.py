@@ -240,7 +240,7 @@ def test_unetpps_released_loss_is_half_the_entropy_and_dice_smoothed_by_one(shar
 def test_binary_maps_of_one_channel() -> None:
     torch.manual_seed(0)
     model, (x, y) = TinySegmenter(1), maps(method="hed")
-    plan = ds.plan(model, x, method="pspnet", main_loss="binary")
+    plan = ds.plan(model, x, method="pspnet", loss="binary")
     assert (plan.main_loss, plan.branches[0].loss) == ("binary", "binary")
     terms = ds.Objective(plan)(ds.attach(model, plan)(x), y)
     on = y != VOID
@@ -250,23 +250,23 @@ def test_binary_maps_of_one_channel() -> None:
 
 def test_one_channel_is_for_losses_with_a_sigmoid() -> None:
     x, _ = maps(2)
-    note = "the model gives one channel, over which a softmax is always 1: for two classes use main_loss='binary'"
+    note = "the model gives one channel, over which a softmax is always 1: for two classes use loss='binary'"
     assert note in ds.plan(TinySegmenter(1), x, method="pspnet").notes
-    assert not ds.plan(TinySegmenter(1), x, method="pspnet", main_loss="binary").notes
+    assert not ds.plan(TinySegmenter(1), x, method="pspnet", loss="binary").notes
     with pytest.raises(
         HeadError, match="'balanced' tells two classes apart by one score a place, and the output has 5"
     ):
-        ds.plan(TinySegmenter(), x, "layer2", method="pspnet", main_loss="balanced")
+        ds.plan(TinySegmenter(), x, "layer2", method="pspnet", loss="balanced")
 
 
 def test_a_main_loss_is_that_of_branches_that_had_the_same() -> None:
     x, _ = maps(2)
-    aux = ds.plan(TinySegmenter(), x, "layer2", main_loss="cross_entropy(ignore_index=255)")
+    aux = ds.plan(TinySegmenter(), x, "layer2", loss="cross_entropy(ignore_index=255)")
     assert aux.branches[0].loss == "cross_entropy(ignore_index=255)"
-    own = ds.plan(TinySegmenter(), x, "layer2", main_loss="dice", loss="cross_entropy")
+    own = ds.plan(TinySegmenter(), x, "layer2", loss="dice", branch_loss="cross_entropy")
     assert (own.main_loss, own.branches[0].loss) == ("dice", "cross_entropy")
     with pytest.raises(ConfigError, match="no loss is called 'dicee'"):
-        ds.plan(TinySegmenter(), x, "layer2", main_loss="dicee")
+        ds.plan(TinySegmenter(), x, "layer2", loss="dicee")
 
 
 def test_networks_that_do_not_say_where_are_told_to() -> None:
@@ -287,7 +287,9 @@ def test_classes_that_shrinking_loses_are_named_once() -> None:
     x, y = maps(2)
     y = torch.zeros_like(y)
     y[:, 0] = 3  # a line that is in no cell's middle at half the size
-    plan = ds.plan(TinySegmenter(), x, {"half": "layer2"}, head="conv1x1", loss="cross_entropy(resize='nearest')")
+    plan = ds.plan(
+        TinySegmenter(), x, {"half": "layer2"}, head="conv1x1", branch_loss="cross_entropy(resize='nearest')"
+    )
     net, objective = ds.attach(TinySegmenter(), plan), ds.Objective(plan)
     objective.class_names = ("sky", "road", "car", "pole")
     with pytest.warns(LostClassesWarning, match=r"at 8x8 the labels of 'half' .* have lost pole, which this batch has"):
@@ -296,7 +298,7 @@ def test_classes_that_shrinking_loses_are_named_once() -> None:
         warnings.simplefilter("error")
         objective(net(x), y)
         for how in ("enlarge", "area", "preserve"):
-            kept = ds.plan(TinySegmenter(), x, "layer2", head="conv1x1", loss=f"cross_entropy(resize='{how}')")
+            kept = ds.plan(TinySegmenter(), x, "layer2", head="conv1x1", branch_loss=f"cross_entropy(resize='{how}')")
             ds.Objective(kept)(ds.attach(TinySegmenter(), kept)(x), y)
     assert resizing.lost_classes(y, (8, 8)) == (3,)
 
@@ -314,14 +316,14 @@ def test_outputs_of_several_sizes_vote_at_the_size_of_the_largest() -> None:
     )
     assert torch.allclose(ds.ensemble(net)(x), mean, atol=1e-6)
     ds.strip(net)
-    mixed = ds.attach(model, ds.plan(model, x, "layer2", head="conv1x1", loss="binary")).eval()
+    mixed = ds.attach(model, ds.plan(model, x, "layer2", head="conv1x1", branch_loss="binary")).eval()
     with ds.supervising(mixed):
         outputs = mixed(x)
     share = F.interpolate(outputs.aux["layer2"], (16, 16), mode="bilinear").sigmoid()
     expected = (outputs.main.softmax(1) + share / share.sum(1, keepdim=True)) / 2
     assert torch.allclose(ds.ensemble(mixed)(x), expected, atol=1e-6)
     binary = TinySegmenter(1).eval()
-    net = ds.attach(binary, ds.plan(binary, x, "layer2", main_loss="binary")).eval()
+    net = ds.attach(binary, ds.plan(binary, x, "layer2", loss="binary")).eval()
     assert bool((ds.ensemble(net)(x) < 1).all())  # a softmax over one channel would be 1
 
 

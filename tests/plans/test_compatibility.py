@@ -143,14 +143,14 @@ def test_at_first_the_losses_of_zero_heads_send_nothing_into_the_trunk() -> None
 
 def test_outputs_of_two_shapes_cannot_learn_from_each_other() -> None:
     with pytest.raises(HeadError) as caught:
-        planned("dml", loss={"peer1": "none"}, head={"peer1": wide})
+        planned("dml", branch_loss={"peer1": "none"}, head={"peer1": wide})
     assert str(caught.value) == (
         "'main' learns from 'peer1' by kl, which compares two outputs of one shape; found (4,) and (9,) a sample. Give the "
         "branch a head whose output has the teacher's shape."
     )
     with pytest.raises(HeadError, match=r"'layer1/feature' learns from 'deepest' by hint, .* found \(5,\) and \(8,\)"):
         planned("byot", head={"layer1": "bottleneck(channels=5, steps=2)"})
-    assert planned("dml", loss={"peer1": "none"}).edges  # of one shape it may
+    assert planned("dml", branch_loss={"peer1": "none"}).edges  # of one shape it may
 
 
 # --- the gate of an ensemble ----------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def test_a_gate_has_one_weight_for_each_output(method: str, head: Any, says: str
 
 
 def test_a_branch_that_does_not_predict_needs_no_weight() -> None:
-    options: dict[str, Any] = {"head": {"copy1": wide}, "loss": {"copy1": "none"}}
+    options: dict[str, Any] = {"head": {"copy1": wide}, "branch_loss": {"copy1": "none"}}
     with pytest.raises(HeadError, match=r"weighs 2 outputs in the ensemble \(main, copy2\), .* gives 3 weights"):
         planned("one", **options)
     options["head"]["gate"] = "gate(outputs=2)"

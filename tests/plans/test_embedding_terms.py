@@ -171,7 +171,7 @@ def test_losses_of_pytorch_metric_learning_go_in_as_they_are() -> None:
 def test_of_every_kind_of_head_it_is_what_enters_the_neck(head: Any, adds: str, output: str) -> None:
     torch.manual_seed(0)
     model, branch = Necked(), output.partition("/")[0]
-    plan = planned(model, [branch], head=head, loss="cross_entropy")
+    plan = planned(model, [branch], head=head, branch_loss="cross_entropy")
     layer = next(e for e in plan.embeddings if e.output == branch)
     assert layer.adds == adds
     net, x, kept = ds.attach(model, plan), images(6), list[Tensor]()

@@ -69,7 +69,7 @@ def test_a_term_holds_outputs_that_are_there_against_what_its_loss_reads(
         ({"weight": "warmup(3, 0)"}, ConfigError, r"needs until to be a share of training in \(0, 1\]; found 0"),
         ({"gradient": "scale(-1)"}, ConfigError, "scale takes a finite number of at least 0"),
         ({"gradient": ds.gradients.warmup(0.5), "weight": 10**400}, ConfigError, "finite number of at least 0"),
-        ({"loss": "kl"}, HeadError, "its loss compares with another output"),
+        ({"branch_loss": "kl"}, HeadError, "its loss compares with another output"),
     ],
 )
 def test_a_plan_made_in_python_is_held_to_the_same(options: Any, error: type[DeepsupError], message: str) -> None:

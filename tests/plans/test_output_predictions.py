@@ -52,7 +52,7 @@ def test_a_task_says_the_kind_and_the_usual_loss_of_main_and_branches(task: str,
 
 def test_a_loss_says_the_kind() -> None:
     for loss, kind in (("huber", "values"), (nn.BCEWithLogitsLoss(), "labels"), (lambda s, t: s.sum(), "other")):
-        plan = ds.plan(vector(), torch.randn(2, 4), at=["1"], main_loss=loss)
+        plan = ds.plan(vector(), torch.randn(2, 4), at=["1"], loss=loss)
         assert plan.prediction is not None
         assert plan.prediction.kind == kind
 
@@ -62,7 +62,7 @@ def test_words_that_contradict_one_another_are_refused() -> None:
     with pytest.raises(
         HeadError, match=r"'cross_entropy' of 'main' reads classes, and that output gives values\. Losses"
     ):
-        ds.plan(vector(), x, at=["1"], task="values", main_loss="cross_entropy")
+        ds.plan(vector(), x, at=["1"], task="values", loss="cross_entropy")
     with pytest.raises(HeadError, match=r"loss 'kl' of 'main<-1' reads classes or labels, .* values: hint"):
         ds.plan(vector(), x, at=["1"], task="values", method="dhm", head="pool")
     with pytest.raises(ConfigError, match=r"classes_axis=2: the classes of an output of shape \(2, 3\)"):
@@ -125,7 +125,13 @@ def test_a_loss_of_ones_own_is_given_the_whole_output() -> None:
     x, target = torch.randn(2, 4), {"boxes": torch.zeros(2, 2), "y": torch.tensor([0, 2])}
     model = Tree()
     plan = ds.plan(
-        model, x, at=["body"], main="*", main_loss=both, loss=lambda s, t: ds.losses.cross_entropy(s, t["y"]), classes=3
+        model,
+        x,
+        at=["body"],
+        main="*",
+        loss=both,
+        branch_loss=lambda s, t: ds.losses.cross_entropy(s, t["y"]),
+        classes=3,
     )
     assert "custom:both of 3 numbers" in str(plan)
     net = ds.attach(model, plan)
@@ -214,7 +220,7 @@ def test_a_head_that_does_not_tell_its_axis_is_asked() -> None:
     with pytest.raises(
         HeadError, match=r"gives \(2, 3, 5\), .* its last layer has its channels on axis -1, and axis 1 is as"
     ):
-        ds.plan(model, x, at=["1"], head=nn.Linear(8, 5), loss=nn.CrossEntropyLoss())
+        ds.plan(model, x, at=["1"], head=nn.Linear(8, 5), branch_loss=nn.CrossEntropyLoss())
     for axis in (1, -1):
         head = Square()
         head.classes_axis = axis  # type: ignore[assignment]

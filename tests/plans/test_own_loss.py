@@ -130,7 +130,7 @@ def test_main_and_branches_of_a_plan_learn_by_it(name: str) -> None:
     assert plan.main_loss == plan.branches[0].loss == wanted.loss
     assert plan.prediction is not None
     assert plan.prediction.axis == (wanted.axis or 1)
-    said = ds.plan(model, sample, at=["act"], main_loss="cross_entropy", classes_axis=wanted.axis)
+    said = ds.plan(model, sample, at=["act"], loss="cross_entropy", classes_axis=wanted.axis)
     assert said.main_loss == "cross_entropy"  # what is said counts
 
 
@@ -186,7 +186,7 @@ def test_one_that_is_none_of_ours_is_refused_unless_a_loss_is_said(name: str) ->
         ConfigError, match=r"Configured has a loss of its own, and none of deepsup's equals it; of labels drawn"
     ):
         ds.plan(OTHERS[name], X, at=["act"])
-    assert ds.plan(OTHERS[name], X, at=["act"], main_loss="cross_entropy").main_loss == "cross_entropy"
+    assert ds.plan(OTHERS[name], X, at=["act"], loss="cross_entropy").main_loss == "cross_entropy"
     assert ds.plan(OTHERS[name], X, at=["act"], task="labels").main_loss == "binary"
 
 

@@ -162,7 +162,7 @@ def wiggle(progress: float) -> float:
     [
         ({"head": own_head}, "a head of your own (custom:own_head)"),
         ({"head": own_head(ds.Feature((8,), "NC"), CLASSES)}, "a head of your own (custom:Sequential)"),
-        ({"loss": F.cross_entropy}, "a loss of your own (custom:cross_entropy)"),
+        ({"branch_loss": F.cross_entropy}, "a loss of your own (custom:cross_entropy)"),
         ({"weight": wiggle}, "a weight of your own (custom:"),
         ({"weight": ds.schedules.until(wiggle, 0.5)}, "a weight of your own ("),
         ({"weight": ds.schedules.warmup(ds.schedules.until(wiggle, 0.5), 0.1)}, "a weight of your own ("),

@@ -41,7 +41,7 @@ def test_head_loss_and_weight_for_all_branches_or_by_name() -> None:
         images(),
         AT,
         head={"relu2": "linear"},
-        loss={"conv1": F.cross_entropy},
+        branch_loss={"conv1": F.cross_entropy},
         weight={"conv1": "linear(0.3, 0)"},
     )
     assert [b.head for b in plan.branches] == ["pool", "linear"]
@@ -66,7 +66,7 @@ def test_tokens_get_a_token_head_by_default() -> None:
     assert (branch.head, branch.feature) == ("token", ds.Feature((16, 8), "NLC"))
 
 
-@pytest.mark.parametrize("part", ["head", "loss", "weight"])
+@pytest.mark.parametrize("part", ["head", "branch_loss", "weight"])
 def test_a_setting_for_an_unknown_branch_names_both_sides(part: str) -> None:
     with pytest.raises(BranchNameError) as caught:
         ds.plan(Plain(), images(), AT, **{part: {"conv1": "x", "layer9": "x"}})
@@ -180,7 +180,7 @@ def test_a_lazy_head_of_the_users_is_refused_or_left_lazy() -> None:
         {"at": "layer1", "classes": 7},
         {"at": "layer1", "weight": {"x": 1}},
         {"at": "layer1", "weight": "lineal(1, 0)"},
-        {"at": "layer1", "loss": "mystery"},
+        {"at": "layer1", "branch_loss": "mystery"},
         {"at": "layer1", "main": "logits"},
         {"at": "layer1", "method": "dsnn"},
         {"at": "layer1.0.relu"},
@@ -222,7 +222,7 @@ def dense(*shape: int) -> nn.Module:
         (
             dense(3),
             "the head of branch 'conv1' predicts (3,) a sample, the model itself (5,), and both meet one target. "
-            "Give the branch a head with output (5,), or a loss= of its own.",
+            "Give the branch a head with output (5,), or a branch_loss= of its own.",
         ),
         (dense(CLASSES, 4, 4), "the head of branch 'conv1' predicts (5, 4, 4) a sample, the model itself (5,)"),
         (nn.Sequential(nn.Flatten(0)), "the head of branch 'conv1' predicts () a sample, the model itself (5,)"),
@@ -235,7 +235,7 @@ def test_a_head_that_does_not_meet_the_target(head: nn.Module, message: str) -> 
 
 
 def test_a_branch_with_a_loss_of_its_own_may_predict_anything() -> None:
-    plan = ds.plan(Plain(), images(), "conv1", head=dense(3), loss=F.mse_loss)
+    plan = ds.plan(Plain(), images(), "conv1", head=dense(3), branch_loss=F.mse_loss)
     assert plan.branches[0].loss is F.mse_loss
 
 
@@ -244,7 +244,7 @@ def test_a_map_of_another_size_than_the_models_needs_a_loss_that_resizes() -> No
     assert ds.plan(model, images(), "0", head=dense(CLASSES, 16, 16))
     assert ds.plan(model, images(), "0", head=dense(CLASSES, 4, 4))  # cross_entropy brings sizes together
     with pytest.raises(HeadError, match=r"predicts \(5, 4, 4\) a sample, the model itself \(5, 16, 16\)"):
-        ds.plan(model, images(), "0", head=dense(CLASSES, 4, 4), loss="squared_hinge")
+        ds.plan(model, images(), "0", head=dense(CLASSES, 4, 4), branch_loss="squared_hinge")
 
 
 @pytest.mark.parametrize(("at", "head"), [("conv1", "token"), ("conv1", "pol"), ("fc", "cnds")])
@@ -260,7 +260,7 @@ def test_a_named_head_that_does_not_fit_is_a_head_error(at: str, head: str) -> N
         ({"at": "conv1", "method": "none"}, "method 'none' attaches no branches, but at='conv1' was asked."),
         ({"at": "auto"}, "at='auto' probes gradients on your data: pass batches=, an iterable of (input, target)."),
         ({"at": "conv1", "method": "cdns"}, "no method is called 'cdns'. Closest: cds."),
-        ({"at": "conv1", "loss": "crossentropy"}, "no loss is called 'crossentropy'. Closest: cross_entropy."),
+        ({"at": "conv1", "branch_loss": "crossentropy"}, "no loss is called 'crossentropy'. Closest: cross_entropy."),
         ({"at": "conv1", "weight": "linaer(1, 0)"}, "cannot read the schedule 'linaer(1, 0)'"),
     ],
 )

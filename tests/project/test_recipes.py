@@ -60,7 +60,7 @@ def planned(config: training.TrainConfig) -> ds.Plan:
     settings = config.supervise
     assert settings is not None
     x = torch.randn(2, channels, size, size)
-    given = {"method": settings.method, "epochs": config.epochs, "main_loss": config.loss}
+    given = {"method": settings.method, "epochs": config.epochs, "loss": config.loss}
     return ds.plan(model, x, settings.at, **given)  # type: ignore[arg-type]
 
 

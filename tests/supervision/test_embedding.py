@@ -58,7 +58,7 @@ HEADS = {
 @pytest.mark.parametrize(("head", "path"), HEADS.items())
 def test_of_every_classifier_it_is_what_enters_the_last_layer(head: str, path: str) -> None:
     at = ["layer1.0", "layer1.1"] if "shared" in head else ["layer1", "layer2.0"]
-    net, x = supervised(at=at, head=head, loss="cross_entropy"), images(3)
+    net, x = supervised(at=at, head=head, branch_loss="cross_entropy"), images(3)
     together = ds.embeddings(net, x)
     assert list(together) == ["main", *net.plan.names, "ensemble"]
     for name in net.plan.names:

@@ -169,7 +169,7 @@ def test_what_cannot_predict_is_refused_by_name() -> None:
 def test_a_branch_without_class_scores_is_no_exit_and_no_member() -> None:
     model = Plain()
     plan = ds.plan(
-        model, images(), at={"seen": "relu1", "known": "relu2"}, head={"known": "mean"}, loss={"known": "none"}
+        model, images(), at={"seen": "relu1", "known": "relu2"}, head={"known": "mean"}, branch_loss={"known": "none"}
     )
     net = ds.attach(model, plan).eval()
     x = images()

@@ -33,7 +33,7 @@ def test_padding_moves_no_head_that_pools(head: str) -> None:
     words, model = torch.randint(1, 40, (2, 6)), bert()
     there = torch.ones_like(words)
     inputs = {"input_ids": words, "attention_mask": there}
-    loss = {"loss": "none"} if head == "mean" else {}
+    loss = {"branch_loss": "none"} if head == "mean" else {}
     plan = ds.plan(model, inputs, at=["bert.encoder.layer.0"], head=head, main="logits", **loss)
     net = ds.attach(model, plan).eval()
     padded = torch.cat([words, torch.full((2, 3), 7)], 1)

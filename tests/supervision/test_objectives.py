@@ -50,7 +50,7 @@ def test_progress_must_be_said_where_a_weight_changes() -> None:
 
 
 def test_a_loss_that_is_no_single_number_is_refused() -> None:
-    plan = planned(loss={"conv1": lambda p, y: (p - 1).square().mean(1)})
+    plan = planned(branch_loss={"conv1": lambda p, y: (p - 1).square().mean(1)})
     with pytest.raises(
         HeadError, match=r"the loss of 'conv1' .* returned a tensor of shape \(4,\); it must return one number"
     ):
@@ -102,7 +102,7 @@ def test_a_main_output_of_weight_zero_is_no_number_and_no_gradient(worst: float)
 
 def test_it_prints_as_its_formula() -> None:
     plan = planned(
-        weight={"conv1": "cnds(0.3, 40)", "relu2": 0.4}, loss={"relu2": F.mse_loss}, head={"relu2": "linear"}
+        weight={"conv1": "cnds(0.3, 40)", "relu2": 0.4}, branch_loss={"relu2": F.mse_loss}, head={"relu2": "linear"}
     )
     assert repr(ds.Objective(plan)) == (
         "total = cross_entropy(main, y) + cnds(0.3, 40) * cross_entropy(conv1, y) + 0.4 * custom:mse_loss(relu2, y)"
@@ -180,7 +180,7 @@ def test_the_main_loss_may_be_the_users_own_and_branches_that_share_it_follow() 
     def smooth(prediction: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(prediction, target, label_smoothing=0.1)
 
-    terms = ds.Objective(planned(loss={"relu2": "squared_hinge"}), loss=smooth)(out, y)
+    terms = ds.Objective(planned(branch_loss={"relu2": "squared_hinge"}), loss=smooth)(out, y)
     assert torch.equal(terms.parts["main"], F.cross_entropy(out.main, y, label_smoothing=0.1))
     assert torch.equal(terms.parts["conv1"], F.cross_entropy(out.aux["conv1"], y, label_smoothing=0.1))
     assert torch.equal(terms.parts["relu2"], ds.losses.squared_hinge(out.aux["relu2"], y))
@@ -197,7 +197,7 @@ def test_a_loss_of_the_users_own_takes_any_target(target: Any) -> None:
     terms = ds.Objective(loss=lambda prediction, y: prediction.sum())(torch.randn(2, CLASSES), target)
     assert list(terms.parts) == ["main"]
     every = ds.Objective(
-        planned(loss=lambda prediction, y: prediction.sum()), loss=lambda prediction, y: prediction.sum()
+        planned(branch_loss=lambda prediction, y: prediction.sum()), loss=lambda prediction, y: prediction.sum()
     )
     assert list(every(outputs(2), target).parts) == ["main", *AT]
 
@@ -271,7 +271,7 @@ def test_a_compiled_step_has_the_losses_of_a_plain_one(task: str, fresh: bool) -
         "labels": (torch.rand(8, 3) < 0.5).float(),
         "values": torch.randn(8, 3),
     }[task]
-    plan = ds.plan(net, x, at=["1"], task=task, loss=F.mse_loss if task == "values" else None)
+    plan = ds.plan(net, x, at=["1"], task=task, branch_loss=F.mse_loss if task == "values" else None)
     supervised, plain = ds.attach(net, plan), ds.Objective(plan)
     expected = plain(supervised(x), y)
     objective = ds.Objective(plan) if fresh else plain

@@ -12,7 +12,7 @@ from tests.support.small_nets import Plain, images
 
 
 def test_branches_with_mains_loss_have_the_one_that_takes_its_place() -> None:
-    plan = ds.plan(Plain(), images(), at=["conv1", "relu2"], loss={"relu2": "squared_hinge"})
+    plan = ds.plan(Plain(), images(), at=["conv1", "relu2"], branch_loss={"relu2": "squared_hinge"})
     assert [e.loss for e in edges_of(plan, "cross_entropy(smoothing=0.1)")] == [
         "cross_entropy(smoothing=0.1)",
         "squared_hinge",
@@ -40,7 +40,7 @@ def test_a_whole_output_that_is_one_tensor_is_handed_over_as_it_is() -> None:
         seen.append(output)
         return output.square().mean()
 
-    plan = ds.plan(net, images(), at=["1"], main="*", main_loss=own, loss="cross_entropy", head="fcn", classes=5)
+    plan = ds.plan(net, images(), at=["1"], main="*", loss=own, branch_loss="cross_entropy", head="fcn", classes=5)
     outputs = ds.attach(net, plan)(images())
     terms = ds.Objective(plan)(outputs, torch.zeros(2, 14, 14, dtype=torch.long))
     assert seen[-1] is outputs.main

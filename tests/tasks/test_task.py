@@ -94,7 +94,7 @@ def test_a_third_task_is_trained_evaluated_and_told_without_another_file_knowing
     net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
     x = torch.randn(64, 6)
     data = [(x, (x[:, :3] > 0).float())]
-    plan = ds.plan(net, x, at=["1"], head="linear", main_loss=bce, loss=bce, classes=3)
+    plan = ds.plan(net, x, at=["1"], head="linear", loss=bce, branch_loss=bce, classes=3)
     supervised, objective = ds.attach(net, plan), Objective(plan)
     before = evaluate(supervised, data, objective=objective)
     assert before.metric == "tag accuracy"

@@ -96,7 +96,7 @@ def test_frozen_batch_normalisation_stays_frozen_through_validation(digits: data
 
 
 def test_an_infinite_branch_is_named_and_the_last_good_checkpoint_stays(digits: datasets.Dataset, tmp_path: Path):
-    net = supervised(loss={"relu2": InfiniteAt(4)})
+    net = supervised(branch_loss={"relu2": InfiniteAt(4)})
     with pytest.raises(NonFiniteError, match=r"at step 5, first in branch 'relu2'\. Lower"):
         fit(net, digits.train, epochs=3, folder=tmp_path, engine=CPU)
     last = read(tmp_path / "journal.jsonl")[-1]
@@ -108,7 +108,7 @@ def test_an_infinite_branch_is_named_and_the_last_good_checkpoint_stays(digits: 
 
 
 def test_a_branch_that_is_over_may_be_infinite_and_the_journal_leaves_it_out(digits: datasets.Dataset, tmp_path: Path):
-    net = supervised(loss={"relu2": InfiniteAt(12)}, weight={"relu2": 0.0})
+    net = supervised(branch_loss={"relu2": InfiniteAt(12)}, weight={"relu2": 0.0})
     fit(net, digits.train, epochs=2, folder=tmp_path, engine=CPU, validation=digits.validation, log={"every": 1})
     records = read(tmp_path / "journal.jsonl")
     parts = [r["parts"] for r in records if r["kind"] == "step"]
@@ -178,7 +178,11 @@ def test_every_output_that_predicts_is_scored_and_all_of_them_together(digits: d
     model = dropout_net(10, 1)
     heads = {"seen": "pool", "known": "mean"}
     plan = ds.plan(
-        model, torch.randn(2, 1, 16, 16), at={"seen": "relu1", "known": "relu2"}, head=heads, loss={"known": "none"}
+        model,
+        torch.randn(2, 1, 16, 16),
+        at={"seen": "relu1", "known": "relu2"},
+        head=heads,
+        branch_loss={"known": "none"},
     )
     mimic = ds.Edge("seen", "main", loss="kl(temperature=3)")
     net = ds.attach(model, dataclasses.replace(plan, edges=(mimic,)))

@@ -274,7 +274,7 @@ def test_tiles_put_one_channel_through_a_sigmoid_whatever_its_loss_is_called(los
 def test_tiles_take_each_output_by_its_own_loss():
     torch.manual_seed(0)
     net, data = MapNet(2), batches(classes=2)
-    plan = ds.plan(net, data[0][0], "stage1", head="conv1x1", loss="binary")
+    plan = ds.plan(net, data[0][0], "stage1", head="conv1x1", branch_loss="binary")
     supervised, objective = ds.attach(net, plan), Objective(plan)
     whole = evaluate(supervised, data, objective=objective)
     tiled = evaluate(supervised, data, objective=objective, run=in_tiles(objective, side=SIDE, stride=SIDE))
@@ -284,7 +284,7 @@ def test_tiles_take_each_output_by_its_own_loss():
 
 def test_outputs_that_are_no_maps_are_not_put_together_from_tiles():
     net, data = MapNet(2), batches(classes=2)
-    plan = ds.plan(net, data[0][0], "stage1", head="mean", loss="none")
+    plan = ds.plan(net, data[0][0], "stage1", head="mean", branch_loss="none")
     supervised, objective = ds.attach(net, plan), Objective(plan)
     with pytest.raises(
         ConfigError, match=r"the output 'stage1' is none: \(8, 8\)\. Score whole images: data\.tile=null"

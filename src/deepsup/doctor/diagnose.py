@@ -53,7 +53,6 @@ def diagnose(
     loss: str | losses.Loss | None = None,
     batches: Any = None,
     batch_sizes: Iterable[int] | None = None,
-    branch_loss: Any = None,
     **options: Any,
 ) -> Diagnosis:
     """Everything that would stop this training or make it wrong, as far as one real batch can show it.
@@ -63,9 +62,9 @@ def diagnose(
 
     `model` is what is to be trained: the net from `attach`, in its wrappers, or a plain model with the branches that it
     should get, as a `plan` or as `at` with the options of `deepsup.plan` (`method`, `head`, `weight`, `gradient`,
-    `main_loss`, `classes`, `main`, `layout`; `branch_loss` is its `loss`). `sample` and `target` are a real batch on the model's
-    device; without a target labels and losses are not looked at. `loss` is that of the main output, or give the
-    `objective`. The sizes of batches come from `batch_sizes`, `batches` (a `DataLoader`, or a list), or the sample; of a
+    `branch_loss`, `classes`, `main`, `layout`). `sample` and `target` are a real batch on the model's
+    device; without a target labels and losses are not looked at. `loss` is that of the main output, as in `plan`, or
+    give the `objective`. The sizes of batches come from `batch_sizes`, `batches` (a `DataLoader`, or a list), or the sample; of a
     list, the first two also show whether they overlap, where the method needs that.
 
     A set-up that `plan` or `attach` would refuse gets findings, never an exception. In several processes call it in all
@@ -85,8 +84,6 @@ def diagnose(
     whole = twin(own) if own is not None else None
     sizes = batch_sizes or sizes_of(batches) or [length(sample)]
     case = _Case(setup, sample, target, found, whole, loss, sizes)
-    if branch_loss is not None:
-        options["loss"] = branch_loss
     chosen = (setup.net.plan if setup.net else plan) if setup.sharded else case.run(plan, at, options, batches)
     found += compiled(setup, chosen, wanted=wanted)
     found += _of_parts(setup, chosen, whole, optimizer)
@@ -220,7 +217,7 @@ class _Case:
         elif at == "auto":
             rest["batches"] = batches
         if self.loss is not None:
-            rest.setdefault("main_loss", self.loss)
+            rest["loss"] = self.loss
         at = cleaned(at)
         try:
             return make_plan(self.setup.core, self.sample, at, **rest)

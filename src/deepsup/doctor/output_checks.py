@@ -153,7 +153,7 @@ def _scale_of_scores(edge: Edge, prediction: Tensor) -> Iterator[Finding]:
         fix = f"Give out raw scores: remove the {layer} at the end"
         if layer == "log_softmax" and not isinstance(_bare(edge.loss), losses.Named):  # nll_loss smoothes nothing
             given = "F" if edge.source == "main" else f"{{'{edge.source}': F}}"
-            taker = "Objective(plan, loss=F)" if edge.source == "main" else f"plan(..., loss={given})"
+            taker = "Objective(plan, loss=F)" if edge.source == "main" else f"plan(..., branch_loss={given})"
             fix += f"; or {taker} with F = torch.nn.functional.nll_loss"
         yield NORMALISED_SCORES.found(where, f"it gives {scale} (they {what}), and its loss is {loss}", fix=fix)
     if losses.describe(edge.loss).binary and _looks_like_sigmoid(prediction):
@@ -240,7 +240,7 @@ def _labels(edge: Edge, prediction: Tensor, target: Any) -> Finding | None:
     fix = "Labels seem to be counted from 1: subtract 1" if (present[0], present[-1]) == (1, classes) else ""
     fix = "If 255 means 'no class', set those labels to -100" if bad == [255] else fix
     if bad == [255] and kind.resizes:
-        option = "main_loss" if edge.source == "main" else "loss"
+        option = "loss" if edge.source == "main" else "branch_loss"
         fix += f", or say so: plan(..., {option}='{_bare_name(edge.loss)}(ignore_index=255)')"
     if classes == 1 and bad == [1]:
         fix = "One channel tells two classes apart by a sigmoid: loss='binary'; or give the model two channels"

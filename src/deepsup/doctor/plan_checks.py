@@ -18,7 +18,7 @@ from deepsup.plans.planning import plan as make_plan
 
 PER_BRANCH = (
     "head",
-    "loss",
+    "branch_loss",
     "weight",
     "gradient",
     "zero_heads",
@@ -55,7 +55,9 @@ def one_by_one(
     names: set[str] = set()
     for name, at in selectors.items():
         try:
-            alone = make_plan(core, sample, at, head="pool", loss=lambda prediction, _: prediction.sum(), **plain)
+            alone = make_plan(
+                core, sample, at, head="pool", branch_loss=lambda prediction, _: prediction.sum(), **plain
+            )
         except Exception as error:
             names.add(name)
             found.append(layer_refusal(error, name, core, sample))

@@ -40,7 +40,7 @@ def label_message(classes: int, target: Tensor, ignore_index: int = IGNORE) -> s
         void = " One channel tells two classes apart by a sigmoid: loss='binary'."
     if high == 255 and ignore_index != 255:
         void = (
-            " If 255 marks what does not count, say so for all outputs: plan(..., main_loss='cross_entropy(ignore_index=255)'), "
+            " If 255 marks what does not count, say so for all outputs: plan(..., loss='cross_entropy(ignore_index=255)'), "
             "in settings loss=; or label it -100."
         )
     return (

@@ -42,7 +42,7 @@ def check_output(
     if not heads.describe(head).scores:
         raise HeadError(
             f"the head of branch '{name}' ({heads.show(head)}) gives no class scores, which its loss {loss} needs. Choose a "
-            "head that does, or loss='none' and a term of your own."
+            "head that does, or branch_loss='none' and a term of your own."
         )
     if not same_scores(shape, main, resizes=losses.describe(loss).resizes):
         raise (ClassCountError if layer == INPUT else HeadError)(  # a peer is a model, and no head
@@ -54,13 +54,13 @@ def check_output(
 
 def _remedy(shape: tuple[int, ...], main: tuple[int, ...], loss: str) -> str:
     if len(main) == 2:
-        return f"Give the branch a head with output {main[1:]}, or a loss= of its own."
+        return f"Give the branch a head with output {main[1:]}, or a branch_loss= of its own."
     if same_scores(shape, main):
         able = ", ".join(name for name in losses.LOSSES if losses.describe(name).resizes)
         return f"Loss {loss} does not bring maps of two sizes together; these do: {able}."
     if len(main) == 3:
-        return "Give the branch a head that gives each place as many classes: tokenwise; or a loss= of its own."
-    return "Give the branch a head that gives a map of as many classes, of any size: fcn, c1, conv1x1; or a loss= of its own."
+        return "Give the branch a head that gives each place as many classes: tokenwise; or a branch_loss= of its own."
+    return "Give the branch a head that gives a map of as many classes, of any size: fcn, c1, conv1x1; or its own branch_loss=."
 
 
 def zeros(

@@ -52,7 +52,7 @@ def of_whole(seen: Trace, classes: int | None, loss: str | losses.Loss) -> Predi
     if losses.describe(loss).kinds or losses.is_ours(loss):
         raise ConfigError(
             f"main='*' hands all that {seen.model} returns to a loss of your own; loss {losses.show(loss)} reads one tensor. "
-            "Pass main_loss=, a function of (output, target)."
+            "Pass loss=, a function of (output, target)."
         )
     shape = seen.output[seen.main]
     return Prediction("other", 1, classes or (shape[1] if len(shape) > 1 else 1), 0, "main='*', the whole output")

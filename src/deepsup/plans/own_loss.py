@@ -197,8 +197,8 @@ def _unlike(model: str, tries: _Tries) -> str:
         seen += "; several are alike"
     return (
         f"{model} has a loss of its own, and none of deepsup's equals it; {seen}. Say what main and branches learn by: "
-        "main_loss='cross_entropy' (or 'cross_entropy(shift=1)', 'binary', 'mse'), or main='*' with a function of "
-        "(output, target) as main_loss= and loss=."
+        "loss='cross_entropy' (or 'cross_entropy(shift=1)', 'binary', 'mse'), or main='*' with a function of "
+        "(output, target) as loss= and branch_loss=."
     )
 
 

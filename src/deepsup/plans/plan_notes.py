@@ -66,4 +66,4 @@ def _of_update(b: Branch, seen: Trace) -> Iterable[str]:
 def _one_channel(main: Prediction, loss: str | losses.Loss) -> Iterable[str]:
     """A softmax over one channel is always 1; the loss may yet be given to the objective, so this is no error."""
     if main.classes == 1 and main.places and main.kind == "class" and losses.show(loss).startswith("cross_entropy"):
-        yield "the model gives one channel, over which a softmax is always 1: for two classes use main_loss='binary'"
+        yield "the model gives one channel, over which a softmax is always 1: for two classes use loss='binary'"

@@ -34,8 +34,8 @@ def plan(
     *,
     method: str = "aux",
     head: heads.HeadLike | Mapping[str, heads.HeadLike] | None = None,
-    loss: str | losses.Loss | Mapping[str, str | losses.Loss] | None = None,
-    main_loss: str | losses.Loss | None = None,
+    loss: str | losses.Loss | None = None,
+    branch_loss: str | losses.Loss | Mapping[str, str | losses.Loss] | None = None,
     weight: schedules.Weight | Mapping[str, schedules.Weight] | None = None,
     gradient: gradients.GradientLike | Mapping[str, gradients.GradientLike] | None = None,
     zero_heads: bool | Mapping[str, bool] = False,
@@ -59,8 +59,8 @@ def plan(
 
     `sample` is a model input: a tensor, or a tuple or dict of arguments. `at` takes layer selectors (`layers/selectors.py`),
     a mapping branch name -> selector, or `"auto"`, which probes on `batches` of (input, target); methods that say
-    themselves where their branches go need none. `main_loss` is the main output's loss, and that of branches which by the
-    method have the same one. `head`, `loss` and `weight` override the method's, for all branches or by branch name;
+    themselves where their branches go need none. `loss` is the main output's loss, and that of branches which by the
+    method have the same one. `head`, `branch_loss` and `weight` override the method's, for all branches or by branch name;
     `gradient` says the same way how a branch's gradient enters the trunk (module `gradients`: "scale(0.5)", "project",
     ...). `zero_heads` starts the last layers of heads that give class scores at zero, so that at first their losses send no
     gradient into the trunk (a term between features, a gate or an embedding still does);
@@ -78,11 +78,11 @@ def plan(
     Raises `LayerError`, `HeadError`, `BranchNameError`, `ClassCountError`, `OutputError` or `ConfigError`.
     """
     refuse_wrapped(model)
-    usual, own = usual_loss(model, sample, task, main) if main_loss is None else (main_loss, None)
+    usual, own = usual_loss(model, sample, task, main) if loss is None else (loss, None)
     said, preset = Said(task, classes_axis, own), methods.get(method).under(usual)
     given = {
         "head": head,
-        "loss": loss,
+        "loss": branch_loss,
         "weight": weight,
         "gradient": gradient,
         "zero": zero_heads,
@@ -142,7 +142,7 @@ def _by_branch(
         return {n: defaults[n] if given is None or preset.own else given for n, preset in wanted.items()}
     unknown = [name for name in given if name not in wanted]
     if unknown:
-        part = "zero_heads" if part == "zero" else part
+        part = {"zero": "zero_heads", "loss": "branch_loss"}.get(part, part)
         raise BranchNameError(
             f"{part}= names branch {unknown[0]!r}, which is not there. Branches: {', '.join(wanted) or 'none'}."
         )

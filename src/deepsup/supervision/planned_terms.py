@@ -36,7 +36,7 @@ def predictions_of(plan: Plan | None, main_loss: str | losses.Loss, *, said: boo
     if main is not None and takes and main.kind in KINDS and main.kind not in (*takes, "other", "embedding"):
         raise ConfigError(
             f"loss {losses.show(main_loss)} reads {KINDS[takes[0]]}, and the plan's main output gives {main}. Say it when "
-            f"planning, so that branches, ensembles and scores know: plan(..., main_loss={losses.show(main_loss)!r})."
+            f"planning, so that branches, ensembles and scores know: plan(..., loss={losses.show(main_loss)!r})."
         )
     if main is not None and main.source == BY_TYPE and said:
         main = replace(main, source="the objective's loss")

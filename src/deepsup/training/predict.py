@@ -82,7 +82,7 @@ def load(folder: str | Path, *, branches: bool = False, trust: Trust = False) ->
         load_weights(net, place / "model.safetensors")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if plan is None and inputs.tokens is not None:  # whose classes may stand on either axis
-        plan = make_plan(net, inputs.tokens, method="none", main_loss=config.main_loss, classes=len(inputs.classes))
+        plan = make_plan(net, inputs.tokens, method="none", loss=config.main_loss, classes=len(inputs.classes))
     objective = Objective(plan, loss=config.main_loss if plan is None else None)
     if plan is None and (kind := word(inputs.task).kind) != "class":  # which a loss alone does not tell of new images
         places = 2 if is_map(config.data.name) else 0

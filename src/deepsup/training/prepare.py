@@ -175,7 +175,6 @@ def _of_model(config: TrainConfig, data: datasets.Dataset, model: nn.Module, sam
     sizes = training_loader(config, data).batch_sizes
     common: dict[str, Any] = {
         "loss": config.main_loss,
-        "main_loss": config.main_loss,
         "classes": classes_of(config, data),
         **config.embedding.of_plan,
     }
@@ -232,7 +231,8 @@ def _key_of(error: DeepsupError) -> str:
     embedding = re.match("embedding(?:_(loss|weight))?=", str(error))
     if embedding or isinstance(error, EmbeddingError):
         return f"embedding.{(embedding and embedding[1]) or 'layer'}"
-    named = next((part for part in ("head", "loss", "weight", "gradient") if str(error).startswith(f"{part}=")), "at")
+    parts = {"head": "head", "branch_loss": "loss", "weight": "weight", "gradient": "gradient"}
+    named = next((key for part, key in parts.items() if str(error).startswith(f"{part}=")), "at")
     return f"supervise.{'head' if isinstance(error, HeadError) else named}"
 
 
@@ -274,7 +274,7 @@ def _planned(
 ) -> tuple[Plan, Record | None]:
     settings = config.supervise
     common: dict[str, Any] = {
-        "main_loss": config.main_loss,
+        "loss": config.main_loss,
         "classes": classes_of(config, data),
         **config.embedding.of_plan,
     }
@@ -288,7 +288,7 @@ def _planned(
     if at == "auto":
         at, placement = _probed(config, settings, model, data)
     options = _branch_options(config, settings)
-    return make_plan(model, sample, at, loss=settings.loss, **common, **options), placement
+    return make_plan(model, sample, at, branch_loss=settings.loss, **common, **options), placement
 
 
 def _places(settings: training.SuperviseConfig) -> Any:
