@@ -44,6 +44,20 @@ KEPT = re.compile(
 )
 
 
+DEEP, FITTED = (3, 5), (4, 5)  # tiers: small, but as deep as ever; what is None or must fit another number is filled in
+FILLED = {  # what some configurations leave to a checkpoint
+    "head_dim": 16,
+    "num_key_value_heads": 2,
+    "vocab_size": WORDS,
+    "num_experts_per_tok": 2,
+    "n_routed_experts": 4,
+    "pad_token_id": 0,
+    "default_language": "en_XX",
+    "attn_layer_indices": [1],
+    "mamba_d_ssm": 64,
+}
+
+
 class Case(NamedTuple):
     """One class with a head, of one model type; `variant` is the `problem_type` of sequence classifiers."""
 
@@ -86,7 +100,9 @@ def cases() -> list[Case]:
 
 
 def shrunk(config: dict[str, Any], tier: int) -> dict[str, Any]:
-    """A configuration as a dictionary with small numbers: all of them (tier 0), or fewer (1: widths stay, 2: depths alone)."""
+    """A configuration as a dictionary with small numbers: all of them (tier 0), or fewer (1: widths stay, 2: depths alone); see
+    also `DEEP` and `FITTED`.
+    """
     ids = itertools.count(3)
     found: dict[str, Any] = {}
     deep = max(
@@ -118,13 +134,33 @@ def shrunk(config: dict[str, Any], tier: int) -> dict[str, Any]:
         elif isinstance(value, (list, tuple)):
             value = _shorter(key, list(value), deep, tier)
         found[key] = value
+    if tier in FITTED:
+        found |= _fitted(found)
     if found.get("out_indices") and "num_hidden_layers" in found:
         found["num_hidden_layers"] = 4
     return found
 
 
+def _fitted(small: dict[str, Any]) -> dict[str, Any]:
+    """What of a small configuration must be another number, because others are."""
+    found = {key: value for key, value in FILLED.items() if key in small and small[key] is None}
+    hidden, heads = small.get("hidden_size"), small.get("mamba_n_heads", small.get("num_heads"))
+    if "qk_rope_head_dim" in small:
+        found["head_dim"] = small["qk_rope_head_dim"]
+    if "pooler_hidden_size" in small:
+        found["pooler_hidden_size"] = hidden
+    if "codebook_size" in small:
+        found["codebook_size"] = 64
+    for expand, width in (("mamba_expand", "mamba_d_head"), ("expand", "head_dim")):
+        if expand in small and width in small and hidden and heads:
+            found[width] = int(small[expand] * hidden) // heads
+    return found
+
+
 def _smaller(key: str, value: int, tier: int) -> int:
     for pattern, small in SHRUNK:
+        if tier in DEEP and "n_layer" in pattern:
+            continue
         if re.fullmatch(pattern, key):
             widths = small in (32, 16) or "heads" in pattern
             return value if (tier == 1 and widths) or (tier == 2 and small != 2) else min(value, small)
@@ -132,6 +168,8 @@ def _smaller(key: str, value: int, tier: int) -> int:
 
 
 def _shorter(key: str, value: list[Any], deep: int, tier: int) -> Any:
+    if deep > 2 and len(value) == deep and tier in DEEP:
+        return value
     if deep > 2 and len(value) == deep:
         return [value[0], value[-1]]
     numbers = all(isinstance(v, int) and not isinstance(v, bool) for v in value)
@@ -139,13 +177,13 @@ def _shorter(key: str, value: list[Any], deep: int, tier: int) -> Any:
         return value
     if re.fullmatch(r"depths|num_blocks|layers|stage_num_blocks|encoder_layers", key):
         return [min(v, 1) for v in value]
-    if tier == 0 and re.fullmatch(r"hidden_sizes|embed_dims?|dims|.*_hidden_sizes|channels|width", key):
+    if tier not in (1, 2) and re.fullmatch(r"hidden_sizes|embed_dims?|dims|.*_hidden_sizes|channels|width", key):
         return [8 * 2 ** min(i, 2) for i in range(len(value))]
-    if tier == 0 and re.fullmatch(r"num_attention_heads|num_heads", key):
+    if tier not in (1, 2) and re.fullmatch(r"num_attention_heads|num_heads", key):
         return [min(v, 2) for v in value]
-    if tier < 2 and re.fullmatch(r"conv_dim", key):
+    if tier != 2 and re.fullmatch(r"conv_dim", key):
         return [32 for _ in value]
-    if tier == 0 and re.fullmatch(r"image_size", key):
+    if tier not in (1, 2) and re.fullmatch(r"image_size", key):
         return [32 for _ in value]
     return value
 

@@ -133,3 +133,17 @@ def test_a_target_of_which_nothing_counts_is_known(loss: Any, target: Tensor, ma
     if len(target):
         one.view(-1)[-1] = 0
         assert not counts_nothing(loss, scores, one, None)
+
+
+@pytest.mark.parametrize(
+    ("loss", "wide"),
+    [
+        *((name, False) for name in ("cross_entropy", "squared_hinge", "binary", "dice", "triplet", "circle")),
+        *((name, True) for name in ("cross_entropy", "binary", "mse", "cosine", "kl", "hint", "hint(squared=False)")),
+    ],
+)
+def test_a_batch_of_no_sample_is_zero(loss: str, wide: bool) -> None:
+    scores = torch.zeros(0, 3, requires_grad=True)
+    value = losses.get(loss)(scores, torch.zeros(0, 3) if wide else torch.zeros(0, dtype=torch.long))
+    value.backward()
+    assert float(value.detach()) == 0

@@ -301,3 +301,15 @@ def test_masks_of_maps_with_channels_last_have_theirs_last(channels: int) -> Non
         part = ds.Objective(plan)(found, {"target": target, "mask": mask}).parts["main"]
         wide = mask if mask.ndim == 4 else mask[..., None]
         assert torch.allclose(part, (found.main - target).square()[wide.expand_as(target)].mean())
+
+
+@pytest.mark.parametrize(("places", "given"), [(3, -1), (5, -1), (5, 1)])  # also as many places as labels
+def test_pytorchs_losses_of_labels_have_their_weights_on_the_models_own_axis(places: int, given: int) -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3))
+    loss = torch.nn.BCEWithLogitsLoss(pos_weight=torch.tensor([1.0, 5.0, 0.2]))
+    x, y = torch.randn(2, places, 4), (torch.rand(2, places, 3) < 0.5).float()
+    plan = ds.plan(net, x, at={"b": "1"}, main_loss=loss, loss=loss, task="labels")
+    outputs = ds.attach(net, plan)(x)
+    terms = ds.Objective(plan)(outputs, y if given == -1 else y.movedim(-1, 1))
+    expected = {"main": loss(outputs.main, y), "b": loss(outputs.aux["b"].movedim(1, -1), y)}  # tokenwise has axis 1
+    assert {n: float(p.detach()) for n, p in terms.parts.items()} == {n: float(v.detach()) for n, v in expected.items()}

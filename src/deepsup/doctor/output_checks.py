@@ -110,7 +110,7 @@ def scoring(
         bad = bad or _unlike(edge, prediction, target)
         if bad is not None and not any(f.code == bad.code and f.what == bad.what for f in found):
             found.append(bad)  # said once where main output and branches have the same classes
-        held = targets if losses.reads_first_axis(edge.loss) else as_given
+        held = objective.held(edge, targets, as_given)
         output, asked = objective.given(edge, prediction, held)
         goal = held.of(edge.source)[0][0]
         value = None if target is None or bad is not None else _value(edge, output, goal, asked, found)

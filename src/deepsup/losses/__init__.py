@@ -47,6 +47,7 @@ from deepsup.losses.named import check_channels as check_channels
 from deepsup.losses.named import check_kind as check_kind
 from deepsup.losses.named import describe as describe
 from deepsup.losses.named import get as get
+from deepsup.losses.named import is_given_first_axis as is_given_first_axis
 from deepsup.losses.named import is_ours as is_ours
 from deepsup.losses.named import option as option
 from deepsup.losses.named import probabilities as probabilities

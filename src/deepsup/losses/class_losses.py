@@ -48,7 +48,8 @@ def cross_entropy(
         prediction, target = prediction[:, :, :-shift], target[:, shift:]
     if target.is_floating_point():
         weight = None if class_weight is None else prediction.new_tensor(class_weight)
-        return F.cross_entropy(prediction, target.to(widened(prediction).dtype), weight, label_smoothing=smoothing)
+        goal, places = target.to(widened(prediction).dtype), max(1, prediction.numel() // prediction.shape[1])
+        return F.cross_entropy(prediction, goal, weight, label_smoothing=smoothing, reduction="sum") / places
     return map_cross_entropy(
         prediction,
         target,

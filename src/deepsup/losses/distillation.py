@@ -45,7 +45,8 @@ def kl(
     else:
         logs = F.log_softmax(truth, 1), F.log_softmax(student, 1)
         value = _divergence(*logs, eps, ratio, classes=prediction.shape[1])
-    mean = torch.as_tensor(value).sum(1).mean()
+    each = torch.as_tensor(value).sum(1)
+    mean = each.mean() if each.numel() else each.sum()
     return mean * temperature**2 if squared else mean
 
 
@@ -71,7 +72,7 @@ def hint(prediction: Tensor, teacher: Tensor, *, squared: Annotated[bool, FLAG] 
     _same_shape("hint", prediction, teacher, least=1)
     if not squared:
         return torch.dist(widened(prediction), widened(teacher))
-    return (widened(prediction) - widened(teacher)).square().sum() / prediction.shape[0]
+    return (widened(prediction) - widened(teacher)).square().sum() / max(1, prediction.shape[0])
 
 
 @loss(scores=False, kinds=())

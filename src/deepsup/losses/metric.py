@@ -37,6 +37,8 @@ def triplet(
     equal images d has no gradient. Raises `HeadError` for other shapes.
     """
     _check("triplet", prediction, target)
+    if not len(target):
+        return prediction.sum()
     z = F.normalize(widened(prediction), dim=1) if normalise else widened(prediction)
     same, other = _pairs(target)
     with torch.no_grad(), torch.autocast(z.device.type, enabled=False):

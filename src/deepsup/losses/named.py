@@ -142,6 +142,13 @@ def reads_first_axis(loss: str | Loss) -> bool:
     return is_ours(loss) or kind_of(get(loss)) is not None or getattr(loss, "first_axis", False) is True
 
 
+def is_given_first_axis(loss: str | Loss) -> bool:
+    """Whether a loss is given classes on axis 1. PyTorch's of labels and values are not: they compare number by number, and a
+    weight of theirs, such as `pos_weight`, is as long as the model's last axis.
+    """
+    return reads_first_axis(loss) and kind_of(get(loss)) not in ("labels", "values")
+
+
 def asks(loss: str | Loss) -> frozenset[str]:
     """Which parts of `CONTEXT` a loss asks for; one of the user's own may ask for `batch` as well."""
     found = get(loss)

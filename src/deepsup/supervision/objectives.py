@@ -25,7 +25,7 @@ from deepsup.supervision.attaching import Outputs
 from deepsup.supervision.first_batch_checks import check_crops, check_targets, uncounted, warn_of_lost
 from deepsup.supervision.idle_branches import aside, is_absent
 from deepsup.supervision.loss_terms import Terms
-from deepsup.supervision.planned_terms import axis_without_plan, check_known, edges_of, predictions_of
+from deepsup.supervision.planned_terms import axis_without_plan, check_known, edges_of, name_mismatch, predictions_of
 from deepsup.supervision.targets import Targets, read
 from deepsup.terms import ENSEMBLE, GATE, PREVIOUS, TARGET, Edge
 
@@ -57,7 +57,7 @@ class Objective:
             check_known(edge, known)
         # Found once, and not in every step; a compiled graph does not know our own functions again.
         self._asks = {edge.name: losses.asks(edge.loss) for edge in self.edges}
-        self._first_axis = {edge.name: losses.reads_first_axis(edge.loss) for edge in self.edges}
+        self._first_axis = {edge.name: losses.is_given_first_axis(edge.loss) for edge in self.edges}
         self._of_crops = {edge.name for edge in self.edges if losses.describe(edge.loss).views != 1}
         self.memory: dict[str, Tensor] = {}
         self.restarted = False  # the last batch repeated nothing
@@ -98,7 +98,7 @@ class Objective:
         parts: dict[str, Tensor] = {}
         for edge in edges:
             without = edge in idle or edge.name in dropped
-            held = targets if self._first_axis[edge.name] else as_given
+            held = self.held(edge, targets, as_given)
             part = self._part(edge, _without_graph(found) if edge in idle else found, held)
             parts[edge.name] = part.detach() if without else part
         if training and self.uncounted != frozenset() and not torch.compiler.is_compiling():
@@ -159,7 +159,7 @@ class Objective:
                 )
             return {"main": main}
         if set(outputs.aux) != set(names):
-            raise BranchNameError(_name_mismatch(outputs.aux, names))
+            raise BranchNameError(name_mismatch(outputs.aux, names))
         return {"main": main_prediction(outputs.main, pick), **outputs.aux}
 
     def scores(self, outputs: Any) -> dict[str, Tensor]:
@@ -255,6 +255,13 @@ class Objective:
         if edge.bracket is not None:
             value = losses.gated(value, edge.bracket.norm * found[f"{edge.source}/norm"], edge.bracket.gamma)
         return value
+
+    def held(self, edge: Edge, targets: Targets, as_given: Targets) -> Targets:
+        """The targets, channels on axis 1 or `as_given`, as the loss of a term is given them."""
+        first, main = self._first_axis[edge.name], self.predictions.get("main")
+        if first or main is None or not losses.reads_first_axis(edge.loss):
+            return targets if first else as_given
+        return targets.mapped(lambda y: main.back(y) if isinstance(y, Tensor) else y)
 
     def given(self, edge: Edge, prediction: Any, targets: Targets) -> tuple[Any, dict[str, Any]]:
         """An output (N, C, *places) as the loss of a term is given it, the user's as the model has it, and what it asks for."""
@@ -385,11 +392,3 @@ def _without_graph(found: Mapping[str, Any]) -> dict[str, Any]:
 
 def _has_graph(output: Any) -> bool:
     return any(tensor.requires_grad for tensor in tensors_in(output).values())
-
-
-def _name_mismatch(aux: Mapping[str, Tensor], names: tuple[str, ...]) -> str:
-    missing = [n for n in names if n not in aux]
-    extra = [n for n in aux if n not in names]
-    parts = [f"the plan has {', '.join(missing)}, the outputs do not"] if missing else []
-    parts += [f"the outputs have {', '.join(extra)}, the plan does not"] if extra else []
-    return f"{'; '.join(parts)}. Use the plan that the model was attached with: Objective(net.plan)."

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+
+from torch import Tensor
 
 from deepsup import losses, specs
 from deepsup.errors import BranchNameError, ConfigError
@@ -62,3 +65,12 @@ def check_known(edge: Edge, known: set[str]) -> None:
                 f"the term {edge} names the output '{output}', which is not there.{specs.closest(output, sorted(known))} "
                 f"Outputs: {', '.join(sorted(known - {TARGET}))}."
             )
+
+
+def name_mismatch(aux: Mapping[str, Tensor], names: tuple[str, ...]) -> str:
+    """What is said of outputs of other branches than the plan's."""
+    missing = [n for n in names if n not in aux]
+    extra = [n for n in aux if n not in names]
+    parts = [f"the plan has {', '.join(missing)}, the outputs do not"] if missing else []
+    parts += [f"the outputs have {', '.join(extra)}, the plan does not"] if extra else []
+    return f"{'; '.join(parts)}. Use the plan that the model was attached with: Objective(net.plan)."
