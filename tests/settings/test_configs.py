@@ -60,7 +60,7 @@ def test_an_override_wins_over_the_file_and_a_later_one_over_an_earlier_one(tmp_
         ("supervise.at=3", "supervise.at cannot be 3: .*'auto'.*list"),
         ("supervise=[1]", r"supervise cannot be \[1\]"),
         ("epochs=many", "epochs cannot be 'many': .*integer"),
-        ("engine.precision=16-mixed", "engine.precision cannot be '16-mixed'"),
+        ("engine.precision=8-mixed", "engine.precision cannot be '8-mixed'"),
         ("metric=acuracy", "no metric 'acuracy'. Closest: accuracy. It can be accuracy, or null"),
         ("epochs", "cannot read the override 'epochs'. Write key=value"),
         ("a..b=1", "cannot read the override"),

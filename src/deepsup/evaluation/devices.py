@@ -43,7 +43,7 @@ def start(settings: EngineConfig) -> Fabric:
             devices=local,
             num_nodes=max(1, world // local),
             strategy="ddp" if world > 1 else "auto",
-            precision=settings.precision,
+            **_arithmetic(settings),
         )
         fabric.launch()
     except (ValueError, RuntimeError) as error:  # Fabric's own words for "no such device here"
@@ -52,6 +52,20 @@ def start(settings: EngineConfig) -> Fabric:
             f"precision={settings.precision}: {error}. This machine has {torch.cuda.device_count()} CUDA devices."
         ) from error
     return fabric
+
+
+def _arithmetic(settings: EngineConfig) -> dict[str, Any]:
+    """The precision as Fabric is told; on a CPU it would take `bf16-mixed` for `16-mixed`."""
+    here = settings.accelerator in ("cpu", "auto") and not (settings.accelerator == "auto" and _has_gpu())
+    if settings.precision != "16-mixed" or not here:
+        return {"precision": settings.precision}
+    from lightning_fabric.plugins import MixedPrecision
+
+    return {"plugins": MixedPrecision("16-mixed", device="cpu")}
+
+
+def _has_gpu() -> bool:
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
 
 
 def is_main_process() -> bool:

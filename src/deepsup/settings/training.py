@@ -14,6 +14,7 @@ from deepsup.settings.data import DataConfig as DataConfig
 from deepsup.settings.feature_losses import EmbeddingConfig as EmbeddingConfig
 from deepsup.settings.goals import check_loss, check_method, check_metric, check_model, usual_loss
 from deepsup.settings.section import Settings
+from deepsup.settings.steps import StepConfig as StepConfig
 from deepsup.settings.supervise import ProbeConfig as ProbeConfig
 from deepsup.settings.supervise import SuperviseConfig as SuperviseConfig
 from deepsup.settings.watching import CheckpointConfig as CheckpointConfig
@@ -45,10 +46,22 @@ class OptimizerConfig(Settings):
     schedule: Weight = "constant(1)"
     """A number or a schedule that multiplies the learning rate, step by step: `cosine(1, 0)`, or PSPNet's `poly(1, 0)`."""
 
+    warmup: float = Field(default=0.0, ge=0)
+    """Epochs, or parts of one, over which the learning rate rises in a line from 0, as `schedule: warmup(..., until)` does."""
+
     @property
     def rate(self) -> float:
         """The learning rate, the optimiser's usual one where none is set."""
         return self.lr if self.lr is not None else 0.02 if self.name == "sgd" else 0.001
+
+    def schedule_over(self, epochs: int) -> schedules.Schedule:
+        """What multiplies the learning rate over the progress of so many epochs. Raises `ConfigError` for too long a warm-up."""
+        schedule = schedules.parse(self.schedule)
+        if self.warmup >= epochs:
+            raise ConfigError(
+                f"optimizer.warmup={self.warmup:g} is not shorter than the {epochs} epochs of the training."
+            )
+        return schedules.warmup(schedule, self.warmup / epochs) if self.warmup else schedule
 
     @field_validator("schedule")
     @classmethod
@@ -70,8 +83,9 @@ class EngineConfig(Settings):
     """What to compute on; `auto` takes the best there is, `gpu` is `cuda` or `mps`."""
     devices: int = Field(default=1, ge=1)
     """How many of them, one process each."""
-    precision: Literal["32-true", "64-true", "bf16-mixed", "bf16-true"] = "32-true"
-    """Of the arithmetic; with `bf16-mixed` the weights stay in 32 bits."""
+    precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed", "bf16-true"] = "32-true"
+    """Of the arithmetic; with `bf16-mixed` and `16-mixed` the weights stay in 32 bits. `16-mixed` scales the loss, and leaves
+    out a step whose gradients overflow."""
     compile: bool | Literal["reduce-overhead", "max-autotune"] = False
     """Run the net through `torch.compile`, in its default mode (`true`) or the one that is named."""
     channels_last: bool = False
@@ -108,6 +122,7 @@ class TrainConfig(Settings):
     `ROC-AUC` and `PR-AUC` (average precision)."""
     embedding: EmbeddingConfig = EmbeddingConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    step: StepConfig = StepConfig()
     start: str | None = None
     """Weights to begin with, `--from` on the command line: a run's folder, or a file (safetensors, a `.ckpt` of ours, or what
     `torch.save` wrote, of which tensors alone are read). What does not fit is named, and begins as initialised."""
@@ -160,6 +175,7 @@ class TrainConfig(Settings):
 
     @model_validator(mode="after")
     def _goals_fit_the_task(self) -> TrainConfig:
+        self.optimizer.schedule_over(self.epochs)
         check_model(self.model, self.data.task, of=self.data.name)
         check_loss(self.loss, self.data.task, of=self.data.name)
         check_metric(self.metric, self.data.task, of=self.data.name)

@@ -47,7 +47,7 @@ class Checkpoint:
     `rng` holds one state a process, `epoch_rng` those at the beginning of the epoch, from which an epoch's own
     shuffling can be repeated, `sums` the sums of the epoch so far. `seconds` is the training time so far,
     `epoch_began` that before the epoch under way. `journal` is the length of the journal in bytes, `journal_sha256` their hash.
-    `averaged` are the mean weights over the steps, where they are kept.
+    `averaged` are the mean weights over the steps, where they are kept, `scaler` is of 16 bits.
     """
 
     net: dict[str, Any]
@@ -70,7 +70,13 @@ class Checkpoint:
     config: dict[str, Any] | None = None
     journal_sha256: str | None = None
     averaged: dict[str, Any] | None = None
+    scaler: dict[str, Any] | None = None
     library: str = __version__
+
+    @property
+    def weights(self) -> dict[str, Any]:
+        """The state of the net that was validated: the mean over the steps where that is kept, else the net's own."""
+        return self.net if self.averaged is None else self.averaged
 
 
 def save(checkpoint: Checkpoint, path: str | Path) -> None:
@@ -172,10 +178,13 @@ def on_cpu(state: Any) -> Any:
     return state.cpu() if isinstance(state, Tensor) else state
 
 
-def load_net(net: nn.Module, checkpoint: Checkpoint) -> None:
-    """Load model and heads. Raises `CheckpointError` when the checkpoint is of another net."""
+def load_net(net: nn.Module, checkpoint: Checkpoint, *, trained: bool = False) -> None:
+    """Load model and heads, to train on or as they were `trained` so far, the mean over the steps where that is kept.
+
+    Raises `CheckpointError` when the checkpoint is of another net.
+    """
     try:
-        net.load_state_dict(checkpoint.net)
+        net.load_state_dict(checkpoint.weights if trained else checkpoint.net)
     except (RuntimeError, KeyError) as error:
         raise CheckpointError(
             f"the checkpoint does not fit this net: {error} Resume with the model and plan that it was written with."

@@ -26,7 +26,7 @@ from deepsup.evaluation import devices
 from deepsup.evaluation.loaders import Batches, Loader, as_loader
 from deepsup.layers.dry_run import trace
 from deepsup.settings.section import S, check
-from deepsup.settings.training import CheckpointConfig, EngineConfig, LogConfig, OptimizerConfig
+from deepsup.settings.training import CheckpointConfig, EngineConfig, LogConfig, OptimizerConfig, StepConfig
 from deepsup.supervision.attaching import Supervised, is_supervised, unwrap
 from deepsup.supervision.objectives import Objective
 from deepsup.training import checkpoints, loggers, optimizers, owned_folders
@@ -60,6 +60,7 @@ def fit(
     checkpoint: Mapping[str, Any] | CheckpointConfig | None = None,
     validate_every: int = 1,
     patience: int | None = None,
+    step: Mapping[str, Any] | StepConfig | None = None,
     start: str | Path | None = None,
     longer: bool = False,
     engine: Mapping[str, Any] | EngineConfig | None = None,
@@ -84,9 +85,10 @@ def fit(
     With `folder` a journal and, after every epoch (and every `checkpoint_every` steps), a checkpoint are kept there, and
     a call with the same settings goes on from the checkpoint; with `longer` also one to more `epochs`, or with more `patience`.
     `checkpoint` holds `every_steps`, `best` (also keep the best epoch's weights, in `best.safetensors`) and `last` (of how many
-    epochs the checkpoints stay). `patience` ends training after so many epochs without a better score. `start` is a run's
+    epochs the checkpoints stay). `patience` ends training after so many epochs without a better score. `step`
+    holds `accumulate`, `clip_norm`, `clip_value` and `ema`. `start` is a run's
     folder or a file of weights to begin with, see `deepsup.training.starting`. `engine` holds accelerator, devices, precision
-    (`"bf16-mixed"`), compile and threads.
+    (`"bf16-mixed"`, `"16-mixed"`), compile and threads.
 
     Raises `ConfigError` for what would be accepted and do nothing (`lr` beside an optimiser of yours, `metric` without
     validation, `checkpoint_every` or a logger without a folder, `batch_size` beside batches), for numbers out of range and
@@ -108,6 +110,7 @@ def fit(
         checkpoint=_settings(CheckpointConfig, checkpoint),
         validate_every=validate_every,
         patience=patience,
+        step=_settings(StepConfig, step),
         start=start,
         engine=_settings(EngineConfig, engine),
         log=_settings(LogConfig, log),
@@ -154,6 +157,7 @@ class _Asked:
     checkpoint: CheckpointConfig
     validate_every: int
     patience: int | None
+    step: StepConfig
     start: str | Path | None
     engine: EngineConfig
     log: LogConfig
@@ -232,6 +236,7 @@ def _config(asked: _Asked, optimizer: Optimizer, *, batches: int | None, process
         "seed": asked.seed,
         "processes": processes,
         "patience": asked.patience,
+        "step": None if asked.step == StepConfig() else asked.step.model_dump(),
         "start": None if asked.start is None else str(asked.start),
     }
 
@@ -263,6 +268,7 @@ def _job(
         ),
         validate_every=asked.validate_every,
         patience=asked.patience,
+        step=asked.step,
         opening=(begun.record(),) if begun else (),
         compile=asked.engine.compile,
         channels_last=asked.engine.channels_last,

@@ -14,7 +14,7 @@ from deepsup import specs
 from deepsup.evaluation.loaders import Loader
 from deepsup.evaluation.search import How
 from deepsup.evaluation.sliding_window import Forward
-from deepsup.settings.training import CheckpointConfig, LogConfig
+from deepsup.settings.training import CheckpointConfig, LogConfig, StepConfig
 from deepsup.supervision.attaching import Supervised
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks import shown
@@ -65,6 +65,7 @@ class Job:
     schedule: Callable[[float], float] | None = None
     log: LogConfig = field(default_factory=LogConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    step: StepConfig = field(default_factory=StepConfig)
     compile: bool | str = False
     channels_last: bool = False
     folder: Path | None = None

@@ -31,6 +31,7 @@ from deepsup.training.journal import Journal, Record, read
 from deepsup.training.keeping import keep_best, keep_epoch, out_of_patience
 from deepsup.training.meters import Conflicts, LossMeter, Stopwatch, check_weights, explained
 from deepsup.training.preflight import examine, first_batch
+from deepsup.training.stepping import Stepper
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -54,7 +55,8 @@ class Loop:
         found = None if batch is None else examine(job.net, job.objective, job.optimizer, batch, job.train)
         self.conflicts = Conflicts(job.net, job.log, fabric)
         net = devices.compiled(job.net, job.compile) if job.compile else job.net
-        self.wrapped, self.optimizer = fabric.setup(net, job.optimizer)
+        self.wrapped, optimizer = fabric.setup(net, job.optimizer)
+        self.stepper = Stepper(job, fabric, self.wrapped, optimizer)
         for group in job.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
         self.epoch = self.batch = self.step = 0
@@ -96,6 +98,7 @@ class Loop:
         if self.journal.path:
             self.history = read(self.journal.path, "epoch")
         self.job.optimizer.load_state_dict(checkpoint.optimizer)
+        self.stepper.load(averaged=checkpoint.averaged, scaler=checkpoint.scaler, step=checkpoint.step)
         self.epoch, self.batch, self.step = checkpoint.epoch, checkpoint.batch, checkpoint.step
         self.score, self.best, self.best_epoch = checkpoint.score, checkpoint.best_score, checkpoint.best_epoch
         self.watch.seconds, self.watch.step_ms = checkpoint.seconds, list(checkpoint.step_ms)
@@ -132,6 +135,7 @@ class Loop:
             self._write_conflict(self.epoch, 1.0)  # of the steps since the last record
             if self.job.channels_last:  # weights leave as they came
                 self.net.to(memory_format=torch.contiguous_format)
+            self.stepper.leave()
             if self.job.finish is not None and self.fabric.is_global_zero:
                 self.job.finish()
             result = self._result()
@@ -170,12 +174,14 @@ class Loop:
                 x, y = self.fabric.to_device((x, y))
                 self._step(devices.channels_last(x) if self.job.channels_last else x, y)
                 self.batch += 1
-                due = (every and self.step % every == 0) or stop.asked
+                due = ((every and self.step % every == 0) or stop.asked) and not self.stepper.pending
                 if due and self.batch != length:  # after the last one the epoch has its own
                     self._check_finite()
                     self._checkpoint()
                     stop.answer()
                     self._start_watch()
+        if self.stepper.pending:  # of a source that did not say which batch was its last
+            self._apply()
         if self.batch == 0:
             raise DatasetError(f"the training source yielded no batch in epoch {self.epoch + 1}. Check what it holds.")
         if self.epoch == 0:
@@ -207,27 +213,36 @@ class Loop:
         return batches
 
     def _step(self, x: Any, y: Any) -> None:
-        progress = self._progress()
+        """One batch forward and back, and where it is the last of its step, the step."""
+        progress, size = self._progress(), self.job.step.accumulate
+        last = (self.batch + 1) % size == 0 or self.batch + 1 == self.job.train.length
         self._set_lr(progress)
         if isinstance(self.net, Supervised):
             self.net.set_progress(progress)
-        self.job.optimizer.zero_grad()
-        terms = self.job.objective(outputs_of(self.wrapped, self.job.objective, x, y), y, progress=progress)
-        values = self.loss_meter.add(terms, samples_in(y), step=self.step + 1)
-        self.conflicts.look(terms, step=self.step + 1)
-        self.fabric.backward(terms.total)
+        with self.stepper.collecting(last=last):
+            terms = self.job.objective(outputs_of(self.wrapped, self.job.objective, x, y), y, progress=progress)
+            values = self.loss_meter.add(terms, samples_in(y), step=self.step + 1)
+            if last:
+                self.conflicts.look(terms, step=self.step + 1)
+            self.stepper.backward(terms.total, samples_in(y))
         self.conflicts.step()
+        if last:
+            self._apply()
+            if self.step == 1 or self.step % self.job.log.every == 0:
+                self._write_step(terms, values, progress)
+
+    def _apply(self) -> None:
+        """The step of the optimiser, with the gradients that are there."""
+        self.stepper.gather()
         if self.step < self.job.log.gradients:
             self._write_gradients()
-        self.optimizer.step()
+        self.stepper.step()
         self.step += 1
-        if self.step == 1 or self.step % self.job.log.every == 0:
-            self._write_step(terms, values, progress)
 
     def _progress(self) -> float:
         """The share of training that is done before this step; by whole epochs where the source has no length."""
-        length = self.job.train.length
-        within = min(1.0, self.batch / length) if length else 0.0
+        length, each = self.job.train.length, self.job.step.accumulate
+        within = min(1.0, self.batch // each / -(-length // each)) if length else 0.0
         return (self.epoch + within) / self.job.epochs
 
     def _set_lr(self, progress: float) -> None:
@@ -255,6 +270,7 @@ class Loop:
             parts={name: mean for name, mean in means.items() if math.isfinite(mean)},  # a term of weight 0 need not be
             weights={name: float(weight) for name, weight in terms.weights.items()},
             lr=self.job.optimizer.param_groups[0]["lr"],
+            **({} if self.stepper.norm is None else {"gradient_norm": float(self.stepper.norm)}),
         )
         self._write_conflict(self.epoch + 1, progress)
         self._mark()
@@ -299,7 +315,7 @@ class Loop:
         if self.job.validation is None or (self.epoch % self.job.validate_every and not last):
             return None
         scores = evaluate(
-            self.net,
+            self.stepper.net,
             self.job.validation,
             objective=self.job.objective,
             metric=self.job.metric,
@@ -312,7 +328,7 @@ class Loop:
         if self.score is not None and better(self.metric, self.score, self.best):
             self.best, self.best_epoch = self.score, self.epoch
             if self.job.checkpoint.best and self.job.folder and self.fabric.is_global_zero:
-                keep_best(self.net, self.job.folder)
+                keep_best(self.stepper.net, self.job.folder)
         return scores.record()
 
     def _check_finite(self) -> None:
@@ -348,6 +364,7 @@ class Loop:
             seconds=self.watch.seconds,
             epoch_began=self.epoch_began,
             step_ms=self.watch.step_ms,
+            **self.stepper.state(),
             plan=self.job.plan,
             config=self.job.config,
         )

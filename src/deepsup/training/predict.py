@@ -74,7 +74,7 @@ def load(folder: str | Path, *, branches: bool = False, trust: Trust = False) ->
     if plan is not None and (branches or not done):
         net = attach(net, plan)
     if not done:
-        checkpoints.load_net(net, checkpoints.load(place / "checkpoint.ckpt"))
+        checkpoints.load_net(net, checkpoints.load(place / "checkpoint.ckpt"), trained=True)
     elif isinstance(net, Supervised):
         load_weights(net.model, place / "model.safetensors")
         load_weights(net.heads, place / "heads.safetensors")

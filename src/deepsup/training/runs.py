@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from deepsup import ownership, schedules
+from deepsup import ownership
 from deepsup.datasets import Dataset
 from deepsup.errors import CheckpointError, ConfigError, PlanError
 from deepsup.evaluation import devices, ranked_lists
@@ -173,7 +173,7 @@ def strip_run(folder: str | Path, *, trust: Trust = False) -> tuple[Path, Path |
             planned = None if plan is None else Plan.from_dict(plan, trust=trust)  # before anything is built
             net = untouched_model(place, trust=trust)
             net = net if planned is None else attach(net, planned)
-            checkpoints.load_net(net, checkpoint)
+            checkpoints.load_net(net, checkpoint, trained=True)
             owned_folders.note(place)
             _finish(net, place)
     return weights, certificate if supervised else None
@@ -302,7 +302,8 @@ def _job(
         how=how,
         optimizer=optimizers.build(net, config.optimizer),
         epochs=epochs,
-        schedule=schedules.parse(config.optimizer.schedule),
+        schedule=config.optimizer.schedule_over(epochs),
+        step=config.step,
         log=config.log,
         checkpoint=config.checkpoint,
         compile=config.engine.compile,

@@ -95,7 +95,7 @@ def _read(source: Path) -> tuple[Path, dict[str, Tensor]]:
     if not ours:
         return file, _split(read_tensors(file, {}))
     held = checkpoints.load(file)
-    return file, _split({name: t for name, t in (held.averaged or held.net).items() if isinstance(t, Tensor)})
+    return file, _split({name: t for name, t in held.weights.items() if isinstance(t, Tensor)})
 
 
 def _file(source: Path) -> Path:

@@ -94,7 +94,7 @@ def _check_weights(place: Path, supervised: bool, trust: Trust, wrong: list[str]
 
 
 def _check_trained(place: Path, model: nn.Module) -> None:
-    trained = checkpoints.load(place / "checkpoint.ckpt").net
+    trained = checkpoints.load(place / "checkpoint.ckpt").weights
     for key, value in model.state_dict().items():
         found = trained.get(f"model.{key}", trained.get(key))  # with heads beside it, or alone
         if found is None or not torch.equal(value, found):
