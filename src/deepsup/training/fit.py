@@ -127,10 +127,7 @@ def fit(
     resumed = _resumable(asked.folder, config, longer=longer)
     sinks = [on_record] if on_record else []
     if fabric.is_global_zero:
-        sinks += loggers.sinks(asked.log, asked.folder, step=resumed.step if resumed else None)
-        if asked.folder is not None:
-            checkpoints.remove_leftovers(asked.folder, asked.folder / "checkpoints")
-            owned_folders.note(asked.folder)
+        sinks += _opened(asked, resumed)
     begun = start_from(net, start) if start is not None and resumed is None else None
     job = _job(asked, held, training, validating, config=config, sinks=sinks, begun=begun)
     if seed is not None and resumed is None:
@@ -161,6 +158,15 @@ class _Asked:
     start: str | Path | None
     engine: EngineConfig
     log: LogConfig
+
+
+def _opened(asked: _Asked, resumed: Checkpoint | None) -> tuple[Sink, ...]:
+    """The folder made ready, and the loggers that write there."""
+    found = loggers.sinks(asked.log, asked.folder, step=resumed.step if resumed else None)
+    if asked.folder is not None:
+        checkpoints.remove_leftovers(asked.folder, asked.folder / "checkpoints")
+        owned_folders.note(asked.folder)
+    return found
 
 
 def _check_heard(asked: _Asked, *, lr: float | None, optimizer: Optimizer | str) -> None:
