@@ -6,12 +6,14 @@ import copy
 import math
 
 import pytest
+import timm
 import torch
+from timm.optim import create_optimizer_v2
 from torch import nn
 
 import deepsup as ds
 from deepsup import datasets, networks
-from deepsup.errors import NonFiniteError
+from deepsup.errors import ConfigError, NonFiniteError
 from deepsup.methods import METHODS
 from deepsup.settings.training import OptimizerConfig
 from deepsup.supervision.parameter_groups import too_fast
@@ -183,3 +185,68 @@ def test_an_optimiser_that_is_too_fast_is_named() -> None:
     fast = torch.optim.SGD(net.parameters(), lr=1e6)
     with pytest.raises(NonFiniteError, match=r"Method 'dsn' needs its heads at 0\.001 .*head_lr_factor null"):
         ds.fit(net, batches, optimizer=fast, epochs=30)
+
+
+def in_timms_groups(model: nn.Module, **options: float) -> set[tuple[float, float, frozenset[str]]]:
+    names = {id(p): n for n, p in model.named_parameters()}
+    made = create_optimizer_v2(model, "sgd", lr=0.1, weight_decay=0.05, **options)
+    return {
+        (round(0.1 * g.get("lr_scale", 1.0), 9), g["weight_decay"], frozenset(names[id(p)] for p in g["params"]))
+        for g in made.param_groups
+    }
+
+
+TINY_VIT = {"img_size": 16, "patch_size": 8, "embed_dim": 8, "depth": 2, "num_heads": 2, "num_classes": 5}
+
+
+@pytest.mark.parametrize("layer_decay", [None, 0.7])
+@pytest.mark.parametrize(
+    ("name", "options", "at"), [("vit_tiny_patch16_224", TINY_VIT, "blocks.0"), ("resnet10t", {}, "layer1")]
+)
+def test_what_is_not_to_decay_and_how_rates_fall_with_depth_is_as_in_timm(
+    name: str, options: dict[str, int], at: str, layer_decay: float | None
+) -> None:
+    model = timm.create_model(name, **options)
+    decays = {} if layer_decay is None else {"layer_decay": layer_decay}
+    names = {id(p): n for n, p in model.named_parameters()}
+    expected = {names: (lr, decay) for lr, decay, names in in_timms_groups(model, **decays)}
+    plain = ds.parameter_groups(model, lr=0.1, weight_decay=0.05, no_decay=True, layer_decay=layer_decay)
+    net = supervised(model, [at])
+    groups = ds.parameter_groups(net, lr=0.1, weight_decay=0.05, no_decay=True, layer_decay=layer_decay)
+    for made in (plain, [g for g in groups if g["name"].startswith("model")]):
+        found = {frozenset(names[id(p)] for p in g["params"]): (round(g["lr"], 9), g["weight_decay"]) for g in made}
+        assert found == expected
+    heads = {g["name"]: (g["lr"], g["weight_decay"]) for g in groups if g["name"].startswith("heads")}
+    assert heads == {"heads": (0.1, 0.05), "heads/no decay": (0.1, 0.0)}
+    assert {id(p) for g in groups for p in g["params"]} == {id(p) for p in net.parameters()}
+
+
+def test_decay_of_everything_stays_what_is_not_asked_otherwise() -> None:
+    net = supervised(timm.create_model("resnet10t"), ["layer1"])
+    assert [(g["name"], g["weight_decay"]) for g in ds.parameter_groups(net, lr=0.1, weight_decay=0.05)] == [
+        ("model", 0.05),
+        ("heads", 0.05),
+    ]
+
+
+def test_biases_that_a_release_learns_faster_do_so_without_decay_in_any_case() -> None:
+    method = "dsn-released(loss='cross_entropy')"
+    model = Plain()
+    net = ds.attach(model, ds.plan(model, images(), ["relu1"], method=method))
+    found = {g["name"]: g for g in ds.parameter_groups(net, lr=0.1, weight_decay=0.05, no_decay=True)}
+    assert found["model/bias/no decay"]["lr"] == pytest.approx(0.2)
+    assert {name: g["weight_decay"] for name, g in found.items() if "no decay" in name} == dict.fromkeys(
+        [name for name in found if "no decay" in name], 0.0
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "factor", "says"),
+    [
+        (Plain(), 0.7, "Plain does not. Take the model from timm"),
+        (timm.create_model("resnet10t"), 1.5, r"in \(0, 1\]; found 1.5"),
+    ],
+)
+def test_layer_decay_is_refused_where_layers_are_not_told(model: nn.Module, factor: float, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        ds.parameter_groups(model, lr=0.1, layer_decay=factor)

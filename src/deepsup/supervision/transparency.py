@@ -131,11 +131,15 @@ def _no_weight_decay(theirs: Callable[[], Any], net: Transparent) -> set[str]:
 
 def _group_matcher(theirs: Callable[..., Any], net: Transparent, coarse: bool = False) -> Callable[[str], int]:
     """timm's `group_matcher`: the depth of a parameter of the net by its name; heads are as high as the classifier."""
-    depths = require("timm.models", purpose="group_matcher of a supervised net").group_parameters(
-        net.model, theirs(coarse=coarse), reverse=True
-    )
-    above = max(depths.values(), default=0)
-    return lambda name: depths.get(name.removeprefix("model."), above) if name.startswith("model.") else above
+    found = depths(net.model, theirs(coarse=coarse))
+    above = max(found.values(), default=0)
+    return lambda name: found.get(name.removeprefix("model."), above) if name.startswith("model.") else above
+
+
+def depths(model: nn.Module, matcher: Any) -> dict[str, int]:
+    """By the name of each parameter how deep it lies, from 0, as timm groups them by a model's `group_matcher`."""
+    timm = require("timm.models", purpose="layer decay")
+    return dict(timm.group_parameters(model, matcher, reverse=True))
 
 
 _RULES: dict[str, Callable[..., Any]] = {"no_weight_decay": _no_weight_decay, "group_matcher": _group_matcher}
