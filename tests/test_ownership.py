@@ -95,3 +95,22 @@ def test_a_manifest_of_somebody_else_or_damaged_is_refused_and_stays(tmp_path: P
     with pytest.raises(ConfigError, match=r"manifest\.json is not the list of what deepsup wrote"):
         write(tmp_path, "a", lambda file: file.write_text("a"))
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(MANIFEST, text)]
+
+
+def test_a_place_that_somebody_names_is_free_or_they_say_overwrite(tmp_path: Path) -> None:
+    run, mine = tmp_path / "run", tmp_path / "mine.json"
+    write_text(run, "maps/maps.json", "ours")
+    (tmp_path / "link").symlink_to("nothing")
+    mine.write_text("mine")
+    ownership.refuse_taken(None, tmp_path / "free", tmp_path / "new/free")
+    with pytest.raises(ConfigError, match="--overwrite"):
+        ownership.refuse_taken(tmp_path / "free", mine)
+    ownership.refuse_taken(mine, overwrite=True)
+    (tmp_path / MANIFEST).write_text("somebody else's list")
+    ownership.refuse_taken(mine, overwrite=True)
+    for odd in (tmp_path / "link", run, Path(os.devnull)):
+        with pytest.raises(ConfigError, match="no file that could be replaced"):
+            ownership.refuse_taken(odd, overwrite=True)
+    for ours in (run / MANIFEST, run / "maps/maps.json"):
+        with pytest.raises(ConfigError, match="belongs to what deepsup keeps"):
+            ownership.refuse_taken(ours, overwrite=True)

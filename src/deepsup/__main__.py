@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 
 def main() -> None:
     """Run the command line."""
+    interrupts = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if (
+        interrupts
+    ):  # until there is somebody to answer it Ctrl-C ends the process, without a traceback of half an import
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         from deepsup.cli.app import run
     except ModuleNotFoundError as error:
@@ -15,6 +21,8 @@ def main() -> None:
             raise
         print(f'the deepsup command needs the package {error.name!r}: pip install "deepsup[cli]"', file=sys.stderr)
         sys.exit(1)
+    if interrupts:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     run()
 
 

@@ -2,13 +2,17 @@
 
 `FOLDER/manifest.json` holds under `files` the sha256 of each by its path in the folder, null for those that grow while a run
 is at work, and under `before` that of the file it replaced: a kill may come before the new one is in its place.
+
+A file elsewhere, that a person named, is on no list: its place must be free (`refuse_taken`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,6 +47,22 @@ def refuse_foreign(folder: Path, names: Iterable[str]) -> None:
             f"{folder} holds files that would be overwritten and that deepsup did not write, or that were changed since: "
             f"{', '.join(found)}. Move them away, or choose another folder."
         )
+
+
+def refuse_taken(*paths: Path | None, overwrite: bool = False) -> None:
+    """Raise `ConfigError` unless nothing is at the places where somebody wants something written.
+
+    With `overwrite` a file may be there, but nothing that deepsup keeps on a folder's list: the run there needs it.
+    """
+    for path in paths:
+        if path is None or not os.path.lexists(path):
+            continue
+        if not path.is_file() or path.is_symlink():
+            raise ConfigError(f"{path} is there, and is no file that could be replaced. Choose another name.")
+        if _is_listed(path):
+            raise ConfigError(f"{path} belongs to what deepsup keeps in {path.parent}. Choose another name.")
+        if not overwrite:
+            raise ConfigError(f"{path} is there already. Choose another name, or say --overwrite.")
 
 
 def write(folder: Path, name: str, how: Callable[[Path], object]) -> None:
@@ -110,6 +130,16 @@ def sha256(path: Path) -> str:
         while block := file.read(2**22):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _is_listed(path: Path) -> bool:
+    """Whether a file is on the list of a folder above it, or is such a list."""
+    for folder in path.absolute().parents:
+        if (folder / MANIFEST).is_file():
+            with suppress(ConfigError):  # somebody else's, of that name
+                if str(path.absolute().relative_to(folder)) in {MANIFEST, *recorded(folder)}:
+                    return True
+    return False
 
 
 def _is_ours(folder: Path, name: str, manifest: dict[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 
@@ -38,3 +39,19 @@ from deepsup.__main__ import main
 
 def test_the_version_is_the_package_s() -> None:
     assert call("--version") == f"deepsup {ds.__version__}\n"
+
+
+def test_ctrl_c_during_the_first_imports_ends_without_a_traceback() -> None:
+    code = """
+import os, signal, sys
+class Slow:
+    def find_spec(self, name, *_):
+        if name == "deepsup.cli.app":
+            os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Slow())
+from deepsup.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")

@@ -182,3 +182,18 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, pack
         MissingPackageError, match=rf'{package}, which is not installed.*pip install "deepsup\[train\]"'
     ):
         networks.build(f"{package}:resnet18", classes=10)
+
+
+@pytest.mark.parametrize(
+    ("classes", "channels", "options"),
+    [(10**13, 3, {}), (10, 10**13, {}), (10**30, 3, {}), (10, 3, {"widths": "x"}), (10, 3, {"widths": [10**9, 10**9]})],
+)
+def test_sizes_and_options_that_cannot_be_are_named(classes: int, channels: int, options: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=r"'deepsup:plain-4' cannot be built with|whole number|widths"):
+        networks.build("deepsup:plain-4", classes=classes, in_channels=channels, options=options)
+
+
+@pytest.mark.parametrize(("channels", "size"), [(3, -1), (3, 10**7), (10**30, 8)])
+def test_an_input_that_cannot_be_is_named(channels: int, size: int) -> None:
+    with pytest.raises(ConfigError, match="cannot be made"):
+        networks.sample("deepsup:plain-4", channels=channels, size=size)

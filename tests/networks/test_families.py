@@ -210,3 +210,9 @@ def test_a_network_is_known_by_what_is_written_beside_it(monkeypatch: pytest.Mon
         networks.build("deepsup:line-5", classes=2, options={"bias": True})
     with pytest.raises(ValueError, match="two networks are registered as 'line-N'"):
         family("line-N")(line)
+
+
+@pytest.mark.parametrize("name", ["plain-99999", "resnet-10000", "wrn-28-99999"])
+def test_what_would_take_for_ever_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="at most 9999"):
+        build_own(name, classes=10)

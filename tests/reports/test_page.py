@@ -99,9 +99,11 @@ def test_a_page_is_written_over_and_anybody_elses_file_is_not(demo: Path, tmp_pa
     whole = page.read_bytes()
     for changed in (b"mine", b"", whole.replace(b"deepsup", b"deeps up", 1), whole[:-1], whole + b"\n"):
         page.write_bytes(changed)
-        with pytest.raises(ConfigError, match=r"report\.html is there, and is no report"):
+        with pytest.raises(ConfigError, match=r"report\.html is there already"):
             reports.write_html(run, page)
         assert page.read_bytes() == changed
+    reports.write_html(run, page, overwrite=True)
+    assert page.read_bytes() == whole
     page.unlink()
     page.symlink_to("nothing")
     with pytest.raises(ConfigError):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import runpy
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -15,7 +17,7 @@ from deepsup import datasets, heads, losses, methods, schedules
 from deepsup.errors import ConfigError
 from deepsup.settings import configs
 from deepsup.settings.comparison import ComparisonConfig
-from deepsup.settings.section import Settings, override, read
+from deepsup.settings.section import Settings, merge, nested, override, read
 from deepsup.settings.training import TrainConfig
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -134,3 +136,48 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "c.yaml")
     with pytest.raises(ConfigError, match="no regular file"):
         read(tmp_path / "c.yaml")
+
+
+def leaves(model: type[Settings], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key that is no section, and its annotation."""
+    for name, field in model.model_fields.items():
+        kinds = [k for k in (field.annotation, *get_args(field.annotation)) if isinstance(k, type)]
+        inner = next((kind for kind in kinds if issubclass(kind, Settings)), None)
+        if inner is None:
+            yield prefix + name, field.annotation
+        else:
+            yield from leaves(inner, f"{prefix}{name}.")
+
+
+NO_NUMBERS = [
+    math.nan,
+    math.inf,
+    -math.inf,
+    -1,
+    -0.5,
+    10**30,
+    -(2**63),
+    "\0",
+    "a\nb",
+    "\udcff",
+    [math.nan],
+    {"x": math.nan},
+]
+BASES = {
+    TrainConfig: {},
+    ComparisonConfig: {"arms": {"plain": {"supervise": None}, "aux": {"supervise": {"at": ["a"]}}}},
+}
+
+
+@pytest.mark.parametrize("kind", BASES)
+def test_no_key_takes_what_is_no_value_of_any(kind: type[Settings]):
+    for key, annotation in leaves(kind):
+        switch = "bool" in str(annotation) or "Any" in str(annotation)
+        for value in [*NO_NUMBERS, *([] if switch else [True, False])]:
+            with pytest.raises(ConfigError) as told:
+                configs.parse(merge(BASES[kind], nested(key, value)))
+            assert key.rpartition(".")[2] in str(told.value) or key in ("methods", "vary"), (
+                key,
+                value,
+                str(told.value),
+            )

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import deepsup as ds
 from deepsup.training import checkpoints, runs
 from deepsup.training.interruptions import PutOff
 from deepsup.training.journal import read
 from tests.support.tiny_runs import config
+from tests.support.training_runs import CPU, same_state, some_batches, supervised_net
 
 
 class Stopped(BaseException):
@@ -76,3 +79,35 @@ def test_a_run_that_is_stopped_loses_no_step(step: int, tmp_path: Path) -> None:
     assert one == other
     told = [[r["step"] for r in read(tmp_path / name / "journal.jsonl", "step")] for name in ("whole", "stopped")]
     assert told[0] == told[1]
+
+
+def test_a_run_that_is_stopped_while_it_validates_keeps_the_steps_of_its_epoch(tmp_path: Path) -> None:
+    stops: list[int] = []
+
+    def validation(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        torch.rand(3)  # as a source that draws would
+        yield from some_batches(7)
+        if stops and stops.pop() == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif stops:
+            yield torch.zeros(1), torch.zeros(1)
+
+    def fit(folder: Path) -> ds.FitResult:
+        batches = [batch for epoch in range(3) for batch in some_batches(epoch)]
+        how: dict[str, Any] = {"validation": validation, "epochs": 2, "engine": CPU, "folder": folder, "lr": 0.1}
+        return ds.fit(supervised_net(), batches, **how)
+
+    whole = fit(tmp_path / "whole")
+    for at, (told, error) in enumerate([([0], Stopped), ([1, 1], Exception)]):
+        stops[:] = told
+        with pytest.raises(error):
+            fit(tmp_path / f"{at}")
+        found = checkpoints.load(tmp_path / f"{at}/checkpoint.ckpt")
+        assert (found.epoch, found.batch, found.step) == (0, 3, 3)
+        stops.clear()
+        assert fit(tmp_path / f"{at}").score == whole.score
+        one, other = (checkpoints.load(tmp_path / name / "checkpoint.ckpt") for name in ("whole", f"{at}"))
+        assert same_state(one.net, other.net)
+        epochs = [read(tmp_path / name / "journal.jsonl", "epoch") for name in ("whole", f"{at}")]
+        ours, theirs = ([(e["epoch"], e["train"], e["validation"]) for e in run] for run in epochs)
+        assert ours == theirs

@@ -108,3 +108,26 @@ def test_the_environment_says_what_numbers_depend_on():
     assert set(stamp) == names
     assert all(stamp[name] for name in names - {"commit"})
     json.dumps(stamp)
+
+
+@pytest.mark.parametrize("fate", ["moved", "replaced", "removed"])
+def test_a_journal_that_is_no_longer_at_its_place_ends_the_run(tmp_path: Path, fate: str):
+    path = tmp_path / "run/journal.jsonl"
+    with Journal(path) as journal:
+        journal.write("step", step=1)
+        journal.sync()
+        path.parent.rename(tmp_path / "elsewhere") if fate == "moved" else path.unlink()
+        if fate == "replaced":
+            path.write_text("mine")
+        with pytest.raises(CheckpointError, match="moved, replaced or removed"):
+            journal.sync()
+    assert path.exists() is (fate == "replaced")
+
+
+@pytest.mark.parametrize(
+    "told", [{}, {"seconds": None}, {"seconds": 1, "score": "x"}, {"seconds": 1, "best_score": []}]
+)
+def test_an_end_that_does_not_say_what_ours_say_is_none(told: dict[str, object]):
+    ours = {"kind": "end", "seconds": 1.5, "accuracy": 0.5}
+    lines = "".join(json.dumps(record) + "\n" for record in (ours, {"kind": "end", **told}))
+    assert parse_lines(lines.encode())[0] == [ours]

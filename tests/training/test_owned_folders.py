@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import deepsup as ds
 from deepsup import ownership
 from deepsup.errors import CheckpointError, ConfigError
-from deepsup.training import owned_folders, predict, runs
+from deepsup.training import locks, owned_folders, predict, runs
 from tests.support.tiny_runs import config
 from tests.support.training_runs import CPU, some_batches, supervised_net
 
@@ -98,3 +99,42 @@ def test_a_pipe_in_the_place_of_a_file_is_named_at_once(tmp_path: Path, name: st
         predict.load(tmp_path / "run")
     with pytest.raises(ConfigError, match=f"{name}, which is no file"):
         runs.train(settings)
+
+
+def test_one_process_at_a_time_fits_into_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "LOCK_SECONDS", 0.0)
+    with locks.locked(tmp_path / "run"):
+        with pytest.raises(ConfigError, match="another process is at work in"):
+            ds.fit(supervised_net(), some_batches, folder=tmp_path / "run", engine=CPU)
+        assert not any((tmp_path / "run").iterdir())
+    assert not (tmp_path / "run").exists()
+    ds.fit(supervised_net(), some_batches, folder=tmp_path / "run", engine=CPU)
+
+
+def test_a_disk_without_locks_is_trusted_and_a_folder_that_went_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr("fcntl.flock", fails)
+    with locks.locked(tmp_path / "run"):
+        (tmp_path / "run").rename(tmp_path / "moved")
+    assert [p.name for p in tmp_path.iterdir()] == ["moved"]
+
+
+def test_a_run_whose_folder_is_moved_ends_and_goes_on_when_it_is_back(tmp_path: Path) -> None:
+    there, moved = tmp_path / "run", tmp_path / "moved"
+
+    def move(record: dict[str, Any]) -> None:
+        if record["kind"] == "step" and record["step"] == 12:
+            there.rename(moved)
+
+    whole = runs.train(config(tmp_path / "whole", log={"every": 1}))
+    with pytest.raises(CheckpointError, match="moved, replaced or removed"):
+        runs.train(config(there, log={"every": 1}), on_record=move)
+    assert not there.exists()
+    moved.rename(there)
+    assert runs.train(config(there, log={"every": 1})).score == whole.score
+    one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "run"))
+    assert one == other

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,17 @@ def test_a_torn_last_line_is_forgiven_and_no_other(tmp_path: Path) -> None:
     write(tmp_path, [], tail='{"kind":"sta')
     with pytest.raises(ConfigError, match="killed before its first line"):
         run_folders.run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"config": []}, {"plan": "x"}, {"seed": "x"}, {"cost": 3}, {"environment": [1]}, {"epochs": "2"}]
+)
+def test_a_start_of_another_kind_is_named(wrong: dict[str, object], tmp_path: Path) -> None:
+    start, *rest = journal("sgd", "plain", 0, epochs=2, end=False)
+    with pytest.raises(ConfigError, match=rf'line 1: a malformed "start" record \({next(iter(wrong))}: '):
+        run_folders.run(write(tmp_path, [start | wrong, *rest]))
+    with pytest.raises(ConfigError, match=r'a malformed "epoch" record \(cannot convert float infinity'):
+        run_folders.run(write(tmp_path, [start, *rest, {"kind": "epoch", "epoch": 3, "step": math.inf}]))
 
 
 def test_a_directory_without_a_journal_says_what_was_looked_for(tmp_path: Path) -> None:

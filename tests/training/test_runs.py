@@ -318,7 +318,7 @@ def test_a_picture_that_fails_is_a_warning_and_comes_after_the_weights(tmp_path:
 
 def test_two_processes_cannot_train_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(locks, "LOCK_SECONDS", 0.0)
-    with locks.locked(tmp_path / "run", enabled=True):
+    with locks.locked(tmp_path / "run"):
         with pytest.raises(ConfigError, match="another process is at work in"):
             train(config(tmp_path / "run"))
         assert not any((tmp_path / "run").iterdir())
@@ -343,6 +343,9 @@ def test_a_checkpoint_of_another_run_is_not_gone_on_with(tmp_path: Path):
         with pytest.raises(Interrupted):
             train(config(tmp_path / name, seed=seed), on_record=stop_at(12))
     shutil.copy(tmp_path / "other/checkpoint.ckpt", tmp_path / "mine/checkpoint.ckpt")
+    for reads in (predict.load, runs.strip_run):
+        with pytest.raises(CheckpointError, match=r"is of another run: seed was 1, now 0"):
+            reads(tmp_path / "mine", trust=True)
     (tmp_path / "mine/journal.jsonl").unlink()
     with pytest.raises(CheckpointError, match=r"checkpoint\.ckpt is of another run: seed was 1, now 0"):
         train(config(tmp_path / "mine"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 from typing import Annotated, Any, NoReturn
@@ -11,7 +12,7 @@ from rich.console import Console
 from typer.core import TyperCommand, TyperGroup
 
 from deepsup import __version__
-from deepsup.cli.signals import stopped_by_signals
+from deepsup.cli import signals
 from deepsup.errors import DeepsupError
 
 INTERRUPTED = 130  # exit status after Ctrl-C, which typer turns into it without a word
@@ -74,7 +75,11 @@ def _main(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    pass
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # names of files need not be UTF-8, nor does the terminal know every letter
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _plain_warnings() -> None:
@@ -86,7 +91,7 @@ def _plain_warnings() -> None:
 def run() -> NoReturn:
     """The `deepsup` command: named errors are printed without a traceback, status 1; 128 + signal where one stopped it."""
     _plain_warnings()
-    told = stopped_by_signals()
+    told = signals.stopped_by_signals()
     try:
         app()
     except (DeepsupError, OSError) as error:
@@ -102,4 +107,5 @@ def run() -> NoReturn:
         torch = sys.modules.get("torch")
         if torch and torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()  # gloo may abort at exit otherwise
+        signals.done()
     sys.exit(0)

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from deepsup import methods as method_table
-from deepsup import reports
+from deepsup import ownership, reports
 from deepsup.cli import looking, tables
 from deepsup.cli.evaluating import evaluate
-from deepsup.cli.options import DryRun, Trust, Words
+from deepsup.cli.options import DryRun, Overwrite, Trust, Words
 from deepsup.cli.predicting import predict
 from deepsup.cli.progress import Display
 from deepsup.cli.scoring import score
@@ -110,11 +110,12 @@ def report(
     pictures: Annotated[
         bool, typer.Option("--pictures/--no-pictures", help="Whether validation images are on the page.")
     ] = True,
+    overwrite: Overwrite = False,
 ) -> None:
     """Make one HTML page from the journals of a run or a comparison; it opens without a network."""
-    console.print(
-        f"report: {reports.write_html(folder, out or folder / 'report.html', pictures=pictures)}", highlight=False
-    )
+    ownership.refuse_taken(picture, overwrite=overwrite)
+    page = reports.write_html(folder, out or folder / "report.html", pictures=pictures, overwrite=overwrite)
+    console.print(f"report: {page}", highlight=False)
     if picture:
         console.print(f"picture: {reports.picture(of, folder, picture, group)}", highlight=False)
 
@@ -129,6 +130,7 @@ def strip(
     folder: Annotated[Path, typer.Argument(help="A run's folder, finished or not.", show_default=False)],
     verify: Annotated[bool, typer.Option("--verify", help="Check the certificate against the weights again.")] = False,
     out: Annotated[Path | None, typer.Option(help="Copy the plain weights to this file.")] = None,
+    overwrite: Overwrite = False,
     trust: Trust = False,
 ) -> None:
     """Write the plain weights of a run (safetensors) and a certificate that nothing of deepsup is left in them.
@@ -136,6 +138,7 @@ def strip(
     `--verify` builds the untouched model anew, loads the weights strictly and runs it on the certified input. It writes
     nothing into the folder; what is missing, torn or altered there is an error with its name.
     """
+    ownership.refuse_taken(out, overwrite=overwrite)
     proof = verify_run(folder, trust=trust) if verify else None
     weights, certificate = (
         (folder / WEIGHTS, proof and folder / CERTIFICATE) if verify else runs.strip_run(folder, trust=trust)

@@ -9,9 +9,9 @@ import torch
 import typer
 
 from deepsup import methods as method_table
-from deepsup import networks, reports
+from deepsup import networks, ownership, reports
 from deepsup.cli import tables
-from deepsup.cli.options import Channels, Classes, ModelName, Size, Trust, Words
+from deepsup.cli.options import Channels, Classes, ModelName, Overwrite, Size, Trust, Words
 from deepsup.cli.terminal import console, print_lines
 from deepsup.cli.words import settings_of
 from deepsup.comparisons import results
@@ -62,10 +62,12 @@ def plan(
     channels: Channels = 3,
     classes: Classes = 1000,
     save: Annotated[Path | None, typer.Option(help="Write the plan to this JSON file.")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Show what would be attached where, and what it costs, before anything is attached."""
     if model.endswith((".yaml", ".yml")):
         raise ConfigError(f"{model} is a run's file, not a model. `deepsup train {model} --dry-run` shows its plan.")
+    ownership.refuse_taken(save, overwrite=overwrite)
     built, sample = _build(model, size, channels, classes)
     options: dict[str, Any] = {"head": head, "weight": weight, "gradient": gradient}
     made = make_plan(built, sample, at=at, method=method, **options)
@@ -78,12 +80,15 @@ def plan(
 def probe(
     words: Words = None,
     rule: Annotated[str | None, typer.Option(help=f"How to choose: {' | '.join(PLACING)}; else as configured.")] = None,
-    count: Annotated[int | None, typer.Option(min=1, help="How many branches the rule `evenly` places.")] = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, max=2**31, help="How many branches the rule `evenly` places.")
+    ] = None,
     save: Annotated[Path | None, typer.Option(help="Write everything measured to this JSON file.")] = None,
     picture: Annotated[
         Path | None,
         typer.Option(help="Measure again with branches (where configured, or recommended) and draw both as a PNG."),
     ] = None,
+    overwrite: Overwrite = False,
     trust: Trust = False,
 ) -> None:
     """Measure where gradients vanish on your data, and recommend layers to supervise.
@@ -91,6 +96,7 @@ def probe(
     Takes the same settings as `train`: `deepsup probe model=torchvision:resnet18 data.name=cifar10 data.root=data`.
     Nothing is trained, and nothing written but what you ask for.
     """
+    ownership.refuse_taken(save, picture, overwrite=overwrite)
     config = settings_of(words, trust=trust)
     if isinstance(config, ComparisonConfig):  # the arms share the model and the data
         config = next(c.config for c in config.expand() if c.arm in config.candidates)
@@ -128,7 +134,7 @@ def doctor(
     size: Size = 224,
     channels: Channels = 3,
     classes: Classes = 1000,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples in a batch that you will train on.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, max=2**31, help="Samples in a batch that you will train on.")] = 32,
     trust: Trust = False,
 ) -> None:
     """Find the traps before training does: one line each, with its fix. Exit status 1 if there is an error.

@@ -14,9 +14,13 @@ ModelName = Annotated[
         show_default=False,
     ),
 ]
-Size = Annotated[int, typer.Option(help="Height and width of the input in pixels; of tokens the length.")]
-Channels = Annotated[int, typer.Option(help="Channels of the input; of tokens how many symbols there are.")]
-Classes = Annotated[int, typer.Option(help="Classes the model predicts.")]
+Size = Annotated[
+    int, typer.Option(min=1, max=2**15, help="Height and width of the input in pixels; of tokens the length.")
+]
+Channels = Annotated[
+    int, typer.Option(min=1, max=2**24, help="Channels of the input; of tokens how many symbols there are.")
+]
+Classes = Annotated[int, typer.Option(min=1, max=2**24, help="Classes the model predicts.")]
 Words = Annotated[
     list[str] | None,
     typer.Argument(
@@ -32,4 +36,5 @@ Trust = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, with shares from 0 to 1.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the files you name, if they are there already.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost, and stop.")]

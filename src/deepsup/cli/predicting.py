@@ -23,11 +23,15 @@ def predict(
     out: Annotated[Path | None, typer.Option(help="Where to write; RUN/predictions if not given.")] = None,
     branches: Annotated[bool, typer.Option("--branches", help="Every branch and the ensemble, too.")] = False,
     tile: Annotated[
-        int | None, typer.Option(min=1, help="Side of tiles in pixels; as in the run's validation.")
+        int | None, typer.Option(min=1, max=2**31, help="Side of tiles in pixels; as in the run's validation.")
     ] = None,
-    stride: Annotated[int | None, typer.Option(min=1, help="Pixels from one tile to the next; half a tile.")] = None,
+    stride: Annotated[
+        int | None, typer.Option(min=1, max=2**31, help="Pixels from one tile to the next; half a tile.")
+    ] = None,
     gallery: Annotated[Path | None, typer.Option(help="Of identities: the folder that is searched.")] = None,
-    top: Annotated[int | None, typer.Option(min=1, help="How many of the nearest are told; 10 if not given.")] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, max=2**31, help="How many of the nearest are told; 10 if not given.")
+    ] = None,
     rerank: Annotated[bool, typer.Option("--rerank", help="Re-rank by k-reciprocal neighbours.")] = False,
     trust: Trust = False,
 ) -> None:

@@ -59,7 +59,7 @@ def compare(config: ComparisonConfig, *, on_event: Callable[[Event], None] | Non
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ConfigError("a comparison starts its own processes; run it without torchrun, and set jobs= instead.")
     runs.check_folder(folder, config)
-    with locked(folder, enabled=True):
+    with locked(folder):
         cells = config.expand()
         pending = [cell for cell in cells if not _has_ended(folder, cell)]
         sees = _check_arms(pending, config)

@@ -30,7 +30,8 @@ from deepsup.training import runs
 def main() -> None:
     """Serve until standard input closes."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the comparison's, which tells its workers to stop
+    for name in {"SIGINT", "SIGHUP"} & set(dir(signal)):  # the comparison's, which tells its workers to stop
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # a run writes a checkpoint first
     os.dup2(2, 1)  # a stray print must not end up among the replies
     if len(sys.argv) > 1:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepsup.errors import ConfigError
+from deepsup.errors import ConfigError, DeepsupError
 from deepsup.networks.families import build_own, find, listed
 from deepsup.networks.zoos import ZOOS, checked
 from deepsup.specs import closest
@@ -48,7 +48,12 @@ def reads(spec: str) -> str | None:
 
 def sample(spec: str, *, channels: int, size: int) -> Tensor:
     """What can be shown to the network that `spec` names: two images (2, channels, size, size), or tokens (2, size)."""
-    return tokens(channels, size) if reads(spec) == "tokens" else torch.randn(2, channels, size, size)
+    try:
+        return tokens(channels, size) if reads(spec) == "tokens" else torch.randn(2, channels, size, size)
+    except (RuntimeError, MemoryError, TypeError) as error:  # more than there is memory for, or less than nothing
+        raise ConfigError(
+            f"an input of {channels} channels and size {size} cannot be made: {str(error)[:200]}. Choose others."
+        ) from None
 
 
 def tokens(symbols: int, length: int) -> Tensor:
@@ -82,10 +87,19 @@ def build(
     if "num_classes" in options or "classes" in options:
         raise ConfigError(f"the class count of {spec!r} is {classes}, from the data; take it out of the model options.")
     make = {"deepsup": build_own, **ZOOS}.get(source)
-    if make is not None:
-        return make(name, classes=classes, in_channels=in_channels, size=size, options=options)
     known = {"num_classes": classes, "in_channels": in_channels, "size": size}
-    return _build_imported(spec, known=known, options=options)
+    if make is None:
+        return _build_imported(spec, known=known, options=options)
+    try:
+        return make(name, classes=classes, in_channels=in_channels, size=size, options=options)
+    except DeepsupError:
+        raise
+    except Exception as error:  # whatever a network makes of numbers or options that are out of its range
+        asked = {name: value for name, value in (known | options).items() if value is not None}
+        raise ConfigError(
+            f"{spec!r} cannot be built with {asked!r:.300}: {type(error).__name__}: {str(error)[:300]}. Choose other sizes or "
+            "options."
+        ) from error
 
 
 def _build_imported(spec: str, *, known: Mapping[str, Any], options: dict[str, Any]) -> nn.Module:

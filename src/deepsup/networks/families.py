@@ -17,6 +17,7 @@ from torch import nn
 from deepsup.errors import ConfigError
 from deepsup.specs import closest
 
+MOST = 9_999
 FROM_THE_DATA = {"classes", "in_channels", "size"}
 
 Make = TypeVar("Make", bound=Callable[..., nn.Module])
@@ -99,6 +100,8 @@ def build_own(
             f"are {', '.join(FAMILIES)}. List them with deepsup.networks.names()."
         )
     its, numbers = found
+    if max(numbers, default=0) > MOST:
+        raise ConfigError(f"'deepsup:{name}' would take for ever: the numbers in a name are at most {MOST}.")
     unknown = sorted(options.keys() - set(its.options))
     if unknown:
         takes = f"It takes: {', '.join(its.options)}." if its.options else "It takes none."

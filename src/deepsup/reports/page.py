@@ -12,8 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from deepsup import documents, label_maps
-from deepsup.errors import ConfigError
+from deepsup import label_maps, ownership
 from deepsup.files import write_atomically
 from deepsup.reports import (
     ablations,
@@ -56,23 +55,20 @@ _SEAL = b"<!-- deepsup report, sha256 %s -->\n"
 _BEFORE, _AFTER = "before, without branches", "after, with branches"
 
 
-def write_html(path_in: str | Path, out: str | Path, *, pictures: bool = True) -> Path:
+def write_html(path_in: str | Path, out: str | Path, *, pictures: bool = True, overwrite: bool = False) -> Path:
     """Write the report of the run or comparison at `path_in` to the file `out` (or report.html in the directory `out`).
 
     >>> write_html("runs/demo", "runs/demo/report.html")      # doctest: +SKIP
     PosixPath('runs/demo/report.html')
 
     Without `pictures` no validation image is in it. Raises `ConfigError` where another file than a report as deepsup wrote it
-    is there. Needs the extra: `pip install "deepsup[report]"`.
+    is there, unless you `overwrite`. Needs the extra: `pip install "deepsup[report]"`.
     """
     target = Path(out)
     target = target / "report.html" if target.is_dir() or not target.suffix else target
+    if not (target.is_file() and _is_ours(target.read_bytes())):
+        ownership.refuse_taken(target, overwrite=overwrite)
     text = render(path_in, beside=target.parent, pictures=pictures)
-    if documents.is_odd(target) or (target.exists() and not _is_ours(target.read_bytes())):
-        raise ConfigError(
-            f"{target} is there, and is no report that deepsup wrote, or was changed since. Move it away, or choose another "
-            "place with --out."
-        )
     whole = _sealed(text.encode())
     write_atomically(target, lambda unfinished: unfinished.write_bytes(whole))
     return target

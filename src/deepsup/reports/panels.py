@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from deepsup.files import write_atomically
 from deepsup.reports.colours import EDGE, GRID, INK, MUTED, PAPER
 from deepsup.reports.curves import Curve
 from deepsup.reports.formats import magnitude, short
@@ -156,8 +157,8 @@ def save(draw: Draw, out_png: str | Path) -> Path:
     with _mpl("").rc_context(_LOOK):
         sheet = draw(width=WIDE)
         assert sheet is not None
-        out.parent.mkdir(parents=True, exist_ok=True)
-        sheet.figure.savefig(out, format="png", dpi=144, facecolor=PAPER, metadata={"Software": None})
+        look: dict[str, Any] = {"format": "png", "dpi": 144, "facecolor": PAPER, "metadata": {"Software": None}}
+        write_atomically(out, lambda unfinished: sheet.figure.savefig(unfinished, **look))
     return out
 
 

@@ -33,7 +33,10 @@ def completed(data: Mapping[str, Any]) -> dict[str, Any]:
 
     `methods` is no more once it has become arms, and is read back as such.
     """
-    found = {**data, "output": data.get("output") or f"runs/{data.get('name', 'comparison')}"}
+    found = {
+        **data,
+        "output": f"runs/{data.get('name', 'comparison')}" if data.get("output") in (None, "") else data["output"],
+    }
     arms = data.get("arms") or {}
     if data.get("methods") is not None and isinstance(arms, Mapping):
         arms = arms_of(data["methods"], arms)
@@ -45,7 +48,10 @@ def completed(data: Mapping[str, Any]) -> dict[str, Any]:
     names = list(arms) if isinstance(arms, Mapping) else []
     usual = [name for name in ("plain", "none") if name in names]
     first = names[:1] if data.get("vary") is not None else ["none"]
-    return {**found, "baseline": data.get("baseline") or [*usual, *first, "none"][0]}
+    return {
+        **found,
+        "baseline": [*usual, *first, "none"][0] if data.get("baseline") in (None, "") else data["baseline"],
+    }
 
 
 def check_parts(

@@ -31,7 +31,7 @@ class Cell(NamedTuple):
 class ComparisonConfig(Settings):
     """Arms, trained from the same seeds in every group; a run is `base`, its group and its arm, key by key."""
 
-    name: str = "comparison"
+    name: str = Field(default="comparison", min_length=1)
     """What the comparison is called."""
     base: dict[str, Any] = Field(default={})
     """Settings of a run that all runs share."""
@@ -51,9 +51,9 @@ class ComparisonConfig(Settings):
     """Each arm of each group is trained once from each of these."""
     until: Literal["decided"] | None = None
     """`decided`: go on with the next whole numbers as seeds until each arm helps or hurts, or there are `max_seeds`."""
-    max_seeds: int | None = Field(default=None, ge=2)
+    max_seeds: int | None = Field(default=None, ge=2, le=1000)
     """Of `until: decided`: how many seeds there may be, those of `seeds` among them."""
-    jobs: int = Field(default=1, ge=1)
+    jobs: int = Field(default=1, ge=1, le=1024)
     """Runs at a time, a process each."""
     minutes: float | None = Field(default=None, gt=0)
     """After so long no further seed is begun; the same command goes on with the next. Null is no limit."""

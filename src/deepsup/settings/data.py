@@ -11,7 +11,7 @@ from deepsup.errors import ConfigError
 from deepsup.settings.section import Settings
 from deepsup.tasks import TASKS
 
-Side = Annotated[int, Field(ge=1)]
+Side = Annotated[int, Field(ge=1, le=2**15)]
 
 
 class DataConfig(Settings):
@@ -38,7 +38,7 @@ class DataConfig(Settings):
     identities, whose usual one is [256, 128], of vehicles [256, 256], of `drawn-figures` [64, 32]."""
     crop: Side | tuple[Side, Side] | None = None
     """With labels a pixel: side, or `[height, width]`, of the patches that training sees; null is whole images."""
-    patches: int = Field(default=1, ge=1)
+    patches: int = Field(default=1, ge=1, le=2**15)
     """Patches of each image in an epoch; needs `crop`."""
     batch_size: int = Field(default=32, ge=1)
     """New images a training step, in each process; validation takes twice as many at a time, of maps in tiles or of
@@ -74,7 +74,7 @@ class DataConfig(Settings):
     with one label, or identity, an image."""
     limit: int | None = Field(default=None, ge=1)
     """Train on this many images only, the same for every seed; null is all. Validation keeps all of its own."""
-    workers: int = Field(default=0, ge=0)
+    workers: int = Field(default=0, ge=0, le=1024)
     """Processes that read ahead, for images in files alone; they change no batch."""
 
     @property

@@ -8,12 +8,13 @@ A key that does not exist is an error that names the closest one that does.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from deepsup import documents
 from deepsup.errors import ConfigError
@@ -24,10 +25,57 @@ S = TypeVar("S", bound="Settings")
 LONGEST, LARGEST, DEEPEST = 2**20, 20_000, 40  # characters, values and levels of a text in YAML
 
 
+FURTHEST = 2**32 - 1  # a whole number in settings: what seeds may be
+_STRANGE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+
+
 class Settings(BaseModel):
     """Base of all settings: frozen, unknown keys are refused; the text below a key is its line in docs/settings.md."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _holds_nothing_odd(cls, value: Any, info: ValidationInfo) -> Any:
+        kinds = set(_kinds(cls.model_fields[str(info.field_name)].annotation))
+        inner = any(isinstance(kind, type) and issubclass(kind, Settings) for kind in kinds)  # looks at its own
+        for one in [] if inner else _scalars(value):
+            if isinstance(one, bool) and not kinds & {bool, Any}:
+                raise ConfigError(f"found {str(one).lower()}, and it is no switch.")
+            if isinstance(one, (int, float)) and not abs(one) <= (
+                FURTHEST if isinstance(one, int) else sys.float_info.max
+            ):
+                raise ConfigError(f"found {one!r:.40}; numbers are finite, and whole ones at most {FURTHEST}.")
+            if isinstance(one, str) and (strange := _STRANGE.search(one)):
+                raise ConfigError(
+                    f"found {strange[0]!r} in {one!r:.80}; texts are in UTF-8, without control characters."
+                )
+        return value
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """The plain types that an annotation is made of; `bool` where a literal is one."""
+    inner = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        yield from map(type, inner)
+    elif inner:
+        for one in inner:
+            yield from _kinds(one)
+    else:
+        yield annotation
+
+
+def _scalars(value: Any) -> Iterator[Any]:
+    """What is no list and no mapping in a value, keys too."""
+    if isinstance(value, Mapping):
+        for key, one in value.items():
+            yield key
+            yield from _scalars(one)
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _scalars(one)
+    else:
+        yield value
 
 
 class _Loader(yaml.SafeLoader):

@@ -33,7 +33,7 @@ class OptimizerConfig(Settings):
     lr: float | None = Field(default=None, gt=0)
     """The learning rate; null is 0.02 for `sgd` (0.002 for `dsn` with hinges, 1e-6 for `hed-released`)
     and 0.001 for `adam` and `adamw`."""
-    momentum: float = Field(default=0.9, ge=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
     """Of SGD; Adam and AdamW keep PyTorch's betas."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Of the model's parameters, and of the heads' unless `head_weight_decay` says otherwise."""
@@ -81,7 +81,7 @@ class EngineConfig(Settings):
 
     accelerator: Literal["auto", "cpu", "cuda", "gpu", "mps"] = "auto"
     """What to compute on; `auto` takes the best there is, `gpu` is `cuda` or `mps`."""
-    devices: int = Field(default=1, ge=1)
+    devices: int = Field(default=1, ge=1, le=1024)
     """How many of them, one process each."""
     precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed", "bf16-true"] = "32-true"
     """Of the arithmetic; with `bf16-mixed` and `16-mixed` the weights stay in 32 bits. `16-mixed` scales the loss, and leaves
@@ -92,14 +92,14 @@ class EngineConfig(Settings):
     """Keep weights and images with their channels side by side in memory, which GPUs convolve faster in 16 bits."""
     tf32: bool = False
     """Multiply matrices of 32 bits in TF32 on GPUs that have it; convolutions do so in any case, by PyTorch's default."""
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=1024)
     """Threads for arithmetic on the CPU; null leaves it to PyTorch."""
 
 
 class TrainConfig(Settings):
     """One training run."""
 
-    name: str = "run"
+    name: str = Field(default="run", min_length=1)
     """What the run is called in displays and reports."""
     model: str = "deepsup:plain-12"
     """Which network: `deepsup:NAME` (`deepsup.networks.names()`), `timm:NAME`, `torchvision:NAME` or
@@ -140,7 +140,7 @@ class TrainConfig(Settings):
     @model_validator(mode="before")
     @classmethod
     def _output_follows_name(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and not data.get("output"):
+        if isinstance(data, Mapping) and data.get("output") in (None, ""):
             return {**data, "output": f"runs/{data.get('name', 'run')}"}
         return data
 

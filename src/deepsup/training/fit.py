@@ -10,6 +10,7 @@ The loop is the one of `deepsup train`; what differs is only where the model, th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ from deepsup.training import checkpoints, loggers, optimizers, owned_folders
 from deepsup.training.checkpoints import Checkpoint
 from deepsup.training.job import FitResult, Job
 from deepsup.training.journal import Sink, environment
+from deepsup.training.locks import locked
 from deepsup.training.loop import Loop
 from deepsup.training.starting import Begun, start_from
 
@@ -92,8 +94,8 @@ def fit(
 
     Raises `ConfigError` for what would be accepted and do nothing (`lr` beside an optimiser of yours, `metric` without
     validation, `checkpoint_every` or a logger without a folder, `batch_size` beside batches), for numbers out of range and
-    for a folder that does not fit; `NonFiniteError` when the loss is NaN or infinite (the last checkpoint stays), and
-    `CheckpointError`.
+    for a folder that does not fit or where another process is at work; `NonFiniteError` when the loss is NaN or infinite
+    (the last checkpoint stays), and `CheckpointError`.
     """
     asked = _Asked(
         net,
@@ -121,17 +123,33 @@ def fit(
     _check_shared(fabric.world_size, train, validation)
     held = _optimizer(net, optimizer, lr=lr)
     training, validating = _loaders(asked, fabric)
+    sinks = [on_record] if on_record else []
+    with nullcontext() if asked.folder is None else locked(asked.folder, enabled=fabric.is_global_zero):
+        fabric.barrier()  # from here on all processes see the same in the folder
+        return _run(asked, held, fabric, (training, validating), longer=longer, sinks=sinks)
+
+
+def _run(
+    asked: _Asked,
+    held: Optimizer,
+    fabric: Fabric,
+    loaders: tuple[Loader, Loader | None],
+    *,
+    longer: bool,
+    sinks: list[Sink],
+) -> FitResult:
+    """Train in a folder that is nobody else's."""
+    training, validating = loaders
     config = _config(asked, held, batches=training.length, processes=fabric.world_size)
     if asked.folder is not None:
         owned_folders.check(asked.folder, (*owned_folders.GROWING, *owned_folders.BEST))
     resumed = _resumable(asked.folder, config, longer=longer)
-    sinks = [on_record] if on_record else []
     if fabric.is_global_zero:
         sinks += _opened(asked, resumed)
-    begun = start_from(net, start) if start is not None and resumed is None else None
+    begun = start_from(asked.net, asked.start) if asked.start is not None and resumed is None else None
     job = _job(asked, held, training, validating, config=config, sinks=sinks, begun=begun)
-    if seed is not None and resumed is None:
-        devices.seed_everything(seed, rank=fabric.global_rank)
+    if asked.seed is not None and resumed is None:
+        devices.seed_everything(asked.seed, rank=fabric.global_rank)
     return Loop(job, fabric, resumed).run()
 
 

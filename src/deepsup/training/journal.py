@@ -22,6 +22,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from deepsup import documents
@@ -103,9 +104,17 @@ class Journal:
         return record
 
     def sync(self) -> int:
-        """Make the file survive a power failure, and say how long it is."""
-        if self._file is not None:
+        """Make the file survive a power failure, and say how long it is.
+
+        Raises `CheckpointError` where it is no longer at its path: the folder was moved, or the file replaced or removed.
+        """
+        if self._file is not None and self.path is not None:
             os.fsync(self._file.fileno())
+            if not self.path.exists() or not os.path.samestat(self.path.stat(), os.fstat(self._file.fileno())):
+                raise CheckpointError(
+                    f"{self.path} was moved, replaced or removed while its run was at work, and nothing more is written there. "
+                    "Put it back, then start again: the run goes on from its last checkpoint."
+                )
         return self.offset
 
     def close(self) -> None:
@@ -137,9 +146,17 @@ def parse_lines(data: bytes) -> tuple[list[Record], int]:
             record = documents.parsed(line)
         except ValueError:  # a line torn by a crash of the machine; the next checkpoint's offset lies before it
             continue
-        if isinstance(record, dict) and "kind" in record:
+        if isinstance(record, dict) and "kind" in record and (record["kind"] != "end" or _tells_the_end(record)):
             records.append(record)
     return records, end
+
+
+def _tells_the_end(record: Record) -> bool:
+    """Whether a record says what a run ended with, as ours do."""
+    scores = (final_score(record), final_score(record, best=True))  # null where nothing was scored
+    return isinstance(record.get("seconds"), (int, float)) and all(
+        isinstance(s, (int, float, NoneType)) for s in scores
+    )
 
 
 def final_score(end: Record, *, best: bool = False) -> float | None:

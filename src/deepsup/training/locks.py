@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from deepsup.errors import ConfigError
@@ -14,8 +14,11 @@ LOCK_SECONDS = 10.0
 
 
 @contextmanager
-def locked(folder: Path, *, enabled: bool) -> Iterator[None]:
-    """Keep other processes out of the folder; an operating system without locks trusts the user."""
+def locked(folder: Path, *, enabled: bool = True) -> Iterator[None]:
+    """Keep other processes out of the folder; an operating system or a disk without locks trusts the user.
+
+    Raises `ConfigError` where another process stays in it for `LOCK_SECONDS`.
+    """
     try:
         import fcntl
     except ImportError:
@@ -31,14 +34,15 @@ def locked(folder: Path, *, enabled: bool) -> Iterator[None]:
         while not _taken(lambda: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)):
             if time.monotonic() > deadline:
                 raise ConfigError(
-                    f"another process is at work in {folder}. Wait for it, stop it, or choose another output."
+                    f"another process is at work in {folder}. Wait for it, stop it, or choose another folder."
                 )
             time.sleep(0.1)
         try:
             yield
         finally:
-            if made and not any(folder.iterdir()):  # nothing came of it: leave no empty folder behind
-                folder.rmdir()
+            if made:  # where nothing came of it, leave no empty folder behind
+                with suppress(OSError):
+                    folder.rmdir()
     finally:
         os.close(handle)
 
@@ -46,6 +50,8 @@ def locked(folder: Path, *, enabled: bool) -> Iterator[None]:
 def _taken(lock: Callable[[], None]) -> bool:
     try:
         lock()
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:  # some network disks have no locks
+        return True
     return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from deepsup import losses
 from deepsup.doctor import Diagnosis
 from deepsup.errors import DatasetError, NonFiniteError
 from deepsup.evaluation import devices
-from deepsup.evaluation.evaluate import evaluate
+from deepsup.evaluation.evaluate import Evaluation, evaluate
 from deepsup.evaluation.loaders import Batch, samples_in
 from deepsup.evaluation.search import searched
 from deepsup.probes import weight_layers
@@ -68,6 +69,9 @@ class Loop:
         self.epoch_rng: dict[str, Any] = {}
         self.loss_meter = LossMeter(fabric)
         self.watch = Stopwatch()
+        self._saves = (
+            job.folder is not None and fabric.world_size == 1
+        )  # when told to stop: of several, others would wait
         self.history: list[Record] = []
         self.measured = weight_layers(job.net.model if isinstance(job.net, Supervised) else job.net)
         path = job.folder / "journal.jsonl" if job.folder and fabric.is_global_zero else None
@@ -169,7 +173,7 @@ class Loop:
             self.epoch_began = self.watch.seconds
         every, length = self.job.checkpoint.every_steps, self.job.train.length
         self._start_watch()
-        with PutOff(wanted=self.job.folder is not None and self.fabric.world_size == 1) as stop:
+        with PutOff(wanted=self._saves) as stop:
             for x, y in self._batches():
                 x, y = self.fabric.to_device((x, y))
                 self._step(devices.channels_last(x) if self.job.channels_last else x, y)
@@ -291,18 +295,17 @@ class Loop:
         train = self.loss_meter.means()
         self.watch.stop()
         self._check_finite()
-        self.epoch, self.batch = self.epoch + 1, 0
-        self.loss_meter.reset()
-        self.journal.write(
-            "epoch",
-            epoch=self.epoch,
-            step=self.step,
-            progress=self.epoch / self.job.epochs,
-            train=train,
-            validation=self._validate(),
-            seconds=self.watch.seconds - self.epoch_began,
-        )
-        self._checkpoint()
+        scores = self._validate(self.epoch + 1)
+        with PutOff(wanted=self._saves) as stop:
+            self.epoch, self.batch = self.epoch + 1, 0
+            self.loss_meter.reset()
+            if scores is not None:
+                self._judge(scores)
+            told: dict[str, Any] = {"train": train, "validation": None if scores is None else scores.record()}
+            told["seconds"] = self.watch.seconds - self.epoch_began
+            self.journal.write("epoch", epoch=self.epoch, step=self.step, progress=self.epoch / self.job.epochs, **told)
+            self._checkpoint()
+        stop.answer()
 
     def _usual_metric(self, target: Any) -> str:
         if searched(self.job.validation) is not None:
@@ -310,39 +313,51 @@ class Loop:
         main, target = self.job.objective.predictions.get("main"), self.job.objective.targets(target).main
         return task_of(target, self.job.objective.kind("main"), main.places if main else None).metric
 
-    def _validate(self) -> dict[str, Any] | None:
-        last = self.epoch == self.job.epochs
-        if self.job.validation is None or (self.epoch % self.job.validate_every and not last):
+    def _validate(self, epoch: int) -> Evaluation | None:
+        last = epoch == self.job.epochs
+        if self.job.validation is None or (epoch % self.job.validate_every and not last):
             return None
-        scores = evaluate(
-            self.stepper.net,
-            self.job.validation,
-            objective=self.job.objective,
-            metric=self.job.metric,
-            progress=self.epoch / self.job.epochs,
-            fabric=self.fabric,
-            run=self.job.run,
-            how=self.job.how if last else replace(self.job.how, rerank=False),
-        )
+        before = self._own_state() if self._saves else None
+        try:
+            return evaluate(
+                self.stepper.net,
+                self.job.validation,
+                objective=self.job.objective,
+                metric=self.job.metric,
+                progress=epoch / self.job.epochs,
+                fabric=self.fabric,
+                run=self.job.run,
+                how=self.job.how if last else replace(self.job.how, rerank=False),
+            )
+        except BaseException:  # a signal, or an image that cannot be read: the epoch's steps are not lost
+            if before is not None:
+                with suppress(Exception):
+                    self._checkpoint(before)
+            raise
+
+    def _judge(self, scores: Evaluation) -> None:
+        """Know the score of the epoch, and keep the weights of the best."""
         self.score = scores.score.get("main")
         if self.score is not None and better(self.metric, self.score, self.best):
             self.best, self.best_epoch = self.score, self.epoch
             if self.job.checkpoint.best and self.job.folder and self.fabric.is_global_zero:
                 keep_best(self.stepper.net, self.job.folder)
-        return scores.record()
 
     def _check_finite(self) -> None:
         self.loss_meter.check()
         check_weights(self.net, step=self.step)
 
-    def _checkpoint(self) -> None:
+    def _own_state(self) -> list[dict[str, Any]]:
+        """What each process has of its own: random streams, those that the epoch began with, sums."""
+        random = {**checkpoints.rng_state(), "heads": getattr(self.net, "calls", 0)}
+        own = {"conflict": self.conflicts.state(), "objective": on_cpu(self.job.objective.state_dict())}
+        return [random, self.epoch_rng, {**self.loss_meter.state(), **own}]
+
+    def _checkpoint(self, own: list[dict[str, Any]] | None = None) -> None:
         self.watch.stop()
         if self.job.folder is None:
             return
-        random = {**checkpoints.rng_state(), "heads": getattr(self.net, "calls", 0)}
-        objective = on_cpu(self.job.objective.state_dict())
-        own = {**self.loss_meter.state(), "conflict": self.conflicts.state(), "objective": objective}
-        everyone = devices.gathered(self.fabric, [random, self.epoch_rng, own])
+        everyone = devices.gathered(self.fabric, own or self._own_state())
         rng, epoch_rng, sums = map(list, zip(*everyone, strict=True))
         if not self.fabric.is_global_zero:
             return

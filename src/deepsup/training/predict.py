@@ -68,13 +68,14 @@ def load(folder: str | Path, *, branches: bool = False, trust: Trust = False) ->
             )
     if branches and (plan is None or not plan.branches):
         raise ConfigError(f"{place} trained the plain model: it has no branches. Leave --branches out.")
-    if not done and not (place / "checkpoint.ckpt").exists():
+    checkpoint = None if done else runs.own_checkpoint(place, config)
+    if not done and checkpoint is None:
         raise CheckpointError(f"{place} has no weights yet: its first epoch has not finished. Train it first.")
     net = runs.untouched_model(place, trust=trust)
     if plan is not None and (branches or not done):
         net = attach(net, plan)
-    if not done:
-        checkpoints.load_net(net, checkpoints.load(place / "checkpoint.ckpt"), trained=True)
+    if checkpoint is not None:
+        checkpoints.load_net(net, checkpoint, trained=True)
     elif isinstance(net, Supervised):
         load_weights(net.model, place / "model.safetensors")
         load_weights(net.heads, place / "heads.safetensors")

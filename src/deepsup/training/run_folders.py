@@ -198,12 +198,13 @@ def _record(line: bytes, *, where: str, torn: bool) -> dict[str, Any] | None:
 def _take(draft: _Draft | None, record: dict[str, Any], *, where: str) -> _Draft:
     if record["kind"] == "start":
         _check_format(record, where=where)
+        _check_start(record, where=where)
         return _Draft(record)
     if draft is None:
         raise ConfigError(f'{where}: a journal begins with a "start" record, found {record["kind"]!r}.')
     try:
         draft.add(record)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         what = f"no field {error}" if isinstance(error, KeyError) else str(error)
         raise ConfigError(f'{where}: a malformed "{record["kind"]}" record ({what}). Was this file edited?') from error
     return draft
@@ -236,6 +237,16 @@ def _finish(folder: Path, draft: _Draft) -> Run:
         stop=draft.stop,
         end=draft.end,
     )
+
+
+def _check_start(record: Mapping[str, Any], *, where: str) -> None:
+    kinds: dict[str, type] = dict.fromkeys(("config", "plan", "environment", "cost"), dict)
+    kinds |= dict.fromkeys(("seed", "images", "epochs"), int)
+    wrong = [name for name, kind in kinds.items() if not isinstance(record.get(name), (kind, type(None)))]
+    if wrong:
+        raise ConfigError(
+            f'{where}: a malformed "start" record ({wrong[0]}: {record[wrong[0]]!r:.40}). Was this file edited?'
+        )
 
 
 def _check_format(content: Mapping[str, Any], *, where: str) -> None:

@@ -94,7 +94,7 @@ def train(
         if not grown and (done := finished(folder)) is not None:
             return _result(folder, done, already_done=True)
         owned_folders.check(folder)
-        checkpoint = _checkpoint(folder, config)
+        checkpoint = own_checkpoint(folder, config)
         resumes: dict[str, Any] = {"plan": checkpoint.plan if checkpoint else None, "resumes": checkpoint is not None}
         prepared = prepare(config, fabric=fabric, **resumes)
         sinks = [on_record] if on_record else []
@@ -167,8 +167,8 @@ def strip_run(folder: str | Path, *, trust: Trust = False) -> tuple[Path, Path |
     owned_folders.check(place)
     whole = weights.exists() and (certificate.exists() or not supervised)
     if not whole or finished(place) is None:
-        with locked(place, enabled=True):
-            checkpoint = checkpoints.load(place / "checkpoint.ckpt")
+        with locked(place):
+            checkpoint = own_checkpoint(place, config) or checkpoints.load(place / "checkpoint.ckpt")  # which says it
             plan = None if config.supervise is None or checkpoint.plan is None else checkpoint.plan
             planned = None if plan is None else Plan.from_dict(plan, trust=trust)  # before anything is built
             net = untouched_model(place, trust=trust)
@@ -260,7 +260,8 @@ def _result(folder: Path, end: Record, **flags: bool) -> RunResult:
     return RunResult(folder, final_score(end), final_score(end, best=True), end["seconds"], **flags)
 
 
-def _checkpoint(folder: Path, config: TrainConfig) -> Checkpoint | None:
+def own_checkpoint(folder: Path, config: TrainConfig) -> Checkpoint | None:
+    """The last checkpoint of the run in a folder, if there is one. Raises `CheckpointError` for that of another run."""
     path = folder / "checkpoint.ckpt"
     checkpoint = checkpoints.load(path) if path.exists() else None
     if checkpoint is not None and checkpoint.config is not None:
