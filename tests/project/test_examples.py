@@ -21,6 +21,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))
 RUN_FILES = sorted(EXAMPLES.glob("*.yaml"))
 LAST_LINES = {
+    "huggingface.py": "the plain model, read again, says the same: True",
     "own_head.py": "the same outputs from the saved weights: True",
     "own_loop.py": "the same object: True; outputs identical; hooks left: 0",
 }
