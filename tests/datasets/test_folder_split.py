@@ -37,6 +37,16 @@ class TestFolder:
         torch.testing.assert_close(pixels[:, 0], pixels[:, 2])
         assert 0 <= float(pixels.min()) < float(pixels.max()) <= 1.0001
 
+    def test_randaugment_changes_images_by_its_options_and_the_same_again(self, image_folder: Path) -> None:
+        def batch(augment: str, epoch: int = 0) -> torch.Tensor:
+            split = datasets.load("folder", root=image_folder, size=12, augment=augment).train
+            return next(split.batches(7, seed=0, epoch=epoch, shuffle=False))[0]
+
+        one = batch("randaugment(operations=2, magnitude=20)")
+        assert torch.equal(batch("randaugment(operations=2, magnitude=20)"), one)
+        for other in (batch("standard"), batch("randaugment(operations=1)"), batch("randaugment(magnitude=20)", 1)):
+            assert not torch.equal(other, one)
+
     def test_limit_keeps_images_and_labels_together(self, image_folder: Path) -> None:
         split = datasets.load("folder", root=image_folder, size=12, limit=3, seed=4).train
         assert isinstance(split, FolderSplit)

@@ -10,7 +10,9 @@ import torch
 
 from deepsup import datasets
 from deepsup.datasets import FolderSplit, Split
+from deepsup.datasets.splits import balanced_order
 from deepsup.errors import ConfigError, DatasetError
+from deepsup.evaluation.loaders import SplitLoader
 from tests.support.numbered_splits import equal, flat, forks, indices, numbered
 
 
@@ -125,3 +127,44 @@ class TestProcesses:
         single = torch.cat([x for x, _ in augmented.batches(1, seed=1, epoch=0, shuffle=False)])
         together = torch.cat([x for x, _ in augmented.batches(7, seed=1, epoch=0, shuffle=False)])
         assert torch.equal(single, together)
+
+
+def test_a_balanced_epoch_has_every_class_as_often_and_others_next_time() -> None:
+    labels = torch.tensor([0] * 900 + [1] * 90 + [3] * 10)
+    one, other = (balanced_order(labels, seed=0, epoch=epoch) for epoch in (0, 1))
+    for order in (one, other):
+        assert len(order) == len(labels)
+        counts = torch.bincount(labels[order], minlength=4)
+        assert counts[2] == 0
+        assert all(abs(int(counts[c]) - 333) < 60 for c in (0, 1, 3))  # four deviations
+    assert not torch.equal(one, other)
+    before = torch.get_rng_state()
+    assert torch.equal(balanced_order(labels, seed=0, epoch=1), other)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert len(torch.unique(one[labels[one] == 0])) > 250  # of the many not always the same
+
+
+def test_balanced_batches_go_on_in_the_middle_and_are_shared_out() -> None:
+    data = datasets.load("digits", limit=50)
+    loader = SplitLoader(data.train, 8, seed=1, balanced=True)
+    whole = list(loader.epoch(2))
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(whole[3:], loader.epoch(2, start=3), strict=True))
+    order = balanced_order(data.train.labels, seed=1, epoch=2)  # type: ignore[attr-defined]
+    assert torch.equal(torch.cat([y for _, y in whole]), data.train.labels[order])  # type: ignore[attr-defined]
+    halves = [list(SplitLoader(data.train, 4, seed=1, balanced=True, rank=r, world=2).epoch(2)) for r in (0, 1)]
+    for full, *parts in zip(whole, *halves, strict=True):
+        assert torch.equal(full[1], torch.cat([y for _, y in parts]))
+    plain = list(SplitLoader(data.train, 8, seed=1).epoch(2))
+    assert not all(torch.equal(a[1], b[1]) for a, b in zip(whole, plain, strict=True))
+    with pytest.raises(ConfigError, match="balanced=True needs one class an image"):
+        next(SplitLoader(WithoutClasses(), 1, balanced=True).epoch(0))
+
+
+class WithoutClasses(Split):
+    task = "segmentation"
+
+    def __init__(self) -> None:
+        super().__init__(samples=3, class_names=["a", "b"], channels=1, shape=(2, 2), augment="none", kinds=0, views=1)
+
+    def _read(self, plan: Any, **_: Any) -> Any:
+        return iter(())

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional
+from torchvision.transforms.v2 import RandAugment
 from torchvision.transforms.v2 import functional as reference
 
 from deepsup.datasets import transforms
@@ -173,3 +174,24 @@ class TestChannelsLast:
             assert all(p.is_contiguous() for p in net.parameters())
             results[wanted] = torch.cat([p.detach().flatten() for p in net.parameters()])
         torch.testing.assert_close(results[True], results[False], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "floats"])
+def test_randaugment_is_torchvisions_image_by_image(kind: str) -> None:
+    images = torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8, generator=generator("images"))
+    images = images if kind == "bytes" else images / 255
+    (view,) = transforms.parse("randaugment(operations=3, magnitude=12)")
+    draws = torch.randint(0, RANGE, (6, view.draws), generator=generator("draws"))
+    before = torch.get_rng_state()
+    changed = transforms.operated(images, draws, view)
+    assert torch.equal(torch.get_rng_state(), before)
+    by_hand = RandAugment(num_ops=3, magnitude=12)
+    for image, row, found in zip(images, draws, changed, strict=True):
+        torch.manual_seed(int(row[-1]))
+        assert torch.equal(found, by_hand(image))
+    assert not torch.equal(changed, images)
+    turned = transforms.operated(images.flip(0), draws.flip(0), view)
+    assert torch.equal(turned.flip(0), changed)  # whatever batch they are in
+    for text in ("randaugment(operations=0)", "randaugment(magnitude=31)"):
+        with pytest.raises(ConfigError, match="randaugment"):
+            transforms.parse(text)

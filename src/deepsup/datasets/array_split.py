@@ -118,6 +118,8 @@ class ArraySplit(Split):
         """One augmented view of a batch, normalised."""
         side = images.shape[-1]
         images = crop_and_mirror(images, draws, view)
+        if view.operations:
+            images = transforms.operated(images, draws, view)
         if view.colours:
             images = transforms.coloured(scaled(images), draws)
         if not view.hole:

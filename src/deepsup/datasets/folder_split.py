@@ -20,6 +20,7 @@ from deepsup.datasets.image_listing import BESIDE, folders_in, listed
 from deepsup.datasets.image_ranges import Ranges
 from deepsup.datasets.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from deepsup.datasets.splits import Split, checked_labels, derived_seed, sent
+from deepsup.datasets.transforms import Hole, Magnitude
 from deepsup.datasets.whole_images import WHOLE, Recipes, Transform
 from deepsup.errors import ConfigError, DatasetError
 
@@ -58,8 +59,8 @@ class FolderSplit(Split):
     ) -> None:
         self.task = task
         known = augmentations(task)
-        made, _ = known.read(augment)
-        recipe = known[made](size)
+        made, options = known.read(augment)
+        recipe = known[made](size, **options)
         super().__init__(
             samples=len(samples),
             class_names=class_names,
@@ -176,6 +177,13 @@ def contrastive(size: int) -> tuple[Transform, ...]:
     colours = v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8)
     second = (v2.RandomResizedCrop(size, scale=(0.2, 1.0)), v2.RandomHorizontalFlip(), colours, v2.RandomGrayscale(0.2))
     return (*standard(size), _steps(*second))
+
+
+@AUGMENTATIONS.register
+def randaugment(size: int, *, operations: Hole = 2, magnitude: Magnitude = 9) -> tuple[Transform, ...]:
+    """`standard` and `operations` random changes of colour or place: RandAugment (Cubuk et al. 2020)."""
+    v2 = _v2()
+    return (_steps(v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), v2.RandAugment(operations, magnitude)),)
 
 
 def _v2() -> Any:

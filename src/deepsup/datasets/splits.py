@@ -93,6 +93,7 @@ class Split(ABC):
         rank: int = 0,
         world: int = 1,
         drop_last: bool = False,
+        balanced: bool = False,
         device: torch.device | str | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of one epoch for one process, from batch `start` on; skipped batches are never read.
@@ -103,10 +104,11 @@ class Split(ABC):
         slice. With `shuffle` (training) the last global batch is filled up from the epoch's first samples until
         `world` divides it, so that all ranks take the same number of steps with equally large batches. Without
         (evaluation) every sample is read exactly once over all ranks, in order, so that the last ranks may get a
-        smaller last batch or none. `drop_last` leaves out an incomplete global batch. Augmentation, if the split has
-        one, is a function of (seed, epoch, sample, view), whatever batch the sample is in and whoever reads it. On
-        `device` (None: where the split's images are) the batches arrive. Raises ConfigError for impossible counts,
-        DatasetError for an image that cannot be read or when `drop_last` leaves nothing.
+        smaller last batch or none. `balanced` draws training samples as `balanced_order` does. `drop_last` leaves out an
+        incomplete global batch. Augmentation, if the split has one, is a function of (seed, epoch, sample, view), whatever
+        batch the sample is in and whoever reads it. On `device` (None: where the split's images are) the batches arrive.
+        Raises ConfigError for impossible counts and for `balanced` without a class a sample, DatasetError for an image that
+        cannot be read or when `drop_last` leaves nothing.
         """
         _check_counts(batch_size=batch_size, start=start, rank=rank, world=world)
         if drop_last and not self.n_batches(batch_size, world, drop_last=True):
@@ -115,11 +117,20 @@ class Split(ABC):
                 f"{batch_size} x {world}. Use a smaller batch size, or keep the last batch."
             )
         order = epoch_order(len(self), seed=seed, epoch=epoch) if shuffle else torch.arange(len(self))
+        if balanced and shuffle:
+            order = balanced_order(self._classes_of_samples(), seed=seed, epoch=epoch)
         plan = shares(
             order, batch_size=batch_size, rank=rank, world=world, start=start, pad=shuffle, drop_last=drop_last
         )
         drawn = self._drawn(batch_size, seed=seed, epoch=epoch, rank=rank, world=world) if shuffle else None
         return self._read(list(plan) if drawn is None else drawn[start:], seed=seed, epoch=epoch, device=device)
+
+    def _classes_of_samples(self) -> Tensor:
+        """The class of each sample."""
+        labels = getattr(self, "labels", None)
+        if not isinstance(labels, Tensor) or labels.ndim != 1 or self.task != "classification":
+            raise ConfigError(f"balanced=True needs one class an image, and {type(self).__name__} has none.")
+        return labels.cpu()
 
     def _drawn(self, batch_size: int, *, seed: int, epoch: int, rank: int, world: int) -> list[Tensor] | None:
         """The rows of an epoch's training batches, where they are not just shuffled."""
@@ -152,6 +163,15 @@ def epoch_order(length: int, *, seed: int, epoch: int) -> Tensor:
     Example: `epoch_order(4, seed=0, epoch=0)` is a permutation of 0, 1, 2, 3 as an int64 tensor.
     """
     return torch.randperm(length, generator=generator("order", seed, epoch))
+
+
+def balanced_order(labels: Tensor, *, seed: int, epoch: int) -> Tensor:
+    """As many samples as there are `labels` (N,), drawn with replacement so that every class that occurs is as likely.
+
+    Example: `balanced_order(torch.tensor([0, 0, 0, 1]), seed=0, epoch=0)` has each class twice in the mean.
+    """
+    chance = 1 / torch.bincount(labels).double()[labels]
+    return torch.multinomial(chance, len(labels), replacement=True, generator=generator("balanced", seed, epoch))
 
 
 def shares(

@@ -5,6 +5,7 @@ Nothing here draws a number or waits for the device: the numbers are drawn befor
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -20,7 +21,7 @@ RANGE = 2**31
 """Draws are whole numbers from 0 up to this."""
 
 # Where in a row of draws each number stands; a view without colours or a hole does not draw what it does not need.
-_DOWN, _RIGHT, _MIRROR, _HOLE_Y, _HOLE_X, _LIGHT, _CONTRAST, _SATURATION, _HUE, _COLOURED, _GREY = range(11)
+_DOWN, _RIGHT, _MIRROR, _HOLE_Y, _HOLE_X, _LIGHT, _CONTRAST, _SATURATION, _HUE, _COLOURED, _GREY, _OPERATED = range(12)
 
 _PADDING = 4
 _CUTOUT = 16
@@ -43,10 +44,14 @@ class View:
     colours: bool = False
     hole: int = 0
     hole_fill: Literal["mean", "black"] = "mean"
+    operations: int = 0
+    magnitude: int = 9
 
     @property
     def draws(self) -> int:
         """How many numbers an image of this view needs."""
+        if self.operations:
+            return _OPERATED + 1
         return _GREY + 1 if self.colours else _HOLE_X + 1 if self.hole else _MIRROR + 1
 
 
@@ -54,6 +59,7 @@ Views = tuple[View, ...]
 Side = Annotated[int, Limit("0 or more whole pixels", lambda v: type(v) is int and v >= 0)]
 Hole = Annotated[int, Limit("1 or more whole pixels", lambda v: type(v) is int and v >= 1)]
 Flag = Annotated[bool, FLAG]
+Magnitude = Annotated[int, Limit("a whole number from 0 to 30", lambda v: type(v) is int and 0 <= v <= 30)]
 
 AUGMENTATIONS: Registry[Callable[..., Views]] = Registry("augmentation", ConfigError)
 
@@ -83,6 +89,17 @@ def cutout(*, length: Hole = _CUTOUT, padding: Side = _PADDING, mirror: Flag = T
     Their lengths: 16 on CIFAR-10, 8 on CIFAR-100, 20 on SVHN (there with padding=0, mirror=False).
     """
     return (View(padding=padding, mirror=mirror, hole=length),)
+
+
+@AUGMENTATIONS.register
+def randaugment(
+    *, operations: Hole = 2, magnitude: Magnitude = 9, padding: Side = _PADDING, mirror: Flag = True
+) -> Views:
+    """`standard` and `operations` random changes of colour or place: RandAugment (Cubuk et al. 2020), by torchvision.
+
+    One image after the other, where all else is done to a batch at once.
+    """
+    return (View(padding=padding, mirror=mirror, operations=operations, magnitude=magnitude),)
 
 
 @AUGMENTATIONS.register
@@ -141,6 +158,17 @@ def crop_and_mirror(images: Tensor, draws: Tensor, view: View) -> Tensor:
     places = (rows[:, :, None] * images.shape[-1] + columns[:, None, :]).flatten(1)
     places = places[:, None].expand(-1, images.shape[1], -1)
     return images.flatten(2).gather(2, places).view(*images.shape[:2], side, side)
+
+
+def operated(images: Tensor, draws: Tensor, view: View) -> Tensor:
+    """Every image changed by `view.operations` of RandAugment, which its draw chooses; bytes, or floats in 0..1."""
+    change = importlib.import_module("torchvision.transforms.v2").RandAugment(view.operations, view.magnitude)
+    changed = []
+    with torch.random.fork_rng(devices=[]):
+        for image, draw in zip(images, draws[:, _OPERATED].tolist(), strict=True):
+            torch.default_generator.manual_seed(draw)
+            changed.append(change(image))
+    return torch.stack(changed)
 
 
 def hole(draws: Tensor, *, side: int, length: int) -> Tensor:

@@ -12,7 +12,7 @@ from deepsup import specs
 from deepsup.errors import ConfigError
 
 Transform = Callable[[Any], Tensor]
-Recipes = specs.Registry[Callable[[int], tuple[Transform, ...]]]
+Recipes = specs.Registry[Callable[..., tuple[Transform, ...]]]
 
 WHOLE: Recipes = specs.Registry("augmentation", ConfigError)
 

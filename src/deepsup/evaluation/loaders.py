@@ -59,13 +59,14 @@ class SplitLoader(Loader):
         rank: int = 0,
         world: int = 1,
         overlap: bool = False,
+        balanced: bool = False,
         device: torch.device | str | None = None,
     ) -> None:
         if overlap and not shuffle:
             raise ConfigError("overlap=True is for training; batches that are not shuffled are read once each.")
         self.split, self.batch_size, self.device = split, batch_size, device
         self.seed, self.shuffle, self.overlap = seed, shuffle, overlap
-        self.rank, self.world = rank, world
+        self.rank, self.world, self.balanced = rank, world, balanced
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
         """The batches of this process."""
@@ -89,6 +90,7 @@ class SplitLoader(Loader):
             start=start,
             rank=self.rank,
             world=self.world,
+            balanced=self.balanced,
             device=self.device,
         )
 

@@ -5,11 +5,44 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import Field
+
 from deepsup import methods
 from deepsup.datasets.layouts import task_of
 from deepsup.errors import ConfigError
 from deepsup.settings.data import DataConfig
+from deepsup.settings.section import Settings
 from deepsup.tasks import TASKS
+
+
+class MixConfig(Settings):
+    """Training images mixed with one another, and their labels with them."""
+
+    mixup: float | None = Field(default=None, gt=0)
+    """Each image and its label becomes the weighted mean of itself and another, the weight drawn from Beta(`mixup`, `mixup`)
+    for a batch (Zhang et al. 2018; 0.2 is usual); null is no mixup. Only with one label an image."""
+    cutmix: float | None = Field(default=None, gt=0)
+    """A rectangle of each image is another's, and the label in proportion (Yun et al. 2019; 1 is usual); null is no cutmix. Where
+    both are set, each batch has one of them."""
+    share: float = Field(default=1.0, gt=0, le=1)
+    """Of the batches that are mixed; the others are as they are."""
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is mixed."""
+        return self.mixup is not None or self.cutmix is not None
+
+    def check(self, data: DataConfig) -> None:
+        """Raise `ConfigError` where labels cannot be mixed, or batches hold samples that belong together."""
+        if self.on and data.task != "classification":
+            raise ConfigError(
+                f"mix.{'cutmix' if self.mixup is None else 'mixup'} mixes one label an image, and {data.name} has "
+                f"{TASKS[data.task].labelled}. Take it out."
+            )
+        if self.on and (data.views > 1 or data.overlap):
+            together = "data.views=2" if data.views > 1 else "data.overlap"
+            raise ConfigError(f"mix would mix what {together} puts into a batch to be compared. Set one of them.")
+
 
 CROPS = "standard"  # the augmentation that tells two crops apart, where none is set
 

@@ -46,7 +46,9 @@ class DataConfig(Settings):
     augment: str = "none"
     """What happens to the training images: `none`, `standard` (random crops and mirroring), `reflect` (the same, padded
     by reflection), `cutout` (and a square cut out), `contrastive` (a pair of different views), with options:
-    `standard(mirror=False)`, `cutout(length=8)`. `folder` has `none`, `standard`, `contrastive`; `labels`, `values` and
+    `standard(mirror=False)`, `cutout(length=8)`. `folder` and images in
+    memory also have `randaugment(operations=2, magnitude=9)` (`standard` and so many random changes of colour or place).
+    `folder` has `none`, `standard`, `contrastive`; `labels`, `values` and
     `value-maps` have `none` and `flips` (mirroring); identities have `none`, `flips`, `standard(padding=10)` (and shifted) and
     `erasing(padding=10, share=0.5)` (and partly erased); with labels a pixel there are `none`, `standard` (scale, rotation, blur,
     mirroring) and `flips`."""
@@ -64,6 +66,9 @@ class DataConfig(Settings):
     overlap: bool = False
     """Every training batch begins with the samples that were new in the one before, so that it is twice as large;
     with `views: 2` they come back in their second view. On with `dlb`, if it is not set."""
+    balanced: bool = False
+    """Every class is as frequent in an epoch as any other: images are drawn anew each epoch, with replacement, as many as there
+    are. Only with one label an image."""
     per_identity: int = Field(default=0, ge=0)
     """Images of each of its identities in a training batch, for losses that compare them: `batch_size` is a multiple of it. 0 is
     as it comes. Only with an identity an image."""

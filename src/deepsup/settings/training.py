@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from deepsup import losses, schedules
 from deepsup.errors import ConfigError
+from deepsup.settings.batches import MixConfig as MixConfig
 from deepsup.settings.batches import as_needed
 from deepsup.settings.data import DataConfig as DataConfig
 from deepsup.settings.feature_losses import EmbeddingConfig as EmbeddingConfig
@@ -110,10 +111,15 @@ class TrainConfig(Settings):
     """Arguments for the network's constructor: `{pretrained: true}`, `{weights: FILE, shortcut: centred}`; null clears those
     of a file."""
     data: DataConfig = DataConfig()
+    mix: MixConfig = MixConfig()
     supervise: SuperviseConfig | None = None
     loss: str | None = None
     """The main output's loss, and that of branches whose method gives both the same: `cross_entropy`, `binary`,
     `dice_cross_entropy`, ...; null is `binary` for several labels, `mse` for values, and else the method's."""
+    class_weight: Literal["balanced"] | None = None
+    """`balanced`: in the main output's loss, and that of branches that have the same one, a class counts in inverse proportion
+    to its share of the training labels; numbers of your own are `loss: cross_entropy(class_weight=[...])`. With one label an
+    image or a pixel."""
     metric: str | None = None
     """The score that counts; null is `accuracy` for one label an image, `mAP` for several (also `label F1`, `label accuracy`)
     and for identities (also `mAP (trapezoid)`, `rank-1`, `rank-5`, `rank-10`, `rank-20`, `mINP`), `R²` for values (also
@@ -179,6 +185,14 @@ class TrainConfig(Settings):
         check_model(self.model, self.data.task, of=self.data.name)
         check_loss(self.loss, self.data.task, of=self.data.name)
         check_metric(self.metric, self.data.task, of=self.data.name)
+        self.mix.check(self.data)
+        if self.mix.on and self.embedding.loss is not None:
+            raise ConfigError("embedding.loss tells identities apart, and mix makes one of two. Set one of them.")
+        if self.class_weight and self.data.task not in ("classification", "segmentation"):
+            raise ConfigError(
+                f"class_weight is for one label an image or a pixel, and {self.data.name} has {TASKS[self.data.task].labelled}. "
+                "Take it out."
+            )
         self.validation.check(self.data.task, of=self.data.name)
         if self.supervise:
             check_method(self.supervise.method, self.data.task, of=self.data.name)

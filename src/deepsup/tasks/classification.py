@@ -89,7 +89,7 @@ class Classification(Task):
     labelled = "one label an image"
     metric = ACCURACY
     word = Word("class", None, "cross_entropy")
-    options = frozenset({"views", "overlap"})
+    options = frozenset({"views", "overlap", "balanced"})
     writer = Table
 
     def takes(self, target: Any, kind: str, places: int | None) -> bool:

@@ -27,7 +27,7 @@ from deepsup.evaluation import devices
 from deepsup.evaluation.loaders import Batches, Loader, as_loader
 from deepsup.layers.dry_run import trace
 from deepsup.settings.section import S, check
-from deepsup.settings.training import CheckpointConfig, EngineConfig, LogConfig, OptimizerConfig, StepConfig
+from deepsup.settings.training import CheckpointConfig, EngineConfig, LogConfig, MixConfig, OptimizerConfig, StepConfig
 from deepsup.supervision.attaching import Supervised, is_supervised, unwrap
 from deepsup.supervision.objectives import Objective
 from deepsup.training import checkpoints, loggers, optimizers, owned_folders
@@ -36,6 +36,7 @@ from deepsup.training.job import FitResult, Job
 from deepsup.training.journal import Sink, environment
 from deepsup.training.locks import locked
 from deepsup.training.loop import Loop
+from deepsup.training.mixing import Mixing
 from deepsup.training.starting import Begun, start_from
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def fit(
     validate_every: int = 1,
     patience: int | None = None,
     step: Mapping[str, Any] | StepConfig | None = None,
+    mix: Mapping[str, Any] | MixConfig | None = None,
     start: str | Path | None = None,
     longer: bool = False,
     engine: Mapping[str, Any] | EngineConfig | None = None,
@@ -88,7 +90,7 @@ def fit(
     a call with the same settings goes on from the checkpoint; with `longer` also one to more `epochs`, or with more `patience`.
     `checkpoint` holds `every_steps`, `best` (also keep the best epoch's weights, in `best.safetensors`) and `last` (of how many
     epochs the checkpoints stay). `patience` ends training after so many epochs without a better score. `step`
-    holds `accumulate`, `clip_norm`, `clip_value` and `ema`. `start` is a run's
+    holds `accumulate`, `clip_norm`, `clip_value` and `ema`, `mix` holds `mixup` and `cutmix`. `start` is a run's
     folder or a file of weights to begin with, see `deepsup.training.starting`. `engine` holds accelerator, devices, precision
     (`"bf16-mixed"`, `"16-mixed"`), compile and threads.
 
@@ -113,6 +115,7 @@ def fit(
         validate_every=validate_every,
         patience=patience,
         step=_settings(StepConfig, step),
+        mix=_settings(MixConfig, mix),
         start=start,
         engine=_settings(EngineConfig, engine),
         log=_settings(LogConfig, log),
@@ -147,7 +150,7 @@ def _run(
     if fabric.is_global_zero:
         sinks += _opened(asked, resumed)
     begun = start_from(asked.net, asked.start) if asked.start is not None and resumed is None else None
-    job = _job(asked, held, training, validating, config=config, sinks=sinks, begun=begun)
+    job = _job(asked, held, training, validating, config=config, sinks=sinks, begun=begun, fabric=fabric)
     if asked.seed is not None and resumed is None:
         devices.seed_everything(asked.seed, rank=fabric.global_rank)
     return Loop(job, fabric, resumed).run()
@@ -173,6 +176,7 @@ class _Asked:
     validate_every: int
     patience: int | None
     step: StepConfig
+    mix: MixConfig
     start: str | Path | None
     engine: EngineConfig
     log: LogConfig
@@ -261,6 +265,7 @@ def _config(asked: _Asked, optimizer: Optimizer, *, batches: int | None, process
         "processes": processes,
         "patience": asked.patience,
         "step": None if asked.step == StepConfig() else asked.step.model_dump(),
+        "mix": asked.mix.model_dump() if asked.mix.on else None,
         "start": None if asked.start is None else str(asked.start),
     }
 
@@ -274,6 +279,7 @@ def _job(
     config: dict[str, Any],
     sinks: Sequence[Sink],
     begun: Begun | None,
+    fabric: Fabric,
 ) -> Job:
     """What the loop works on; the same as `deepsup train` gives it."""
     name = asked.folder.name if asked.folder else type(asked.net).__name__
@@ -293,6 +299,7 @@ def _job(
         validate_every=asked.validate_every,
         patience=asked.patience,
         step=asked.step,
+        mix=_mixing(asked, fabric.global_rank),
         opening=(begun.record(),) if begun else (),
         compile=asked.engine.compile,
         channels_last=asked.engine.channels_last,
@@ -301,6 +308,12 @@ def _job(
         start=_start(asked.net, training, name=name, seed=asked.seed, config=config),
         sinks=tuple(sinks),
     )
+
+
+def _mixing(asked: _Asked, rank: int) -> Mixing | None:
+    plan = asked.objective.plan
+    classes = None if plan is None else plan.classes
+    return Mixing(asked.mix, classes=classes, seed=asked.seed or 0, rank=rank) if asked.mix.on else None
 
 
 def _settings(kind: type[S], given: Any) -> S:

@@ -19,6 +19,7 @@ from deepsup.supervision.attaching import Supervised
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks import shown
 from deepsup.training.journal import Record, Sink
+from deepsup.training.mixing import Mixing
 
 
 class FitResult(NamedTuple):
@@ -66,6 +67,7 @@ class Job:
     log: LogConfig = field(default_factory=LogConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     step: StepConfig = field(default_factory=StepConfig)
+    mix: Mixing | None = None
     compile: bool | str = False
     channels_last: bool = False
     folder: Path | None = None

@@ -176,6 +176,8 @@ class Loop:
         with PutOff(wanted=self._saves) as stop:
             for x, y in self._batches():
                 x, y = self.fabric.to_device((x, y))
+                if self.job.mix is not None:
+                    x, y = self.job.mix(x, y, epoch=self.epoch, batch=self.batch)
                 self._step(devices.channels_last(x) if self.job.channels_last else x, y)
                 self.batch += 1
                 due = ((every and self.step % every == 0) or stop.asked) and not self.stepper.pending

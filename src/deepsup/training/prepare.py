@@ -30,6 +30,7 @@ from deepsup.supervision.attaching import attach
 from deepsup.supervision.objectives import Objective
 from deepsup.tasks import TASKS
 from deepsup.training import lookahead, preflight
+from deepsup.training.class_weights import with_class_weight
 from deepsup.training.journal import Record
 from deepsup.training.starting import Begun, start_from
 
@@ -59,6 +60,7 @@ def prepare(
     `ClassCountError` when model and data disagree.
     """
     data = load_data(config)
+    config = with_class_weight(config, data)
     devices.seed_everything(config.seed)
     model = build(config, classes=classes_of(config, data), channels=data.train.channels, size=data.train.size)
     begins = config.start is not None and not resumes
@@ -88,6 +90,7 @@ def check_run(config: TrainConfig, data: datasets.Dataset | None = None) -> data
     layers, batches are checked and branches are not: what it finds is known when the run starts.
     """
     data = load_data(config) if data is None else data
+    config = with_class_weight(config, data)
     devices.seed_everything(config.seed)
     model = build(config, classes=classes_of(config, data), channels=data.train.channels, size=data.train.size)
     for each in (config, _followed(config)) if is_equal_compute(config) else (config,):
@@ -238,7 +241,7 @@ def _key_of(error: DeepsupError) -> str:
 
 def load_data(config: TrainConfig) -> datasets.Dataset:
     """The images of these settings; raises `ConfigError` for a score that their classes do not have."""
-    settings = config.data.model_dump(exclude={"batch_size", "overlap", "tile", "stride"})
+    settings = config.data.model_dump(exclude={"batch_size", "overlap", "balanced", "tile", "stride"})
     data = datasets.load(**settings, seed=0)  # the same images for every seed
     TASKS[data.task].check_metric(config.score_name, data.classes)
     lookahead.check_shift(config, data)
@@ -254,7 +257,8 @@ def classes_of(config: TrainConfig, data: datasets.Dataset) -> int:
 def training_loader(config: TrainConfig, data: datasets.Dataset, **share: Any) -> SplitLoader:
     """The batches that a run trains on; `share` says which process reads them, and on what device."""
     settings = config.data
-    return SplitLoader(data.train, settings.batch_size, seed=config.seed, overlap=settings.overlap, **share)
+    drawn: dict[str, Any] = {"overlap": settings.overlap, "balanced": settings.balanced}
+    return SplitLoader(data.train, settings.batch_size, seed=config.seed, **drawn, **share)
 
 
 def build(config: TrainConfig, *, classes: int, channels: int, size: int) -> nn.Module:

@@ -46,6 +46,7 @@ from deepsup.training.job import Job
 from deepsup.training.journal import Record, Sink, environment, final_score, read
 from deepsup.training.locks import locked
 from deepsup.training.loop import Loop
+from deepsup.training.mixing import Mixing
 from deepsup.training.prepare import Prepared, build, classes_of, load_data, prepare, training_loader
 from deepsup.trust import Trust
 
@@ -305,6 +306,9 @@ def _job(
         epochs=epochs,
         schedule=config.optimizer.schedule_over(epochs),
         step=config.step,
+        mix=Mixing(config.mix, classes=plan.classes, seed=config.seed, rank=fabric.global_rank)
+        if config.mix.on
+        else None,
         log=config.log,
         checkpoint=config.checkpoint,
         compile=config.engine.compile,
