@@ -42,6 +42,15 @@ def test_the_mean_loss_is_over_labelled_places_and_scores_add_up_over_processes(
     assert together.loss == pytest.approx(found.loss, rel=1e-5)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_the_loss_of_pytorch_is_the_mean_over_what_counts_whatever_its_batches_and_reduction(reduction: str):
+    weight, net = torch.tensor([1.0, 2.0, 5.0]), torch.nn.Linear(4, 3)
+    x, y = torch.randn(7, 4), torch.tensor([0, 1, 2, 2, -100, 1, 0])
+    loss = torch.nn.CrossEntropyLoss(weight, reduction=reduction)
+    found = evaluate(net, [(x[:2], y[:2]), (x[2:], y[2:])], objective=Objective(loss=loss))
+    assert found.loss["main"] == pytest.approx(F.cross_entropy(net(x), y, weight).item(), rel=1e-5)
+
+
 def test_a_validation_set_without_a_label_has_no_score_and_no_nan(tmp_path: Path):
     data = batches(1)
     void = [(data[0][0], torch.full_like(data[0][1], -100))]

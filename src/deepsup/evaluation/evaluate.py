@@ -218,7 +218,8 @@ class Sums:
             if name in self._own and isinstance(scores, Tensor) and scores.ndim > 1:
                 own = losses.counted(self._own[name], scores, goals.of(name)[0][0], goals.mask)
             counted = n if own is None else own
-            weighted = part.float() * counted
+            summed = own is not None and losses.option(self._own[name], "reduction", "mean") == "sum"
+            weighted = part.float() if summed else part.float() * counted
             if isinstance(counted, Tensor):  # a mean over nothing is not a number
                 weighted = torch.where(counted > 0, weighted, 0.0)
             _add(self._loss, name, weighted, counted)
