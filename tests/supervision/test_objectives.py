@@ -308,7 +308,7 @@ def test_pytorchs_losses_of_labels_have_their_weights_on_the_models_own_axis(pla
     net = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3))
     loss = torch.nn.BCEWithLogitsLoss(pos_weight=torch.tensor([1.0, 5.0, 0.2]))
     x, y = torch.randn(2, places, 4), (torch.rand(2, places, 3) < 0.5).float()
-    plan = ds.plan(net, x, at={"b": "1"}, main_loss=loss, loss=loss, task="labels")
+    plan = ds.plan(net, x, at={"b": "1"}, loss=loss, task="labels")
     outputs = ds.attach(net, plan)(x)
     terms = ds.Objective(plan)(outputs, y if given == -1 else y.movedim(-1, 1))
     expected = {"main": loss(outputs.main, y), "b": loss(outputs.aux["b"].movedim(1, -1), y)}  # tokenwise has axis 1

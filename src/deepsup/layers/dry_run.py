@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
 
 from deepsup.errors import DeepsupError, LayerError, OutputError
 from deepsup.features import Feature, Pick, default_pick, picked, show_pick, tensors_in
@@ -329,7 +330,8 @@ def _layer(name: str, module: nn.Module, rec: _Recorder, upstream: bool, depth: 
 
 
 def _bears_weights(module: nn.Module) -> bool:
-    return any(p.ndim >= 2 for p in module._parameters.values() if p is not None)
+    own = any(p.ndim >= 2 for p in module._parameters.values() if p is not None)
+    return own or is_parametrized(module)
 
 
 def _depths(exits: list[str], weighted: set[str]) -> Iterator[tuple[str, float]]:
