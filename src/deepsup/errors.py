@@ -18,6 +18,7 @@ DeepsupError
 │   ├── CompiledModelError            it was compiled before the taps were there
 │   ├── DataParallelError             nn.DataParallel copies the model per device on every call
 │   └── TapError                      a tap did not fire, fired twice, or lost its gradient
+├── ExportError(RuntimeError)         a net, or a part of it, cannot be exported, or would answer otherwise
 ├── NonFiniteError(ArithmeticError)   a loss became infinite or NaN
 ├── ConfigError(ValueError)           a configuration, schedule text or option is wrong
 │   └── TrustError                    a file asks for code that only a person may ask for
@@ -108,6 +109,10 @@ class DataParallelError(AttachError):
 
 class TapError(AttachError):
     """A tap did not fire, fired twice, or read a tensor that no gradient can flow through."""
+
+
+class ExportError(DeepsupError, RuntimeError):
+    """A net, or a part of it, cannot be exported, or what was exported would answer otherwise."""
 
 
 class NonFiniteError(DeepsupError, ArithmeticError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -179,7 +179,7 @@ class Supervised(Transparent):
 
     def predict(self, branch: Branch, feature: Tensor, mask: Tensor | None = None) -> Any:
         """What the head of a branch makes of an activation of its layer, of which `mask` (N, L) says what is there."""
-        with self._own_random_stream():
+        with nullcontext() if torch.compiler.is_compiling() else self._own_random_stream():
             return self._predict(branch, {branch.name: feature}, mask)
 
     @contextmanager

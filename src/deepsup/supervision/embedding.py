@@ -18,16 +18,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deepsup.errors import AttachError, BranchNameError, TapError
+from deepsup.errors import AttachError, BranchNameError, ExportError, TapError
 from deepsup.features import main_prediction
 from deepsup.layers.last_linear import LastLinear, last_linear, reading, two_of
 from deepsup.layers.taps import Reached, taps_on
 from deepsup.layers.wrappers import bare
 from deepsup.plans.plan import Branch
 from deepsup.specs import closest
+from deepsup.supervision import cut_parts
 from deepsup.supervision.attaching import Supervised, supervised_in
-from deepsup.supervision.exits import activation_of
+from deepsup.supervision.exits import activation_of, followed
 from deepsup.supervision.masks import mask_in
+from deepsup.supervision.stripping import sample_for
 from deepsup.terms import ENSEMBLE, MAIN
 
 
@@ -114,6 +116,11 @@ class Embeddings(nn.Module):
     def _stopped(self, name: str, module: nn.Module, run: Callable[..., Tensor], call: tuple[Any, ...]) -> Tensor:
         """What enters the layer of `module` that makes the scores, in a forward that ends there."""
         layer = self._last_linear(name, module, run, call).layer
+        if followed():
+            kept: list[Tensor] = []
+            with reading(module, layer, _here(lambda x: kept.append(x.clone()))):  # before anything writes into it
+                run(*call)
+            return kept[-1]
 
         def stop(x: Tensor) -> None:
             raise Reached(x)
@@ -154,19 +161,36 @@ class Embedder(nn.Module):
         return f"output={self.output!r}"
 
 
-def embedder(net: nn.Module, name: str = MAIN, *, embedding: str | Mapping[str, str] | None = None) -> Embedder:
+def embedder(
+    net: nn.Module,
+    name: str = MAIN,
+    *,
+    embedding: str | Mapping[str, str] | None = None,
+    cut: bool = False,
+    sample: Any = None,
+) -> nn.Module:
     """A module from a model's input to the embedding of `main`, of a branch, or of the `ensemble`: (N, D), rows of length 1.
 
     The embedding of an output is what enters the last linear layer on the way to its scores; that layer, and for a branch
     all that lies behind its own, does not run. `ensemble` is all embeddings side by side over the root of their number, so
     that its cosine is the mean of theirs. Takes a plain model, a supervised or stripped net, also in wrappers; in eval mode
-    only. `embedding` names the layer that scores (a text: main's; of a branch, by name, its path in the head).
+    only. `embedding` names the layer that scores (a text: main's; of a branch, by name, its path in the head). With `cut` it is a
+    module of its own that holds only those weights that it needs and that exporters take, as `early_exit(cut=True)`; a plain
+    model needs a `sample` for it, an input.
     Raises `BranchNameError` for an output that is not there or does not score; in the first call `EmbeddingError` where several
     layers or none make the scores.
     """
     every = Embeddings(net, embedding=embedding)
     _check_names((name,), every.outputs, "an embedder")
-    return Embedder(every, name)
+    made = Embedder(every, name)
+    if not cut:
+        return made
+    if sample is None and not every.supervised:
+        raise ExportError("a plain model knows no input shape, so cut=True needs sample=, an input of the model.")
+    args, kwargs = cut_parts.two_samples(sample_for(every.net, sample) if isinstance(every.net, Supervised) else sample)
+    with torch.no_grad():
+        made(*args, **kwargs)  # finds the layers that score, which a forward that is only followed cannot
+    return cut_parts.cut(made, kwargs or args)
 
 
 def embeddings(net: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
@@ -186,6 +210,8 @@ def side_by_side(
 
 
 def _unit(x: Tensor) -> Tensor:
+    if followed():  # outside autocast, and exporters know no region without it
+        return F.normalize(x.float(), dim=1)
     with torch.autocast(x.device.type, enabled=False):
         return F.normalize(x.float(), dim=1)
 

@@ -21,9 +21,11 @@ from deepsup.features import main_prediction, picked
 from deepsup.layers.taps import Reached, taps_on
 from deepsup.losses.full_size import alike
 from deepsup.plans.plan import Branch
+from deepsup.supervision import cut_parts
 from deepsup.supervision.attaching import Outputs, Supervised, input_of, supervising, unwrap
 from deepsup.supervision.idle_branches import is_absent
 from deepsup.supervision.masks import mask_in
+from deepsup.supervision.stripping import sample_for
 from deepsup.terms import INPUT
 
 
@@ -73,11 +75,14 @@ class Ensemble(nn.Module):
         return plan.prediction.back(mean) if plan.prediction else mean
 
 
-def early_exit(net: nn.Module, branch: str) -> EarlyExit:
+def early_exit(net: nn.Module, branch: str, *, cut: bool = False, sample: Any = None) -> nn.Module:
     """A module that runs the trunk only up to a branch's layer, then its head: less arithmetic for a less sure answer.
 
-    Works on a stripped net, too, as its heads stay. In eval mode only. Raises `AttachError` for a model that was never
-    supervised, `BranchNameError` for a branch that is not there and `HeadError` for one that does not predict classes.
+    Works on a stripped net, too, as its heads stay. In eval mode only. With `cut` it is a module of its own with copies of only
+    those weights that it needs, and no Python of the model, which `torch.export`, ONNX and `torch.jit.trace` take; `sample` is an
+    input to follow, one of the planned shape if not given (`cut_parts.cut`).
+    Raises `AttachError` for a model that was never supervised, `BranchNameError` for a branch that is not there, `HeadError` for
+    one that does not predict classes, and `ExportError` where nothing can be cut.
     """
     target = unwrap(net)
     predicting = [b for b in target.plan.branches if b.predicts]
@@ -89,7 +94,8 @@ def early_exit(net: nn.Module, branch: str) -> EarlyExit:
         raise HeadError(
             f"the head of branch '{branch}' gives no class scores, so it is no exit. Branches that predict: {listed}."
         )
-    return EarlyExit(target, found)
+    made = EarlyExit(target, found)
+    return cut_parts.cut(made, sample_for(target, sample)) if cut else made
 
 
 def ensemble(net: nn.Module) -> Ensemble:
@@ -128,6 +134,8 @@ def activation_of(net: Supervised, branch: Branch, args: tuple[Any, ...], kwargs
     """What a branch reads, of a forward that ends behind its layer. Raises `TapError` where the forward does not come by it."""
     if branch.layer == INPUT:
         return input_of(args, kwargs)
+    if followed():
+        return _whole_forward(net, branch, args, kwargs)
     try:
         with _stop_behind(net, branch):
             net.model(*args, **kwargs)
@@ -137,6 +145,26 @@ def activation_of(net: Supervised, branch: Branch, args: tuple[Any, ...], kwargs
         f"the forward did not come by layer '{branch.layer}', so branch '{branch.name}' has nothing to read. "
         "The layer was replaced, or is skipped for this input."
     )
+
+
+def followed() -> bool:
+    """Whether a compiler or exporter follows this forward: nothing may be thrown through it, and what is too much is dropped."""
+    return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore
+
+
+def _whole_forward(net: Supervised, branch: Branch, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """What a branch reads, of a forward that goes on to its end."""
+    if taps_on(net.model, net.recorder):
+        return net.activations(args, kwargs)[1][branch.name]
+    kept: list[Tensor] = []
+    handle = net.model.get_submodule(branch.layer).register_forward_hook(
+        lambda module, args, output: kept.append(picked(output, branch.pick).clone())  # before anything writes into it
+    )
+    try:
+        net.model(*args, **kwargs)
+    finally:
+        handle.remove()
+    return kept[0]
 
 
 @contextmanager

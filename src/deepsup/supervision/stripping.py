@@ -49,7 +49,7 @@ def strip(net: nn.Module, *, certificate: str | Path | None = None, sample: Any 
     if certificate is None:
         remove_taps(target, target.recorder)
         return target.model
-    inputs = _inputs(target, sample)
+    inputs = sample_for(target, sample)
     with supervising(target, False):
         before = _run(target, inputs)
     state = state_sha256(target.model)
@@ -143,12 +143,13 @@ def _proof(model: nn.Module, outputs: list[Tensor], sample: Any, shape: tuple[in
     }
 
 
-def _inputs(net: Supervised, sample: Any) -> Any:
+def sample_for(net: Supervised, sample: Any) -> Any:
+    """An input of a net: the given one, or one of the shape that was planned with, drawn from a fixed seed."""
     if sample is not None:
         return sample
     anchor = next(net.model.parameters(), torch.zeros(()))
     if not net.plan.input_shape:
-        raise PlanError("the plan knows no input shape, so a certificate needs sample=, an input of the model.")
+        raise PlanError("the plan knows no input shape: give sample=, an input of the model.")
     return _seeded(net.plan.input_shape, anchor)
 
 
