@@ -22,6 +22,8 @@ SCRIPTS = sorted(EXAMPLES.glob("*.py"))
 RUN_FILES = sorted(EXAMPLES.glob("*.yaml"))
 LAST_LINES = {
     "huggingface.py": "the plain model, read again, says the same: True",
+    "lightning_callback.py": "logged: train/layer2, train/main",
+    "monai_trainer.py": "terms: loss/main, loss/upcat_2, loss/upcat_3",
     "own_head.py": "the same outputs from the saved weights: True",
     "own_loop.py": "the same object: True; outputs identical; hooks left: 0",
 }

@@ -80,6 +80,7 @@ class Transparent(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Refuse the model's own state dict in one sentence: strictly it would be a wall of keys, else nothing at all."""
+        super()._load_from_state_dict(state_dict, prefix, *rest)  # hooks that rename keys first
         given = {key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)}
         theirs = {name for name, _ in (*self.model.named_parameters(), *self.model.named_buffers())}
         if len(given & theirs) > len(given & {f"model.{name}" for name in theirs}):
@@ -87,7 +88,6 @@ class Transparent(nn.Module):
                 f"these are weights of the plain {type(self.model).__name__}, without heads: load them into the model, "
                 "net.model.load_state_dict(...); heads stay as they are."
             )
-        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 def _signed(kind: type[Self], model: nn.Module) -> type[Self]:
