@@ -29,6 +29,7 @@ LAST_LINES = {
 }
 
 
+@pytest.mark.filterwarnings(r"ignore:.*LeafSpec:FutureWarning")  # Lightning's
 @pytest.mark.parametrize("script", SCRIPTS[1:], ids=lambda path: path.name)
 def test_a_script_runs_to_its_end(
     script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
