@@ -25,6 +25,8 @@ SHAPES = {
     "camvid": (11, 3, 97),
     "drive": (2, 1, 48),
     "market1501": (751, 3, 128),
+    "dukemtmc": (702, 3, 128),
+    "msmt17": (1041, 3, 128),
 }
 # Published parameter counts while training, in millions (facts of DHM's tables).
 TRAINING = {"resnet32-cifar100": 2.15, "resnet110-cifar100": 7.77, "wrn28-10-cifar100": 164.2}

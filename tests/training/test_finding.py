@@ -116,6 +116,25 @@ def test_names_that_say_nothing_are_framed_grey_and_files_of_others_stay(run: Pa
     assert (tmp_path / "out" / "matches.csv").read_text() == "mine"
 
 
+def test_a_folder_an_identity_says_who_is_in_it_where_no_name_does(run: Path, tmp_path: Path) -> None:
+    images = write_images(tmp_path / "drawn", queries=False, most=4)
+    places = [
+        tmp_path / name
+        for name in ("people/anna/c1_1.png", "people/anna/c2_2.png", "people/bert/3.png", "anna/c3_4.png")
+    ]
+    for image, place in zip(images, places, strict=True):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(image, place)
+    said = list(predict(run, places[3:], gallery=tmp_path / "people", out=tmp_path / "out", trust=True))
+    rows = {row["image"]: (row["identity"], row["camera"]) for row in rows_of(said[0].files[0])}
+    assert rows == {"anna/c1_1.png": ("anna", "1"), "anna/c2_2.png": ("anna", "2"), "bert/3.png": ("bert", "")}
+    with Image.open(said[0].files[1]) as drawn:
+        assert {RIGHT, WRONG} <= {colour for _, colour in drawn.convert("RGB").getcolors(2**24) or ()}
+    shutil.copyfile(images[0], tmp_path / "people" / "alone.png")  # now folders are no identities
+    said = list(predict(run, places[3:], gallery=tmp_path / "people", out=tmp_path / "out", trust=True))
+    assert {row["identity"] for row in rows_of(said[0].files[0])} == {""}
+
+
 def test_what_cannot_be_searched_is_refused(run: Path, tmp_path: Path) -> None:
     (image,) = write_images(tmp_path / "query", queries=True, most=1)
     (tmp_path / "empty").mkdir()

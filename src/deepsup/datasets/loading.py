@@ -65,8 +65,9 @@ def load(
     `tokens` has a label for every token: `root/train.npz` and `root/val.npz` (or .safetensors) with `inputs` (N, L) and, if there
     are any, `labels` (N, L), -100 where none counts, and `mask` (N, L); without labels it is the token that follows.
 
-    With an identity an image, to be found again: `market1501`, `dukemtmc`, `msmt17`, `cuhk03`, `veri776` as they are
-    distributed, `identities` of your own in `root/train`, `root/query` and `root/gallery`, and `drawn-figures`, drawn in memory.
+    With an identity an image, to be found again: `market1501`, `dukemtmc`, `msmt17`, `cuhk03`, `veri776`, `vehicleid` as
+    they are distributed, `identities` of your own in `root/train`, `root/query` and `root/gallery`, and `drawn-figures`, drawn
+    in memory.
     `size` is the side or `(height, width)`, `per_identity` how many images of each of its identities a training batch has (0: as
     it comes), `spread` takes them from different cameras; `classes` keeps the first so many identities of training alone.
     `augment` is `none`, `flips`, `standard` or `erasing`.

@@ -24,8 +24,8 @@ class DataConfig(Settings):
     `train/` and `val/`, each with `images/` and `maps/`. One label a token: `tokens`, arrays of your own in `train.npz` and
     `val.npz` (or .safetensors), options as in `tokens(symbols=50257)`. One label a pixel: `camvid`, `drive`, `ade20k`,
     `cityscapes`, or `pairs`, your own in `train/` and `val/`, each with `images/` and `masks/`; options as in `pairs(void=0)`.
-    An identity an image, to be found again: `market1501`, `dukemtmc`, `msmt17`, `cuhk03`, `veri776`, `drawn-figures` (stick
-    figures, made in memory), or `identities`, your own in `train/`, `query/` and `gallery/`; options as in
+    An identity an image, to be found again: `market1501`, `dukemtmc`, `msmt17`, `cuhk03`, `veri776`, `vehicleid`,
+    `drawn-figures` (stick figures, made in memory), or `identities`, your own in `train/`, `query/` and `gallery/`; options as in
     `identities(cameras=False)`."""
     root: str | None = None
     """The folder that holds the data; null is `data/`. `digits` and `drawn-figures` need none, `folder`, `labels`, `values`,

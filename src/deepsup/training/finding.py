@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from deepsup import ownership
-from deepsup.datasets.identity_names import USUAL, pattern_of
+from deepsup.datasets.identity_names import CAMERA, USUAL, pattern_of
 from deepsup.datasets.image_listing import listed
 from deepsup.datasets.layouts import LAYOUTS
 from deepsup.errors import DatasetError
@@ -54,7 +54,8 @@ def find(
     """Search a folder and all below it for each image, or without one write the images' embeddings.
 
     `out` receives `matches.csv`, a row a query, output and rank, and NAME.matches.png; or `embeddings.safetensors`, (N, D) by
-    output, and `embeddings.csv`, whose rows are theirs. A query is not found by itself, where it lies in the gallery, too.
+    output, and `embeddings.csv`, whose rows are theirs. Who it is say names of files; where no name in the gallery does and
+    all of it lies in folders, these are called like people. A query is not found by itself, where it lies in the gallery, too.
     Raises `DatasetError` for a gallery without images and one that cannot be read, `ConfigError` for files of somebody else.
     """
     pattern = str(LAYOUTS.read(predictor.config.data.name)[1].get("pattern") or USUAL)
@@ -67,6 +68,7 @@ def find(
     pictures = [f"{name}.matches.png" for name in queries]
     ownership.refuse_foreign(out, [MATCHES, *pictures])
     among = [named(path, path.relative_to(gallery).as_posix()) for path in _files(gallery)]
+    asked, among = _by_folder(asked, among)
     vectors = [_vectors(predictor, images, branches=branches) for images in (asked, among)]
     ranked = {name: first(vectors[0][name], vectors[1][name], top=top + 1, rerank=rerank) for name in vectors[0]}
     found = [
@@ -98,6 +100,27 @@ def _named(path: Path, name: str, *, pattern: str) -> Named:
     match = pattern_of(pattern).match(path.name)
     said = match.groupdict() if match else {}
     return Named(path, name, said.get("identity") or "", said.get("camera") or "")
+
+
+def _by_folder(asked: list[Named], among: list[Named]) -> tuple[list[Named], list[Named]]:
+    """Both with identities by folder, if the gallery is a folder an identity; a query's folder has to be called like one."""
+    if any(one.identity or "/" not in one.name for one in among):
+        return asked, among
+    people = {one.name.partition("/")[0] for one in among}
+    told = [one._replace(identity=one.name.partition("/")[0], camera=one.camera or _camera(one)) for one in among]
+    folders = [one.path.absolute().parent.name for one in asked]
+    known = [
+        one._replace(identity=folder, camera=one.camera or _camera(one))
+        if folder in people and not one.identity
+        else one
+        for one, folder in zip(asked, folders, strict=True)
+    ]
+    return known, told
+
+
+def _camera(one: Named) -> str:
+    match = pattern_of(CAMERA).match(one.path.name)
+    return match["camera"] if match else ""
 
 
 def _vectors(predictor: Any, images: Sequence[Named], *, branches: bool) -> dict[str, Tensor]:

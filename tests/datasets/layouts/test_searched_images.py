@@ -175,6 +175,50 @@ def test_msmt17_by_its_lists(tmp_path: Path, folders: tuple[str, str]) -> None:
         load("msmt17", tmp_path)
 
 
+VEHICLES = {
+    "train_list": ["0000001 0", "0000002 0", "0000003 7"],
+    "test_list_800": ["0000011 3", "0000012 3", "0000013 3", "0000014 9", "0000015 9", "0000016 4"],
+}
+
+
+def write_vehicles(root: Path) -> None:
+    (root / "train_test_split").mkdir(parents=True)
+    for name, lines in VEHICLES.items():
+        (root / "train_test_split" / f"{name}.txt").write_text("\n".join(lines) + "\n")
+        write_names(root / "image", [f"{line.split()[0]}.jpg" for line in lines])
+
+
+def test_vehicleid_searches_one_image_of_each_drawn_at_random(tmp_path: Path) -> None:
+    write_vehicles(tmp_path / "VehicleID_V1.0")
+    data = load("vehicleid", tmp_path)
+    train, test = parts(data)
+    assert (train.labels.tolist(), list(train.class_names)) == ([0, 0, 1], ["1", "8"])  # from 1: 0 would be nobody
+    assert cameras(test) is None
+    assert sorted(test.identities[test.gallery].tolist()) == [4, 5, 10]
+    assert sorted(test.identities[test.queries].tolist()) == [4, 4, 10]  # whoever is alone is in the gallery
+    drawn = {
+        draw: {name for name, found in zip(split.names, split.gallery.tolist(), strict=True) if found}
+        for draw in range(12)
+        for split in [parts(load(f"vehicleid(draw={draw})", tmp_path))[1]]
+    }
+    assert drawn[0] == {name for name, found in zip(test.names, test.gallery.tolist(), strict=True) if found}
+    assert set.union(*drawn.values()) == {f"image/00000{n}.jpg" for n in range(11, 17)}
+    assert len({frozenset(names) for names in drawn.values()}) > 2
+
+
+def test_vehicleid_names_what_is_wrong_with_its_lists(tmp_path: Path) -> None:
+    write_vehicles(tmp_path)
+    with pytest.raises(DatasetError, match=r"test_list_1600\.txt is not there"):
+        load("vehicleid(test=1600)", tmp_path)
+    with pytest.raises(ConfigError, match="800 or 1600 or 2400"):
+        load("vehicleid(test=900)", tmp_path)
+    file = tmp_path / "train_test_split" / "train_list.txt"
+    for line, said in (("0000003", "line 4: '0000003' is no image with"), ("0000001 7", "has image/0000001.jpg twice")):
+        file.write_text("\n".join([*VEHICLES["train_list"], line]))
+        with pytest.raises(DatasetError, match=said):
+            load("vehicleid", tmp_path)
+
+
 def test_cuhk03_by_its_file_or_in_the_folders_of_market(tmp_path: Path) -> None:
     scipy = pytest.importorskip("scipy.io")
     names = ["1_001_1_01.png", "1_001_2_06.png", "1_002_1_01.png", "1_003_1_01.png", "1_003_2_06.png", "1_004_1_01.png"]

@@ -20,6 +20,7 @@ from deepsup.datasets.image_listing import folders_in
 from deepsup.datasets.image_survey import Facts, ranges_of, survey
 from deepsup.datasets.layouts import layout
 from deepsup.datasets.request import DEFAULT_ROOT, Dataset, Request
+from deepsup.datasets.splits import derived_seed
 from deepsup.datasets.stick_figures import Figures
 from deepsup.errors import DatasetError
 from deepsup.specs import FLAG, WHOLE, Limit, counted, one_of, require
@@ -92,6 +93,25 @@ def msmt17(request: Request, *, val: Annotated[bool, FLAG] = True) -> Dataset:
     train = _listed(root, trained, "train") + (_listed(root, trained, "val") if val else ())
     parts = (train, *(_listed(root, tested, part) for part in ("query", "gallery")))
     return _dataset(request, _Parts(*(Marks(images, Counter()) for images in parts)), _UPRIGHT, alike=False)
+
+
+@layout("re-identification")
+def vehicleid(
+    request: Request,
+    *,
+    test: Annotated[int, one_of(800, 1600, 2400)] = 800,
+    draw: Annotated[int, _NUMBER] = 0,
+) -> Dataset:
+    """VehicleID: 13,164 vehicles to train on, 800, 1,600 or 2,400 to find, no cameras. One image of each, drawn at random, is
+    the gallery, and the others are queries; scores are published as means over ten values of `draw`.
+    """
+    root, _ = _home(request, ("VehicleID_V1.0", "VehicleID"), ("image", "train_test_split"))
+    lists = root / "train_test_split"
+    train, tested = (_numbered(root, lists / f"{name}.txt") for name in ("train_list", f"test_list_{test}"))
+    searched = _one_each(tested, draw)
+    query = [mark for mark in tested if mark.name not in searched]
+    gallery = [mark for mark in tested if mark.name in searched]
+    return _dataset(request, _Parts(*(Marks(tuple(images), Counter()) for images in (train, query, gallery))), _SQUARE)
 
 
 @layout("re-identification")
@@ -281,10 +301,8 @@ def _flat(request: Request, folders: Sequence[str], *homes: str) -> _Parts:
 def _listed(root: Path, folder: str, part: str) -> tuple[Marked, ...]:
     """The images of MSMT17's `list_PART.txt`, identities from 1: `0000/0000_000_01_0303morning_0008_0.jpg 0` is camera 01."""
     file = root / f"list_{part}.txt"
-    if not file.is_file():
-        raise DatasetError(f"{file} is not there: it says who is on which image. Put it there.")
     marks = []
-    for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
+    for number, line in enumerate(_lines(file), 1):
         said = re.fullmatch(r"(\S*?[^/_]+_[^/_]+_(\d+)_[^/]*) (\d+)", line.strip())
         if said is None and line.strip():
             raise DatasetError(f"{file}, line {number}: {line!r} is no path of the form 0000_000_01_... with a number.")
@@ -292,6 +310,36 @@ def _listed(root: Path, folder: str, part: str) -> tuple[Marked, ...]:
             path = root / folder / said[1]
             marks.append(Marked(path, path.relative_to(root).as_posix(), str(int(said[3]) + 1), said[2]))
     return tuple(sorted(marks, key=lambda mark: mark.name))
+
+
+def _numbered(root: Path, file: Path) -> list[Marked]:
+    """The images of a list of VehicleID, vehicles from 1: `0000001 17` is `image/0000001.jpg`."""
+    marks = []
+    for number, line in enumerate(_lines(file), 1):
+        said = re.fullmatch(r"([^\s/\\]+) (\d+)", line.strip())
+        if said is None and line.strip():
+            raise DatasetError(f"{file}, line {number}: {line!r} is no image with the number of its vehicle.")
+        if said is not None:
+            name = f"image/{said[1]}.jpg"
+            marks.append(Marked(root / name, name, str(int(said[2]) + 1), None))
+    twice = [name for name, count in Counter(mark.name for mark in marks).items() if count > 1]
+    if twice:
+        raise DatasetError(f"{file} has {twice[0]} twice. Leave one of the lines.")
+    return sorted(marks, key=lambda mark: mark.name)
+
+
+def _one_each(images: Sequence[Marked], draw: int) -> set[str]:
+    """The name of one image of each identity, drawn at random from `draw` and the identity."""
+    names: dict[str, list[str]] = {}
+    for image in images:
+        names.setdefault(image.identity, []).append(image.name)
+    return {own[derived_seed("vehicleid", draw, who) % len(own)] for who, own in names.items()}
+
+
+def _lines(file: Path) -> list[str]:
+    if not file.is_file():
+        raise DatasetError(f"{file} is not there: it says who is on which image. Put it there.")
+    return file.read_text("utf-8").splitlines()
 
 
 def _told(root: Path, config: str, images: str) -> _Parts:
