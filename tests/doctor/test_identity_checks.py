@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from deepsup.doctor.findings import Finding
-from deepsup.doctor.identity_checks import Drawn, drawing, searching, shrinking
+from deepsup.doctor.identity_checks import Drawn, drawing, embedding, searching, shrinking
+from deepsup.heads.identities import Neck
 from deepsup.layers.dry_run import trace
+from deepsup.layers.last_linear import last_linear
 
 
 def seen(images: list[int], **options: Any) -> Drawn:
@@ -124,3 +126,23 @@ class Deep(nn.Module):
 )
 def test_a_last_map_with_hardly_a_place_across(times: int, size: tuple[int, int], told: list[str]) -> None:
     assert [finding.what for finding in shrinking(trace(Deep(times), torch.rand(2, 3, *size)))] == told
+
+
+def searched_by(model: nn.Module, *, compared: bool = True) -> list[str]:
+    found = last_linear(model, lambda: model(torch.rand(2, 6)))
+    return [finding.what for finding in embedding(model, found, compared=compared)]
+
+
+def test_an_embedding_as_wide_as_there_are_classes_may_be_scores() -> None:
+    said = ["what enters '2' has 5 numbers, as many as there are identities"]
+    assert searched_by(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 5))) == said
+    assert searched_by(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 5))) == []
+
+
+def test_a_neck_that_shifts_matters_to_losses_that_compare() -> None:
+    model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 5))
+    assert searched_by(model) == ["the neck '1' before '2' has a bias that learns"]
+    assert searched_by(model, compared=False) == []
+    model.get_submodule("1").bias.requires_grad_(False)
+    assert searched_by(model) == []
+    assert searched_by(nn.Sequential(nn.Linear(6, 4), Neck(4), nn.Linear(4, 5))) == []

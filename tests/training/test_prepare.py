@@ -104,3 +104,5 @@ def test_the_doctor_looks_at_images_of_identities(tmp_path: Path) -> None:
     found = prepare.diagnose(config(tmp_path, **changes, embedding={"loss": "triplet"}))[""]
     assert {"no-pairs", "mirrored-only"} <= set(found.codes)
     assert "no-pairs" not in prepare.diagnose(config(tmp_path, **changes))[""].codes
+    square = {**figures, "name": "drawn-figures(identities=16, cameras=2, images=2)"}  # 8 to train on, 8 wide
+    assert "class-sized-embedding" in prepare.diagnose(config(tmp_path, **{**changes, "data": square}))[""].codes

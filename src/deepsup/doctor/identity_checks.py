@@ -1,4 +1,4 @@
-"""Traps of identities: of whom there are too few images, what a search cannot find, and images made too small."""
+"""Traps of identities: too few images, what a search cannot find, images made too small, and what is searched by."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deepsup.doctor.findings import ERROR, Finding, some, warning
 from deepsup.layers.dry_run import Trace
+from deepsup.layers.last_linear import LastLinear
 from deepsup.specs import counted
 
 LONE_IDENTITIES = warning(
@@ -58,6 +59,19 @@ LAST_STRIDE = warning(
     why="Little is left of the shape for the features to say: with a last stride of 1 the usual recipe gains 1.4 points of mAP "
     "on Market-1501 (Luo et al. 2019), for more time in the last stage",
     fix="Set the stride of the last stage to 1, or choose larger images",
+)
+CLASS_SIZED_EMBEDDING = warning(
+    "class-sized-embedding",
+    why="A search is by what enters the last linear layer: if those are scores already, it is by scores, which tell people that "
+    "nobody trained on apart less well",
+    fix="If a layer before makes the scores, name it (embedding.layer, embedding= in Python), or end the model with it; if it is "
+    "an embedding, leave it",
+)
+SHIFTED_NECK = warning(
+    "shifted-neck",
+    why="A loss on features and the classifier pull one another less where the neck does not shift what it normalises: the usual "
+    "recipe has no shift there (Luo et al. 2019)",
+    fix="Set the bias to 0 and freeze it, model.get_submodule(NECK).bias.requires_grad_(False), or take deepsup:reid",
 )
 _MANY = 0.25  # of the identities, from which on too few images are said
 _MOST = 0.9  # of the identities on one camera
@@ -141,3 +155,14 @@ def shrinking(seen: Trace) -> Iterator[Finding]:
     if stride >= 32 and width / stride <= _NARROW:  # smaller nets are small on purpose
         what = f"images of {height}x{width} end as a map of {height // stride}x{width // stride}"
         yield LAST_STRIDE.found("model", what)
+
+
+def embedding(model: nn.Module, found: LastLinear, *, compared: bool) -> Iterator[Finding]:
+    """What a search would be by: numbers that may be scores; a neck that shifts them while a loss compares features."""
+    weight = model.get_submodule(found.layer).weight
+    if isinstance(weight, Tensor) and weight.ndim > 1 and weight.shape[0] == weight.shape[1]:
+        what = f"what enters '{found.layer}' has {weight.shape[1]} numbers, as many as there are identities"
+        yield CLASS_SIZED_EMBEDDING.found("model", what)
+    shift = model.get_submodule(found.neck).bias if found.neck and compared else None
+    if isinstance(shift, Tensor) and shift.requires_grad:
+        yield SHIFTED_NECK.found("model", f"the neck '{found.neck}' before '{found.layer}' has a bias that learns")

@@ -16,10 +16,12 @@ from deepsup import doctor
 from deepsup.datasets import Dataset, IdentitySplit
 from deepsup.datasets.identity_counts import matches
 from deepsup.doctor.findings import ERROR, Diagnosis, Finding, diagnosis
-from deepsup.doctor.identity_checks import Drawn, drawing, searching, shrinking
+from deepsup.doctor.identity_checks import Drawn, drawing, embedding, searching, shrinking
 from deepsup.errors import stacklevel
 from deepsup.evaluation.loaders import Batch, Loader, SplitLoader
+from deepsup.features import main_prediction
 from deepsup.layers.dry_run import trace
+from deepsup.layers.last_linear import last_linear
 from deepsup.supervision.objectives import Objective
 from deepsup.terms import TARGET
 from deepsup.training import checkpoints
@@ -62,9 +64,11 @@ def examine(net: nn.Module, objective: Objective, optimizer: Optimizer, batch: B
 
 
 def of_identities(
-    data: Dataset, batch_size: int, *, compared: bool, model: nn.Module, sample: Any
+    data: Dataset, batch_size: int, *, compared: bool, model: nn.Module, sample: Any, layer: str | None = None
 ) -> Iterator[Finding]:
-    """What the doctor finds of images of identities, and of the maps that the model makes of them; nothing of other data."""
+    """What the doctor finds of images of identities, of the maps that the model makes of them, and of what enters `layer`, which
+    makes the scores (None: it is found); nothing of other data.
+    """
     train, searched = data.train, data.validation
     if not isinstance(train, IdentitySplit) or not isinstance(searched, IdentitySplit):
         return
@@ -76,6 +80,9 @@ def of_identities(
     yield from searching(without, len(queries), data.files.shared if data.files else ())
     with suppress(Exception):  # a model that cannot run is found by others
         yield from shrinking(trace(model, sample[:2]))
+    with suppress(Exception):
+        found = last_linear(model, lambda: main_prediction(model(sample[:2]), ()), said=layer)
+        yield from embedding(model, found, compared=compared)
 
 
 def drawn(split: IdentitySplit, batch_size: int, *, compared: bool) -> Drawn:

@@ -169,7 +169,9 @@ def _diagnose(config: TrainConfig) -> Diagnosis:
     sample, target = next(_batches(config, data))
     found = _of_model(config, data, model, sample, target)
     compared = config.embedding.loss is not None
-    more = preflight.of_identities(data, config.data.batch_size, compared=compared, model=model, sample=sample)
+    more = preflight.of_identities(
+        data, config.data.batch_size, compared=compared, model=model, sample=sample, layer=config.embedding.of_main
+    )
     return diagnosis([*found, *more], found.checked)
 
 
