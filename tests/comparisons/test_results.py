@@ -114,7 +114,8 @@ def test_what_else_differs_between_the_arms_is_said(settings: dict[str, Any], to
 
 def test_a_rate_that_a_method_brings_is_said() -> None:
     told = (
-        "Arm dsn: SGD's rate is 0.002, its method's own, since none is set. Set base.optimizer.lr to give all arms one."
+        "Arm dsn: SGD's rate is 0.002 (of C classes, more than 10: 10 / C of it), its method's own, since none is set. "
+        "Set base.optimizer.lr to give all arms one."
     )
     assert results.notes(configs.parse({"methods": ["none", "dsn"]}))[-1] == told
     for optimizer in ({"lr": 0.1}, {"name": "adam"}):

@@ -25,6 +25,18 @@ def test_linear_has_the_parameters_of_the_released_dsn(feature: tuple[int, ...],
         assert parameters(heads.build("linear", Feature(feature, "NCHW"), 10)) == count
 
 
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_linear_reads_normalised_maps_where_it_is_asked_to(layout: str) -> None:
+    x = 3 + 5 * torch.randn(6, 4, 3, 2, generator=torch.Generator().manual_seed(0))
+    given = x if layout == "NCHW" else x.permute(0, 2, 3, 1)
+    head = heads.build("linear(normalised=True)", Feature(tuple(given.shape[1:]), layout), 7).train()
+    over = (0, 2, 3)  # of each channel, over images and places
+    plain = (x - x.mean(over, keepdim=True)) / (x.var(over, keepdim=True, correction=0) + 1e-5).sqrt()
+    linear = next(m for m in head if isinstance(m, nn.Linear))
+    assert torch.allclose(head(given), linear(plain.flatten(1)), atol=1e-5)
+    assert parameters(head) == 24 * 7 + 7
+
+
 def test_linear_begins_as_released() -> None:
     torch.manual_seed(0)
     linear = heads.build("linear(start='released')", Feature((12, 8, 8), "NCHW"), 10)[1]

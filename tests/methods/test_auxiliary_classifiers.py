@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import deepsup as ds
+from deepsup import networks
 from tests.support.method_steps import Case, ce, hinge, one_vs_rest
 
 
@@ -48,6 +49,22 @@ def test_dsn_is_the_gated_hinge_with_a_fading_weight() -> None:
     case.check(by_hand(0.1, 2e-5))
     case = Case("dsn(gamma=0.5, norm=0.01)")
     case.check(by_hand(0.5, 0.01))
+
+
+@pytest.mark.parametrize(
+    ("method", "start"), [("dsn", ""), ("dsn-released", "start='released'"), ("dsn(loss='cross_entropy')", "")]
+)
+def test_dsn_reads_maps_as_published_and_normalised_where_the_network_normalises(method: str, start: str) -> None:
+    published = f"linear({start})" if start else "linear"
+    normalised = f"linear({', '.join(filter(None, [start, 'normalised=True']))})"
+    for spec, head in (
+        ("deepsup:nin", published),
+        ("deepsup:plain-12", published),
+        ("deepsup:resnet-8", normalised),
+        ("deepsup:densenet-10-4", normalised),
+    ):
+        plan = ds.plan(networks.build(spec, classes=7), torch.zeros(2, 3, 32, 32), method=method)
+        assert {b.head for b in plan.branches} == {head}, spec
 
 
 def test_below_gamma_a_branch_of_dsn_sends_no_gradient_at_all() -> None:

@@ -12,7 +12,7 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 import deepsup as ds
-from deepsup import datasets, networks
+from deepsup import datasets, losses, networks
 from deepsup.errors import ConfigError, NonFiniteError
 from deepsup.methods import METHODS
 from deepsup.settings.training import OptimizerConfig
@@ -67,11 +67,12 @@ def test_a_methods_own_rates_are_the_default(method: str) -> None:
     net = ds.attach(model, ds.plan(model, torch.zeros(2, 3, 16, 16), method=method))
     groups = {g["name"]: g for g in ds.parameter_groups(net, lr=0.5, weight_decay=0.1)}
     # cifar-10.prototxt: blobs_lr 0.001 of the companions, 0.1 of cccp6, twice as much for biases, which do not decay
-    weights = {"model": 0.5, "classifier": 0.05, "heads": 0.0005}
+    heads = 0.0005 / (10 if method == "dsn" else 1)  # multiclass hinges are ten times as steep with ten classes
+    weights = {"model": 0.5, "classifier": 0.05, "heads": pytest.approx(heads)}
     assert {name: g["lr"] for name, g in groups.items() if "/" not in name} == weights
     if released := method.startswith("dsn-released"):
         assert {n: (g["lr"], g["weight_decay"]) for n, g in groups.items() if "/" in n} == {
-            f"{name}/bias": (2 * rate, 0.0) for name, rate in weights.items()
+            f"{name}/bias": (2 * rate, 0.0) for name, rate in {**weights, "heads": 0.0005}.items()
         }
         assert [id(p) for p in groups["classifier/bias"]["params"]] == [id(model.cccp6.bias)]
     else:
@@ -113,26 +114,57 @@ def test_hed_released_learns_at_the_rates_of_its_prototxt() -> None:
     [("dsn", 0.01), ("dsn", 0.02), ("dsn-released", 0.01), ("dsn-released", 0.02), ("dsn(loss='cross_entropy')", 0.02)],
 )
 def test_the_defaults_of_dsn_do_not_diverge(method: str, spec: str, side: int, rate: float) -> None:
-    losses = _steps(method, spec, side, rate)
-    assert max(losses) < 40 * losses[0]
-    assert losses[-1] < losses[0]
+    found = _steps(method, spec, side, rate)
+    assert max(found) < 40 * found[0]
+    assert found[-1] < found[0]
 
 
 @pytest.mark.parametrize(
     "method", ["aux", "cnds", "googlenet", "sdn", "adaloss", "equilibrium", "byot", "one", "dsl", "dhm"]
 )
 def test_the_defaults_of_the_other_methods_do_not_diverge(method: str) -> None:
-    losses = _steps(method, "deepsup:resnet-20", 32, 0.02)
-    assert max(losses) < 5 * losses[0]
+    found = _steps(method, "deepsup:resnet-20", 32, 0.02)
+    assert max(found) < 5 * found[0]
 
 
 @pytest.mark.parametrize("method", ["dsn", "dsn-released"])
-@pytest.mark.parametrize("spec", ["deepsup:wrn-16-2", "deepsup:nin"])
-def test_dsn_with_the_trainers_defaults_does_not_diverge_where_it_did(method: str, spec: str) -> None:
+@pytest.mark.parametrize(
+    ("spec", "side"), [("deepsup:wrn-16-2", 32), ("deepsup:nin", 32), ("deepsup:densenet-22-6", 16)]
+)
+def test_dsn_with_the_trainers_defaults_does_not_diverge_where_it_did(method: str, spec: str, side: int) -> None:
     """Digits share their background, and so do all places of an activation: hinges of wide maps are steep."""
-    losses = _steps(method, spec, 32, None, drawn=False)
-    assert max(losses) < 1.5 * losses[0]
-    assert sum(losses[-3:]) < 0.7 * sum(losses[:3])
+    found = _steps(method, spec, side, None, drawn=False)
+    assert max(found) < 1.5 * found[0]
+    assert sum(found[-3:]) < 0.7 * sum(found[:3])
+
+
+@pytest.mark.parametrize(
+    "loss",
+    ["squared_hinge", "squared_hinge(form='one-vs-rest')", "cross_entropy"],
+    ids=["multiclass", "released", "softmax"],
+)
+@pytest.mark.parametrize("classes", [10, 100])
+def test_no_step_of_a_companion_of_dsn_overshoots(loss: str, classes: int) -> None:
+    """SGD with momentum m oscillates without bound on a parabola once rate * curvature passes 2 (1 + m): here, of the
+    classifier alone, the curvature being the largest of its loss (Hessian in the scores) times the largest of its inputs."""
+    torch.manual_seed(0)
+    model = networks.build("deepsup:densenet-40-12", classes=classes)
+    x = _digits(8)[0]
+    plan = ds.plan(model, x[:2], method=f'dsn(loss="{loss}")')
+    net = ds.attach(model, plan).train()
+    built = optimizers.build(net, OptimizerConfig.model_validate({}))
+    rate = next(g["lr"] for g in built.param_groups if g["name"] == "heads")
+    value = losses.get(loss)
+    reads: dict[str, torch.Tensor] = {}
+    for name, head in net.heads.items():
+        linear = next(m for m in head.modules() if isinstance(m, nn.Linear))
+        linear.register_forward_hook(lambda _m, given, _o, name=name: reads.__setitem__(name, given[0].detach()))
+    net(x)
+    for name in plan.names:
+        inputs = torch.linalg.matrix_norm(reads[name], 2) ** 2 / len(x)
+        scores = torch.zeros(1, classes)
+        bend = torch.autograd.functional.hessian(lambda s: value(s, torch.tensor([0])), scores).view(classes, classes)
+        assert rate * float(torch.linalg.eigvalsh(bend)[-1] * inputs) < 2 * (1 + 0.9), name
 
 
 def test_a_rate_that_is_set_is_taken_and_losses_of_slopes_up_to_1_need_no_other() -> None:
@@ -147,6 +179,14 @@ def test_a_rate_that_is_set_is_taken_and_losses_of_slopes_up_to_1_need_no_other(
         net = ds.attach(own, ds.plan(own, torch.zeros(2, 3, 32, 32), method=method))
         built = optimizers.build(net, OptimizerConfig.model_validate({"lr": given}))
         assert next(g["lr"] for g in built.param_groups if g["name"] == "model") == rate
+    many = networks.build("deepsup:nin", classes=40)  # hinges are summed over classes
+    net = ds.attach(many, ds.plan(many, torch.zeros(2, 3, 32, 32), method="dsn"))
+    assert optimizers.build(net, OptimizerConfig()).param_groups[0]["lr"] == pytest.approx(0.002 / 4)
+
+
+def _digits(number: int, side: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
+    x, y = next(iter(datasets.load("digits", size=side).train.batches(number, seed=0, epoch=0, shuffle=True)))
+    return x.repeat(1, 3, 1, 1), y
 
 
 def _steps(method: str, spec: str, side: int, rate: float | None, *, drawn: bool = True) -> list[float]:
@@ -155,21 +195,20 @@ def _steps(method: str, spec: str, side: int, rate: float | None, *, drawn: bool
     generator = torch.Generator().manual_seed(1)
     x, y = torch.randn(16, 3, side, side, generator=generator), torch.arange(16) % 10
     if not drawn:
-        x, y = next(iter(datasets.load("digits", size=side).train.batches(16, seed=0, epoch=0, shuffle=True)))
-        x = x.repeat(1, 3, 1, 1)
+        x, y = _digits(16, side)
     at = None if METHODS.get(method, METHODS["dsn"]).places else ["layer1", "layer2"]
     plan = ds.plan(model, x[:2], at, method=method)
     net = ds.attach(model, plan).train()
     optimizer = optimizers.build(net, OptimizerConfig.model_validate({"lr": rate}))
-    losses = []
+    found = []
     for _ in range(12):
         optimizer.zero_grad()
         total = ds.Objective(plan)(net(x), y, progress=0.0).total
         total.backward()
         optimizer.step()
-        losses.append(float(total.detach()))
-    assert all(math.isfinite(loss) for loss in losses), losses
-    return losses
+        found.append(float(total.detach()))
+    assert all(math.isfinite(loss) for loss in found), found
+    return found
 
 
 def test_an_optimiser_that_is_too_fast_is_named() -> None:
@@ -177,13 +216,13 @@ def test_an_optimiser_that_is_too_fast_is_named() -> None:
     net = ds.attach(model, ds.plan(model, images(), ["relu1"], method="dsn"))
     fast = torch.optim.SGD(net.parameters(), lr=0.1)
     assert too_fast(net, fast) == (
-        "method 'dsn' needs its heads at 0.001 of the model's rate, and this optimiser has them at 1"
+        "method 'dsn' needs its heads at 0.0001 of the model's rate, and this optimiser has them at 1"
     )
     assert too_fast(net, torch.optim.SGD(ds.parameter_groups(net, lr=0.1))) == ""
     assert too_fast(model, fast) == ""
     batches = [(images(), torch.arange(len(images())) % 5)]
     fast = torch.optim.SGD(net.parameters(), lr=1e6)
-    with pytest.raises(NonFiniteError, match=r"Method 'dsn' needs its heads at 0\.001 .*head_lr_factor null"):
+    with pytest.raises(NonFiniteError, match=r"Method 'dsn' needs its heads at 0\.0001 .*head_lr_factor null"):
         ds.fit(net, batches, optimizer=fast, epochs=30)
 
 

@@ -97,16 +97,17 @@ def notes(config: Config) -> list[str]:
     said += [f"Arm {arm}: {text}" for arm, text in _batches_of_arms(config).items()]
     rates = {cell.arm: rate for cell in config.expand() if (rate := _rate_of_method(cell.config))}
     said += [
-        f"Arm {arm}: SGD's rate is {rate:g}, its method's own, since none is set. Set base.optimizer.lr to give all arms one."
+        f"Arm {arm}: SGD's rate is {rate}, its method's own, since none is set. Set base.optimizer.lr to give all arms one."
         for arm, rate in rates.items()
     ]
     return said
 
 
-def _rate_of_method(config: TrainConfig) -> float | None:
-    """The rate that the method brings, where it counts."""
-    own = methods.get(config.supervise.method).rate if config.supervise else None
-    return own if config.optimizer.lr is None and config.optimizer.name == "sgd" else None
+def _rate_of_method(config: TrainConfig) -> str:
+    """The rate that the method brings, where it counts; else ""."""
+    method = methods.get(config.supervise.method) if config.supervise else None
+    counts = config.optimizer.lr is None and config.optimizer.name == "sgd"
+    return method.rate_said if method is not None and method.rate is not None and counts else ""
 
 
 def _batches(config: TrainConfig) -> str:

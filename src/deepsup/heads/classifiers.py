@@ -24,21 +24,27 @@ from deepsup.heads.modules import (
     pooled,
     separable_chain,
 )
-from deepsup.specs import LATER, one_of
+from deepsup.specs import FLAG, LATER, one_of
 
 
 @head(light=True)
 def linear(
-    feature: Feature, classes: int, *, start: Annotated[str, one_of("usual", "released")] = "usual"
+    feature: Feature,
+    classes: int,
+    *,
+    start: Annotated[str, one_of("usual", "released")] = "usual",
+    normalised: Annotated[bool, FLAG] = False,
 ) -> nn.Module:
     """Flatten and one linear layer, the companion classifier of DSN (Lee et al. 2015); needs a fixed input size.
 
     `start="released"` draws the weights as Caffe's xavier filler does, evenly from +-sqrt(3 / inputs), with biases of 0.
+    `normalised` maps (N, C, H, W) go through batch normalisation without parameters first, channel by channel.
     """
     width = feature.channels
     for n in feature.size:
         width *= n
-    flat = nn.Sequential(nn.Flatten(), nn.Linear(width, classes))
+    front = [*channels_first("linear", feature), nn.BatchNorm2d(feature.channels, affine=False)] if normalised else []
+    flat = nn.Sequential(*front, nn.Flatten(), nn.Linear(width, classes))
     return filled(flat, "xavier", biases=(0,)) if start == "released" else flat
 
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
+
+from torch.nn.modules.batchnorm import _NormBase
 
 from deepsup import losses
 from deepsup.layers.selectors import select
 from deepsup.methods.method import BUILDERS, Biases, Method, NotNegative, Places, Positive, Preset, Scene
 from deepsup.methods.published_networks import cnds_activations, nin_convolutions
 from deepsup.methods.stage_ends import INNER_STAGES, inner_stages
-from deepsup.specs import one_of
+from deepsup.specs import one_of, show_call
 from deepsup.terms import Bracket
 
-DSN_RATE = 0.001  # of the companions, in rates of the trunk: blobs_lr in the released prototxt
+DSN_RATE = (
+    0.001  # of the companions, in rates of the trunk: blobs_lr in the released prototxt, whose loss is one-vs-rest
+)
 DSN_CLASSIFIER_RATE = 0.1  # of cccp6 there
 HINGE_RATE = 0.002  # of SGD, ours: at 0.02 hinges of wide maps diverge, on WRN-16-2 and on the published net itself
+HINGE_CLASSES = 10  # for which it is; hinges are summed over classes, and so are their slopes and curvatures
 KAYA = (15, 30, 45, 60, 75, 90)  # percent of the compute
 
 
@@ -85,18 +90,18 @@ def dsn(
         "softmax variant, which the authors used for more than 10 classes, loss=\"squared_hinge(form='one-vs-rest')\" the "
         "released classifier. The main output has the same loss. Heads begin with PyTorch's "
         "values, and the weight falls step by step (the paper's by epoch: weight='dsn(1, N, \"linear\")'). Squared hinges of "
-        "large heads are steep: their rate and the main classifier's are the released ones, the trunk's is 0.002 where none "
-        "is set (ours), and |w|² stands in the loss in place of weight decay. What was released has "
+        "large heads are steep: the main classifier's rate is the released one, the heads' a tenth of it (the released 0.001 is "
+        "for one-vs-rest, and the multiclass form as many times as steep as there are classes), the trunk's is 0.002 where none "
+        "is set (ours; less with more than 10 classes, over which hinges are summed: the authors took softmax there). Heads in "
+        "networks with batch normalisation, which there was none of then, read normalised maps: stages of DenseNet and WRN end "
+        "in sums of any size. |w|² stands in the loss in place of weight decay. What was released has "
         "neither alpha nor gamma: `dsn-released`",
-        head="linear",
         loss=loss,
         weight=schedules[decay],
         bracket=Bracket(gamma, norm),
-        head_lr_factor=DSN_RATE,
         classifier_lr_factor=DSN_CLASSIFIER_RATE,
         head_weight_decay=0.0,
-        rate=_rate_of(loss),
-        places=_NIN_OR_STAGES,
+        **_companions(loss),
     )
 
 
@@ -108,21 +113,43 @@ def dsn_released(*, loss: str = "squared_hinge(form='one-vs-rest')", until: floa
         source="github.com/s9xie/DSN at 065e498, examples/best_cifar10_9.65",
         deviations="deleting the heads is a weight that falls to 0. The released rates of the heads fall further, by "
         "(1 + 0.0001 step)^-0.75, to 0.24 after 50,000 steps; not so here. The released rate is 0.025, for its own data and "
-        "batches of 100; where none is set it is 0.002 (ours), at which other networks and data do not diverge",
+        "batches of 100; where none is set it is 0.002 (ours; less with more than 10 classes), at which other networks and "
+        "data do not diverge. Heads read normalised maps in networks with batch normalisation, as of `dsn`",
         biases=Biases(2.0, 0.0),
-        head_lr_factor=DSN_RATE,
         classifier_lr_factor=DSN_CLASSIFIER_RATE,
-        head="linear(start='released')",
         loss=loss,
         weight=f"until(constant(1), {until})",
-        rate=_rate_of(loss),
-        places=_NIN_OR_STAGES,
+        **_companions(loss, start="released"),
     )
 
 
-def _rate_of(loss: str) -> float | None:
-    """Of SGD where the user says none: that of hinges, and for losses of slopes up to 1 the trainer's."""
-    return HINGE_RATE if "hinge" in loss else None
+def _companions(loss: str, **options: str) -> dict[str, Any]:
+    """Where companions are, what they read and at what rates they learn.
+
+    The rate of SGD is that of hinges, for losses of slopes up to 1 the trainer's. A score of the right class stands in every
+    summand of the multiclass form, which is so as many times as steep in it as there are classes, and as the released loss.
+    """
+    hinge = "hinge" in loss
+    steep = HINGE_CLASSES if hinge and "one-vs-rest" not in loss else 1
+    rates = {"head_lr_factor": DSN_RATE / steep} | (
+        {"rate": HINGE_RATE, "rate_classes": HINGE_CLASSES} if hinge else {}
+    )
+    head = show_call("linear", options)
+
+    def arrange(method: Method, scene: Scene, layers: Mapping[str, str]) -> Mapping[str, Preset]:
+        """Maps as they are where a network does not normalise, as published; else normalised, as its own layers read them."""
+        normalises = any(isinstance(layer, _NormBase) for layer in scene.model.modules())
+        found = {}
+        for name, layer in layers.items():
+            feature = scene.seen.layers[layer].feature
+            own = normalises and feature is not None and feature.layout in ("NCHW", "NHWC")
+            found[name] = method.preset(
+                layer, head=show_call("linear", {**options, "normalised": True}) if own else head
+            )
+        return found
+
+    said = f"{head}, in networks with batch normalisation with normalised=True"
+    return {"head": head, "heads": said, "arrange": arrange, "places": _NIN_OR_STAGES, **rates}
 
 
 def _dsn_places(scene: Scene) -> Mapping[str, str]:

@@ -95,6 +95,7 @@ class Method:
     )
     biases: Biases | None = None  # of model and heads; None: as their weights
     rate: float | None = None  # of SGD, where the user says none; None: the trainer's
+    rate_classes: int | None = None  # how many classes it is for: with more it falls in proportion; None: however many
     views: int = 1
     overlap: bool = False
     forwards: int = 1  # of overlapping batches: 2 gives each half one of its own
@@ -125,6 +126,22 @@ class Method:
             return self.arrange(self, scene, layers)
         return {name: self.preset(layer) for name, layer in layers.items()}
 
+    def rate_for(self, classes: int) -> float | None:
+        """The rate of SGD where the user says none, for so many classes; None: the trainer's."""
+        if self.rate is None or self.rate_classes is None:
+            return self.rate
+        return self.rate * min(1.0, self.rate_classes / classes)
+
+    @property
+    def rate_said(self) -> str:
+        """The rate of SGD in words."""
+        more = (
+            f" (of C classes, more than {self.rate_classes}: {self.rate_classes} / C of it)"
+            if self.rate_classes
+            else ""
+        )
+        return f"{self.rate:g}{more}"
+
     def facts(self) -> dict[str, str]:
         """What there is to know about the method, by title, for people."""
         own = "at layers of your choice, or where the probe says"
@@ -145,7 +162,7 @@ class Method:
         if self.biases is not None:
             rate["biases"] = f"{self.biases.rate:g} of the rate of weights, {self.biases.weight_decay:g} of their decay"
         if self.rate is not None:
-            rate["rate of SGD"] = f"{self.rate:g}, unless you say another"
+            rate["rate of SGD"] = f"{self.rate_said}, unless you say another"
         options = {"options": ", ".join(f"{k}={v!r}" for k, v in self.options.items())} if self.options else {}
         said = {
             "formula": self.formula,

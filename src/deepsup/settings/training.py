@@ -32,8 +32,8 @@ class OptimizerConfig(Settings):
     name: Literal["sgd", "adam", "adamw"] = "sgd"
     """Which optimiser."""
     lr: float | None = Field(default=None, gt=0)
-    """The learning rate; null is 0.02 for `sgd` (0.002 for `dsn` with hinges, 1e-6 for `hed-released`)
-    and 0.001 for `adam` and `adamw`."""
+    """The learning rate; null is 0.02 for `sgd` (0.002 for `dsn` with hinges, less with over 10 classes; 1e-6 for
+    `hed-released`) and 0.001 for `adam` and `adamw`."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Of SGD; Adam and AdamW keep PyTorch's betas."""
     weight_decay: float = Field(default=0.0, ge=0)
@@ -41,7 +41,7 @@ class OptimizerConfig(Settings):
     nesterov: bool = False
     """Nesterov's momentum, for SGD; needs a momentum above 0."""
     head_lr_factor: float | None = Field(default=None, ge=0)
-    """The heads' learning rate is `lr` times this; null is the method's own, which is 1 for most and 0.001 for `dsn`."""
+    """The heads' learning rate is `lr` times this; null is the method's own, which is 1 for most and 0.001 or less for `dsn`."""
     head_weight_decay: float | None = Field(default=None, ge=0)
     """Weight decay of the heads; null is the method's own, which is `weight_decay` for most and 0 for `dsn`."""
     schedule: Weight = "constant(1)"

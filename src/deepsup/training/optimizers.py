@@ -34,5 +34,6 @@ def build(net: nn.Module, settings: OptimizerConfig) -> optim.Optimizer:
 
 def _rate(net: nn.Module, settings: OptimizerConfig) -> float:
     """The learning rate that was set, else the one of SGD that the method of `net` needs, else the optimiser's usual one."""
-    own = methods.get(unwrap(net).plan.method).rate if is_supervised(net) else None
+    plan = unwrap(net).plan if is_supervised(net) else None
+    own = None if plan is None else methods.get(plan.method).rate_for(plan.classes)
     return own if own is not None and settings.lr is None and settings.name == "sgd" else settings.rate
