@@ -67,7 +67,11 @@ NETWORKS: dict[str, tuple[str, ...]] = {
 }
 LEFT_OUT = {"equal-compute": "it is the plain network, and longer"}
 OPTIONS = {"googlenet": {"aux_logits": False}, "hed-released": {"released": True}}
-AT = {"aux": ["layer1", "layer2"]}  # methods that leave the place to the user, who would ask the probe
+AT = {  # of methods that leave the place to the user, who would ask the probe; of CNDS the published ones
+    "deepsup:cnds-8": ["relu3_2"],
+    "deepsup:cnds-13": ["relu2_2", "relu3_3", "relu4_3"],
+    "deepsup:resnet-20": ["layer1", "layer2"],
+}
 IMAGES = {"name": "cifar100", "classes": 10, "size": 32, "batch_size": 8}
 SCENES = {"size": 64, "crop": 64, "batch_size": 4, "limit": 8}
 VESSELS = {"name": "drive", "crop": 48, "patches": 4, "prepare": "vessels", "batch_size": 4, "limit": 4}
@@ -83,7 +87,8 @@ def settings(method: str, model: str, root: Path) -> TrainConfig:
         data = {**VESSELS, "root": str(root / "DRIVE")}
     if model == "torchvision:googlenet":
         data["size"] = 64
-    supervise = {"method": method} | ({"at": AT[method]} if method in AT else {})
+    open_ = METHODS[method].places is None and not METHODS[method].bare
+    supervise = {"method": method} | ({"at": AT[model]} if open_ else {})
     run = {"model": model, "data": data, "supervise": supervise, "model_options": OPTIONS.get(method)}
     found = configs.parse(run)
     assert isinstance(found, TrainConfig)
@@ -137,7 +142,8 @@ def main() -> None:
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "left_out": LEFT_OUT,
     }
-    for method, model in ((method, model) for method, models in NETWORKS.items() for model in models):
+    pairs = [(place, method, model) for method, models in NETWORKS.items() for place, model in enumerate(models)]
+    for _, method, model in sorted(pairs, key=lambda pair: pair[0]):  # every method once before any a second time
         name = f"{method} on {model}"
         if name in rows or time.monotonic() > ends:
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import statistics
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,20 @@ def test_the_card_of_dlb_says_what_one_forward_was_measured_to_change() -> None:
     cosine = sorted(f"{row['cosine']:.2f}" for row in found)
     said = f"{away[0]} to {away[-1]} % of its length away, at a cosine of {cosine[0]} to {cosine[-1]}"
     assert said in METHODS["dlb"].deviations
+
+
+def test_methods_train_with_their_defaults_on_the_networks_that_they_were_made_for() -> None:
+    sweep = runpy.run_path(str(ROOT / "benchmarks/defaults_sweep.py"))
+    networks, found = sweep["NETWORKS"], rows("defaults_sweep")
+    assert {*networks, *sweep["LEFT_OUT"]} == set(METHODS)
+    expected = [f"{method} on {model}" for method, models in networks.items() for model in models]
+    assert set(found) <= set(expected)
+    assert {name for name in expected if name.startswith("dsn")} <= set(found)
+    for name, row in found.items():
+        assert row["finite"], name
+        assert row["last"] < 2 * row["first"], name
+    readme = (ROOT / "benchmarks/README.md").read_text()
+    assert f"{len(found)} of {len(expected)} rows" in readme
 
 
 def test_the_table_in_the_log_is_the_committed_one() -> None:
