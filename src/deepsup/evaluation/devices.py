@@ -8,19 +8,22 @@ from __future__ import annotations
 import os
 import random
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from deepsup.errors import ConfigError, MissingPackageError
+from deepsup.layers.dry_run import as_call
 from deepsup.settings.training import EngineConfig
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
+Run: TypeAlias = Callable[[Any, Any], Any]
+"""From a net and a batch's input to its output."""
 _precision_before: str | None = None  # of float32 matrix products, while a run with `tf32` has changed it
 
 
@@ -89,13 +92,19 @@ def compiled(net: nn.Module, mode: bool | str = True) -> nn.Module:
     return torch.compile(net, mode=None if mode is True else str(mode))  # type: ignore[return-value]
 
 
-def forward(net: nn.Module, x: Any, fabric: Fabric | None) -> Any:
+def called(net: Callable[..., Any], x: Any) -> Any:
+    """The net on a batch's input: a tuple or list are its arguments, a mapping its keyword arguments."""
+    args, kwargs = as_call(x)
+    return net(*args, **kwargs)
+
+
+def forward(net: nn.Module, x: Any, fabric: Fabric | None, how: Run = called) -> Any:
     """The bare net's forward in the engine's precision: a wrapper for several processes would wait for the others."""
     if fabric is None:
-        return net(x)
+        return how(net, x)
     precision = fabric.strategy.precision
     with precision.forward_context():
-        output = net(precision.convert_input(x))
+        output = how(net, precision.convert_input(x))
     return precision.convert_output(output)
 
 

@@ -18,7 +18,7 @@ from deepsup import losses
 from deepsup.datasets import Split
 from deepsup.errors import ConfigError
 from deepsup.evaluation.devices import forward, gathered, moved, share_buffers
-from deepsup.evaluation.loaders import Batches, Loader, as_loader, samples_in
+from deepsup.evaluation.loaders import Batches, Loader, as_loader, inputs_of, samples_in
 from deepsup.evaluation.search import How, embed, extractor, rankings, searched
 from deepsup.evaluation.sliding_window import Forward
 from deepsup.layers.wrappers import bare, chain
@@ -129,7 +129,7 @@ def evaluate(
             samples = int(found.split.queries.sum())
             counts = dict[str, Counts](rankings(found, how, fabric))
             return together([Share(RE_IDENTIFICATION, samples, {}, counts)], metric)
-        for x, y in as_loader(data, batch_size, shuffle=False, device=device).epoch(0):
+        for x, y in as_loader(data, batch_size, inputs=inputs_of(net), shuffle=False, device=device).epoch(0):
             x, y = moved(x, device), moved(y, device)
             sums.add(run(net, x) if run else forward(net, x, fabric), y, progress=progress)
     shares = gathered(fabric, sums.share()) if fabric else [sums.share()]

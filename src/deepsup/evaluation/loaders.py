@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from itertools import chain, islice
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data.distributed import DistributedSampler
 
 from deepsup.datasets import Split
 from deepsup.doctor.batch_checks import begins_with, sizes_of
 from deepsup.errors import ConfigError, DatasetError
+from deepsup.layers.wrappers import bare
+from deepsup.supervision.attaching import supervised_in
 
 Batch = tuple[Any, Any]
 Batches = Iterable[Batch] | Callable[[int], Iterable[Batch]]
@@ -137,10 +140,11 @@ def _overlapping_once(batches: Iterator[Batch]) -> Iterator[Batch]:
 class IterableLoader(Loader):
     """A re-iterable of batches (a `DataLoader`, a list), or a function from the epoch's number to batches.
 
-    With `overlap` they are those of `overlapping`, within an epoch, unless they overlap already.
+    With `overlap` they are those of `overlapping`, within an epoch, unless they overlap already. `inputs` are how many a batch
+    has before its target, None as many as there are.
     """
 
-    def __init__(self, source: Batches, *, overlap: bool = False) -> None:
+    def __init__(self, source: Batches, *, overlap: bool = False, inputs: int | None = 1) -> None:
         if isinstance(source, Iterator):
             raise ConfigError(
                 f"batches must be readable once an epoch; a {type(source).__name__} is used up after one. "
@@ -151,7 +155,7 @@ class IterableLoader(Loader):
                 f"cannot read batches from a {type(source).__name__}. Pass a Split, an iterable of (x, y), or a "
                 "function of the epoch that returns one."
             )
-        self._source, self.overlap = source, overlap
+        self._source, self.overlap, self._inputs = source, overlap, inputs
         self.draws = not isinstance(source, (list, tuple))
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
@@ -161,11 +165,14 @@ class IterableLoader(Loader):
             sampler.set_epoch(epoch)
         batches = iter(self._source if isinstance(self._source, Iterable) else self._source(epoch))
         if self.overlap:  # from one batch before on
-            read = map(_pair, islice(batches, max(0, start - 1), None))
+            read = map(self._pair, islice(batches, max(0, start - 1), None))
             return islice(_overlapping_once(read), min(start, 1), None)
         for _ in islice(batches, start):
             pass
-        return map(_pair, batches)
+        return map(self._pair, batches)
+
+    def _pair(self, batch: Any) -> Batch:
+        return paired(batch, self._inputs)
 
     @property
     def length(self) -> int | None:
@@ -182,7 +189,9 @@ class IterableLoader(Loader):
         return None if sizes is None else set(sizes)
 
 
-def as_loader(source: Split | Batches | Loader, batch_size: int, *, overlap: bool = False, **options: Any) -> Loader:
+def as_loader(
+    source: Split | Batches | Loader, batch_size: int, *, overlap: bool = False, inputs: int | None = 1, **options: Any
+) -> Loader:
     """A loader of whatever the user has, with batches that overlap or not; `options` (seed, shuffle, rank, world, device)
     matter to our splits alone.
     """
@@ -190,7 +199,7 @@ def as_loader(source: Split | Batches | Loader, batch_size: int, *, overlap: boo
         return source
     if isinstance(source, Split):
         return SplitLoader(source, batch_size, overlap=overlap, **options)
-    return IterableLoader(source, overlap=overlap)
+    return IterableLoader(source, overlap=overlap, inputs=inputs)
 
 
 def samples_in(y: Any) -> int:
@@ -202,10 +211,32 @@ def samples_in(y: Any) -> int:
     return len(y) if isinstance(y, Tensor) and y.ndim else 1
 
 
-def _pair(batch: Any) -> Batch:
-    if isinstance(batch, (tuple, list)) and len(batch) == 2:
-        return batch[0], batch[1]
+def paired(batch: Any, inputs: int | None = 1) -> Batch:
+    """A batch as `(x, y)`: a pair as it is, `(a, b, y)` of so many `inputs` (None: of any number) as `((a, b), y)`, a mapping
+    with `target` or `labels` as the rest of it and that. Raises `DatasetError` for anything else.
+    """
+    if isinstance(batch, Mapping):
+        named = [key for key in ("target", "labels") if key in batch]
+        if len(named) == 1 and len(batch) > 1:
+            return {key: value for key, value in batch.items() if key != named[0]}, batch[named[0]]
+    elif isinstance(batch, (tuple, list)):
+        if len(batch) == 2:
+            return batch[0], batch[1]
+        if len(batch) > 2 and (inputs is None or len(batch) == inputs + 1):
+            return tuple(batch[:-1]), batch[-1]
     length = f" of length {len(batch)}" if isinstance(batch, Sized) else ""
     raise DatasetError(
-        f"each batch must be a pair (x, y); found a {type(batch).__name__}{length}. Wrap the source to yield pairs."
+        f"each batch must be a pair (x, y), inputs and a target where the model needs as many inputs, or a mapping with 'target' "
+        f"or 'labels'; found a {type(batch).__name__}{length}. Wrap the source to yield pairs, or give fit forward=."
     )
+
+
+def inputs_of(net: nn.Module) -> int:
+    """How many inputs a net's forward needs, by its signature; 1 where that does not say."""
+    target = supervised_in(net)
+    try:
+        parameters = inspect.signature((target.model if target else bare(net)).forward).parameters.values()
+    except (TypeError, ValueError):
+        return 1
+    needed = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return max(1, len(needed))

@@ -47,6 +47,12 @@ class OptimizerConfig(Settings):
     schedule: Weight = "constant(1)"
     """A number or a schedule that multiplies the learning rate, step by step: `cosine(1, 0)`, or PSPNet's `poly(1, 0)`."""
 
+    branch_lr_factors: dict[str, float] = Field(default={})
+    """The learning rate of single branches' heads is `lr` times this, by branch; the others have that of `head_lr_factor`."""
+    no_decay: bool = False
+    """Leave out of weight decay what timm leaves out: biases, scales of normalisations, and what the model names itself."""
+    layer_decay: float | None = Field(default=None, gt=0, le=1)
+    """The rate is multiplied by this once for each layer between a parameter and the classifier, for timm's models; null is 1."""
     warmup: float = Field(default=0.0, ge=0)
     """Epochs, or parts of one, over which the learning rate rises in a line from 0, as `schedule: warmup(..., until)` does."""
 

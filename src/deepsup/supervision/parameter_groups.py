@@ -11,8 +11,9 @@ from torch.nn.modules.conv import _ConvNd
 from torch.optim import Optimizer
 
 from deepsup import methods
-from deepsup.errors import ConfigError
+from deepsup.errors import BranchNameError, ConfigError
 from deepsup.layers.wrappers import bare
+from deepsup.specs import closest, is_number
 from deepsup.supervision.attaching import Supervised, is_supervised, unwrap
 from deepsup.supervision.transparency import depths
 
@@ -28,6 +29,7 @@ def parameter_groups(
     head_weight_decay: float | None = None,
     no_decay: bool = False,
     layer_decay: float | None = None,
+    branch_lr_factors: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Optimiser groups `"model"` and `"heads"`; `head_lr_factor` multiplies `lr` for the heads (torchvision uses 10).
 
@@ -40,7 +42,9 @@ def parameter_groups(
     `no_decay` leaves out of weight decay what timm leaves out: biases, all of one dimension (scales of normalisations, PReLU's
     slopes), and what the model's own `no_weight_decay()` names; these are in `".../no decay"`. `layer_decay` multiplies `lr` by
     itself once for each layer between a parameter and the classifier, in groups `"model/layer 3"`, as timm does by the model's
-    `group_matcher` (BEiT, Bao et al. 2022); heads keep theirs. Raises `ConfigError` for a model that does not tell its layers,
+    `group_matcher` (BEiT, Bao et al. 2022); heads keep theirs.
+    `branch_lr_factors` multiplies `lr` for the heads of single branches, by name, in groups `"heads/early"`. Raises
+    `BranchNameError` for a branch that is not there, `ConfigError` for a model that does not tell its layers,
     and for a `layer_decay` outside (0, 1].
     """
     parts: list[tuple[str, nn.Module, float, float]] = [("model", net, lr, weight_decay)]
@@ -54,9 +58,14 @@ def parameter_groups(
         said = (head_weight_decay, method.head_weight_decay, weight_decay)
         decay = next(each for each in said if each is not None)
         parts = [("model", model, lr, weight_decay), ("heads", heads, lr * factor, decay)]
+        parts = [*_of_branches(target, lr, decay, branch_lr_factors or {}), *parts]  # before the heads together
         if head_lr_factor is None:  # rates that are said are taken as they are said
             parts = [(name, layer, lr * rate, weight_decay) for name, layer, rate in _own_rates(target, method)] + parts
             biases = method.biases
+    elif branch_lr_factors:
+        raise ConfigError(
+            "branch_lr_factors are for branches, and this net has none. Attach them first, or leave it out."
+        )
     kinds = _Kinds(biases, _exempt(model, heads) if no_decay else frozenset(), _scales(model, layer_decay))
     groups: dict[str, dict[str, Any]] = {}
     taken: set[int] = set()  # a head may share a layer with the model
@@ -68,6 +77,21 @@ def parameter_groups(
                 made = {"name": group, "params": [], "lr": rate * share, "weight_decay": wd * decays}
                 groups.setdefault(group, made)["params"].append(p)
     return sorted(groups.values(), key=lambda g: g["name"] != "model")
+
+
+def _of_branches(
+    net: Supervised, lr: float, decay: float, factors: Mapping[str, float]
+) -> list[tuple[str, nn.Module, float, float]]:
+    """The heads of branches that have a rate of their own."""
+    known = [branch.name for branch in net.plan.branches]
+    for name, factor in factors.items():
+        if name not in known:
+            raise BranchNameError(
+                f"branch_lr_factors names {name!r}, which is no branch.{closest(name, known)} Branches: {', '.join(known)}."
+            )
+        if not is_number(factor) or factor < 0:
+            raise ConfigError(f"branch_lr_factors: {name!r} must be a number of at least 0; found {factor!r}.")
+    return [(f"heads/{name}", net.heads[name], lr * factor, decay) for name, factor in factors.items()]
 
 
 class _Kinds(NamedTuple):

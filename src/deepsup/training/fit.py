@@ -11,26 +11,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
-from torch.utils.data.distributed import DistributedSampler
 
 from deepsup import schedules
 from deepsup.datasets import Split
 from deepsup.errors import ConfigError, LayerError, OutputError
 from deepsup.evaluation import devices
-from deepsup.evaluation.loaders import Batches, Loader, as_loader
+from deepsup.evaluation.devices import Run
+from deepsup.evaluation.loaders import Batches, Loader, as_loader, inputs_of
 from deepsup.layers.dry_run import trace
 from deepsup.settings.section import S, check
 from deepsup.settings.training import CheckpointConfig, EngineConfig, LogConfig, MixConfig, OptimizerConfig, StepConfig
-from deepsup.supervision.attaching import Supervised, is_supervised, unwrap
+from deepsup.supervision.attaching import Supervised
 from deepsup.supervision.objectives import Objective
 from deepsup.training import checkpoints, loggers, optimizers, owned_folders
+from deepsup.training.asked import Asked, check_counts, check_heard, check_held, check_shared
 from deepsup.training.checkpoints import Checkpoint
 from deepsup.training.job import FitResult, Job
 from deepsup.training.journal import Sink, environment
@@ -70,11 +70,14 @@ def fit(
     engine: Mapping[str, Any] | EngineConfig | None = None,
     log: Mapping[str, Any] | LogConfig | None = None,
     on_record: Sink | None = None,
+    forward: Run | None = None,
 ) -> FitResult:
     """Train `net` (from `attach`, or a plain model) and score it, heads included, after every epoch.
 
     `train` and `validation` are splits of `deepsup.datasets`, or anything that yields `(x, y)` once an epoch: a
-    `DataLoader`, a list, or a function of the epoch's number; in several processes each must be given its own share.
+    `DataLoader`, a list, or a function of the epoch's number; in several processes each must be given its own share. Of a model
+    that needs several inputs a batch is `(a, b, y)`, `((a, b), y)`, or a mapping of its arguments with `target` or `labels`;
+    `forward(net, x)` says how to call any other on what a batch holds before its target.
     `optimizer` is one of yours or `"sgd"` (momentum 0.9; `lr` 0.02 if not given), `"adam"`, `"adamw"` (0.001);
     `schedule` multiplies the learning rate over progress. `batch_size` is for splits, 32 if not given. `seed` starts the
     random streams and orders a split's batches; None leaves the streams as they are.
@@ -99,7 +102,7 @@ def fit(
     for a folder that does not fit or where another process is at work; `NonFiniteError` when the loss is NaN or infinite
     (the last checkpoint stays), and `CheckpointError`.
     """
-    asked = _Asked(
+    asked = Asked(
         net,
         train,
         objective or Objective(net.plan if isinstance(net, Supervised) else None),
@@ -116,14 +119,15 @@ def fit(
         patience=patience,
         step=_settings(StepConfig, step),
         mix=_settings(MixConfig, mix),
+        forward=forward,
         start=start,
         engine=_settings(EngineConfig, engine),
         log=_settings(LogConfig, log),
     )
-    _check_counts(asked)
-    _check_heard(asked, lr=lr, optimizer=optimizer)
+    check_counts(asked)
+    check_heard(asked, lr=lr, optimizer=optimizer)
     fabric = devices.start(asked.engine)
-    _check_shared(fabric.world_size, train, validation)
+    check_shared(fabric.world_size, train, validation)
     held = _optimizer(net, optimizer, lr=lr)
     training, validating = _loaders(asked, fabric)
     sinks = [on_record] if on_record else []
@@ -133,7 +137,7 @@ def fit(
 
 
 def _run(
-    asked: _Asked,
+    asked: Asked,
     held: Optimizer,
     fabric: Fabric,
     loaders: tuple[Loader, Loader | None],
@@ -156,33 +160,7 @@ def _run(
     return Loop(job, fabric, resumed).run()
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What `fit` was asked for, checked one by one; see there."""
-
-    net: nn.Module
-    train: Split | Batches
-    objective: Objective
-    _: KW_ONLY
-    validation: Split | Batches | None
-    metric: str | None
-    epochs: int
-    schedule: Callable[[float], float] | None
-    batch_size: int | None
-    seed: int | None
-    folder: Path | None
-    checkpoint_every: int | None
-    checkpoint: CheckpointConfig
-    validate_every: int
-    patience: int | None
-    step: StepConfig
-    mix: MixConfig
-    start: str | Path | None
-    engine: EngineConfig
-    log: LogConfig
-
-
-def _opened(asked: _Asked, resumed: Checkpoint | None) -> tuple[Sink, ...]:
+def _opened(asked: Asked, resumed: Checkpoint | None) -> tuple[Sink, ...]:
     """The folder made ready, and the loggers that write there."""
     found = loggers.sinks(asked.log, asked.folder, step=resumed.step if resumed else None)
     if asked.folder is not None:
@@ -191,65 +169,30 @@ def _opened(asked: _Asked, resumed: Checkpoint | None) -> tuple[Sink, ...]:
     return found
 
 
-def _check_heard(asked: _Asked, *, lr: float | None, optimizer: Optimizer | str) -> None:
-    """Refuse what would be accepted and change nothing."""
-    if lr is not None and not isinstance(optimizer, str):
-        raise ConfigError("fit: lr= is for an optimiser by name, and yours has its own rates. Set them there.")
-    if asked.metric is not None and asked.validation is None:
-        raise ConfigError("fit: metric= is what validation is scored by, and there is none. Give validation=.")
-    kept = asked.checkpoint != CheckpointConfig()
-    if kept and asked.folder is None:
-        raise ConfigError("fit: checkpoint= needs a place for checkpoints. Give folder=.")
-    if asked.checkpoint_every is not None and asked.checkpoint.every_steps is not None:
-        raise ConfigError("fit: checkpoint_every= is checkpoint={'every_steps': ...}. Give one of them.")
-    if asked.validation is None and (asked.patience is not None or asked.checkpoint.best):
-        name = "checkpoint={'best': True}" if asked.patience is None else "patience="
-        raise ConfigError(f"fit: {name} follows the score of validation, and there is none. Give validation=.")
-    if asked.checkpoint_every is not None and asked.folder is None:
-        raise ConfigError("fit: checkpoint_every= needs a place for checkpoints. Give folder=.")
-    splits = isinstance(asked.train, Split) or isinstance(asked.validation, Split)
-    if asked.batch_size is not None and not splits:
-        raise ConfigError(
-            "fit: batch_size= is for splits of deepsup.datasets, and your batches have theirs. Leave it out."
-        )
-
-
-def _check_counts(asked: _Asked) -> None:
-    """Refuse numbers that settings of `train` would refuse."""
-    least = {"epochs": 1, "batch_size": 1, "checkpoint_every": 1, "validate_every": 1, "patience": 1, "seed": 0}
-    for name, smallest in least.items():
-        value = getattr(asked, name)
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if value is not None and not (whole and value >= smallest):
-            raise ConfigError(f"fit: {name} must be a whole number of at least {smallest}; found {value!r}.")
-    for name in ("epochs", "validate_every"):
-        if getattr(asked, name) is None:
-            raise ConfigError(f"fit: {name} must be a whole number of at least 1; found None.")
-
-
 def _optimizer(net: nn.Module, asked: Optimizer | str, *, lr: float | None) -> Optimizer:
     """The user's optimiser, or the one of that name; it must hold what there is to train."""
     if isinstance(asked, str):
         asked = optimizers.build(net, _settings(OptimizerConfig, {"name": asked, "lr": lr}))
     if not isinstance(asked, Optimizer):
         raise ConfigError(f"fit: optimizer= is a name or a torch.optim.Optimizer; found {asked!r:.100}.")
-    _check_held(net, asked)
+    check_held(net, asked)
     return asked
 
 
-def _loaders(asked: _Asked, fabric: Fabric) -> tuple[Loader, Loader | None]:
+def _loaders(asked: Asked, fabric: Fabric) -> tuple[Loader, Loader | None]:
     """Where batches come from, for training and for validation, this process's share of them."""
     share: dict[str, Any] = {"seed": asked.seed or 0, "rank": fabric.global_rank, "world": fabric.world_size}
     share["device"] = fabric.device
     size = asked.batch_size or BATCH_SIZE
     plan = asked.objective.plan
-    training = as_loader(asked.train, size, overlap=plan is not None and plan.overlap, **share)
+    inputs = None if asked.forward else inputs_of(asked.net)
+    training = as_loader(asked.train, size, inputs=inputs, overlap=plan is not None and plan.overlap, **share)
     if asked.validation is None:
         return training, None
-    return training, as_loader(asked.validation, size, shuffle=False, **share)
+    return training, as_loader(asked.validation, size, inputs=inputs, shuffle=False, **share)
 
 
-def _config(asked: _Asked, optimizer: Optimizer, *, batches: int | None, processes: int) -> dict[str, Any]:
+def _config(asked: Asked, optimizer: Optimizer, *, batches: int | None, processes: int) -> dict[str, Any]:
     """What must not change between stopping and going on, as the journal and the checkpoint hold it."""
     net, objective = asked.net, asked.objective
     return {
@@ -271,7 +214,7 @@ def _config(asked: _Asked, optimizer: Optimizer, *, batches: int | None, process
 
 
 def _job(
-    asked: _Asked,
+    asked: Asked,
     optimizer: Optimizer,
     training: Loader,
     validation: Loader | None,
@@ -298,6 +241,8 @@ def _job(
         ),
         validate_every=asked.validate_every,
         patience=asked.patience,
+        forward=asked.forward or devices.called,
+        run=partial(_run_forward, fabric, asked.forward) if asked.forward else None,
         step=asked.step,
         mix=_mixing(asked, fabric.global_rank),
         opening=(begun.record(),) if begun else (),
@@ -310,7 +255,11 @@ def _job(
     )
 
 
-def _mixing(asked: _Asked, rank: int) -> Mixing | None:
+def _run_forward(fabric: Fabric, how: Run, net: nn.Module, x: Any) -> Any:
+    return devices.forward(net, x, fabric, how)
+
+
+def _mixing(asked: Asked, rank: int) -> Mixing | None:
     plan = asked.objective.plan
     classes = None if plan is None else plan.classes
     return Mixing(asked.mix, classes=classes, seed=asked.seed or 0, rank=rank) if asked.mix.on else None
@@ -324,28 +273,6 @@ def _describe(optimizer: Optimizer) -> str:
     """An optimiser's class and the settings of its groups: what must not change between stopping and going on."""
     groups = [{k: v for k, v in g.items() if k not in ("params", "initial_lr")} for g in optimizer.param_groups]
     return f"{type(optimizer).__name__}({groups})"
-
-
-def _check_held(net: nn.Module, optimizer: Optimizer) -> None:
-    """An optimiser made before `attach` would leave the heads as they were initialised, without a word."""
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    heads = unwrap(net).heads if is_supervised(net) else nn.Module()
-    left_out = [name for name, p in heads.named_parameters() if p.requires_grad and id(p) not in held]
-    if left_out:
-        raise ConfigError(
-            f"the optimiser does not hold {len(left_out)} parameters of the heads ({left_out[0]}, ...), so they would stay "
-            "as they are. Make it after attach: SGD(deepsup.parameter_groups(net, lr=...)), or freeze them."
-        )
-
-
-def _check_shared(world: int, *sources: object) -> None:
-    """Every process must read its own share; a split sees to that itself."""
-    for source in sources:
-        if world > 1 and isinstance(source, DataLoader) and not isinstance(source.sampler, DistributedSampler):
-            raise ConfigError(
-                f"all {world} processes would read the same batches from this DataLoader. Give it a DistributedSampler, "
-                "or pass a Split."
-            )
 
 
 def _resumable(folder: Path | None, config: dict[str, Any], *, longer: bool) -> Checkpoint | None:
@@ -385,7 +312,7 @@ def _plain_cost(net: nn.Module, training: Loader) -> dict[str, int] | None:
     try:
         sample = next(training.epoch(0))[0]
         device = next((p.device for p in net.parameters()), None)
-        seen = trace(net, sample.to(device) if isinstance(sample, Tensor) else sample)
+        seen = trace(net, sample if device is None else devices.moved(sample, device))
     except (StopIteration, LayerError, OutputError):
         return None
     finally:

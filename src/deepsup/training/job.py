@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from deepsup import specs
+from deepsup.evaluation import devices
 from deepsup.evaluation.loaders import Loader
 from deepsup.evaluation.search import How
 from deepsup.evaluation.sliding_window import Forward
@@ -78,6 +79,7 @@ class Job:
     sinks: tuple[Sink, ...] = ()
     finish: Callable[[], None] | None = None
     run: Forward | None = None
+    forward: devices.Run = devices.called
     validate_every: int = 1
     patience: int | None = None
     how: How = field(default_factory=How)

@@ -53,13 +53,12 @@ class Loop:
         if job.channels_last:
             job.net.to(memory_format=torch.channels_last)
         batch = None if checkpoint else first_batch(job.train, fabric)
-        found = None if batch is None else examine(job.net, job.objective, job.optimizer, batch, job.train)
+        asked = batch is not None and job.forward is devices.called  # else the doctor knows no way to run the net
+        found = None if batch is None or not asked else examine(job.net, job.objective, job.optimizer, batch, job.train)
         self.conflicts = Conflicts(job.net, job.log, fabric)
         net = devices.compiled(job.net, job.compile) if job.compile else job.net
         self.wrapped, optimizer = fabric.setup(net, job.optimizer)
         self.stepper = Stepper(job, fabric, self.wrapped, optimizer)
-        for group in job.optimizer.param_groups:
-            group.setdefault("initial_lr", group["lr"])
         self.epoch = self.batch = self.step = 0
         self.metric = checkpoint.metric if checkpoint else job.metric or self._usual_metric(batch and batch[1])
         self.score: float | None = None
@@ -90,7 +89,7 @@ class Loop:
         if found is not None:
             self.journal.write("doctor", findings=found.to_dict())
         if batch is not None:
-            saved = memory.saved_bytes(self.net, self.job.objective, batch, self.fabric)
+            saved = memory.saved_bytes(self.net, self.job.objective, batch, self.fabric, self.job.forward)
             self.journal.write("cost", saved_bytes=saved, samples=samples_in(batch[1]))
         for record in self.job.opening:
             self.journal.write(**record)
@@ -222,11 +221,11 @@ class Loop:
         """One batch forward and back, and where it is the last of its step, the step."""
         progress, size = self._progress(), self.job.step.accumulate
         last = (self.batch + 1) % size == 0 or self.batch + 1 == self.job.train.length
-        self._set_lr(progress)
+        self.stepper.set_rate(progress)
         if isinstance(self.net, Supervised):
             self.net.set_progress(progress)
         with self.stepper.collecting(last=last):
-            terms = self.job.objective(outputs_of(self.wrapped, self.job.objective, x, y), y, progress=progress)
+            terms = self.job.objective(outputs_of(self._forward, self.job.objective, x, y), y, progress=progress)
             values = self.loss_meter.add(terms, samples_in(y), step=self.step + 1)
             if last:
                 self.conflicts.look(terms, step=self.step + 1)
@@ -236,6 +235,9 @@ class Loop:
             self._apply()
             if self.step == 1 or self.step % self.job.log.every == 0:
                 self._write_step(terms, values, progress)
+
+    def _forward(self, x: Any) -> Any:
+        return self.job.forward(self.wrapped, x)
 
     def _apply(self) -> None:
         """The step of the optimiser, with the gradients that are there."""
@@ -250,12 +252,6 @@ class Loop:
         length, each = self.job.train.length, self.job.step.accumulate
         within = min(1.0, self.batch // each / -(-length // each)) if length else 0.0
         return (self.epoch + within) / self.job.epochs
-
-    def _set_lr(self, progress: float) -> None:
-        if self.job.schedule is not None:
-            factor = self.job.schedule(progress)
-            for group in self.job.optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * factor
 
     def _write_gradients(self) -> None:
         means = {n: w.grad.float().abs().mean() for n, w in self.measured.items() if w.grad is not None}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from deepsup.doctor.patient import twin
-from deepsup.evaluation.devices import forward
+from deepsup.evaluation.devices import Run, called, forward
 from deepsup.evaluation.loaders import Batch
 from deepsup.layers.snapshot import untouched
 from deepsup.supervision.attaching import Supervised
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-def saved_bytes(net: nn.Module, objective: Objective, batch: Batch, fabric: Fabric | None = None) -> int:
+def saved_bytes(
+    net: nn.Module, objective: Objective, batch: Batch, fabric: Fabric | None = None, how: Run = called
+) -> int:
     """How many bytes autograd keeps from the forward of one training step for its backward.
 
     Every storage counts once, whole; weights and buffers, which are there anyway, do not count. The same on every device
@@ -40,7 +42,7 @@ def saved_bytes(net: nn.Module, objective: Objective, batch: Batch, fabric: Fabr
             net.train()
         if isinstance(net, Supervised):
             net.set_progress(0.0)
-        goal(forward(net, x, fabric), y, progress=0.0)
+        goal(forward(net, x, fabric, how), y, progress=0.0)
     return sum(storage.nbytes() for storage in kept.values())
 
 

@@ -22,6 +22,9 @@ def build(net: nn.Module, settings: OptimizerConfig) -> optim.Optimizer:
         weight_decay=settings.weight_decay,
         head_lr_factor=settings.head_lr_factor,
         head_weight_decay=settings.head_weight_decay,
+        no_decay=settings.no_decay,
+        layer_decay=settings.layer_decay,
+        branch_lr_factors=settings.branch_lr_factors,
     )
     if not groups:
         raise ConfigError("there is nothing to train: every parameter is frozen. Set requires_grad on some of them.")

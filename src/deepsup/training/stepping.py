@@ -30,6 +30,8 @@ class Stepper:
         self._job, self._fabric, self._wrapped, self._optimizer = job, fabric, wrapped, optimizer
         self.settings, self._precision = job.step, fabric.strategy.precision
         self._first, self._weight = 1, 0.0
+        for group in job.optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
         self.norm: Tensor | None = None
         self.averaged = averaged(job.net, job.step.ema) if job.step.ema is not None else None
         if job.step.accumulate > 1 and fabric.world_size > 1 and job.train.length is None:
@@ -37,6 +39,13 @@ class Stepper:
                 "step.accumulate in several processes needs to know the last batch of an epoch, and this source has no length. "
                 "Give one with __len__, or accumulate=1."
             )
+
+    def set_rate(self, progress: float) -> None:
+        """Give every group its rate at this progress."""
+        if self._job.schedule is not None:
+            factor = self._job.schedule(progress)
+            for group in self._job.optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * factor
 
     @property
     def net(self) -> nn.Module:
