@@ -26,6 +26,7 @@ SUMMARIES = {
     "compare": "Train several arms, methods or settings, from the same seeds, and judge by a rule that is written down first.",
     "report": "Make one HTML page from the journals of a run or a comparison; it opens without a network.",
     "predict": "Let a trained run look at new images, or sequences of tokens, prepared as in its validation.",
+    "export": "Write a run's model as ONNX or a torch.export program, with all that its inputs go through beside it, checked.",
     "evaluate": "Score a trained run on labelled data of your own, prepared as in its validation; nothing is written.",
     "score": "Score a search by the protocol of Market-1501: mAP, rank-k and mINP of features from anywhere.",
     "strip": "Write the plain weights of a run (safetensors) and a certificate that nothing of deepsup is left in them.",

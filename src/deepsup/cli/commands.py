@@ -1,4 +1,4 @@
-"""The command line: layers, plan, probe, doctor, train, compare, report, predict, evaluate, score, strip, methods."""
+"""The command line: layers, plan, probe, doctor, train, compare, report, predict, export, evaluate, score, strip, methods."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from deepsup import methods as method_table
 from deepsup import ownership, reports
 from deepsup.cli import looking, tables
 from deepsup.cli.evaluating import evaluate
+from deepsup.cli.exporting import export
 from deepsup.cli.options import DryRun, Overwrite, Trust, Words
 from deepsup.cli.predicting import predict
 from deepsup.cli.progress import Display
@@ -121,6 +122,7 @@ def report(
 
 
 commands.command()(predict)
+commands.command(no_args_is_help=True)(export)
 commands.command(no_args_is_help=True)(evaluate)
 commands.command(no_args_is_help=True)(score)
 

@@ -25,7 +25,7 @@ from deepsup.datasets.whole_images import WHOLE, Recipes, Transform
 from deepsup.errors import ConfigError, DatasetError
 
 # Evaluation resizes the shorter side a little beyond the crop, as ImageNet's 256 for 224.
-_MARGIN = 256 / 224
+MARGIN = 256 / 224
 
 
 @final
@@ -161,7 +161,7 @@ def augmentations(task: str) -> Recipes:
 @AUGMENTATIONS.register
 def none(size: int) -> tuple[Transform, ...]:
     v2 = _v2()
-    return (_steps(v2.Resize(round(size * _MARGIN)), v2.CenterCrop(size)),)
+    return (_steps(v2.Resize(round(size * MARGIN)), v2.CenterCrop(size)),)
 
 
 @AUGMENTATIONS.register

@@ -157,6 +157,33 @@ class Inputs:
         mean, std = (torch.tensor(value).view(-1, 1, 1) for value in (self.mean, self.std))
         return ((x.float() / 255 - mean) / std)[None], original
 
+    def sizes_differ(self, settings: DataConfig) -> bool:
+        """Whether images keep shapes of their own, as those of label maps do where neither tiles nor a size fix them."""
+        whole = TASKS[self.task].whole_images or is_map(settings.name)
+        return whole and settings.tile is None and not isinstance(settings.size, tuple)
+
+    def steps(self, settings: DataConfig) -> list[dict[str, Any]]:
+        """What `read` does to an image, for other programs, in order; resizing is bilinear with antialiasing."""
+        if self.task == "tokens":
+            return [{"read": "whole numbers (N, L)", "symbols": self.channels, "length": self.length}]
+        white = {"white in whole numbers": self.ranges[0], "white in floats": self.ranges[1]}
+        found: list[dict[str, Any]] = [{"read": "RGB of 8 bits, turned as EXIF says", **white}]
+        if isinstance(self.size, tuple):
+            found += [{"resize": list(self.size)}]
+        elif TASKS[self.task].whole_images:
+            found += [] if settings.prepare == "none" else [{"prepare": settings.prepare}]
+            found += _resizing(settings.size)
+        elif is_map(settings.name):
+            found += [] if settings.size is None else [{"resize": _two(settings.size)}]
+        elif self.task in ("labels", "values"):
+            found += [{"resize": _two(self.size)}]
+        elif settings.name == "folder":
+            found += [{"resize shorter side": round(self.size * folder_split.MARGIN)}, {"centre crop": _two(self.size)}]
+        else:
+            found += [{"grey": list(_GREY)}] if self.channels == 1 else []
+            found += [{"resize": _two(self.size)}]
+        return [*found, {"divide": 255}, {"subtract mean": list(self.mean), "divide by std": list(self.std)}]
+
     def _map(self, pixels: Any, settings: DataConfig) -> Tensor:
         """Prepared and resized, uint8 (C, H, W)."""
         prepare = preparation.get(settings.prepare)
@@ -173,6 +200,17 @@ class Inputs:
         assert isinstance(self.size, int)
         side = (self.size, self.size)
         return functional.interpolate(image[None], side, mode="bilinear", antialias=True, align_corners=False)[0]
+
+
+def _two(size: int | tuple[int, int]) -> list[int]:
+    return [size, size] if isinstance(size, int) else list(size)
+
+
+def _resizing(size: int | tuple[int, int] | None) -> list[dict[str, Any]]:
+    """As `scaled_size` has it."""
+    if size is None:
+        return []
+    return [{"resize shorter side": size}] if isinstance(size, int) else [{"resize": list(size)}]
 
 
 def _frozen(value: Any) -> Any:
