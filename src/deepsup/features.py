@@ -227,6 +227,12 @@ def show_pick(pick: Pick) -> str:
     return ".".join(repr(k) if isinstance(k, str) and (_NUMBER.fullmatch(k) or "." in k) else str(k) for k in pick)
 
 
+def split_call(layer: str) -> tuple[str, int]:
+    """`"cell#2"` as layer and number of its call in one forward: from 1, -1 for the last, 0 where none is written."""
+    found = re.fullmatch(r"(.+)#(-1|[1-9][0-9]*)", layer)
+    return (found[1], int(found[2])) if found else (layer, 0)
+
+
 def read_pick(text: str) -> Pick:
     """The inverse of `show_pick`."""
     parts = re.findall(r"'[^']*'|[^.]+", str(text))  # 0 means "0"

@@ -80,7 +80,7 @@ def test_all_traps_of_a_broken_set_up_are_found_at_once() -> None:
     }  # fmt: skip
     among(found, "head-unfit", "branch 'late'", "Use 'pool' or 'linear'")
     among(found, "unknown-layer", "layer 'typo'", "Closest: layer2")
-    among(found, "reused-layer", "layer 'relu'", "Choose the block around it")
+    among(found, "reused-layer", "layer 'relu'", "choose the block around it")
     among(found, "unknown-branch", "branch 'lat'", "early, late, relu, typo")
     assert [f.severity for f in found] == sorted(f.severity for f in found), "errors come first"
 

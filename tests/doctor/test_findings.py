@@ -15,7 +15,7 @@ def test_a_finding_prints_what_where_why_and_fix_in_one_line() -> None:
     one = TRAPS["reused-layer"].found("layer 'relu'", "it ran\n  twice.")
     assert str(one) == (
         "error: layer 'relu': it ran twice. It gives several outputs in one forward, and nothing says which one a branch "
-        "should read. Fix: Choose the block around it, or give each call a module of its own. [reused-layer]"
+        "should read. Fix: Name the call, at=['LAYER#2'] say, or choose the block around it. [reused-layer]"
     )
     assert one.to_dict() == dict(
         zip(("code", "severity", "where", "what", "why", "fix"), vars(one).values(), strict=True)

@@ -21,7 +21,7 @@ def test_an_unknown_layer_is_a_finding_and_the_other_layers_are_still_looked_at(
 
 def test_a_layer_that_runs_twice_is_a_finding_with_its_remedy() -> None:
     found = examined(Residual(), at=["layer1.0.relu"])
-    only(found, "reused-layer", "layer 'layer1.0.relu'", "Choose the block around it")
+    only(found, "reused-layer", "layer 'layer1.0.relu'", "choose the block around it")
     assert not examined(Residual(), at=["layer1.0"])
 
 

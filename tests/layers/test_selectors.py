@@ -152,7 +152,7 @@ def test_a_model_of_one_layer_has_no_tap_points() -> None:
             "twice",
             LayerReusedError,
             "layer 'twice' of Branchy ran 2 times in one forward, so its output is ambiguous. "
-            "Choose the block around it, or give each call a module of its own.",
+            "Name the call, from 'twice#1' to 'twice#2' or 'twice#-1', the last; or choose the block around it.",
         ),
         (
             "cut",

@@ -34,6 +34,7 @@ from deepsup.features import read_pick
 from deepsup.layers.dry_run import Trace, trace_of_all
 from deepsup.layers.taps import remove_taps
 from deepsup.layers.wrappers import clean
+from deepsup.plans.branch_layers import single_calls
 from deepsup.plans.plan import Plan, fingerprint
 from deepsup.plans.planning import plan as make_plan
 from deepsup.specs import closest
@@ -187,8 +188,9 @@ class _Case:
         """The dry run; the model's own normalisation is watched, with the two samples that it is given."""
         main = options.get("main")
         pick = plan.main or None if plan else None if main is None else read_pick(str(main))
+        calls = single_calls(clean(b.layer) for b in plan.branches) if plan else ()
         try:
-            return trace_of_all(self.setup.core, self.sample, layouts=options.get("layout"), main=pick)
+            return trace_of_all(self.setup.core, self.sample, layouts=options.get("layout"), calls=calls, main=pick)
         except Exception as error:
             self.found.append(failed(error, normalisation))
             return None

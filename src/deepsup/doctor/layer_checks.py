@@ -35,7 +35,7 @@ LAYER_NOT_CALLED = error(
 REUSED_LAYER = error(
     "reused-layer",
     why="It gives several outputs in one forward, and nothing says which one a branch should read",
-    fix="Choose the block around it, or give each call a module of its own",
+    fix="Name the call, at=['LAYER#2'] say, or choose the block around it",
     raised=LayerReusedError,
 )
 REENTRANT_CHECKPOINT = error(

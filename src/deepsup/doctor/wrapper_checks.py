@@ -11,6 +11,7 @@ from deepsup.doctor.findings import ERROR, Finding, branch, error, some, warning
 from deepsup.doctor.forward_checks import is_reentrant, starved
 from deepsup.doctor.patient import Setup
 from deepsup.errors import AlreadyAttachedError, AttachError, CompiledModelError, DataParallelError
+from deepsup.features import split_call
 from deepsup.layers.taps import taps_on
 from deepsup.layers.wrappers import clean
 from deepsup.plans.plan import Plan
@@ -115,7 +116,7 @@ def compiled(setup: Setup, plan: Plan | None, *, wanted: bool) -> Iterator[Findi
         yield COMPILED_BEFORE_ATTACH.found("model", what)
         return
     for b in plan.branches if plan else ():
-        around = [c for c in setup.compiled if f"{clean(b.layer)}.".startswith(f"{c}.")]
+        around = [c for c in setup.compiled if f"{clean(split_call(b.layer)[0])}.".startswith(f"{c}.")]
         if around:
             what = f"layer '{around[0]}' was compiled before branch '{b.name}' is attached"
             yield COMPILED_BEFORE_ATTACH.found(f"layer '{b.layer}'", what)

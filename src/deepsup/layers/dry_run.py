@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import takewhile
@@ -21,7 +21,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from deepsup.errors import DeepsupError, LayerError, OutputError
-from deepsup.features import Feature, Pick, default_pick, picked, show_pick, tensors_in
+from deepsup.features import Feature, Pick, default_pick, picked, show_pick, split_call, tensors_in
 from deepsup.layers import readers
 from deepsup.layers.channel_axis import Layouts, batch_is_second
 from deepsup.layers.input_dependence import Lineage
@@ -54,9 +54,7 @@ class Layer:
     requires_grad: bool = True  # its output had a graph
     dtype: torch.dtype | None = None  # of its output
     read_inside: bool = False  # the prediction also depends on its output past what it returned: it used it itself
-    added: bool = (
-        False  # its output is only added to what it was made of: an update, and not the stream of a residual net
-    )
+    added: bool = False  # its output is only added to what it was made of: no stream of a residual net
     problem: str = ""  # why its output cannot be read, if so
     guessed: bool = False  # only the shape tells where the channels of a sequence are
 
@@ -93,6 +91,7 @@ class _Recorder:
     layouts: Layouts
     picks: Mapping[str, Pick]
     lineage: Lineage
+    wanted: frozenset[str] = frozenset()  # single calls of layers, such as "cell#2", which are held under that name
     apart: set[str] = field(default_factory=set)  # outputs that do not depend on the input
     calls: dict[str, int] = field(default_factory=dict)
     exits: list[str] = field(default_factory=list)
@@ -111,10 +110,19 @@ class _Recorder:
         self.calls[name] = self.calls.get(name, 0) + 1
         self.first.setdefault(name, len(self.exits))
         self.exits.append(name)
-        if self.calls[name] > 1:
-            return
+        call = self.calls[name]
+        if call == 1:
+            self._hold(name, name, module, output)
+        for label in self.wanted & {f"{name}#{call}", f"{name}#-1"}:
+            self.calls[label], self.first[label] = 1, len(self.exits) - 1
+            for kept in (self.held, self.nodes, self.problems):  # of the last call so far, which it was not
+                kept.pop(label, None)
+            self.apart, self.cut = self.apart - {label}, self.cut - {label}
+            self._hold(label, name, module, output)
+
+    def _hold(self, name: str, layer: str, module: nn.Module, output: object) -> None:
         try:
-            pick = self.picks[name] if name in self.picks else default_pick(output, f"layer '{name}'")
+            pick = self.picks[name] if name in self.picks else default_pick(output, f"layer '{layer}'")
             tensor = picked(output, pick)
         except OutputError as error:
             self.problems[name] = str(error)
@@ -140,6 +148,11 @@ class _Recorder:
 
     def feature(self, name: str) -> Feature | None:
         return self.layouts.feature(name, tuple(self.held[name][0].shape)) if name in self.held else None
+
+    def depth_of_call(self, label: str, weighted: set[str]) -> float:
+        """The share of all runs of weight-bearing layers that are over when this one is."""
+        runs = [name in weighted for name in self.exits]
+        return sum(runs[: self.first.get(label, -1) + 1]) / max(1, sum(runs))
 
 
 def _no_pick(name: str, pick: Pick, output: object) -> str:
@@ -169,6 +182,7 @@ def trace(
     *,
     layouts: Mapping[str, str] | None = None,
     picks: Mapping[str, Pick] | None = None,
+    calls: Iterable[str] = (),
     main: Pick | None = None,
     seed: int | None = None,
     training: bool = True,
@@ -177,18 +191,18 @@ def trace(
 
     `sample` is a tensor (N, ...), a tuple of positional or a dict of keyword arguments, on the model's device. Of a
     lone tensor two samples are used (one is doubled, because batch normalisation needs two). `layouts`, `picks` and
-    `main` say by layer name what inference would otherwise guess. `seed` starts the random numbers that it draws, for models
-    that drop layers by chance. Raises `LayerError` when the forward fails.
+    `main` say by layer name what inference would otherwise guess; `calls` are single runs, such as `cell#2`, seen as layers of
+    that name. `seed` starts the random numbers, for models that drop layers by chance. `LayerError` if the forward fails.
     """
     names = {m: n for n, m in model.named_modules() if n}
     args, kwargs = as_call(sample, batch=2)
-    from torch.utils.flop_counter import (
-        FlopCounterMode,  # brings Triton, a third of a second that an import need not wait
-    )
+    from torch.utils.flop_counter import FlopCounterMode  # brings Triton: a third of a second
 
     lineage = Lineage((args, kwargs))
     shape = _shape_of(args, kwargs)
-    recorder = _Recorder(shape, Layouts.of(model, shape, layouts or {}), picks or {}, lineage)
+    said, wanted = dict(layouts or {}), frozenset(c for c in calls if split_call(c)[0] in names.values())
+    said |= {c: said[layer] for c in wanted if (layer := split_call(c)[0]) in said and c not in said}
+    recorder = _Recorder(shape, Layouts.of(model, shape, said), picks or {}, lineage, wanted)
     flops = FlopCounterMode(display=False)
     with untouched(model):
         scripted = {n for m, n in names.items() if isinstance(m, torch.jit.ScriptModule)}
@@ -224,7 +238,7 @@ def trace_of_all(model: nn.Module, sample: Any, **said: Any) -> Trace:
     numbers. `said` is what `trace` takes.
     """
     seen = trace(model, sample, **said)
-    silent = {n for n, layer in seen.layers.items() if not layer.calls and layer.params and not layer.problem}
+    silent = {n for n, one in seen.layers.items() if not (one.calls or one.problem or split_call(n)[1]) and one.params}
     if not silent:
         return seen
     try:
@@ -282,6 +296,10 @@ def _summary(model: nn.Module, rec: _Recorder, output: Any, main: Pick | None, f
         if name:
             layer = _layer(name, module, rec, upstream.get(name, False), done.get(name, 0.0))
             layers[name] = replace(layer, read_inside=name in read_inside, added=name in added)
+    for call in sorted(rec.wanted):
+        module = modules[split_call(call)[0]]
+        layer = _layer(call, module, rec, upstream.get(call, False), rec.depth_of_call(call, weighted))
+        layers[call] = replace(layer, read_inside=call in read_inside, added=call in added)
     batch = rec.input_shape[0] if rec.input_shape else 1
     axis, axis_source = _output_axis(outputs[main], rec, modules, weighted)
     return Trace(

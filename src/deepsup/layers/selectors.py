@@ -5,6 +5,7 @@
     type:BasicBlock   every layer of that class (glob allowed)
     50%               the tap point of the trunk whose depth is nearest to one half
     stride:16         the deepest tap point at 1/16 of the input's height
+    cell#2            the second run of a layer that runs several times in one forward; `#-1` is the last
     block.3@hidden    after any exact name: which tensor of a layer that returns several
 
 `LayerNotCalledError` and `LayerReusedError` say that a named layer has no output, or more than one.
@@ -17,7 +18,7 @@ import re
 from collections.abc import Iterable
 
 from deepsup.errors import LayerError, LayerNotCalledError, LayerReusedError, UnknownLayerError
-from deepsup.features import Pick, read_pick
+from deepsup.features import Pick, read_pick, split_call
 from deepsup.layers.dry_run import Layer, Trace
 from deepsup.specs import alike
 
@@ -51,6 +52,10 @@ def matches(trace: Trace, selector: str) -> list[str]:
     text, pick = split_pick(selector)
     if text in trace.layers:
         return [text]
+    if text.endswith("#*"):
+        raise UnknownLayerError(
+            f"{text!r} is every call of a layer, which no branch can read. Name each: '{text[:-1]}1', '{text[:-1]}2', ..."
+        )
     if pick is not None:
         raise UnknownLayerError(_unknown(trace, text))
     if text.startswith("type:"):
@@ -69,7 +74,7 @@ def _by_glob(trace: Trace, pattern: str) -> list[str]:
         regex = re.compile(_glob_regex(pattern))
     except re.error:  # an unclosed or reversed range matches nothing
         raise UnknownLayerError(_unknown(trace, pattern)) from None
-    found = [n for n, layer in trace.layers.items() if regex.fullmatch(n) and layer.calls]
+    found = [n for n, layer in trace.layers.items() if regex.fullmatch(n) and layer.calls and not split_call(n)[1]]
     if not found:
         raise UnknownLayerError(_unknown(trace, pattern))
     return found
@@ -86,7 +91,8 @@ def _glob_regex(pattern: str) -> str:
 
 
 def _by_type(trace: Trace, pattern: str) -> list[str]:
-    found = [n for n, layer in trace.layers.items() if fnmatch.fnmatchcase(layer.type, pattern) and layer.calls]
+    of_type = [n for n, layer in trace.layers.items() if fnmatch.fnmatchcase(layer.type, pattern) and layer.calls]
+    found = [n for n in of_type if not split_call(n)[1]]
     if found:
         return found
     types = sorted({layer.type for layer in trace.layers.values()})
@@ -148,6 +154,12 @@ def check_readable(trace: Trace, name: str, layer: Layer | None = None) -> Layer
     layer = layer or trace.layers[name]
     if layer.problem and not layer.calls:  # it runs where nobody sees it
         raise LayerError(layer.problem)
+    path, call = split_call(name)
+    if layer.calls == 0 and call and trace.layers[path].calls:
+        raise LayerNotCalledError(
+            f"layer '{path}' of {trace.model} ran {trace.layers[path].calls} times in the dry run, so there is no call "
+            f"'{name}'. The last is '{path}#-1'."
+        )
     if layer.calls == 0:
         raise LayerNotCalledError(
             f"layer '{name}' of {trace.model} was never called in the dry run (in training mode, input "
@@ -156,7 +168,7 @@ def check_readable(trace: Trace, name: str, layer: Layer | None = None) -> Layer
     if layer.calls > 1:
         raise LayerReusedError(
             f"layer '{name}' of {trace.model} ran {layer.calls} times in one forward, so its output is ambiguous. "
-            "Choose the block around it, or give each call a module of its own."
+            f"Name the call, from '{name}#1' to '{name}#{layer.calls}' or '{name}#-1', the last; or choose the block around it."
         )
     if layer.problem:
         raise LayerError(layer.problem)

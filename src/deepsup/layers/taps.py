@@ -40,8 +40,21 @@ class Recorder(threading.local):
         self.head: str | None = None  # the branch whose head runs now, where a tap in there is waiting
         self.inside: Tensor | None = None  # what it has seen
         self.graph = False  # gradients were on when the forward began
+        self.ran: dict[str, int] = {}  # how often the layers of branches on one call ran
         self.seen: dict[str, Tensor] = {}
         self.versions: dict[str, int] = {}  # of `seen` at that moment; an operation in place would raise it
+
+    def begin(self) -> None:
+        """A forward begins in which taps record."""
+        self.armed = True
+        self.graph = torch.is_grad_enabled()
+
+    def end(self) -> None:
+        """It is over, or failed: nothing is kept."""
+        self.armed = False
+        self.ran.clear()
+        self.seen.clear()
+        self.versions.clear()
 
     def __reduce__(self) -> Any:
         return Recorder, ()  # a copy begins idle
@@ -53,6 +66,7 @@ class Tap:
     With `clone` it keeps a copy, because a later operation overwrites the output in place. With `requires_grad` it
     raises `TapError` where the output, unlike in the dry run, is computed without a graph. With a `rule` other than
     `add`, or a `slot` to measure into, the activation is forked, so that both gradients are at hand in backward.
+    `call` says which run of the layer in one forward is read, from 1, or -1 for the last; 0 for a layer that runs once.
     """
 
     def __init__(
@@ -64,8 +78,10 @@ class Tap:
         clone: bool = False,
         requires_grad: bool = False,
         rule: Rule = ADD,
+        call: int = 0,
     ) -> None:
         self.name = name
+        self.call = call
         self.recorder = recorder
         self.pick = pick
         self.clone = clone
@@ -75,14 +91,20 @@ class Tap:
         self.slot: Tensor | None = None
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
-        if self.recorder.stop == self.name:
-            raise Reached(picked(output, self.pick))
-        if not self.recorder.armed:
+        stop = self.recorder.stop == self.name
+        if not (stop or self.recorder.armed) or not self._due():
             return None
-        if self.name in self.recorder.seen:
+        if stop:
+            raise Reached(picked(output, self.pick))
+        if self.name in self.recorder.seen and not self.call:
             raise TapError(
                 f"the layer of branch '{self.name}' ran twice in one forward, so its output is ambiguous. "
-                "Choose the block around it, or give each call a module of its own."
+                "Name the call, at=['LAYER#1'] or '#-1' for the last, or choose the block around it."
+            )
+        if self.call < 0 and self.slot is not None:
+            raise TapError(
+                f"branch '{self.name}' reads the last call of its layer, which is known only when the forward is over, so its "
+                "gradients cannot be measured apart. Name the call by its number, such as 'LAYER#3'."
             )
         if self.requires_grad and self.recorder.graph and not torch.is_grad_enabled():
             raise TapError(
@@ -110,6 +132,13 @@ class Tap:
             seen.register_hook(partial(_laid_out_like, torch.empty_like(tensor, device="meta").stride()))  # type: ignore[no-untyped-call]
         self._keep(seen)
         return None
+
+    def _due(self) -> bool:
+        """Whether this run of the layer is the one that the branch reads; of the last one every run may be it."""
+        if not self.call:
+            return True
+        ran = self.recorder.ran[self.name] = self.recorder.ran.get(self.name, 0) + 1
+        return self.call in (ran, -1)
 
     def _picked(self, output: Any) -> Tensor:
         """The tensor that the branch reads, of an output with several. Raises `TapError` where there is none."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from deepsup import methods, probes
 from deepsup.errors import BranchNameError, ConfigError, LayerError, UnknownLayerError
-from deepsup.features import WHOLE, Feature, Pick, read_pick
+from deepsup.features import WHOLE, Feature, Pick, read_pick, split_call
 from deepsup.layers.dry_run import Layer, Trace, trace_of_all
 from deepsup.layers.selectors import check_readable, is_measure, select, split_pick
 from deepsup.plans.naming import check_name
@@ -39,14 +39,21 @@ class Asked:
         """Whether the main loss is given all that the model returns."""
         return self.main is not None and read_pick(self.main) == WHOLE
 
-    def run(self, layouts: Mapping[str, str], picks: Mapping[str, Pick] | None = None) -> Trace:
-        """A dry run of the model on the sample."""
+    def run(
+        self, layouts: Mapping[str, str], picks: Mapping[str, Pick] | None = None, calls: Iterable[str] = ()
+    ) -> Trace:
+        """A dry run of the model on the sample; `calls` are single runs of layers to look at, such as `cell#2`."""
         main = None if self.main is None else read_pick(self.main)
-        return trace_of_all(self.model, self.sample, layouts=layouts, picks=picks, main=main)
+        return trace_of_all(self.model, self.sample, layouts=layouts, picks=picks, calls=calls, main=main)
 
     def look(self, layer: str, pick: Pick) -> Layer:
         """A layer once more, as the user picks one tensor of its output."""
-        return self.run(self.layout, {layer: pick}).layers[layer]
+        return self.run(self.layout, {layer: pick}, single_calls([layer])).layers[layer]
+
+
+def single_calls(layers: Iterable[str]) -> list[str]:
+    """Those that name one run of a layer, such as `cell#2`."""
+    return [layer for layer in layers if split_call(layer)[1]]
 
 
 class Placed(NamedTuple):
@@ -62,7 +69,8 @@ def place(asked: Asked) -> Placed:
     own = (asked.preset.places or asked.preset.published) if asked.at is None else None
     selectors = _selectors(asked) if own is None else {}
     picked = {name for name, pick in map(split_pick, selectors.values()) if pick is not None}
-    seen = asked.run({name: text for name, text in asked.layout.items() if name not in picked})
+    calls = single_calls(split_pick(selector)[0] for selector in selectors.values())
+    seen = asked.run({name: text for name, text in asked.layout.items() if name not in picked}, calls=calls)
     _check_asked(asked, seen)
     scene = methods.Scene(asked.model, seen)
     if own is not None:

@@ -19,7 +19,7 @@ from torch import nn
 
 from deepsup import gradients, heads, losses, methods, schedules
 from deepsup.errors import ConfigError, HeadError, LayerError, OutputError, PlanError
-from deepsup.features import Feature, Pick, read_pick, show_pick
+from deepsup.features import Feature, Pick, read_pick, show_pick, split_call
 from deepsup.files import write_atomically
 from deepsup.heads.cost import millions as millions
 from deepsup.heads.older_heads import as_written
@@ -76,6 +76,11 @@ class Branch:
                 f"layer '{self.layer}' uses its output again before it returns it, so the gradient rule {self.gradient!r} of "
                 f"branch '{self.name}' would see a part only of what comes from above. Tap a layer inside or around it, or "
                 "use add, scale, warmup or detach."
+            )
+        if split_call(self.layer)[1] < 0 and self.gradient != gradients.ADD:
+            raise LayerError(
+                f"branch '{self.name}' reads the last call, '{self.layer}', which is known only when the forward is over, so the "
+                f"gradient rule {self.gradient!r} cannot be kept there. Name the call by its number, or use add."
             )
         if not heads.describe(self.head).scores and (self.zero or self.predicts or losses.describe(self.loss).scores):
             raise HeadError(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from deepsup.errors import AttachError, ConfigError, DataParallelError, HeadError, PlanError, TapError
+from deepsup.features import split_call
 from deepsup.heads import build, squared_norm, zero
 from deepsup.heads.lent_layers import lent, place
 from deepsup.heads.modules import Pooling
@@ -88,15 +89,12 @@ class Supervised(Transparent):
     def activations(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Tensor]]:
         """What the model returns, and by branch name what its taps saw in that forward."""
         recorder = self.recorder
-        recorder.armed = True
-        recorder.graph = torch.is_grad_enabled()
+        recorder.begin()
         try:
             main = self.model(*args, **kwargs)
             seen, versions = dict(recorder.seen), dict(recorder.versions)
         finally:
-            recorder.armed = False
-            recorder.seen.clear()
-            recorder.versions.clear()
+            recorder.end()
         for name, version in versions.items():
             _check_untouched(name, seen[name], version)
         if self.reads_input:
@@ -154,10 +152,10 @@ class Supervised(Transparent):
     def _predict(self, branch: Branch, seen: dict[str, Tensor], mask: Tensor | None) -> Any:
         if branch.name not in seen:
             raise TapError(
-                f"the tap of branch '{branch.name}' on layer '{branch.layer}' did not fire: the forward skipped the layer, "
-                "the layer was replaced, or the model was stripped or compiled before attach. Plan and attach again; where the "
-                f"model drops layers by chance, plan(..., optional={{'{branch.name}': True}}), or supervise.optional=true in "
-                "settings, leaves the branch out then."
+                f"the tap of branch '{branch.name}' on layer '{branch.layer}' did not fire: the forward skipped the layer or "
+                "ran it less often, the layer was replaced, or the model was stripped or compiled before attach. Plan and attach "
+                f"again; where the model drops layers by chance, plan(..., optional={{'{branch.name}': True}}), or "
+                "supervise.optional=true in settings, leaves the branch out then."
             )
         feature = seen[branch.name]
         head = self.heads[branch.name]
@@ -311,15 +309,10 @@ def attach(model: nn.Module, plan: Plan) -> Supervised:
         if branch.layer == INPUT:
             model.register_forward_hook(InputTap(branch.name, net.recorder))
             continue
-        tap = Tap(
-            branch.name,
-            net.recorder,
-            pick=branch.pick,
-            clone=branch.clone,
-            requires_grad=branch.requires_grad,
-            rule=branch.gradient,
-        )
-        model.get_submodule(branch.layer).register_forward_hook(tap)
+        layer, call = split_call(branch.layer)
+        how: dict[str, Any] = {"pick": branch.pick, "clone": branch.clone, "requires_grad": branch.requires_grad}
+        tap = Tap(branch.name, net.recorder, rule=branch.gradient, call=call, **how)
+        model.get_submodule(layer).register_forward_hook(tap)
         net.taps[branch.name] = tap
     for e in net.inner.values():
         kind, root = (FeatureTap, model) if e.output == MAIN else (HeadTap, built[e.output])
@@ -354,8 +347,9 @@ def _check_attachable(model: nn.Module, plan: Plan) -> None:
     for branch in plan.branches:
         if branch.layer == INPUT:
             continue
-        _check_there(branch.layer, layers, f"branch '{branch.name}' reads")
-        refuse_compiled(model, branch.layer)
+        layer = split_call(branch.layer)[0]
+        _check_there(layer, layers, f"branch '{branch.name}' reads")
+        refuse_compiled(model, layer)
 
 
 def _check_there(layer: str, layers: dict[str, nn.Module], reads: str) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from deepsup import losses
 from deepsup.errors import AttachError, BranchNameError, HeadError, TapError
-from deepsup.features import main_prediction, picked
+from deepsup.features import main_prediction, picked, split_call
 from deepsup.layers.taps import Reached, taps_on
 from deepsup.losses.full_size import alike
 from deepsup.plans.plan import Branch
@@ -134,14 +134,18 @@ def activation_of(net: Supervised, branch: Branch, args: tuple[Any, ...], kwargs
     """What a branch reads, of a forward that ends behind its layer. Raises `TapError` where the forward does not come by it."""
     if branch.layer == INPUT:
         return input_of(args, kwargs)
-    if followed():
+    if followed() or split_call(branch.layer)[1] < 0:  # nobody knows of a call that it is the last before the end
         return _whole_forward(net, branch, args, kwargs)
     try:
         with _stop_behind(net, branch):
             net.model(*args, **kwargs)
     except Reached as reached:
         return reached.feature
-    raise TapError(
+    raise _not_reached(branch)
+
+
+def _not_reached(branch: Branch) -> TapError:
+    return TapError(
         f"the forward did not come by layer '{branch.layer}', so branch '{branch.name}' has nothing to read. "
         "The layer was replaced, or is skipped for this input."
     )
@@ -155,16 +159,22 @@ def followed() -> bool:
 def _whole_forward(net: Supervised, branch: Branch, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """What a branch reads, of a forward that goes on to its end."""
     if taps_on(net.model, net.recorder):
-        return net.activations(args, kwargs)[1][branch.name]
+        seen = net.activations(args, kwargs)[1]
+        if branch.name not in seen:
+            raise _not_reached(branch)
+        return seen[branch.name]
     kept: list[Tensor] = []
-    handle = net.model.get_submodule(branch.layer).register_forward_hook(
+    layer, call = split_call(branch.layer)
+    handle = net.model.get_submodule(layer).register_forward_hook(
         lambda module, args, output: kept.append(picked(output, branch.pick).clone())  # before anything writes into it
     )
     try:
         net.model(*args, **kwargs)
     finally:
         handle.remove()
-    return kept[0]
+    if len(kept) < max(call, 1):
+        raise _not_reached(branch)
+    return kept[-1 if call < 0 else max(call, 1) - 1]
 
 
 @contextmanager
@@ -176,14 +186,18 @@ def _stop_behind(net: Supervised, branch: Branch) -> Iterator[None]:
             yield
         finally:
             net.recorder.stop = None
+            net.recorder.end()
         return
-    thread = threading.get_ident()
+    thread, ran = threading.get_ident(), 0
+    layer, call = split_call(branch.layer)
 
     def stop(module: nn.Module, args: Any, output: Any) -> None:
-        if threading.get_ident() == thread:
+        nonlocal ran
+        ran += threading.get_ident() == thread
+        if threading.get_ident() == thread and ran == max(call, 1):
             raise Reached(picked(output, branch.pick))
 
-    handle = net.model.get_submodule(branch.layer).register_forward_hook(stop)
+    handle = net.model.get_submodule(layer).register_forward_hook(stop)
     try:
         yield
     finally:

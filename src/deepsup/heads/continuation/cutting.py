@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from deepsup.errors import ContinuationError
-from deepsup.features import USUAL_NAMES, Pick, picked, show_pick
+from deepsup.features import USUAL_NAMES, Pick, picked, show_pick, split_call
 from deepsup.layers.selectors import INPUT as INPUT
 from deepsup.layers.snapshot import untouched
 
@@ -197,16 +197,19 @@ def _start(point: Point, traced: Traced) -> fx.Node:
     if point.layer == INPUT:
         given: fx.Node = next(n for n in traced.graph.nodes if n.op == "placeholder")
         return given
-    wanted = point.root.get_submodule(point.layer)
+    layer, call = split_call(point.layer)
+    wanted = point.root.get_submodule(layer)
     path = next(name for name, module in point.root.named_modules() if module is wanted)  # it may have several
     calls = traced.outputs.get(path, [])
     if not calls:
         raise point.refusal("the layer lies inside one that a graph cannot show, or never runs")
-    if len(calls) > 1:
+    if call and call not in (-1, len(calls)):
+        raise point.refusal("the layer runs again after this call, so what follows is not a part of its own")
+    if len(calls) > 1 and not call:
         raise point.refusal(f"the layer runs {len(calls)} times in one forward, so what follows it is ambiguous")
-    if not isinstance(calls[0], fx.Node):
+    if not isinstance(calls[-1], fx.Node):
         raise point.refusal("the layer returns something else than one tensor")
-    return calls[0]
+    return calls[-1]
 
 
 def _end(point: Point, traced: Traced) -> fx.Node:

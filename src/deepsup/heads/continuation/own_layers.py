@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deepsup.errors import ContinuationError
-from deepsup.features import Feature, Pick
+from deepsup.features import Feature, Pick, split_call
 from deepsup.heads.build_head import head
 from deepsup.heads.continuation.cutting import INPUT, Point, cut, trace
 from deepsup.layers.snapshot import untouched
@@ -28,11 +28,14 @@ def main(feature: Feature, classes: int, *, model: nn.Module, layer: str, main: 
         raise ContinuationError(
             "the head 'main' is what a model runs on one of its layers. Tap a layer, not the input."
         )
-    kind = type(model.get_submodule(layer))
+    path, call = split_call(layer)
+    kind = type(model.get_submodule(path))
     with untouched(model):
         for module in model.modules():  # hooks of the user's must not see what a graph is traced with
             for hooks in [v for k, v in vars(module).items() if "_hooks" in k and isinstance(v, OrderedDict)]:
                 hooks.clear()
+        if call:  # of a layer that runs again and again: what follows its last run
+            return cut(Point(model, f"{path}#-1", main))
         outputs = list(trace(Point(model, layer, main)).outputs)
         later = outputs[outputs.index(layer) + 1 :] if layer in outputs else []
         for path in reversed(later):

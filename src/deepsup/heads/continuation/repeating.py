@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from deepsup.errors import ContinuationError
-from deepsup.features import Feature, Pick
+from deepsup.features import Feature, Pick, split_call
 from deepsup.heads.build_head import head
 from deepsup.heads.continuation.cutting import INPUT, Point, cut, trace
 from deepsup.heads.continuation.stage_blocks import Stage, following, has_stride, stages_of
@@ -80,7 +80,7 @@ def _check(model: object, layer: object, width: object, blocks: object) -> None:
             "the head 'continuation' repeats the rest of a model, so it has to know which: plan and attach tell it; a call of "
             "your own needs model= and layer=."
         )
-    if layer != INPUT and layer not in dict(model.named_modules(remove_duplicate=False)):
+    if layer != INPUT and split_call(layer)[0] not in dict(model.named_modules(remove_duplicate=False)):
         raise ContinuationError(f"{type(model).__name__} has no layer '{layer}' after which it could be repeated.")
     if isinstance(width, bool) or not isinstance(width, (int, float)) or not 0 < width < math.inf:
         raise ContinuationError(f"width={width!r} must be a positive number: 2 for twice the channels, 0.5 for half.")
@@ -147,7 +147,7 @@ def _classifier(point: Point, rest: fx.GraphModule) -> tuple[str, nn.Module]:
 def _lengthen(point: Point, blocks: float | Sequence[int], values: dict[Tensor, Tensor]) -> None:
     """Give the stages after the cut as many blocks as asked."""
     ran = list(trace(point).outputs)
-    stages = following(point.root, "" if point.layer == INPUT else point.layer, ran)
+    stages = following(point.root, "" if point.layer == INPUT else split_call(point.layer)[0], ran)
     there = [len(stage.blocks) for stage in stages]
     counts = [math.ceil(n * blocks) for n in there] if isinstance(blocks, (int, float)) else list(blocks)
     if not stages or len(counts) != len(stages):
