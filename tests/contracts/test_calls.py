@@ -198,6 +198,10 @@ def test_what_is_refused_says_why() -> None:
         ds.plan(model, x, "sell#2")
     with pytest.raises(LayerError, match=r"reads the last call, 'cell#-1'.*gradient rule project"):
         ds.plan(model, x, "cell#-1", gradient="project")
+    net = ds.attach(model, ds.plan(model, x, "cell#-1")).train()
+    with ds.ConflictMeter(net), pytest.raises(TapError, match="its gradients cannot be measured apart"):
+        net(x)
+    ds.strip(net)
     with pytest.raises(ContinuationError, match="runs again after this call"):
         ds.plan(model, x, "cell#2", head="continuation")
 

@@ -96,16 +96,7 @@ class Tap:
             return None
         if stop:
             raise Reached(picked(output, self.pick))
-        if self.name in self.recorder.seen and not self.call:
-            raise TapError(
-                f"the layer of branch '{self.name}' ran twice in one forward, so its output is ambiguous. "
-                "Name the call, at=['LAYER#1'] or '#-1' for the last, or choose the block around it."
-            )
-        if self.call < 0 and self.slot is not None:
-            raise TapError(
-                f"branch '{self.name}' reads the last call of its layer, which is known only when the forward is over, so its "
-                "gradients cannot be measured apart. Name the call by its number, such as 'LAYER#3'."
-            )
+        self._check_call()
         if self.requires_grad and self.recorder.graph and not torch.is_grad_enabled():
             raise TapError(
                 f"no gradient can flow from branch '{self.name}' into its layer: the output is computed without a graph, "
@@ -139,6 +130,19 @@ class Tap:
             return True
         ran = self.recorder.ran[self.name] = self.recorder.ran.get(self.name, 0) + 1
         return self.call in (ran, -1)
+
+    def _check_call(self) -> None:
+        """Raise `TapError` for a second run that was not planned, and for a last one that is to be measured."""
+        if self.name in self.recorder.seen and not self.call:
+            raise TapError(
+                f"the layer of branch '{self.name}' ran twice in one forward, so its output is ambiguous. "
+                "Name the call, at=['LAYER#1'] or '#-1' for the last, or choose the block around it."
+            )
+        if self.call < 0 and self.slot is not None:
+            raise TapError(
+                f"branch '{self.name}' reads the last call of its layer, which is known only when the forward is over, so its "
+                "gradients cannot be measured apart. Name the call by its number, such as 'LAYER#3'."
+            )
 
     def _picked(self, output: Any) -> Tensor:
         """The tensor that the branch reads, of an output with several. Raises `TapError` where there is none."""
