@@ -230,6 +230,12 @@ def test_what_cannot_be_scored_is_refused_by_name(flaw: dict, says: str) -> None
         retrieval_scores(**(sound._asdict() | flaw))
 
 
+@pytest.mark.parametrize("wrong", [torch.tensor([1, 2**64 - 1], dtype=torch.uint64), torch.tensor([1.0, 1e19])])
+def test_identities_that_do_not_fit_are_no_junk(wrong: torch.Tensor) -> None:
+    with pytest.raises(DatasetError, match=r"numbers of 64 bits, below 2\*\*63; found .* in place 1"):
+        retrieval_scores(torch.ones(1, 2), torch.eye(2), [1], wrong)
+
+
 def test_unknown_distances_and_empty_blocks_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"no distance is called 'cosin'\. Closest: cosine\."):
         retrieval_scores(torch.ones(1, 2), torch.eye(2), [1], [1, 2], distance="cosin")

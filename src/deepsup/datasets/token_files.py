@@ -107,7 +107,7 @@ def _whole(numbers: Tensor, path: Path, name: str, *, but: int | None = None) ->
         )
     wide = numbers.to(torch.int64)  # first, so that nothing wraps around: a byte of 156 is not -100
     bad = (wide < 0) | (wide >= _MOST)
-    bad = bad if but is None else bad & (wide != but)
+    bad = bad if but is None or numbers.dtype == torch.uint64 else bad & (wide != but)  # 2**64 - 100 is not -100
     if bool(bad.any()):
         row, place = bad.nonzero()[0].tolist()
         instead = "" if but is None else f", or {but} where none counts"

@@ -213,7 +213,12 @@ def _whole(values: Any, name: str) -> Tensor:
         if len(wrong):
             at = int(wrong[0])
             raise DatasetError(f"{name} holds whole numbers; found {float(found[at])} in place {at}.")
-    return found.to(torch.int64).contiguous()
+    whole = found.to(torch.int64).contiguous()
+    wrapped = (found.double().abs() >= 2.0**63).nonzero().flatten()
+    if len(wrapped):
+        at = int(wrapped[0])
+        raise DatasetError(f"{name} holds numbers of 64 bits, below 2**63; found {found[at].item()} in place {at}.")
+    return whole
 
 
 def _least(labels: Tensor, name: str, least: int, says: str) -> None:
