@@ -20,8 +20,13 @@ def test_the_text_says_what_the_table_shows() -> None:
     by_arm = {(row.comparison, row.arm): row for row in made.rows()}
     verdicts = {key: row.verdict["verdict"] for key, row in by_arm.items()}
     assert [key for key, verdict in verdicts.items() if verdict != "no evidence"] == [
-        ("digits-comparison", "sgd/supervised")
+        ("digits-comparison", "sgd/supervised"),
+        *(("identities-methods", arm) for arm in ("dsl", "dhm", "equal-compute")),
     ]
+    search = {
+        arm: round(100 * row.verdict["mean_difference"], 1) for (name, arm), row in by_arm.items() if "ident" in name
+    }
+    assert (search["dsl"], search["dhm"], round(search["equal-compute"])) == (4.2, 4.6, 17)
     plain = by_arm["digits-comparison", "sgd/supervised"]
     assert (plain.normalised, plain.network) == ("none", "plain-12")
     best = max(
