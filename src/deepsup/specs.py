@@ -16,6 +16,7 @@ import functools
 import importlib
 import inspect
 import math
+import operator
 import pkgutil
 import re
 import typing
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
-from deepsup.errors import DeepsupError, MissingPackageError
+from deepsup.errors import ConfigError, DeepsupError, MissingPackageError
 
 Builder = TypeVar("Builder", bound=Callable[..., Any])
 
@@ -170,10 +171,45 @@ class Limit:
     fits: Callable[[Any], bool]
 
 
+def _is_finite(value: object) -> bool:
+    """Whether a number, numpy's and a tensor's too, is finite as a float."""
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        return False
+    try:
+        return math.isfinite(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # of several elements, or 10**400
+        return False
+
+
+def _is_whole(value: object) -> bool:
+    try:
+        return not isinstance(value, bool) and abs(operator.index(value)) < 2**63  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):
+        return False
+
+
+FINITE = Limit("a finite number", _is_finite)
+INTEGER = Limit("a whole number", _is_whole)
+POSITIVE = Limit("a whole number of at least 1", lambda v: _is_whole(v) and v >= 1)
+NOT_NEGATIVE = Limit("a finite number of at least 0", lambda v: _is_finite(v) and v >= 0)
+"""Of Python calls, which are given numbers of numpy and torch, too."""
+
+
+def hold(where: str, limit: Limit, **values: object) -> None:
+    """Raise `ConfigError` for the first of the values that is not within the limit; None is left out."""
+    for name, value in values.items():
+        if value is not None and not limit.fits(value):
+            raise ConfigError(f"{where}: {name} must be {limit.says}; found {value!r:.60}.")
+
+
 ABOVE_ZERO = Limit("a finite number above 0", lambda v: is_number(v) and v > 0)
 BELOW_ONE = Limit("a number in [0, 1)", lambda v: is_number(v) and 0 <= v < 1)
 FLAG = Limit("True or False", lambda v: isinstance(v, bool))
-WHOLE = Limit("a whole number", lambda v: isinstance(v, int) and not isinstance(v, bool))
+WHOLE = Limit("a whole number", lambda v: isinstance(v, int) and not isinstance(v, bool) and abs(v) < 2**63)
+COUNT = Limit("a whole number of at least 1", lambda v: WHOLE.fits(v) and v >= 1)
+INDEX = Limit("a whole number of at least 0", lambda v: WHOLE.fits(v) and v >= 0)
+STEPS = Limit("a whole number of at least 0, or None", lambda v: v is None or INDEX.fits(v))
+TEXT = Limit("a text", lambda v: isinstance(v, str))
 
 
 def at_least(least: float) -> Limit:
@@ -188,7 +224,10 @@ def between(least: float, most: float) -> Limit:
 
 def one_of(*choices: object) -> Limit:
     """One of a few values."""
-    return Limit(" or ".join(map(repr, choices)), lambda v: v in choices)
+    return Limit(
+        " or ".join(map(repr, choices)),
+        lambda v: any(v == c and isinstance(v, bool) == isinstance(c, bool) for c in choices),
+    )
 
 
 class Registry(Mapping[str, Builder], Generic[Builder]):
@@ -254,7 +293,22 @@ def _limits(builder: Callable[..., object]) -> dict[str, Limit]:
     found = {
         name: [m for m in getattr(hint, "__metadata__", ()) if isinstance(m, Limit)] for name, hint in hints.items()
     }
-    return {name: limits[0] for name, limits in found.items() if limits}
+    usual = {name: _usual(hint) for name, hint in hints.items() if not found[name]}
+    return {name: limits[0] for name, limits in found.items() if limits} | {n: one for n, one in usual.items() if one}
+
+
+_USUAL: Mapping[Any, Limit] = {int: COUNT, float: at_least(0), bool: FLAG, str: TEXT}
+
+
+def _usual(hint: Any) -> Limit | None:
+    """What an option is that says its type alone: counts, numbers that are not negative, switches, texts, or None."""
+    kinds = typing.get_args(hint) or (hint,)
+    limits = [_USUAL[kind] for kind in kinds if kind in _USUAL]
+    nothing = type(None) in kinds
+    if not limits or len(limits) + nothing < len(kinds):
+        return None
+    says = " or ".join([*(limit.says for limit in limits), *(["None"] if nothing else [])])
+    return Limit(says, lambda v: (nothing and v is None) or any(limit.fits(v) for limit in limits))
 
 
 def _plain(name: str) -> str:

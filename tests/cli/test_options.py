@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
 from typer.models import OptionInfo
+from typer.testing import CliRunner
 
-from deepsup.cli import commands
+from deepsup.cli import app, commands
 from deepsup.errors import ConfigError
 from deepsup.label_maps import write_picture
 from tests.support.command_line import call, wide  # noqa: F401  (the fixture widens the terminal)
@@ -43,21 +47,21 @@ def test_commands_that_share_an_option_say_the_same_of_it(option: str, verbs: tu
     assert "" not in said
 
 
-def paths() -> set[tuple[str, str]]:
-    """Every option of every command that takes a path."""
+def taking(wanted: type) -> set[tuple[str, str]]:
+    """Every option of every command that takes something of a type."""
     found = set()
     for command in commands.commands.registered_commands:
         assert command.callback
         hints = get_type_hints(command.callback, include_extras=True)
         for name in inspect.signature(command.callback).parameters:
             kind, *told = get_args(hints[name])
-            if isinstance(told[0], OptionInfo) and Path in (kind, *get_args(kind)):
+            if isinstance(told[0], OptionInfo) and wanted in (kind, *get_args(kind)):
                 found.add((command.callback.__name__, name))
     return found
 
 
 def test_every_option_that_takes_a_path_is_tried_here() -> None:
-    assert paths() == READ | FOLDERS | WRITTEN.keys()
+    assert taking(Path) == READ | FOLDERS | WRITTEN.keys()
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +69,25 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("options") / "run"
     call("train", *SETTINGS, "epochs=1", "engine.threads=1", f"output={folder}", "log.gradients=1")
     return folder
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "0", "1.5", "x", "", "true", "9" * 30])
+def test_a_number_has_a_range(value: str) -> None:
+    for command, option in taking(int) | taking(float):
+        flag = "--" + option.replace("_", "-")
+        said = CliRunner().invoke(app.app, [command, "x", "y", flag, value], env={"COLUMNS": "140", "TERM": "dumb"})
+        assert said.exit_code == 2, (command, flag, said.output)
+        assert f"Invalid value for '{flag}'" in said.output, (command, flag, said.output)
+
+
+def test_what_the_terminal_cannot_show_is_shown_otherwise() -> None:
+    code = "import sys; sys.argv = ['deepsup', 'layers', 'deepsup:\\udcff\\u20ac']; from deepsup.__main__ import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}
+    )
+    assert done.returncode == 1
+    assert b"Traceback" not in done.stderr
+    assert b"\\udcff\\u20ac" in done.stderr
 
 
 def named(run: Path, command: str, option: str, file: Path) -> list[str]:

@@ -37,7 +37,7 @@ from deepsup.layers.wrappers import clean
 from deepsup.plans.branch_layers import single_calls
 from deepsup.plans.plan import Plan, fingerprint
 from deepsup.plans.planning import plan as make_plan
-from deepsup.specs import closest
+from deepsup.specs import POSITIVE, closest, hold
 from deepsup.supervision.attaching import Supervised, attach
 from deepsup.supervision.objectives import Objective
 
@@ -73,6 +73,9 @@ def diagnose(
     """
     if (mistaken := no_batch(sample)) is not None:
         return diagnosis([mistaken], "")
+    given = list(batch_sizes or ())
+    for size in given:
+        hold("diagnose", POSITIVE, batch_sizes=size)
     found = list(_unknown(options))
     loss = _main_loss(loss, found)
     setup = Setup.of(model)
@@ -83,7 +86,7 @@ def diagnose(
     except DeepsupError as error:
         return diagnosis([*found, from_error(error, "option loss=")], "")
     whole = twin(own) if own is not None else None
-    sizes = batch_sizes or sizes_of(batches) or [length(sample)]
+    sizes = given or sizes_of(batches) or [length(sample)]
     case = _Case(setup, sample, target, found, whole, loss, sizes)
     chosen = (setup.net.plan if setup.net else plan) if setup.sharded else case.run(plan, at, options, batches)
     found += compiled(setup, chosen, wanted=wanted)

@@ -24,7 +24,7 @@ from deepsup.heads.modules import (
     pooled,
     separable_chain,
 )
-from deepsup.specs import FLAG, LATER, one_of
+from deepsup.specs import BELOW_ONE, FLAG, LATER, STEPS, one_of
 
 
 @head(light=True)
@@ -75,7 +75,7 @@ def cnds(
     *,
     width: int = 64,
     hidden: int = 1024,
-    dropout: float = 0.5,
+    dropout: Annotated[float, BELOW_ONE] = 0.5,
     ceil: bool = True,
     start: Annotated[str, one_of("usual", "released")] = "usual",
 ) -> nn.Module:
@@ -114,7 +114,7 @@ def googlenet(
     pooling: str = "4x4",
     width: int = 128,
     hidden: int = 1024,
-    dropout: float = 0.7,
+    dropout: Annotated[float, BELOW_ONE] = 0.7,
 ) -> nn.Module:
     """The auxiliary classifier of GoogLeNet (Szegedy et al. 2015, sec. 5): average pool, 1x1 convolution to `width`, ReLU,
     a fully connected layer of `hidden`, ReLU, dropout, and one that scores.
@@ -165,7 +165,9 @@ def mixed(feature: Feature, classes: int) -> nn.Module:
 
 
 @head(fitted=True)
-def bottleneck(feature: Feature, classes: int, *, channels: int | None = None, steps: int | None = None) -> nn.Module:
+def bottleneck(
+    feature: Feature, classes: int, *, channels: int | None = None, steps: Annotated[int | None, STEPS] = None
+) -> nn.Module:
     """The branch of BYOT (Zhang et al. 2019): 1x1 convolution to a quarter of `channels`, one of 2^steps x 2^steps with
     that stride, 1x1 to `channels`, each with batch normalisation and ReLU; global average pool, one linear layer.
 
@@ -188,7 +190,7 @@ def sepconv(
     classes: int,
     *,
     channels: int | None = None,
-    steps: int | None = None,
+    steps: Annotated[int | None, STEPS] = None,
     attention: bool = False,
     adapted: bool = False,
 ) -> nn.Module:

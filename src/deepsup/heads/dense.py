@@ -6,12 +6,15 @@ own resolution; the loss brings them and the labels to one size (module `losses.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from torch import nn
 
 from deepsup.errors import HeadError
 from deepsup.features import Feature
 from deepsup.heads.build_head import HEADS
 from deepsup.heads.modules import ChannelsFirst, csail_initial
+from deepsup.specs import BELOW_ONE, INDEX
 
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -20,7 +23,12 @@ _DROP = {1: nn.Dropout1d, 2: nn.Dropout2d, 3: nn.Dropout3d}
 
 @HEADS.register
 def fcn(
-    feature: Feature, classes: int, *, width: int | None = None, layers: int = 1, dropout: float = 0.1
+    feature: Feature,
+    classes: int,
+    *,
+    width: int | None = None,
+    layers: Annotated[int, INDEX] = 1,
+    dropout: Annotated[float, BELOW_ONE] = 0.1,
 ) -> nn.Module:
     """The auxiliary head of PSPNet and of FCNs: `layers` times 3x3 convolution to `width`, batch normalisation, ReLU; then
     dropout of whole channels and a 1x1 convolution (Zhao et al. 2017, hszhao/semseg; mmsegmentation's FCNHead).
@@ -39,7 +47,9 @@ def fcn(
 
 
 @HEADS.register
-def c1(feature: Feature, classes: int, *, width: int | None = None, dropout: float = 0.0) -> nn.Module:
+def c1(
+    feature: Feature, classes: int, *, width: int | None = None, dropout: Annotated[float, BELOW_ONE] = 0.0
+) -> nn.Module:
     """The auxiliary head of C1DeepSup: 3x3 convolution to `width`, batch normalisation, ReLU, 1x1 convolution
     (CSAILVision, mit_semseg/models/models.py); PPMDeepsup's has `dropout=0.1`.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from torch import nn
 
 from deepsup.features import Feature
@@ -16,6 +18,7 @@ from deepsup.heads.modules import (
     pooled,
     separable_chain,
 )
+from deepsup.specs import STEPS
 
 
 @head(scores=False, fitted=True)
@@ -24,7 +27,7 @@ def embed(
     classes: int,
     *,
     channels: int | None = None,
-    steps: int | None = None,
+    steps: Annotated[int | None, STEPS] = None,
     dim: int | None = 128,
 ) -> nn.Module:
     """The projection head of Contrastive Deep Supervision (Zhang et al. 2022): the convolutions of `sepconv`, global average

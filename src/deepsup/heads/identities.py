@@ -11,10 +11,8 @@ from deepsup.errors import HeadError
 from deepsup.features import Feature
 from deepsup.heads.build_head import head
 from deepsup.heads.modules import GateNorm, Mean, Pooling, channels_first
-from deepsup.specs import WHOLE, Limit, one_of
+from deepsup.specs import COUNT, INDEX, Limit, one_of
 
-COUNT = Limit("a whole number of at least 1", lambda v: WHOLE.fits(v) and v >= 1)
-INDEX = Limit("a whole number of at least 0", lambda v: WHOLE.fits(v) and v >= 0)
 WIDTH = Limit("None or a whole number of at least 1", lambda v: v is None or COUNT.fits(v))
 POOLINGS = one_of("avg", "gem")
 

@@ -15,7 +15,8 @@ from deepsup import trust
 from deepsup.errors import ConfigError, HeadError
 from deepsup.losses.named import Loss, Named, get, loss
 from deepsup.losses.resized import resized
-from deepsup.specs import Limit
+from deepsup.losses.resizing import POLICIES
+from deepsup.specs import Limit, one_of
 
 PATH = Limit(
     "a text 'package.module:NAME'",
@@ -33,7 +34,7 @@ def imported(
     *,
     path: Annotated[str, PATH] = "torch.nn.functional:cross_entropy",
     options: Annotated[Mapping[str, Any] | None, OPTIONS] = None,
-    resize: str | None = None,
+    resize: Annotated[str | None, one_of("enlarge", "interpolate", *POLICIES, None)] = None,
 ) -> Tensor:
     """The function at `path`, or an instance of the class there, made with `options`: `imported(path='monai.losses:DiceLoss',
     options={'sigmoid': True}, resize='interpolate')`.

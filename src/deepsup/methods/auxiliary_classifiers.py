@@ -12,7 +12,8 @@ from deepsup.layers.selectors import select
 from deepsup.methods.method import BUILDERS, Biases, Method, NotNegative, Places, Positive, Preset, Scene
 from deepsup.methods.published_networks import cnds_activations, nin_convolutions
 from deepsup.methods.stage_ends import INNER_STAGES, inner_stages
-from deepsup.specs import one_of, show_call
+from deepsup.schedules import End
+from deepsup.specs import BELOW_ONE, one_of, show_call
 from deepsup.terms import Bracket
 
 DSN_RATE = (
@@ -106,7 +107,7 @@ def dsn(
 
 
 @BUILDERS.register
-def dsn_released(*, loss: str = "squared_hinge(form='one-vs-rest')", until: float = 0.3333) -> Method:
+def dsn_released(*, loss: str = "squared_hinge(form='one-vs-rest')", until: End = 0.3333) -> Method:
     """DSN as released: constant weight 1, heads deleted by hand after 50,000 of 150,000 iterations."""
     return Method(
         formula="L = l(main) + sum_m l(m) until a third of the training, l = one-vs-rest squared hinge",
@@ -165,7 +166,7 @@ _NIN_OR_STAGES = Places(
 
 
 @BUILDERS.register
-def cnds(*, alpha: NotNegative = 0.3, reading: str = "iterated") -> Method:
+def cnds(*, alpha: NotNegative = 0.3, reading: Annotated[str, one_of("iterated", "linear")] = "iterated") -> Method:
     """One convolutional branch where gradients vanish, its weight decaying to zero.
 
     CNDS as the paper writes it.
@@ -230,7 +231,7 @@ def _ramps(method: Method, scene: Scene, layers: Mapping[str, str]) -> Mapping[s
 
 
 @BUILDERS.register
-def adaloss(*, decay: float = 0.9) -> Method:
+def adaloss(*, decay: Annotated[float, BELOW_ONE] = 0.9) -> Method:
     """Classifiers at all stages, each weighed by the inverse of the running mean of its loss."""
     return Method(
         formula="L = L_main + sum_i (m_main / m_i) L_i,  m <- 0.9 m + 0.1 L",

@@ -10,7 +10,7 @@ from deepsup.errors import ConfigError, LayerError
 from deepsup.heads.continuation import hierarchical
 from deepsup.methods.method import BUILDERS, Arrange, Method, NotNegative, Places, Positive, Preset, Scene, Share
 from deepsup.methods.stage_ends import INNER_STAGES_AND_DEEPEST, all_stages
-from deepsup.schedules import constant, parse
+from deepsup.schedules import End, constant, parse
 from deepsup.specs import FLAG, WHOLE, Limit, one_of, show_call
 from deepsup.terms import ENSEMBLE, GATE, INPUT, PREVIOUS, Edge
 
@@ -279,7 +279,7 @@ def _from_deepest(names: Sequence[str], loss: str, alpha: float, hint: float, *,
 
 @BUILDERS.register
 def one(
-    *, branches: Annotated[int, _at_least_whole(2)] = 3, temperature: Positive = 3.0, until: float = 0.2667
+    *, branches: Annotated[int, _at_least_whole(2)] = 3, temperature: Positive = 3.0, until: End = 0.2667
 ) -> Method:
     """Copies of the last stage beside the model's own; their gated mixture teaches them all.
 

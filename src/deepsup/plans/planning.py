@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepsup import gradients, heads, losses, methods, schedules
+from deepsup import gradients, heads, losses, methods, schedules, specs
 from deepsup.errors import BranchNameError, ClassCountError, HeadError
 from deepsup.features import WHOLE
 from deepsup.heads.cost import Price, price
@@ -78,6 +78,8 @@ def plan(
     Raises `LayerError`, `HeadError`, `BranchNameError`, `ClassCountError`, `OutputError` or `ConfigError`.
     """
     refuse_wrapped(model)
+    specs.hold("plan", specs.POSITIVE, epochs=epochs)
+    specs.hold("plan", specs.INTEGER, classes_axis=classes_axis)
     usual, own = usual_loss(model, sample, task, main) if loss is None else (loss, None)
     said, preset = Said(task, classes_axis, own), methods.get(method).under(usual)
     given = {

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
 
-from deepsup import heads
+from deepsup import heads, specs
 from deepsup.errors import ConfigError, HeadError
 from deepsup.features import Feature
 from deepsup.heads.cost import aligned, millions, price
@@ -125,6 +125,8 @@ def choose(
 ) -> list[str]:
     """The tap points that a rule picks, in running order; empty when by this rule no layer needs help."""
     check_rule(rule)
+    specs.hold("recommend", specs.NOT_NEGATIVE, threshold=threshold, factor=factor)
+    specs.hold("recommend", specs.INTEGER, count=count)
     if rule == "threshold":
         return [r.tap for r, level in zip(rows, _levels(rows), strict=True) if level < threshold][-1:]
     if rule == "drop":

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from deepsup import losses
+from deepsup import losses, specs
 from deepsup.errors import CompiledModelError, ConfigError, DatasetError, LayerError, NonFiniteError, OutputError
 from deepsup.features import main_prediction, picked, read_pick, show_pick
 from deepsup.layers.dry_run import Layer, Trace, as_call, trace
@@ -64,9 +64,11 @@ def probe(
     normalisation, `ConfigError` for a loss that the model has no part in or an `lr` below 0, `NonFiniteError` for a loss or a
     gradient that is not finite.
     """
+    specs.hold("probe", specs.INTEGER, iterations=iterations)
+    specs.hold("probe", specs.NOT_NEGATIVE, threshold=threshold)
     if iterations < 1:
         raise ConfigError(f"the probe needs at least 1 iteration; found {iterations}.")
-    if not 0 <= lr < math.inf:
+    if not specs.NOT_NEGATIVE.fits(lr):
         raise ConfigError(
             f"the probe steps down the loss with lr >= 0 (0 measures at the present weights); found {lr}."
         )

@@ -213,7 +213,7 @@ class Supervised(Transparent):
         `deepsup.fit` and `deepsup train` do it; a loop of your own needs it for `warmup` and scheduled `scale`, and where it
         compiles the net and a weight becomes 0, so that the trunk gets nothing from that branch instead of zeros.
         """
-        if not 0 <= progress <= 1:
+        if isinstance(progress, (bool, str, list)) or not 0 <= progress <= 1:
             raise ConfigError(f"progress is the share of training that is done, in [0, 1]; found {progress!r}.")
         self.progress_known = True
         self.idle = idle(self.plan, progress)

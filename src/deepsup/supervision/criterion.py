@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepsup import losses
+from deepsup import losses, specs
 from deepsup.errors import ConfigError
 from deepsup.plans.plan import Plan
 from deepsup.supervision.loss_terms import Terms
@@ -50,6 +50,7 @@ class Criterion(nn.Module):
                 "a criterion is told either progress=, a function of nothing that returns the share of training that is done, "
                 f"or steps=, the number of training calls; found {'both' if all(said) else 'neither'}, with {self.objective!r}."
             )
+        specs.hold("Criterion", specs.INTEGER, steps=steps)
         if steps is not None and steps < 1:
             raise ConfigError(f"steps= is the number of training calls, 1 or more; found {steps!r}.")
         self.progress, self.steps, self.calls = progress, steps, 0

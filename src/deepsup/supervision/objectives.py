@@ -125,7 +125,7 @@ class Objective:
                     "share of training that is done, for example step / steps."
                 )
             return 0.0
-        if not 0 <= progress <= 1:
+        if isinstance(progress, (bool, str, list)) or not 0 <= progress <= 1:
             raise ConfigError(f"progress is the share of training that is done, in [0, 1]; found {progress!r}.")
         return progress
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.optim import Optimizer
 
-from deepsup import methods
+from deepsup import methods, specs
 from deepsup.errors import BranchNameError, ConfigError
 from deepsup.layers.wrappers import bare
 from deepsup.specs import closest, is_number
@@ -47,6 +47,9 @@ def parameter_groups(
     `BranchNameError` for a branch that is not there, `ConfigError` for a model that does not tell its layers,
     and for a `layer_decay` outside (0, 1].
     """
+    rates: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "head_lr_factor": head_lr_factor}
+    specs.hold("parameter_groups", specs.NOT_NEGATIVE, **rates, head_weight_decay=head_weight_decay)
+    specs.hold("parameter_groups", specs.FINITE, layer_decay=layer_decay)
     parts: list[tuple[str, nn.Module, float, float]] = [("model", net, lr, weight_decay)]
     biases = None
     model, heads = bare(net), None

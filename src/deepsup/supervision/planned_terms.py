@@ -50,7 +50,11 @@ def predictions_of(plan: Plan | None, main_loss: str | losses.Loss, *, said: boo
 
 def axis_without_plan(plan: Plan | None, classes_axis: int | None) -> int | None:
     """Where the channels of an output are that has no plan. Raises `ConfigError` for another axis, and beside a plan."""
-    if classes_axis not in (None, 1, -1) or (plan is not None and classes_axis is not None):
+    if (
+        isinstance(classes_axis, bool)
+        or classes_axis not in (None, 1, -1)
+        or (plan is not None and classes_axis is not None)
+    ):
         raise ConfigError(
             f"classes_axis={classes_axis}: an objective without a plan is told 1 or -1, the last axis; with one, the plan knows: "
             "plan(..., classes_axis=)."
