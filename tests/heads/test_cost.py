@@ -145,7 +145,7 @@ def test_heads_made_from_the_model_are_given_it() -> None:
         (Named("scores", value=[1]), "returned a dict of 'scores': list; it must hold tensors"),
         (Named(), "returned a dict of nothing; it must hold tensors"),
         ("poool", "no head is called 'poool'"),
-        ("bottleneck(channels=0)", "head 'bottleneck' needs a whole number of channels"),
+        ("bottleneck(channels=0)", "head 'bottleneck' needs channels to be a whole number"),
     ],
 )  # fmt: skip
 def test_a_head_that_cannot_be_priced_is_a_head_error(head: nn.Module | str, says: str) -> None:
