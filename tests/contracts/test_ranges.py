@@ -68,6 +68,9 @@ def calls() -> Mapping[tuple[str, str], Callable[[Any], Any]]:
     }  # fmt: skip
     groups = ("lr", "weight_decay", "head_lr_factor", "head_weight_decay", "layer_decay")
     of_groups = {n: lambda v, n=n: ds.parameter_groups(supervised, **{"lr": 0.1, n: v}) for n in groups}
+    of_groups["branch_lr_factors"] = lambda v: ds.parameter_groups(
+        supervised, lr=0.1, branch_lr_factors={made.names[0]: v}
+    )
     probed = ("iterations", "lr", "threshold")
     of_probe = {n: lambda v, n=n: ds.probe(net, [(x, y)], **{"iterations": 1, n: v}) for n in probed}
     rules = {"threshold": "threshold", "factor": "drop", "count": "evenly"}
