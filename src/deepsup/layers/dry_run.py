@@ -29,7 +29,6 @@ from deepsup.layers.output_axis import main_of, output_axis
 from deepsup.layers.readers import nodes_above, sequence_number
 from deepsup.layers.snapshot import begin, untouched
 from deepsup.predictions import BY_SHAPE
-from deepsup.specs import INTEGER, hold
 
 TRIES = 32  # for a dry run in which no layer is dropped
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -195,7 +194,6 @@ def trace(
     `main` say by layer name what inference would otherwise guess; `calls` are single runs, such as `cell#2`, seen as layers of
     that name. `seed` starts the random numbers, for models that drop layers by chance. `LayerError` if the forward fails.
     """
-    hold("trace", INTEGER, seed=seed)
     names = {m: n for n, m in model.named_modules() if n}
     args, kwargs = as_call(sample, batch=2)
     from torch.utils.flop_counter import FlopCounterMode  # brings Triton: a third of a second

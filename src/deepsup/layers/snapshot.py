@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from deepsup.specs import INTEGER, hold
+
 _TABLES = ("_parameters", "_buffers", "_modules")  # nn.Module's own, which are looked after one by one
 _COLLECTIONS = (list, dict, set, deque, OrderedDict, defaultdict)
 
@@ -107,7 +109,11 @@ def untouched(
 
 
 def begin(seed: int) -> None:
-    """Start the random numbers of torch, Python and numpy; inside `untouched`, which puts them back."""
+    """Start the random numbers of torch, Python and numpy; inside `untouched`, which puts them back.
+
+    Raises `ConfigError` for a seed that is no whole number.
+    """
+    hold("a dry run", INTEGER, seed=seed)
     torch.manual_seed(seed)
     random.seed(seed)
     if "numpy" in sys.modules:
