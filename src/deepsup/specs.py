@@ -303,7 +303,7 @@ _USUAL: Mapping[Any, Limit] = {int: COUNT, float: at_least(0), bool: FLAG, str: 
 def _usual(hint: Any) -> Limit | None:
     """What an option is that says its type alone: counts, numbers that are not negative, switches, texts, or None."""
     kinds = typing.get_args(hint) or (hint,)
-    limits = [_USUAL[kind] for kind in kinds if kind in _USUAL]
+    limits = [_USUAL[kind] for kind in kinds if isinstance(kind, type) and kind in _USUAL]
     nothing = type(None) in kinds
     if not limits or len(limits) + nothing < len(kinds):
         return None

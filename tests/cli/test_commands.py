@@ -26,7 +26,10 @@ from tests.support.command_line import call, wide  # noqa: F401  (the fixture wi
 from tests.support.tiny_runs import SUPERVISED, settings
 from tests.support.warm_python import WarmPython
 
-VERBS = ["layers", "plan", "probe", "doctor", "train", "compare", "report", "predict", "score", "strip", "methods"]
+VERBS = [
+    *("layers", "plan", "probe", "doctor", "train", "compare", "report", "predict", "export", "evaluate", "score"),
+    *("strip", "methods"),
+]
 ROOT = Path(__file__).parents[2]
 QUICK = ["model=deepsup:plain-6", "epochs=1", "data.limit=64", "engine.threads=1"]
 
@@ -211,7 +214,7 @@ def test_a_scheduler_s_signal_says_so_too(warm: WarmPython, tmp_path: Path) -> N
     with open(tmp_path / "said", "w+") as said:
         process = warm.start(["-m", "deepsup", "train", str(described), "--trust"], stdout=subprocess.PIPE, stderr=said)
         assert process.stdout is not None
-        assert any("epoch 1/" in line for line in process.stdout)
+        assert any("epoch 1/" in line for line in process.stdout), (tmp_path / "said").read_text()
         process.send(signal.SIGTERM)
         assert process.wait(timeout=60) == 128 + signal.SIGTERM
     assert (tmp_path / "said").read_text() == "stopped; the same command goes on\n"

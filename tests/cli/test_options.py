@@ -23,6 +23,7 @@ READ = {("predict", "gallery")}
 FOLDERS = {("predict", "out")}
 SETTINGS = ["model=deepsup:plain-4", "data.name=digits", "data.limit=32", "data.batch_size=16", "supervise.at=[relu1]"]
 WRITTEN = {
+    ("export", "output"): ["RUN"],
     ("plan", "save"): ["deepsup:plain-4", "--at", "relu1", "--size", "8", "--channels", "1", "--classes", "10"],
     ("probe", "save"): [*SETTINGS, "supervise.probe.iterations=1"],
     ("probe", "picture"): [*SETTINGS, "supervise.probe.iterations=1"],

@@ -434,7 +434,7 @@ def test_an_arm_that_a_finished_one_follows_stays_as_it_is(tmp_path: Path):
     runs.check_folder(tmp_path, after)
     done = tmp_path / "all" / "compute" / "seed0"
     done.mkdir(parents=True)
-    (done / "journal.jsonl").write_text('{"kind": "end"}\n')
+    (done / "journal.jsonl").write_text('{"kind": "end", "seconds": 1.0}\n')
     (done / "model.safetensors").touch()
     with pytest.raises(ConfigError, match=r"other settings: arms\.aux\.supervise\.at[^;]*\. Choose"):
         runs.check_folder(tmp_path, after)

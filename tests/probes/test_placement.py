@@ -77,7 +77,7 @@ def test_rules_that_cannot_be() -> None:
     with pytest.raises(ConfigError, match=r"the probe has no rule 'median'\. Rules: 'threshold' \(after the deepest"):
         hand_made(1.0, 1.0).recommend("median")
     for factor in (1.0, 0.0, float("nan")):
-        with pytest.raises(ConfigError, match="needs a factor above 1"):
+        with pytest.raises(ConfigError, match=r"needs a factor above 1|factor must be a finite number"):
             hand_made(1.0, 1.0).recommend("drop", factor=factor)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import warnings
+from contextlib import suppress
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -77,10 +78,9 @@ def _main(
     ] = False,
 ) -> None:
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(
-            stream, io.TextIOWrapper
-        ):  # names of files need not be UTF-8, nor does the terminal know every letter
-            stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, io.TextIOWrapper):  # names need not be UTF-8, nor does the terminal know every letter
+            with suppress(OSError):  # of a pipe that was opened to be read as well
+                stream.reconfigure(errors="backslashreplace")
 
 
 def _plain_warnings() -> None:

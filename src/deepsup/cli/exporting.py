@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deepsup.cli.options import Trust
+from deepsup.cli.options import Overwrite, Trust
 from deepsup.cli.terminal import print_lines
 from deepsup.training.export import MAIN
 from deepsup.training.export import export as export_run
@@ -21,6 +21,7 @@ def export(
     size: Annotated[
         tuple[int, int] | None, typer.Option(help="Height and width, of label maps whose images differ.")
     ] = None,
+    overwrite: Overwrite = False,
     trust: Trust = False,
 ) -> None:
     """Write a run's model as ONNX or a torch.export program, with all that its inputs go through beside it, checked.
@@ -28,7 +29,7 @@ def export(
     FILE.json says how an image becomes the input (sizes, crops, channels, mean and deviation) and what the output means (classes,
     threshold). What the file says of drawn numbers is held against the net. Of identities the output is the embedding.
     """
-    made = export_run(folder, output, form=form, output=branch, size=size, trust=trust)
+    made = export_run(folder, output, form=form, output=branch, size=size, trust=trust, overwrite=overwrite)
     print_lines(
         [
             f"written to {made.file}, what goes before and after it to {made.description}",

@@ -50,7 +50,6 @@ def parameter_groups(
     rates: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "head_lr_factor": head_lr_factor}
     specs.hold("parameter_groups", specs.NOT_NEGATIVE, **rates, head_weight_decay=head_weight_decay)
     specs.hold("parameter_groups", specs.FINITE, layer_decay=layer_decay)
-    specs.hold("parameter_groups: branch_lr_factors", specs.NOT_NEGATIVE, **(branch_lr_factors or {}))
     parts: list[tuple[str, nn.Module, float, float]] = [("model", net, lr, weight_decay)]
     biases = None
     model, heads = bare(net), None

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from deepsup import ownership
 from deepsup.errors import ConfigError, ExportError
 from deepsup.features import Pick, main_prediction
 from deepsup.files import write_atomically
@@ -56,6 +57,7 @@ def export(
     output: str = MAIN,
     size: tuple[int, int] | None = None,
     trust: Trust = False,
+    overwrite: bool = False,
 ) -> Exported:
     """Write a run's model, or up to one of its branches (`output`), as ONNX or (`form="torch"`) a `torch.export` program.
 
@@ -71,9 +73,7 @@ def export(
         raise ConfigError(f"no format is called {form!r}.{closest(form, FORMS)} Formats: {', '.join(FORMS)}.")
     place = Path(file)
     described = place.with_name(f"{place.name}.json")
-    for there in (place, described):
-        if there.exists():
-            raise ConfigError(f"{there} is there already. Remove it, or name another --output.")
+    ownership.refuse_taken(place, described, overwrite=overwrite)
     predictor = load(folder, branches=output != MAIN, trust=trust)
     net = predictor.net.cpu().eval()
     whole, sample = _module(predictor, net, output), _sample(predictor, size)
