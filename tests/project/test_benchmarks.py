@@ -120,7 +120,7 @@ def test_the_methods_in_the_log_are_the_committed_ones(name: str) -> None:
     for arm, row in group["arms"].items():
         journals = [ROOT / f"benchmarks/results/{name}/{run}/journal.jsonl" for run in row["runs"]]
         ends = [json.loads(j.read_text().splitlines()[-1]) for j in journals]
-        assert [end["accuracy"] for end in ends] == row["final"]
+        assert [end.get("score", end.get("accuracy")) for end in ends] == row["final"]
         assert told[arm][0] == f"{100 * row['mean']:.1f} ± {100 * row['std']:.1f}"
         assert told[arm][-1] == str(row["epochs"][0])
         if (judged := group["verdicts"].get(arm)) is not None:

@@ -27,6 +27,8 @@ def test_the_text_says_what_the_table_shows() -> None:
         arm: round(100 * row.verdict["mean_difference"], 1) for (name, arm), row in by_arm.items() if "ident" in name
     }
     assert (search["dsl"], search["dhm"], round(search["equal-compute"])) == (4.2, 4.6, 17)
+    overfit = {arm: 100 * row.verdict["mean_difference"] for (name, arm), row in by_arm.items() if "overfit" in name}
+    assert [round(overfit[arm]) for arm in ("dks", "dhm", "dsl", "equal-compute")] == [2, 2, 0, 0]
     plain = by_arm["digits-comparison", "sgd/supervised"]
     assert (plain.normalised, plain.network) == ("none", "plain-12")
     best = max(
