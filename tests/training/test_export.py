@@ -128,3 +128,13 @@ def test_a_torch_program_without_later_layers_and_what_is_refused(tmp_path: Path
     with pytest.raises(BranchNameError):
         export(run, tmp_path / "b", output="relu9", trust=True)
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(("tile", "shape"), [(16, [16, 16]), ([8, 16], [8, 16])])
+def test_maps_in_tiles_have_the_size_of_a_tile(tmp_path: Path, tile: Any, shape: list[int]) -> None:
+    data = {"tile": tile}
+    runs.train(tiny_shapes.config(tiny_shapes.write_shapes(tmp_path / "data"), tmp_path / "run", data=data, epochs=1))
+    made = export(tmp_path / "run", tmp_path / "maps.pt2", form="torch", trust=True)
+    told = json.loads(made.description.read_text())
+    assert told["input"]["shape"] == ["N", 3, *shape]
+    assert made.difference < 1e-4

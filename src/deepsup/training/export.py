@@ -115,7 +115,8 @@ def _sample(predictor: Predictor, size: tuple[int, int] | None) -> Tensor:
     channels, side = (inputs.channels, inputs.length) if inputs.built is None else inputs.built[1:]
     sides: list[Any] = [data.size, inputs.size, (side, side)]
     own = next(each for each in sides if isinstance(each, tuple))
-    fixed: tuple[int, int] = (data.tile, data.tile) if data.tile else own
+    tile = (data.tile, data.tile) if isinstance(data.tile, int) else data.tile
+    fixed: tuple[int, int] = tile or own
     shape = size or fixed
     if size is not None and not inputs.sizes_differ(data):
         raise ConfigError(f"the images of this run are all {fixed[0]}x{fixed[1]}: leave --size out.")
